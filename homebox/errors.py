@@ -1,0 +1,118 @@
+"""Every exception that homebox raises on purpose, in one place.
+
+Each class owns the exit code of the command line and the HTTP status of the server, so that no
+caller has to map errors by hand. The text of an error says what happened, where, and what to do.
+"""
+
+
+class HomeboxError(Exception):
+    """Base of all errors that a person is meant to read."""
+
+    exit_code = 1
+    status = 500
+    code = "internal_error"
+
+
+class ConfigError(HomeboxError):
+    """A configuration file, key or option is wrong."""
+
+    exit_code = 2
+
+
+class UsageError(HomeboxError):
+    """A command was called with words it does not know."""
+
+    exit_code = 2
+
+
+class ModelFormatError(HomeboxError):
+    """A model, tokenizer or adapter file is broken, hostile or not supported; names file and field."""
+
+    exit_code = 3
+    status = 400
+    code = "model_format"
+
+
+class ModelNotFoundError(HomeboxError):
+    """No such model, checkpoint or directory."""
+
+    exit_code = 3
+    status = 404
+    code = "model_not_found"
+
+
+class RequestError(HomeboxError):
+    """An API request is malformed; `param` names the field."""
+
+    exit_code = 2
+    status = 400
+    code = "invalid_request_error"
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class ContextLengthError(RequestError):
+    """Prompt and answer do not fit into the context window."""
+
+    def __init__(self, limit: int, asked: int) -> None:
+        super().__init__(
+            f"This model's maximum context length is {limit} tokens. However, your messages "
+            f"resulted in {asked} tokens. Please reduce the length of the messages.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+class BusyError(HomeboxError):
+    """The box is busy with the same thing already, or its queue is full; try again later."""
+
+    exit_code = 4
+    status = 429
+    code = "busy"
+
+
+class StateError(HomeboxError):
+    """The state directory is missing, foreign, damaged or used by another daemon."""
+
+    exit_code = 5
+
+
+class MissingObjectError(StateError):
+    """The store has no object of that name."""
+
+
+class DamagedObjectError(StateError):
+    """An object's bytes no longer match its name."""
+
+
+class UnknownWeightsError(StateError):
+    """No checkpoint has that name."""
+
+    exit_code = 6
+    status = 404
+    code = "model_not_found"
+
+
+class AmbiguousWeightsError(UnknownWeightsError):
+    """A prefix fits several checkpoints."""
+
+
+class LearningError(HomeboxError):
+    """A learning run could not start or did not promote."""
+
+    exit_code = 7
+
+
+class EngineError(HomeboxError):
+    """The tensor engine was asked for something impossible, or its own invariant broke."""
+
+
+class DeviceError(EngineError):
+    """A compute device is missing, unsupported or out of memory."""
+
+    status = 503
+    code = "device"
