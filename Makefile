@@ -1,0 +1,54 @@
+# Every target makes .venv and installs what it needs once; a stamp per set of extras says so.
+# `make PYTHON=python3.13 ...` picks another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet -c requirements.lock
+INPUTS := pyproject.toml requirements.lock
+
+.PHONY: demo test lint bench serve format lock clean
+
+demo: $(VENV)/.installed
+	$(BIN)/homebox demo
+
+serve: $(VENV)/.installed
+	$(BIN)/homebox serve
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m bench
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("homebox needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.13")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(INPUTS) | $(BIN)/python
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-%: $(INPUTS) | $(BIN)/python
+	$(INSTALL) -e '.[$*]'
+	@touch $@ $(VENV)/.installed
+
+# Resolves every extra but bench (torch is pinned in pyproject.toml) anew.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[test,lint,opencl]'
+	@echo '# Tested versions; a constraints file for pip. Made by "make lock".' > requirements.lock
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable >> requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

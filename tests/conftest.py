@@ -1,0 +1,31 @@
+"""Fixtures that every room's tests use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of reference data beside the checkout, or skip the test."""
+    if not SHARED.is_dir():
+        pytest.skip("reference data absent: no folder 'shared' beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the caller's HOMEBOX_* overrides, which would change what configurations mean."""
+    for name in list(os.environ):
+        if name.startswith("HOMEBOX_"):
+            monkeypatch.delenv(name)
