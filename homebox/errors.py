@@ -116,3 +116,31 @@ class DeviceError(EngineError):
 
     status = 503
     code = "device"
+
+
+class NoFreeSlotError(BusyError):
+    """Every KV cache slot of the model is taken by a running answer."""
+
+    status = 503
+
+
+class UnauthorizedError(HomeboxError):
+    """The request carries no token, or a wrong one."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class ForbiddenError(HomeboxError):
+    """The request comes from where it must not come from: a foreign Host or Origin."""
+
+    status = 403
+    code = "forbidden"
+
+
+class DaemonError(HomeboxError):
+    """The daemon could not start, could not be reached, or broke off."""
+
+    exit_code = 8
+    status = 503
+    code = "unavailable"
