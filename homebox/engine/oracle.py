@@ -5,7 +5,9 @@ before users, fuses nothing and shares no code with the compiler. The invariant:
 array has exactly the node's shape (symbolic sizes resolved) and dtype, or `EngineError` is raised.
 
 Two modes. Strict computes f32 in float32 and rounds f16 and bf16 after each operation (bf16 arrays
-hold their 16 bits). Precise holds all floats in float64 and never rounds, for finite differences.
+hold their 16 bits); only sums and products over axes, whose order a graph does not fix, accumulate
+in float64 and round once. Precise holds all floats in float64 and never rounds, for finite
+differences.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -112,7 +114,8 @@ class _Evaluator:
         """Return a computed value in the type it rests in."""
         if dtype is bf16 and not self.precise:
             return narrow(value)
-        return np.asarray(value).astype(self.held(dtype))
+        held: Array = np.asarray(value).astype(self.held(dtype))
+        return held
 
     def dim(self, dim: int | Sym) -> int:
         if not isinstance(dim, Sym):
@@ -164,7 +167,7 @@ class _Evaluator:
     def cast(self, node: Node, sources: list[Array]) -> Array:
         value = self.load(node.src[0], sources[0])
         if node.dtype.kind == "b":
-            return value != 0
+            return np.asarray(value != 0)
         if node.dtype is bf16 and not node.src[0].dtype.is_float:
             value = value.astype(np.float64)  # float32 would round a large integer first
         return self.rest(node.dtype, value)
@@ -247,7 +250,8 @@ class _Evaluator:
             out = np.max(value, axis=tuple(axes), keepdims=True, initial=least)
         elif how in ("add", "mul"):
             function = np.add if how == "add" else np.multiply
-            out = function.reduce(value, axis=tuple(axes), keepdims=True, dtype=value.dtype)
+            wide = np.float64 if node.dtype.is_float else value.dtype
+            out = function.reduce(value, axis=tuple(axes), keepdims=True, dtype=wide)
         else:
             raise EngineError(f"{node!r} reduces by {how!r}; only add, max and mul exist")
         return self.rest(node.dtype, out)
