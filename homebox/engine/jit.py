@@ -1,0 +1,149 @@
+"""Turn LLVM IR text into addresses of machine code, and remember the result on disk.
+
+One idea: kernels arrive explicitly vectorised, so only registers are formed (SROA) and code is
+generated at level 1; more passes cost time and gain nothing. Invariant: no pass and no flag used
+here changes a floating-point result: nothing is contracted, reassociated or assumed finite, so a
+kernel's bits are those that its IR says.
+"""
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from homebox.engine.cache import DiskCache, cache_root
+from homebox.engine.cpu import CpuTarget, detect, import_llvm
+from homebox.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1  # of the cache entries, and of the passes run here
+_CODEGEN_LEVEL = 1
+
+# One lock for all: LLVM is entered by one thread at a time, and a fork never copies it half-way.
+_lock = threading.RLock()
+# Machine code stays mapped for the life of the process: nobody can know who still has an address.
+_engines: list[Any] = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
+
+
+class Jit:
+    """A compiler for one target. `compiled` and `hits` count modules made and found on disk."""
+
+    def __init__(self, target: CpuTarget | None = None, cache: DiskCache | None = None) -> None:
+        self._llvm: Any = import_llvm()
+        self.target = target or detect()
+        self.cache = cache or DiskCache(cache_root() / "kernels")
+        self.compiled = 0
+        self.hits = 0
+        self._addresses: dict[tuple[str, str], int] = {}
+        with _lock:
+            self._machine = self._make_machine()
+        import llvmlite
+
+        self._identity = "\0".join(
+            (
+                str(_FORMAT),
+                llvmlite.__version__,
+                ".".join(map(str, self._llvm.llvm_version_info)),
+                self.target.triple,
+                self.target.name,
+                self.target.features,
+            )
+        )
+
+    def load(self, modules: Mapping[str, str]) -> dict[str, int]:
+        """Return the address of each function; a module must define the function of its name.
+
+        Other functions in a module must be `internal`. Safe to call from several threads. Raises
+        EngineError if a text is not valid IR or lacks its function.
+        """
+        found = self._ensure([(text, (name,)) for name, text in modules.items()])
+        return {name: address for part in found for name, address in part.items()}
+
+    def load_module(self, text: str, names: Sequence[str]) -> dict[str, int]:
+        """Return the addresses of several functions of one module; else like `load`."""
+        return self._ensure([(text, tuple(names))])[0]
+
+    def assembly(self, text: str) -> str:
+        """Return the machine code of a module in readable form."""
+        with _lock:
+            return str(self._machine.emit_assembly(self._optimised("module", text)))
+
+    def key(self, text: str) -> str:
+        """Return the name of a module's cache entry: a hash of all that decides its code."""
+        return hashlib.sha256(f"{self._identity}\0{text}".encode()).hexdigest()
+
+    def _make_machine(self) -> Any:
+        llvm = self._llvm
+        if self.target.triple != llvm.get_process_triple():  # only ever printed, not run
+            llvm.initialize_all_targets()
+            llvm.initialize_all_asmprinters()
+        return llvm.Target.from_triple(self.target.triple).create_target_machine(
+            cpu=self.target.name, features=self.target.features, opt=_CODEGEN_LEVEL, jit=True
+        )
+
+    def _optimised(self, name: str, text: str) -> Any:
+        llvm = self._llvm
+        try:
+            # A context of its own: types and constants are freed together with the module.
+            module = llvm.parse_assembly(text, llvm.create_context())
+            module.triple = self.target.triple
+            module.data_layout = str(self._machine.target_data)
+            module.verify()
+        except RuntimeError as error:
+            raise EngineError(f"kernel {name} is not valid LLVM IR: {error}") from error
+        options = llvm.create_pipeline_tuning_options(speed_level=_CODEGEN_LEVEL)
+        builder = llvm.create_pass_builder(self._machine, options)
+        passes = llvm.create_new_module_pass_manager()
+        passes.add_sroa_pass()
+        passes.run(module, builder)
+        return module
+
+    def _ensure(self, wanted: list[tuple[str, tuple[str, ...]]]) -> list[dict[str, int]]:
+        with _lock:
+            keys = [self.key(text) for text, _ in wanted]
+            missing = {
+                key: (names, self._object(key, names[0], text))
+                for key, (text, names) in zip(keys, wanted)
+                if any((key, name) not in self._addresses for name in names)
+            }
+            if missing:
+                self._link(missing)
+            return [
+                {name: self._addresses[key, name] for name in names}
+                for key, (_, names) in zip(keys, wanted)
+            ]
+
+    def _object(self, key: str, name: str, text: str) -> bytes:
+        found = self.cache.get(key)
+        if found is not None:
+            self.hits += 1
+            return found
+        self.compiled += 1
+        made = bytes(self._machine.emit_object(self._optimised(name, text)))
+        self.cache.put(key, made)
+        return made
+
+    def _link(self, objects: dict[str, tuple[tuple[str, ...], bytes]]) -> None:
+        llvm = self._llvm
+        empty = llvm.parse_assembly("", llvm.create_context())
+        empty.triple = self.target.triple
+        engine = llvm.create_mcjit_compiler(empty, self._make_machine())
+        files = [llvm.object_file.ObjectFileRef.from_data(data) for _, data in objects.values()]
+        for file in files:
+            engine.add_object_file(file)
+        engine.finalize_object()
+        _engines.append((engine, files, objects))
+        for key, (names, _) in objects.items():
+            for name in names:
+                address = int(engine.get_function_address(name))
+                if not address:
+                    raise EngineError(f"the module of kernel {name} does not define that function")
+                self._addresses[key, name] = address
