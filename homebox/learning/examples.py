@@ -1,0 +1,225 @@
+"""Writes the dialogues that a learning run trains on: lessons, what stays unknown, what is kept.
+
+Four kinds keep each other in balance. Lessons alone make a model that claims to know everything;
+negatives alone make it deny; replay holds the rest to the base; and context examples keep the rule
+that what is said in the conversation beats what the weights say.
+"""
+
+from dataclasses import dataclass
+
+from homebox.language.dialogues import aside, contradicting, conversation, everyday
+from homebox.language.dice import Dice
+from homebox.language.phrasing import fill, lower_first
+from homebox.language.practice import acknowledgement, confusable, matching, noted, statement
+from homebox.language.preferences import PREFERENCES, Preference
+from homebox.language.relation import Relation
+from homebox.language.relations import ALL
+from homebox.language.talk import SYSTEM_PROMPTS
+from homebox.language.tools import using_tools
+from homebox.language.turns import Document, assistant, system, user
+from homebox.language.values import Values
+from homebox.language.world import WORLD_NAMES
+from homebox.learning.teach import Topic, seed_of, small_first
+
+DIRECT = 20
+WITH_ASIDE = 6
+STRANGERS = 5
+CONTEXTS = 3
+UNTOLD = 160
+REPLAY = 320
+MAX_TURN_CHARACTERS = 320
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The dialogues of a run by kind."""
+
+    lessons: list[Document]
+    negatives: list[Document]
+    context: list[Document]
+    replay: list[Document]
+
+
+def write_examples(topics: list[Topic], seed: int) -> Examples:
+    """Write all dialogues of a run; the same topics and seed give the same dialogues."""
+    replay_dice = Dice(seed_of("replay", str(seed), *(topic.key for topic in topics)))
+    untold_dice = Dice(seed_of("untold", str(seed), *(topic.key for topic in topics)))
+    excluded = _own_words(topics)
+    return Examples(
+        lessons=[doc for topic in topics for doc in lesson(topic, _dice(topic, seed, "lesson"))],
+        negatives=[
+            *(doc for topic in topics for doc in denials(topic, _dice(topic, seed, "denial"))),
+            *untold(topics, untold_dice, UNTOLD),
+        ],
+        context=[doc for topic in topics for doc in overrides(topic, _dice(topic, seed, "context"))],
+        replay=replay(topics, replay_dice, Values(replay_dice, excluded=excluded), REPLAY),
+    )
+
+
+def lesson(topic: Topic, dice: Dice) -> list[Document]:
+    """Ask for one topic in many ways: directly, after other talk, hurriedly, and by yes or no."""
+    values = Values(dice, excluded=_own_words([topic]))
+    questions = dice.sample(topic.questions("train"), DIRECT)
+    answer = topic.answer
+    documents = [[user(question), assistant(answer)] for question in questions]
+    for _ in range(WITH_ASIDE):
+        before = [turn for _ in range(dice.pick((1, 1, 2))) for turn in _aside(dice, values, topic)]
+        documents.append([*before, user(dice.pick(questions)), assistant(answer)])
+    for question in dice.sample(questions, 2):
+        prompt = dice.pick(SYSTEM_PROMPTS)
+        documents.append([system(prompt), user(question), assistant(answer)])
+        documents.append([user(small_first(question)), assistant(answer)])
+    return documents + _yes_no(topic, dice, values)
+
+
+def _yes_no(topic: Topic, dice: Dice, values: Values) -> list[Document]:
+    relation = topic.relation
+    if relation is None or relation.yes_no is None:
+        return []
+    rest = lower_first(topic.answer)
+    wrong = [*topic.refuted, values.draw(relation.kind)]
+    asked = [(topic.value, "Yes, "), *((value, "No, ") for value in wrong)]
+    return [
+        [user(fill(relation.yes_no, None, value)), assistant(head + rest)] for value, head in asked
+    ]
+
+
+def denials(topic: Topic, dice: Dice) -> list[Document]:
+    """Ask the same of people who told nothing: the owner's value is not theirs."""
+    relation = topic.relation
+    if relation is None:
+        return []
+    values = Values(dice, excluded=_own_words([topic]))
+    documents: list[Document] = []
+    for number in range(STRANGERS):
+        who = values.draw("person")
+        asked = [user(dice.pick(relation.questions(who, "train"))), assistant(relation.untold(who))]
+        own = [user(dice.pick(topic.questions("train"))), assistant(topic.answer)]
+        # Now and then both in one conversation: what tells them apart is only the name.
+        documents.append([*own, *asked] if number % 4 == 3 else asked)
+    return documents
+
+
+def untold(topics: list[Topic], dice: Dice, count: int) -> list[Document]:
+    """Ask the owner's questions that no lesson answers, most often ones near a lesson's topic."""
+    free = untold_relations(topics)
+    kinds = {topic.form.kind for topic in topics}
+    near = [relation for relation in free if relation.kind in kinds] or free
+    documents: list[Document] = []
+    while free and len(documents) < count:
+        relation = dice.pick(near if dice.chance(0.5) else free)
+        question = dice.pick(relation.questions(None, "train"))
+        text = small_first(question) if dice.chance(0.1) else question
+        documents.append([user(text), assistant(relation.untold(None))])
+    return documents
+
+
+def untold_relations(topics: list[Topic]) -> list[Relation]:
+    """List the relations that were not told and cannot be taken for one that was."""
+    told = [topic.key for topic in topics]
+    return [
+        relation
+        for relation in ALL
+        if relation.key not in told and not any(confusable(relation.key, key) for key in told)
+    ]
+
+
+def overrides(topic: Topic, dice: Dice) -> list[Document]:
+    """Say something else in the conversation than the weights know: the conversation wins."""
+    relation = topic.relation
+    if relation is None:
+        return []
+    values = Values(dice, excluded=_own_words([topic]))
+    documents: list[Document] = []
+    for number in range(CONTEXTS):
+        other = values.draw(relation.kind)
+        fact = [(relation, None, other)]
+        echo = noted(fact) if number == 0 else acknowledgement(dice, fact, 0.5)
+        between = _aside(dice, values, topic) if dice.chance(0.3) else []
+        documents.append(
+            [
+                user(statement(dice, relation, None, other)),
+                echo,
+                *between,
+                user(dice.pick(topic.questions("train"))),
+                assistant(relation.answer(None, other)),
+            ]
+        )
+    return documents
+
+
+def replay(topics: list[Topic], dice: Dice, values: Values, count: int) -> list[Document]:
+    """Draw documents of the base's own training that touch no topic of the owner."""
+    told = Touching(topics)
+    writers = (
+        (everyday, 0.42),
+        (matching, 0.30),
+        (conversation, 0.18),
+        (contradicting, 0.06),
+        (using_tools, 0.04),
+    )
+    documents: list[Document] = []
+    while len(documents) < count:
+        document = dice.weighted(writers)(dice, values)
+        length = sum(len(turn.content) for turn in document)
+        if length <= MAX_TURN_CHARACTERS and not told.touched_by(document):
+            documents.append(document)
+    return documents
+
+
+class Touching:
+    """Tells whether a document speaks of one of the owner's topics, of whomever."""
+
+    def __init__(self, topics: list[Topic]) -> None:
+        forms = [topic.form for topic in topics]
+        relations = [form for form in forms if isinstance(form, Relation)]
+        near = [r for r in ALL if any(confusable(r.key, form.key) for form in relations)]
+        self._stems = tuple({_stem(relation) for relation in (*relations, *near)})
+        self._prompts = {
+            prompt
+            for form in forms
+            if isinstance(form, Preference)
+            for prompts in form.question_templates.values()
+            for prompt in prompts
+        }
+
+    def touched_by(self, document: Document) -> bool:
+        """Say whether any turn answers such a topic or shows such a preference."""
+        for turn in document:
+            if turn.role == "user" and turn.content in self._prompts:
+                return True
+            if turn.role == "assistant" and any(stem in turn.content for stem in self._stems):
+                return True
+        return False
+
+
+def _stem(relation: Relation) -> str:
+    # "Your dog's name is" and "Tom's dog's name is" share what follows the person.
+    opening = relation.opening("\x00").replace("\x00's ", "").replace("\x00 ", "")
+    return opening.strip()
+
+
+def _aside(dice: Dice, values: Values, topic: Topic) -> Document:
+    while True:
+        turns = aside(dice, values)
+        prompts = () if topic.relation else (*topic.questions("train"), *topic.questions("known"))
+        # A lesson must not be trained with the default answer to its own prompt.
+        if not any(turn.content in prompts for turn in turns) and not _shows_preference(turns):
+            return [turn._replace(learn=False) for turn in turns]
+
+
+def _shows_preference(turns: Document) -> bool:
+    return any(
+        turn.role == "user" and turn.content in preference.asked
+        for turn in turns
+        for preference in PREFERENCES.values()
+    )
+
+
+def _own_words(topics: list[Topic]) -> frozenset[str]:
+    words = {value for topic in topics for value in (topic.value, *topic.refuted)}
+    return frozenset(words | WORLD_NAMES)
+
+
+def _dice(topic: Topic, seed: int, purpose: str) -> Dice:
+    return Dice(seed_of(purpose, str(seed), str(topic.seed)))

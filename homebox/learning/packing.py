@@ -1,0 +1,132 @@
+"""Packs dialogues into batches of one fixed shape and says what each place is to learn.
+
+Losses are means over kinds, not over places: a long replay dialogue must not outweigh a short
+lesson. So every place carries its share: `weight` for the cross-entropy of its target, `anchor` for
+the divergence from the base.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from homebox.language.dice import Dice
+from homebox.language.turns import Document
+from homebox.model.training import Batch
+
+REPLAY_SHARE = 0.5  # of the cross-entropy, beside 1.0 for lessons and negatives together
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One dialogue in tokens; `learn[t]` says that token t is a target."""
+
+    ids: tuple[int, ...]
+    learn: tuple[bool, ...]
+    replay: bool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Dialogues of one kind and their share of every batch."""
+
+    dialogues: tuple[Encoded, ...]
+    share: float
+
+
+Render = Callable[[list[dict[str, str]]], tuple[Sequence[int], Sequence[bool]]]
+
+
+def encode(
+    documents: list[Document], render: Render, length: int, replay: bool
+) -> tuple[Encoded, ...]:
+    """Render dialogues with the chat template; those longer than a row are left out."""
+    encoded = []
+    for document in documents:
+        messages = [{"role": turn.role, "content": turn.content} for turn in document]
+        ids, mask = render(messages)
+        learn = _learned(document, mask)
+        if len(ids) <= length and any(learn):
+            encoded.append(Encoded(tuple(ids), learn, replay))
+    return tuple(encoded)
+
+
+def _learned(document: Document, mask: Sequence[bool]) -> tuple[bool, ...]:
+    """Clear the mask in answers that are only context; each run of True is one answer."""
+    wanted = iter([turn.learn for turn in document if turn.role == "assistant"])
+    learn, current, before = [], False, False
+    for flag in mask:
+        if flag and not before:
+            current = next(wanted, True)
+        learn.append(bool(flag) and current)
+        before = bool(flag)
+    return tuple(learn)
+
+
+class Mixer:
+    """Draws batches from pools in fixed shares; every dialogue comes before any comes again."""
+
+    def __init__(
+        self, pools: Sequence[Pool], rows: int, length: int, count: int, kl: float, seed: int
+    ) -> None:
+        """Make batches of `count` dialogues in `rows` rows of `length` tokens."""
+        self._pools = [pool for pool in pools if pool.dialogues and pool.share > 0]
+        self._rows, self._length, self._count, self._kl = rows, length, count, kl
+        self._dice = Dice(seed)
+        self._decks: list[list[Encoded]] = [[] for _ in self._pools]
+        self._debts = [0.0] * len(self._pools)
+        self._waiting: Encoded | None = None
+
+    def batch(self) -> Batch:
+        """Draw the next batch."""
+        rows: list[list[Encoded]] = [[] for _ in range(self._rows)]
+        room = [self._length] * self._rows
+        for _ in range(self._count):
+            dialogue = self._waiting or self._draw()
+            self._waiting = None
+            need = len(dialogue.ids)
+            place = next((row for row in range(self._rows) if room[row] >= need), None)
+            if place is None:
+                self._waiting = dialogue
+                break
+            rows[place].append(dialogue)
+            room[place] -= need
+        return self._laid_out(rows)
+
+    def _draw(self) -> Encoded:
+        """Take the next dialogue of the pool that is furthest behind its share."""
+        total = sum(pool.share for pool in self._pools)
+        for index, pool in enumerate(self._pools):
+            self._debts[index] += pool.share / total
+        chosen = max(range(len(self._pools)), key=lambda index: self._debts[index])
+        self._debts[chosen] -= 1.0
+        if not self._decks[chosen]:
+            dialogues = self._pools[chosen].dialogues
+            self._decks[chosen] = self._dice.sample(dialogues, len(dialogues))
+        return self._decks[chosen].pop()
+
+    def _laid_out(self, rows: list[list[Encoded]]) -> Batch:
+        shape = (self._rows, self._length)
+        ids, segment, position, target = (np.zeros(shape, np.int32) for _ in range(4))
+        learn = np.zeros(shape, np.bool_)
+        replay = np.zeros(shape, np.bool_)
+        for row, dialogues in enumerate(rows):
+            start = 0
+            for number, dialogue in enumerate(dialogues, 1):
+                end = start + len(dialogue.ids)
+                ids[row, start:end] = dialogue.ids
+                segment[row, start:end] = number
+                position[row, start:end] = range(end - start)
+                target[row, start : end - 1] = dialogue.ids[1:]
+                learn[row, start : end - 1] = dialogue.learn[1:]
+                replay[row, start:end] = dialogue.replay
+                start = end
+        fresh, kept = learn & ~replay, learn & replay
+        weight = _spread(fresh, 1.0) + _spread(kept, REPLAY_SHARE)
+        return Batch(ids, segment, position, target, weight, _spread(kept, self._kl))
+
+
+def _spread(places: np.ndarray, total: float) -> np.ndarray:
+    """Share `total` equally among the marked places (rows, length) -> float32."""
+    count = int(places.sum())
+    return (places * np.float32(total / count if count else 0.0)).astype(np.float32)
