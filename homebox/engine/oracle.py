@@ -49,14 +49,15 @@ def widen(bits: Array) -> Array:
 def narrow(values: Array) -> Array:
     """Return floats as bf16 bits (uint16), rounded once to nearest, ties to even."""
     values = np.asarray(values)
-    single = values.astype(np.float32)
-    if values.dtype == np.float64:
-        # Rounding to odd first keeps the second rounding from seeing a tie that is none.
-        back = single.astype(np.float64)
-        even = (single.view(np.uint32) & 1) == 0
-        towards = np.where(values > back, np.inf, -np.inf).astype(np.float32)
-        fix = (back != values) & even & np.isfinite(single)
-        single = np.where(fix, np.nextafter(single, towards), single)
+    with np.errstate(all="ignore"):
+        single = values.astype(np.float32)
+        if values.dtype == np.float64:
+            # Rounding to odd first keeps the second rounding from seeing a tie that is none.
+            back = single.astype(np.float64)
+            even = (single.view(np.uint32) & 1) == 0
+            towards = np.where(values > back, np.inf, -np.inf).astype(np.float32)
+            fix = (back != values) & even & np.isfinite(single)
+            single = np.where(fix, np.nextafter(single, towards), single)
     bits = np.asarray(single).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(single), (bits >> 16) | 0x40, rounded).astype(np.uint16)

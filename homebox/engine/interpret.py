@@ -1,0 +1,502 @@
+"""An interpreter of the linear IR that checks what a machine would let pass.
+
+It computes what a kernel must compute, to the bit, and stops with `EngineError` at an access
+outside of a buffer, a read of memory that nothing has written, a race, a barrier that some
+work-items do not reach, or an undefined division or shift. The one idea: units and work-items run
+one after another, while every element of a written buffer remembers who touched it since the last
+barrier; two that are not ordered by a barrier may share an element only if both read it.
+The body is compiled once into nested Python functions over a list of values.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homebox.engine.arithmetic import PARTIAL, constant, operation, settle
+from homebox.engine.check import Site, check_kernel, format_instruction, format_kernel
+from homebox.engine.linear import Inst, Kernel
+from homebox.errors import EngineError
+
+__all__ = ["format_instruction", "format_kernel", "run", "run_simt"]
+
+Array = NDArray[Any]
+Values = list[Any]  # one entry per instruction, then the frame
+Stop = tuple[int, tuple[int, ...]]  # a barrier, and the counters of the loops around it
+_GIVEN = frozenset({"param", "var", "lo", "hi", "group", "local"})
+Step = Callable[[Values], Any]  # returns None, or a generator of stops if it contains a barrier
+
+
+def run(
+    kernel: Kernel,
+    buffers: Sequence[Array],
+    variables: Array,
+    units: tuple[int, int] = (0, 1),
+) -> None:
+    """Run a CPU kernel on each unit of `units` (lo, hi) by itself; buffers are written in place.
+
+    `buffers` are C-contiguous arrays of the params' numpy types, `variables` is int32.
+    Raises EngineError at the first violation.
+    """
+    if kernel.group:
+        raise EngineError("a SIMT kernel needs run_simt and a grid")
+    program = _Program(kernel)
+    params = _bind(kernel, buffers, 1)
+    with np.errstate(all="ignore"):
+        for unit in range(*units):
+            frame = _Frame(unit, 1, (unit,), (unit, unit + 1))
+            frame.epoch = unit
+            program.walk(program.values(params, variables, frame))
+
+
+def run_simt(
+    kernel: Kernel, buffers: Sequence[Array], variables: Array, grid: tuple[int, ...]
+) -> None:
+    """Run a SIMT kernel on `grid` work-groups per axis; buffers are written in place.
+
+    The work-items of a group take turns at barriers. Arguments and errors are those of `run`.
+    """
+    if not kernel.group or len(grid) != len(kernel.group):
+        raise EngineError(f"a grid of {len(grid)} axes does not fit groups of {kernel.group}")
+    program = _Program(kernel)
+    size = int(np.prod(kernel.group))
+    params = _bind(kernel, buffers, size)
+    epoch = 0
+    with np.errstate(all="ignore"):
+        for number, group in enumerate(product(*map(range, grid))):
+            shared: dict[int, _Memory] = {}
+            items = []
+            for place, local in enumerate(product(*map(range, kernel.group))):
+                frame = _Frame(number * size + place, size, group, local, shared)
+                items.append(program.values(params, variables, frame))
+            epoch = program.group(items, epoch) + 1
+
+
+class _Frame:
+    """Who is running: one unit, or one work-item of a group."""
+
+    __slots__ = ("epoch", "group", "ids", "item", "local", "shared", "size")
+
+    def __init__(
+        self,
+        item: int,
+        size: int,
+        group: tuple[int, ...],
+        local: tuple[int, ...],
+        shared: "dict[int, _Memory] | None" = None,
+    ) -> None:
+        self.item, self.size, self.group, self.local = item, size, group, local
+        self.shared = {} if shared is None else shared
+        self.epoch = 0  # grows at each barrier; never the same in two groups
+
+
+def _name(item: int, frame: _Frame) -> str:
+    if item < 0:
+        return "another work-item"
+    if frame.size == 1 and len(frame.group) == 1:
+        return f"unit {item}"
+    return f"work-item {item % frame.size} of group {item // frame.size}"
+
+
+class _Tracker:
+    """Who touched each element of one memory, as far as it matters for races."""
+
+    __slots__ = ("elements",)
+
+    NOBODY, SEVERAL = -1, -2
+
+    def __init__(self) -> None:
+        # element -> [write epoch, writer, read epoch, reader, reading group]
+        self.elements: dict[int, list[int]] = {}
+
+    def _element(self, index: int) -> list[int]:
+        return self.elements.setdefault(index, [-1, self.NOBODY, -1, self.NOBODY, self.NOBODY])
+
+    def _after_write(self, element: list[int], frame: _Frame) -> str | None:
+        epoch, writer = element[0], element[1]
+        if writer in (self.NOBODY, frame.item):
+            return None
+        if epoch == frame.epoch or writer // frame.size != frame.item // frame.size:
+            return f"race with {_name(writer, frame)}, which wrote it, and no barrier between"
+        return None
+
+    def read(self, index: int, frame: _Frame) -> str | None:
+        """Note a read; return what it races with."""
+        element = self._element(index)
+        conflict = self._after_write(element, frame)
+        alone = element[2] != frame.epoch or element[3] == frame.item
+        element[2], element[3] = frame.epoch, frame.item if alone else self.SEVERAL
+        group = frame.item // frame.size
+        element[4] = group if element[4] in (self.NOBODY, group) else self.SEVERAL
+        return conflict
+
+    def write(self, index: int, frame: _Frame) -> str | None:
+        """Note a write; return what it races with."""
+        element = self._element(index)
+        conflict = self._after_write(element, frame)
+        group = frame.item // frame.size
+        same_epoch = element[2] == frame.epoch and element[3] != frame.item
+        if conflict is None and (same_epoch or element[4] not in (self.NOBODY, group)):
+            reader = element[3] if element[3] != frame.item else self.SEVERAL
+            conflict = f"race with {_name(reader, frame)}, which read it, and no barrier between"
+        element[0], element[1] = frame.epoch, frame.item
+        return conflict
+
+
+class _Memory:
+    """One array that a kernel can reach, with its limits."""
+
+    __slots__ = ("count", "data", "known", "name", "tracker")
+
+    def __init__(
+        self, name: str, data: Array, count: int, tracker: _Tracker | None, known: bool
+    ) -> None:
+        self.name, self.data, self.count, self.tracker = name, data, count, tracker
+        self.known = None if known else np.zeros(count, np.bool_)  # which elements were written
+
+    def read(self, indices: Sequence[int] | Array, frame: _Frame, site: Site) -> None:
+        """Check that these elements may be read now."""
+        self._inside(indices, frame, site)
+        if self.known is not None and not self.known[indices].all():
+            first = next(int(i) for i in indices if not self.known[i])
+            self._refuse("reads", first, "which nothing has written", frame, site)
+        if self.tracker is not None:
+            for index in indices:
+                conflict = self.tracker.read(int(index), frame)
+                if conflict:
+                    self._refuse("reads", int(index), conflict, frame, site)
+
+    def write(self, indices: Sequence[int] | Array, frame: _Frame, site: Site) -> None:
+        """Check that these elements may be written now, and note that they are."""
+        self._inside(indices, frame, site)
+        if self.known is not None:
+            self.known[indices] = True
+        if self.tracker is not None:
+            for index in indices:
+                conflict = self.tracker.write(int(index), frame)
+                if conflict:
+                    self._refuse("writes", int(index), conflict, frame, site)
+
+    def _inside(self, indices: Sequence[int] | Array, frame: _Frame, site: Site) -> None:
+        if isinstance(indices, range):  # a step of 1, so the ends are enough
+            if indices[0] >= 0 and indices[-1] < self.count:
+                return
+        elif np.all(np.asarray(indices) >= 0) and np.all(np.asarray(indices) < self.count):
+            return
+        outside = next(int(i) for i in indices if not 0 <= i < self.count)
+        limit = f"which has {self.count} elements"
+        self._refuse("reaches", outside, limit, frame, site)
+
+    def _refuse(self, verb: str, index: int, why: str, frame: _Frame, site: Site) -> None:
+        who = _name(frame.item, frame)
+        site.fail(f"{who} {verb} element {index} of {self.name}, {why}")
+
+
+def _bind(kernel: Kernel, buffers: Sequence[Array], size: int) -> list[_Memory]:
+    """Return the params as memories; buffers that start at one address share a tracker."""
+    if len(buffers) != len(kernel.params):
+        raise EngineError(f"the kernel has {len(kernel.params)} params, got {len(buffers)} buffers")
+    trackers = {
+        _address(buffer): _Tracker()
+        for param, buffer in zip(kernel.params, buffers)
+        if param.written
+    }
+    memories = []
+    for i, (param, buffer) in enumerate(zip(kernel.params, buffers)):
+        if buffer.dtype != param.dtype.to_numpy():
+            raise EngineError(f"p{i} is {param.dtype}, its buffer is {buffer.dtype}")
+        if not buffer.flags.c_contiguous or buffer.size < param.count:
+            raise EngineError(
+                f"p{i} needs {param.count} contiguous elements, its buffer has {buffer.size}"
+            )
+        if param.written and not buffer.flags.writeable:
+            raise EngineError(f"p{i} is written, its buffer is read-only")
+        tracker = trackers.get(_address(buffer))
+        memories.append(_Memory(f"p{i}", buffer.reshape(-1), param.count, tracker, known=True))
+    return memories
+
+
+def _address(buffer: Array) -> int:
+    return int(buffer.__array_interface__["data"][0])
+
+
+class _Program:
+    """A kernel compiled to Python functions."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        check_kernel(kernel)
+        self.kernel, self.body = kernel, kernel.body
+        self.position = 0
+        self.loops: list[int] = []
+        self.initial: Values = [None] * len(self.body)
+        self.given = [i for i, inst in enumerate(self.body) if inst.op in _GIVEN]
+        self.has_barrier = any(inst.op == "barrier" for inst in self.body)
+        self.walk = _sequence(self.block())
+
+    def values(self, params: list[_Memory], variables: Array, frame: _Frame) -> Values:
+        """Return a fresh list of values for one unit or work-item."""
+        values = self.initial.copy()
+        for position in self.given:
+            inst = self.body[position]
+            if inst.op == "param":
+                values[position] = params[inst.arg]
+            elif inst.op == "var":
+                if inst.arg >= len(variables):
+                    Site(self.kernel, position).fail(f"there are {len(variables)} variables")
+                values[position] = int(variables[inst.arg])
+            elif inst.op in ("lo", "hi"):
+                values[position] = frame.local[inst.op == "hi"]
+            else:
+                values[position] = (frame.group if inst.op == "group" else frame.local)[inst.arg]
+        values.append(frame)
+        return values
+
+    def group(self, items: list[Values], epoch: int) -> int:
+        """Run the work-items of one group from barrier to barrier; return the last epoch."""
+        if not self.has_barrier:
+            for values in items:
+                values[-1].epoch = epoch
+                self.walk(values)
+            return epoch
+        walkers = [self.walk(values) for values in items]
+        while True:
+            for values in items:
+                values[-1].epoch = epoch
+            stops: list[Stop | None] = [next(walker, None) for walker in walkers]
+            if any(stop != stops[0] for stop in stops):
+                self.diverged(items, stops)
+            if stops[0] is None:
+                return epoch
+            epoch += 1
+
+    def diverged(self, items: list[Values], stops: list[Stop | None]) -> None:
+        other = next(i for i, stop in enumerate(stops) if stop != stops[0])
+        said = []
+        for i in (0, other):
+            stop = stops[i]
+            where = "has ended" if stop is None else f"waits at {stop[0]} in rounds {list(stop[1])}"
+            said.append(f"{_name(items[i][-1].item, items[i][-1])} {where}")
+        stop = stops[0] or stops[other]
+        Site(self.kernel, stop[0] if stop else 0).fail(f"barrier divergence: {', '.join(said)}")
+
+    # Compilation: each method returns a step and consumes its instructions.
+
+    def block(self) -> list[tuple[bool, Step]]:
+        """Compile up to the end of the scope; each step with whether it is a generator."""
+        steps: list[tuple[bool, Step]] = []
+        while self.position < len(self.body):
+            position, inst = self.position, self.body[self.position]
+            self.position += 1
+            if inst.op in ("endloop", "endif"):
+                break
+            if inst.op in ("const", "lane"):
+                self.initial[position] = _fixed(inst)
+            elif inst.op in _GIVEN:
+                continue  # set before the body runs
+            elif inst.op == "loop":
+                steps.append(self.loop(position, inst))
+            elif inst.op == "if":
+                steps.append(self.when(inst))
+            elif inst.op == "barrier":
+                steps.append((True, self.barrier(position)))
+            else:
+                steps.append((False, self.plain(position, inst)))
+        return steps
+
+    def loop(self, position: int, inst: Inst) -> tuple[bool, Step]:
+        (lo, hi), stride = inst.args, inst.arg
+        self.loops.append(position)
+        steps = self.block()
+        self.loops.pop()
+        body = _sequence(steps)
+
+        def plain(values: Values) -> None:
+            for i in range(values[lo], values[hi], stride):
+                values[position] = i
+                body(values)
+
+        def stopping(values: Values) -> Generator[Stop, None, None]:
+            for i in range(values[lo], values[hi], stride):
+                values[position] = i
+                yield from body(values)
+
+        generator = _stops(steps)
+        return generator, stopping if generator else plain
+
+    def when(self, inst: Inst) -> tuple[bool, Step]:
+        condition = inst.args[0]
+        steps = self.block()
+        body = _sequence(steps)
+
+        def plain(values: Values) -> None:
+            if values[condition]:
+                body(values)
+
+        def stopping(values: Values) -> Generator[Stop, None, None]:
+            if values[condition]:
+                yield from body(values)
+
+        generator = _stops(steps)
+        return generator, stopping if generator else plain
+
+    def barrier(self, position: int) -> Step:
+        loops = tuple(self.loops)
+
+        def step(values: Values) -> Generator[Stop, None, None]:
+            yield position, tuple(values[loop] for loop in loops)
+
+        return step
+
+    def plain(self, position: int, inst: Inst) -> Step:
+        site = Site(self.kernel, position)
+        if inst.op in ("load", "gather"):
+            return _load(position, inst, site)
+        if inst.op in ("store", "scatter"):
+            return _store(inst, site)
+        if inst.op in ("reg", "get", "set"):
+            target = inst.args[0] if inst.op == "set" else position
+            source = inst.args[-1]
+
+            def move(values: Values) -> None:
+                values[target] = values[source]
+
+            return move
+        if inst.op in ("stack", "shared"):
+            return _memory(position, inst)
+        return _arithmetic(position, inst, [self.body[arg] for arg in inst.args], site)
+
+
+def _stops(steps: list[tuple[bool, Step]]) -> bool:
+    return any(generator for generator, _ in steps)
+
+
+def _sequence(steps: list[tuple[bool, Step]]) -> Step:
+    if not _stops(steps):
+        plain = tuple(step for _, step in steps)
+
+        def straight(values: Values) -> None:
+            for step in plain:
+                step(values)
+
+        return straight
+
+    def stopping(values: Values) -> Generator[Stop, None, None]:
+        for generator, step in steps:
+            if generator:
+                yield from step(values)
+            else:
+                step(values)
+
+    return stopping
+
+
+def _fixed(inst: Inst) -> Any:
+    if inst.op == "const":
+        return constant(inst)
+    return settle(np.arange(inst.lanes, dtype=np.int32) if inst.lanes > 1 else 0, inst)
+
+
+def _arithmetic(position: int, inst: Inst, operands: list[Inst], site: Site) -> Step:
+    function, args = operation(inst, operands), inst.args
+    if inst.op in PARTIAL:
+        total = function
+
+        def function(*given: Any) -> Any:
+            try:
+                return total(*given)
+            except ValueError as error:
+                site.fail(str(error))
+
+    if len(args) == 2:
+        a, b = args
+
+        def binary(values: Values) -> None:
+            values[position] = function(values[a], values[b])
+
+        return binary
+
+    def general(values: Values) -> None:
+        values[position] = function(*[values[arg] for arg in args])
+
+    return general
+
+
+def _memory(position: int, inst: Inst) -> Step:
+    dtype, count = inst.dtype.to_numpy(), inst.arg
+
+    def stack(values: Values) -> None:
+        data = np.zeros(count, dtype)
+        values[position] = _Memory(f"the stack %{position}", data, count, None, known=False)
+
+    def shared(values: Values) -> None:
+        memories = values[-1].shared
+        if position not in memories:
+            data, name = np.zeros(count, dtype), f"the shared memory %{position}"
+            memories[position] = _Memory(name, data, count, _Tracker(), known=False)
+        values[position] = memories[position]
+
+    return stack if inst.op == "stack" else shared
+
+
+def _places(inst: Inst, mask: int | None) -> Callable[[Values], tuple[Any, Any]]:
+    """Return a function that tells which elements an access touches, and with which lanes."""
+    index, lanes = inst.args[1], inst.lanes
+    spread = inst.op in ("gather", "scatter")
+
+    def places(values: Values) -> tuple[Any, Any]:
+        first = values[index]
+        if not spread and mask is None:
+            return range(first, first + lanes), None
+        indices = np.atleast_1d(first) if spread else first + np.arange(lanes)
+        if mask is None:
+            return indices, None
+        active = np.flatnonzero(values[mask])
+        return indices[active], active
+
+    return places
+
+
+def _load(position: int, inst: Inst, site: Site) -> Step:
+    pointer, lanes, dtype = inst.args[0], inst.lanes, inst.dtype.to_numpy()
+    places = _places(inst, inst.args[2] if len(inst.args) == 3 else None)
+
+    def load(values: Values) -> None:
+        memory: _Memory = values[pointer]
+        indices, active = places(values)
+        memory.read(indices, values[-1], site)
+        if active is None:
+            if lanes == 1:
+                values[position] = settle(memory.data[int(indices[0])], inst)
+            elif isinstance(indices, range):
+                values[position] = memory.data[indices.start : indices.stop].copy()
+            else:
+                values[position] = memory.data[indices]
+            return
+        result = np.zeros(lanes, dtype)
+        result[active] = memory.data[indices]
+        values[position] = settle(result[0] if lanes == 1 else result, inst)
+
+    return load
+
+
+def _store(inst: Inst, site: Site) -> Step:
+    pointer, source = inst.args[0], inst.args[2]
+    places = _places(inst, inst.args[3] if len(inst.args) == 4 else None)
+
+    def store(values: Values) -> None:
+        memory: _Memory = values[pointer]
+        indices, active = places(values)
+        memory.write(indices, values[-1], site)
+        value = values[source]
+        if isinstance(indices, range):
+            memory.data[indices.start : indices.stop] = value
+            return
+        lanes = np.atleast_1d(value)
+        if active is not None:
+            lanes = lanes[active]
+        for index, element in zip(indices, lanes):  # in this order: the last of equal indices stays
+            memory.data[index] = element
+
+    return store
