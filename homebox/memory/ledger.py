@@ -1,0 +1,192 @@
+"""The append-only log of every turn, from which everything learned is derived.
+
+The one idea: each turn has a salted digest, and the digests form a chain, so that a changed, lost
+or foreign turn is noticed, while content and salt can be erased without breaking the chain.
+Invariant: an id that `append` returned is on the disk, exactly once.
+"""
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from homebox.errors import StateError
+from homebox.memory import lessons as lesson_table
+from homebox.memory import turns as turn_table
+from homebox.memory.database import Database
+from homebox.memory.lessons import Lesson
+from homebox.memory.store import canonical_json
+from homebox.memory.turns import START, Message, Turn, clean, cleaned
+
+__all__ = ["Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]
+
+PAGE = 256  # turns that are read at once
+
+
+def new_turn_id() -> str:
+    """Make an id before the turn is complete, for the header of a streamed response."""
+    return f"turn_{secrets.token_hex(12)}"
+
+
+def now() -> str:
+    """Return the time as the ledger writes it: ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Ledger:
+    """The turns and the lessons; safe for any number of threads."""
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        """Open or make the file; raises StateError if it is foreign, newer or unreadable."""
+        self._database = Database(path, read_only)
+
+    def submit(
+        self,
+        *,
+        conversation: str,
+        model: str,
+        adapter: str,
+        sampling: dict[str, Any],
+        messages: Iterable[Message],
+        prompt: Iterable[Message] = (),
+        finish_reason: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        id: str | None = None,
+        time: str | None = None,
+    ) -> "Future[str]":
+        """Begin to write a turn; the Future gives its id once it is durable, or StateError."""
+        turn = Turn(
+            id=new_turn_id() if id is None else id,
+            conversation=clean(conversation),
+            time=time or now(),
+            model=clean(model),
+            adapter=adapter,
+            sampling=json.loads(canonical_json(sampling)),
+            messages=tuple(cleaned(messages)),
+            finish_reason=finish_reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            prompt=tuple(cleaned(prompt)),
+        )
+        turn_table.validate(turn)
+        return self._database.write(lambda connection: turn_table.insert(connection, turn))
+
+    def append(self, **turn: Any) -> str:
+        """Write a turn (the arguments of `submit`), wait until it is durable, return its id."""
+        return self.submit(**turn).result()
+
+    def turn(self, id: str) -> Turn | None:
+        """Return the turn of that id; None if there is none or it was erased."""
+        with self._database.reader() as connection:
+            found = turn_table.select(connection, "id = ?", (id,))
+        return found[0][1] if found else None
+
+    def turns(self, since: str | None = None) -> Iterator[Turn]:
+        """Yield the turns in the order of their commits, those after the turn `since`.
+
+        Erased turns are left out. Raises StateError if `since` is unknown.
+        """
+        number = 0 if since is None else self._number(since)
+        while True:
+            with self._database.reader() as connection:
+                page = turn_table.select(
+                    connection, "number > ? ORDER BY number LIMIT ?", (number, PAGE)
+                )
+            for _, turn in page:
+                yield turn
+            number = page[-1][0] if page else number
+            if len(page) < PAGE:
+                return
+
+    def count(self) -> int:
+        """Return how many turns were ever written, erased ones included."""
+        with self._database.reader() as connection:
+            return int(connection.execute("SELECT count(*) FROM turns").fetchone()[0])
+
+    def root(self) -> str:
+        """Return the digest of the whole chain: 64 hexadecimal digits."""
+        with self._database.reader() as connection:
+            return turn_table.head(connection).hex()
+
+    def verify(self) -> int:
+        """Recompute the chain and return its length; raises StateError at the first wrong turn."""
+        number, chain, count = 0, START, 0
+        while True:
+            with self._database.reader() as connection:
+                number, chain, checked = turn_table.check(connection, number, chain, PAGE)
+            count += checked
+            if checked < PAGE:
+                return count
+
+    def erase(self, id: str) -> None:
+        """Forget what a turn said, for good; its place in the chain stays."""
+        number = self._number(id)
+        self._database.write(lambda connection: turn_table.erase(connection, number)).result()
+        self._database.checkpoint()  # the write-ahead log still holds the words
+
+    def add_lesson(self, lesson: Lesson) -> str:
+        """Keep a lesson, or merge it with the same one told before; return its hash."""
+        return self._database.write(
+            lambda connection: lesson_table.add(connection, lesson)
+        ).result()
+
+    def lessons(self, state: str | Iterable[str] | None = None) -> list[Lesson]:
+        """Return the lessons in that state (or one of several, or any), oldest first."""
+        states = lesson_table.STATES if state is None else state
+        wanted = (states,) if isinstance(states, str) else tuple(states)
+        with self._database.reader() as connection:
+            return lesson_table.select(connection, wanted)
+
+    def find_lessons(self, prefix: str) -> list[Lesson]:
+        """Return the lessons whose hash begins with `prefix`."""
+        with self._database.reader() as connection:
+            return lesson_table.find(connection, prefix)
+
+    def set_lesson_state(self, hash: str, state: str) -> None:
+        """Move a lesson to another state; raises StateError for an unknown lesson or state."""
+        self._database.write(
+            lambda connection: lesson_table.set_state(connection, hash, state)
+        ).result()
+
+    def mark(self, name: str) -> int:
+        """Return a number that was kept under `name`; 0 if there is none."""
+        with self._database.reader() as connection:
+            return _mark(connection, name)
+
+    def follow_move(
+        self, number: int, undone: Iterable[str] = (), active: Iterable[str] = ()
+    ) -> bool:
+        """Let the lessons follow the move of HEAD with that number, once; False if they had.
+
+        Moves are followed in order, so a number not above the last one was followed before.
+        """
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if number <= _mark(connection, "moves"):
+                return False
+            lesson_table.move(connection, undone, active)
+            connection.execute("INSERT OR REPLACE INTO marks VALUES ('moves', ?)", (number,))
+            return True
+
+        return self._database.write(work).result()
+
+    def close(self) -> None:
+        """Finish all pending writes and close the file."""
+        self._database.close()
+
+    def _number(self, id: str) -> int:
+        with self._database.reader() as connection:
+            row = connection.execute("SELECT number FROM turns WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            raise StateError(f'the ledger has no turn {id!r}; "homebox log" lists them')
+        return int(row[0])
+
+
+def _mark(connection: sqlite3.Connection, name: str) -> int:
+    row = connection.execute("SELECT value FROM marks WHERE name = ?", (name,)).fetchone()
+    return 0 if row is None else int(row[0])

@@ -1,0 +1,170 @@
+"""Lessons: one readable thing each, learned from the owner's words, and what became of it.
+
+The one idea: a lesson is named by its content, so the same thing said twice is one lesson with two
+sources, and no clock or row number enters its name. Invariant: reading the ledger again never
+revives a lesson; only the owner does, by saying it in a new turn or by approving it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from homebox.errors import StateError
+from homebox.memory.store import canonical_json
+
+KINDS = ("fact", "preference", "correction", "demonstration")
+STATES = ("new", "quarantined", "active", "undone", "superseded", "deleted")
+ALIVE = ("new", "active")  # in the prompt memory and in later builds
+
+_COLUMNS = "kind, subject, statement, value, sources, state, supersedes, time"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One thing to learn.
+
+    `new` is not in any weights yet, `active` is; `quarantined` waits for the owner's approval;
+    `undone` was rolled back; `superseded` gave way to a newer one; `deleted` is to be forgotten.
+    """
+
+    kind: str  # fact | preference | correction | demonstration
+    subject: str  # relation key, such as "dog's name", or a free topic
+    statement: str  # the owner's words, normalised
+    value: str
+    sources: tuple[str, ...] = ()  # ids of the turns that said it
+    state: str = "new"
+    supersedes: str | None = None  # hash of the lesson that this one replaces
+    time: str = ""  # when it was first told, ISO 8601 in UTC
+
+    @property
+    def hash(self) -> str:
+        """The name: sha256 of what the lesson says."""
+        content = {
+            "kind": self.kind,
+            "statement": self.statement,
+            "subject": self.subject,
+            "value": self.value,
+        }
+        return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def lesson_set_hash(lessons: Iterable[Lesson]) -> str:
+    """Name a set of lessons, whatever their order; goes into the job spec."""
+    return hashlib.sha256(canonical_json(sorted({item.hash for item in lessons}))).hexdigest()
+
+
+def add(connection: sqlite3.Connection, lesson: Lesson) -> str:
+    """Insert a lesson or merge it with the same one told before; return its hash.
+
+    A known lesson with a source that it did not have was told again: unless it is to be
+    quarantined, it comes back to life. Whatever a living lesson supersedes is superseded.
+    """
+    if lesson.kind not in KINDS or lesson.state not in STATES:
+        raise StateError(f"a lesson cannot be {lesson.kind!r} and {lesson.state!r}")
+    known = get(connection, lesson.hash)
+    if known is None:
+        _insert(connection, lesson)
+    else:
+        fresh = tuple(turn for turn in lesson.sources if turn not in known.sources)
+        if not fresh:
+            return lesson.hash
+        revived = lesson.state in ALIVE and known.state not in ALIVE
+        lesson = dataclasses.replace(
+            lesson if revived else known, sources=known.sources + fresh, time=known.time
+        )
+        _update(connection, lesson)
+    _supersede(connection, lesson)
+    return lesson.hash
+
+
+def get(connection: sqlite3.Connection, name: str) -> Lesson | None:
+    """Return the lesson with exactly that hash."""
+    found = _select(connection, "WHERE hash = ?", (name,))
+    return found[0] if found else None
+
+
+def select(connection: sqlite3.Connection, states: tuple[str, ...]) -> list[Lesson]:
+    """Return the lessons in one of `states`, in the order in which they were first told."""
+    marks = ", ".join("?" * len(states))
+    return _select(connection, f"WHERE state IN ({marks}) ORDER BY number", states)
+
+
+def find(connection: sqlite3.Connection, prefix: str) -> list[Lesson]:
+    """Return the lessons whose hash begins with `prefix`."""
+    return _select(
+        connection, "WHERE substr(hash, 1, ?) = ? ORDER BY number", (len(prefix), prefix)
+    )
+
+
+def set_state(connection: sqlite3.Connection, name: str, state: str) -> None:
+    """Move a lesson to another state; raises StateError for an unknown lesson or state."""
+    lesson = get(connection, name)
+    if lesson is None:
+        raise StateError(f'no lesson is called {name!r}; "homebox lessons" lists them')
+    if state not in STATES:
+        raise StateError(f"a lesson cannot be {state!r}, only one of: {', '.join(STATES)}")
+    lesson = dataclasses.replace(lesson, state=state)
+    _update(connection, lesson)
+    _supersede(connection, lesson)
+
+
+def move(connection: sqlite3.Connection, undone: Iterable[str], active: Iterable[str]) -> None:
+    """Follow a move of HEAD: `undone` left the served weights, `active` are in them now.
+
+    A superseded lesson becomes active again only if nothing alive supersedes it any more. Deleted
+    and quarantined lessons stay what they are.
+    """
+    for name in undone:
+        _change(connection, name, "undone", ("new", "active", "superseded"))
+    for name in active:
+        _change(connection, name, "active", ("new", "undone"))
+        successor = connection.execute(
+            "SELECT 1 FROM lessons WHERE supersedes = ? AND state IN ('new', 'active')", (name,)
+        ).fetchone()
+        if successor is None:
+            _change(connection, name, "active", ("superseded",))
+
+
+def _change(connection: sqlite3.Connection, name: str, to: str, origin: tuple[str, ...]) -> None:
+    marks = ", ".join("?" * len(origin))
+    connection.execute(
+        f"UPDATE lessons SET state = ? WHERE hash = ? AND state IN ({marks})", (to, name, *origin)
+    )
+
+
+def _supersede(connection: sqlite3.Connection, lesson: Lesson) -> None:
+    if lesson.supersedes not in (None, lesson.hash) and lesson.state in ALIVE:
+        _change(connection, lesson.supersedes, "superseded", ALIVE)
+
+
+def _insert(connection: sqlite3.Connection, lesson: Lesson) -> None:
+    connection.execute(
+        f"INSERT INTO lessons (hash, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (lesson.hash, *_row(lesson)),
+    )
+
+
+def _update(connection: sqlite3.Connection, lesson: Lesson) -> None:
+    connection.execute(
+        f"UPDATE lessons SET ({_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?) WHERE hash = ?",
+        (*_row(lesson), lesson.hash),
+    )
+
+
+def _row(lesson: Lesson) -> tuple[str | None, ...]:
+    sources = json.dumps(lesson.sources)
+    words = (lesson.kind, lesson.subject, lesson.statement, lesson.value)
+    return (*words, sources, lesson.state, lesson.supersedes, lesson.time)
+
+
+def _select(
+    connection: sqlite3.Connection, condition: str, parameters: tuple[object, ...]
+) -> list[Lesson]:
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM lessons {condition}", parameters)
+    return [
+        Lesson(kind, subject, statement, value, tuple(json.loads(sources)), state, supersedes, time)
+        for kind, subject, statement, value, sources, state, supersedes, time in rows
+    ]

@@ -1,0 +1,275 @@
+"""Which weights are served, which ever were, and how to get them back.
+
+The one idea: HEAD names the served weights of each base, and the reflog is written before HEAD
+moves. A line of the reflog counts only if the move happened, and that can be read from the files
+alone: the next line of the same base starts where this one ended, or HEAD points there. So a crash
+between any two calls leaves the old or the new weights, and nothing has to be repaired. The states
+of the lessons follow the reflog by number, exactly once. Invariant: no object is ever deleted.
+"""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homebox.errors import (
+    AmbiguousWeightsError,
+    DamagedObjectError,
+    StateError,
+    UnknownWeightsError,
+)
+from homebox.memory.durable import append_line, make_directory, replace_file, whole_lines
+from homebox.memory.ledger import Ledger, now
+from homebox.memory.manifest import BASE, LineageEntry, Manifest
+from homebox.memory.store import Store, canonical_json, is_name
+
+__all__ = ["BASE", "Lineage", "LineageEntry", "Manifest", "Move", "short"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a promotion or rollback changed; old == new if nothing."""
+
+    old: str
+    new: str
+    undone_lessons: tuple[str, ...] = ()
+    restored_lessons: tuple[str, ...] = ()
+
+
+class Lineage:
+    """The refs of one state directory; one process writes, several threads may."""
+
+    def __init__(self, root: Path, store: Store, ledger: Ledger) -> None:
+        """`root` is the state directory."""
+        self._refs = root / "refs"
+        self._store = store
+        self._ledger = ledger
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def initialise(root: Path) -> None:
+        """Make the refs of a new state directory."""
+        make_directory(root / "refs")
+        if not (root / "refs" / "HEAD").exists():
+            replace_file(root / "refs" / "HEAD", canonical_json({}))
+
+    def head(self, base: str) -> str:
+        """Return the served weights of `base`: a hash or "base"."""
+        if not is_name(base):
+            raise StateError(f"{base!r} is no base model's hash (64 hexadecimal digits)")
+        return self._heads().get(base, BASE)
+
+    def promote(self, entry: LineageEntry) -> Move:
+        """Serve `entry.weights` from now on.
+
+        All its objects must be in the store, and its parent must still be served. Raises
+        StateError; HEAD is then unchanged.
+        """
+        with self._lock:
+            old = self.head(entry.base)
+            if entry.parent != old:
+                raise StateError(
+                    f"these weights follow {short(entry.parent)}, but {short(old)} is served by "
+                    'now; run "homebox learn --now" again'
+                )
+            manifest = self.verify(entry.weights)
+            if manifest.base != entry.base:
+                raise StateError(f"weights {short(entry.weights)} belong to another base model")
+            self._store.get(entry.report)
+            if entry.weights == old:
+                return Move(old, old)
+            name = self._store.put(canonical_json(entry.as_json()))
+            self._move(entry.base, old, entry.weights, "promote", entry.reason, entry.time, name)
+            self._follow()
+            return Move(old, entry.weights)
+
+    def rollback(self, base: str, name: str, reason: str) -> Move:
+        """Serve the weights that `name` means (see `resolve`) from now on.
+
+        Lessons that only the abandoned checkpoints knew become undone; those that the target knew
+        are restored. The target is verified first. Raises StateError; HEAD is then unchanged.
+        """
+        with self._lock:
+            old, new = self.head(base), self.resolve(base, name)
+            if new == old:
+                return Move(old, old)
+            if new != BASE:
+                self.verify(new)
+            undone, restored = self._changed_lessons(base, old, new)
+            self._move(base, old, new, "rollback", reason, now(), None, undone, restored)
+            self._follow()
+            return Move(old, new, undone, restored)
+
+    def resolve(self, base: str, name: str) -> str:
+        """Find the weights that `name` means: a hash or "base".
+
+        `name` is "base", "current", "previous" (what was served before the last move; the base if
+        there was none) or a unique prefix of the hash of a kept checkpoint of this base, with or
+        without "homebox@" or "sha256:" before it. Raises UnknownWeightsError or
+        AmbiguousWeightsError, which name the candidates.
+        """
+        word = name.strip().lower().removeprefix("homebox@").removeprefix("sha256:")
+        if word in (BASE, "current"):
+            return BASE if word == BASE else self.head(base)
+        if word == "previous":
+            moves = self._moves(base)
+            return str(moves[-1]["old"]) if moves else BASE
+        kept = self.checkpoints(base)
+        found = [weights for weights in kept if word and weights.startswith(word)]
+        if len(found) == 1:
+            return found[0]
+        candidates = ", ".join(short(weights) for weights in found or kept[-8:]) or "none yet"
+        if found:
+            raise AmbiguousWeightsError(f"{name!r} fits several checkpoints: {candidates}")
+        raise UnknownWeightsError(
+            f"no checkpoint of this model is called {name!r}; there are: base, {candidates}"
+        )
+
+    def checkpoints(self, base: str) -> list[str]:
+        """List the weights of this base that were ever served, oldest first, each once."""
+        names = (str(move["new"]) for move in self._moves(base))
+        return [name for name in dict.fromkeys(names) if name != BASE]
+
+    def history(self, base: str) -> list[LineageEntry]:
+        """List the promotions of this base, oldest first."""
+        return [self._entry(str(move["entry"])) for move in self._moves(base) if move.get("entry")]
+
+    def reflog(self) -> list[dict[str, Any]]:
+        """List every line of the reflog, oldest first, numbered from 1.
+
+        `done` is false for a move that a crash or a full disk prevented.
+        """
+        heads = self._heads()
+        lines = self._lines()
+        following: dict[str, str] = {}
+        for line in reversed(lines):
+            base = line["base"]
+            line["done"] = following.get(base, heads.get(base, BASE)) == line["new"]
+            following[base] = line["old"]
+        return lines
+
+    def verify(self, weights: str) -> Manifest:
+        """Read everything that `weights` consist of; raises the store's errors."""
+        manifest = Manifest.load(self._store, weights)
+        for name in (*manifest.adapter.values(), manifest.job):
+            self._store.get(name)
+        return manifest
+
+    def settle(self) -> None:
+        """Let the lessons follow moves that a crash cut them off from; changes nothing twice."""
+        with self._lock:
+            self._follow()
+
+    def _move(
+        self,
+        base: str,
+        old: str,
+        new: str,
+        kind: str,
+        reason: str,
+        time: str,
+        entry: str | None,
+        undone: tuple[str, ...] = (),
+        restored: tuple[str, ...] = (),
+    ) -> None:
+        """Write the intention, then move HEAD: the rename is the instant of truth."""
+        line = {
+            "base": base,
+            "entry": entry,
+            "kind": kind,
+            "new": new,
+            "old": old,
+            "reason": reason,
+            "restored": restored,
+            "time": time,
+            "undone": undone,
+        }
+        heads = {**self._heads(), base: new}
+        self._lines()  # a damaged reflog is noticed before it grows
+        append_line(self._refs / "reflog", canonical_json(line))
+        replace_file(self._refs / "HEAD", canonical_json(heads))
+
+    def _follow(self) -> None:
+        followed = self._ledger.mark("moves")
+        lines = self.reflog()
+        if len(lines) < followed:
+            raise StateError(
+                f"{self._refs / 'reflog'} has {len(lines)} lines, but the ledger followed "
+                f"{followed} moves; restore both from the same backup"
+            )
+        for line in lines[followed:]:
+            undone: tuple[str, ...] = ()
+            active: tuple[str, ...] = ()
+            if line["done"]:
+                undone = tuple(line["undone"])
+                active = tuple(line["restored"])
+                if line["entry"]:
+                    active = self._entry(line["entry"]).lessons
+            self._ledger.follow_move(line["number"], undone, active)
+
+    def _changed_lessons(
+        self, base: str, old: str, new: str
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        entries = {entry.weights: entry for entry in self.history(base)}
+        restored = entries[new].lessons if new != BASE else ()
+        undone: dict[str, None] = {}
+        seen = {new}
+        while old != BASE and old not in seen:
+            seen.add(old)
+            undone.update(dict.fromkeys(entries[old].lessons))
+            old = entries[old].parent
+        return tuple(name for name in undone if name not in restored), restored
+
+    def _moves(self, base: str) -> list[dict[str, Any]]:
+        return [line for line in self.reflog() if line["done"] and line["base"] == base]
+
+    def _entry(self, name: str) -> LineageEntry:
+        return LineageEntry.from_json(json.loads(self._store.get(name)))
+
+    def _heads(self) -> dict[str, str]:
+        path = self._refs / "HEAD"
+        try:
+            heads = json.loads(path.read_bytes())
+            if isinstance(heads, dict) and all(
+                is_name(base) and (weights == BASE or is_name(weights))
+                for base, weights in heads.items()
+            ):
+                return heads
+        except FileNotFoundError as error:
+            raise StateError(f"{path} is missing; restore it from a backup of the state") from error
+        except (OSError, ValueError) as error:
+            raise DamagedObjectError(
+                f"{path} cannot be read ({error}); restore it from a backup of the state"
+            ) from error
+        raise DamagedObjectError(f"{path} is damaged; restore it from a backup of the state")
+
+    def _lines(self) -> list[dict[str, Any]]:
+        path = self._refs / "reflog"
+        lines = []
+        for number, text in enumerate(whole_lines(path), 1):
+            try:
+                line = json.loads(text)
+                _check_line(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise DamagedObjectError(
+                    f"{path}, line {number}, is damaged ({error}); restore it from a backup"
+                ) from error
+            lines.append({"number": number, **line})
+        return lines
+
+
+def short(weights: str) -> str:
+    """Abbreviate a weights hash for a person; "base" stays."""
+    return weights[:12]
+
+
+def _check_line(line: Mapping[str, Any]) -> None:
+    if not is_name(line["base"]) or not (line["entry"] is None or is_name(line["entry"])):
+        raise ValueError("no such base or entry")
+    for key in ("old", "new"):
+        if line[key] != BASE and not is_name(line[key]):
+            raise ValueError(f"{key} is no weights hash")
+    if not all(is_name(name) for key in ("undone", "restored") for name in line[key]):
+        raise ValueError("a lesson has no hash")

@@ -1,0 +1,64 @@
+"""The ledger's schema, as numbered steps that are never changed once released.
+
+A database records in `user_version` how many steps it has seen. Step n stands at index n - 1.
+"""
+
+APPLICATION_ID = 0x686D6278  # "hmbx"
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE marks (
+            name TEXT PRIMARY KEY,
+            value INTEGER NOT NULL
+        ) STRICT""",
+        # Prompts repeat in every request of a conversation, so each text is kept once.
+        """CREATE TABLE texts (
+            number INTEGER PRIMARY KEY,
+            hash BLOB NOT NULL UNIQUE,
+            content TEXT NOT NULL
+        ) STRICT""",
+        """CREATE TABLE turns (
+            number INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            conversation TEXT NOT NULL,
+            time TEXT NOT NULL,
+            model TEXT NOT NULL,
+            adapter TEXT NOT NULL,
+            sampling TEXT NOT NULL,
+            finish_reason TEXT NOT NULL,
+            prompt_tokens INTEGER NOT NULL CHECK (prompt_tokens >= 0),
+            completion_tokens INTEGER NOT NULL CHECK (completion_tokens >= 0),
+            salt BLOB,
+            digest BLOB NOT NULL,
+            chain BLOB NOT NULL
+        ) STRICT""",
+        "CREATE INDEX turns_by_conversation ON turns (conversation, number)",
+        """CREATE TABLE messages (
+            turn INTEGER NOT NULL REFERENCES turns (number),
+            part TEXT NOT NULL CHECK (part IN ('prompt', 'new')),
+            position INTEGER NOT NULL,
+            role TEXT NOT NULL,
+            provenance TEXT NOT NULL
+                CHECK (provenance IN ('owner', 'assistant', 'tool', 'file', 'web', 'system')),
+            text INTEGER NOT NULL REFERENCES texts (number),
+            PRIMARY KEY (turn, part, position)
+        ) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX messages_by_text ON messages (text)",
+        """CREATE TABLE lessons (
+            number INTEGER PRIMARY KEY,
+            hash TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL
+                CHECK (kind IN ('fact', 'preference', 'correction', 'demonstration')),
+            subject TEXT NOT NULL,
+            statement TEXT NOT NULL,
+            value TEXT NOT NULL,
+            sources TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN
+                ('new', 'quarantined', 'active', 'undone', 'superseded', 'deleted')),
+            supersedes TEXT,
+            time TEXT NOT NULL
+        ) STRICT""",
+        "CREATE INDEX lessons_by_state ON lessons (state)",
+        "CREATE INDEX lessons_by_superseded ON lessons (supersedes)",
+    ),
+)

@@ -1,0 +1,208 @@
+"""The table of turns: rows, the texts that they share, and the chain of salted digests.
+
+The one idea: a turn's digest covers everything that it says and a random salt, and the chain covers
+all digests in order. Invariant: erasing a turn's words and salt leaves its digest and the chain.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from homebox.errors import StateError
+from homebox.memory.provenance import PROVENANCES
+from homebox.memory.store import canonical_json, is_name
+
+START = bytes(32)  # the chain before the first turn
+_ID = re.compile(r"turn_[0-9a-f]{24}")
+_COLUMNS = (
+    "number, id, conversation, time, model, adapter, sampling, finish_reason, prompt_tokens, "
+    "completion_tokens, salt, digest, chain"
+)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message; the role says how the model saw it, the provenance whose words it holds."""
+
+    role: str
+    content: str
+    provenance: str  # owner | assistant | tool | file | web | system
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One request and its answer."""
+
+    id: str
+    conversation: str
+    time: str  # ISO 8601 in UTC
+    model: str
+    adapter: str  # weights hash or "base"
+    sampling: dict[str, Any]
+    messages: tuple[Message, ...]  # what this request added, the answer last
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    prompt: tuple[Message, ...] = field(default=())  # everything that the model was shown
+
+
+def insert(connection: sqlite3.Connection, turn: Turn) -> str:
+    """Add a turn as the next link of the chain; raises StateError if its id was used before."""
+    salt = secrets.token_bytes(16)
+    digest = _digest(turn, salt)
+    chain = hashlib.sha256(head(connection) + digest).digest()
+    sampling = canonical_json(turn.sampling).decode()
+    try:
+        cursor = connection.execute(
+            "INSERT INTO turns (id, conversation, time, model, adapter, sampling, finish_reason, "
+            "prompt_tokens, completion_tokens, salt, digest, chain) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(turn.id, turn.conversation, turn.time, turn.model, turn.adapter, sampling),
+                *(turn.finish_reason, turn.prompt_tokens, turn.completion_tokens),
+                *(salt, digest, chain),
+            ),
+        )
+    except sqlite3.IntegrityError as error:
+        raise StateError(f"turn {turn.id} cannot be written a second time") from error
+    for part, messages in (("prompt", turn.prompt), ("new", turn.messages)):
+        for position, message in enumerate(messages):
+            connection.execute(
+                "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    *(cursor.lastrowid, part, position, message.role, message.provenance),
+                    _text(connection, message.content),
+                ),
+            )
+    return turn.id
+
+
+def _text(connection: sqlite3.Connection, content: str) -> int:
+    """Keep a text once and return its number."""
+    name = hashlib.sha256(content.encode()).digest()
+    row = connection.execute("SELECT number FROM texts WHERE hash = ?", (name,)).fetchone()
+    if row is None:
+        row = connection.execute(
+            "INSERT INTO texts (hash, content) VALUES (?, ?) RETURNING number", (name, content)
+        ).fetchone()
+    return int(row[0])
+
+
+def erase(connection: sqlite3.Connection, number: int) -> None:
+    """Delete a turn's words, those texts that no other turn shares, and its salt."""
+    connection.execute("DELETE FROM messages WHERE turn = ?", (number,))
+    connection.execute(
+        "DELETE FROM texts WHERE NOT EXISTS (SELECT 1 FROM messages WHERE text = texts.number)"
+    )
+    connection.execute(
+        "UPDATE turns SET salt = NULL, conversation = '', sampling = '{}' WHERE number = ?",
+        (number,),
+    )
+
+
+def head(connection: sqlite3.Connection) -> bytes:
+    """Return the chain after the last turn."""
+    row = connection.execute("SELECT chain FROM turns ORDER BY number DESC LIMIT 1").fetchone()
+    return START if row is None else bytes(row[0])
+
+
+def _digest(turn: Turn, salt: bytes) -> bytes:
+    content = {
+        "adapter": turn.adapter,
+        "completion_tokens": turn.completion_tokens,
+        "conversation": turn.conversation,
+        "finish_reason": turn.finish_reason,
+        "id": turn.id,
+        "messages": [[item.role, item.content, item.provenance] for item in turn.messages],
+        "model": turn.model,
+        "prompt": [[item.role, item.content, item.provenance] for item in turn.prompt],
+        "prompt_tokens": turn.prompt_tokens,
+        "sampling": turn.sampling,
+        "time": turn.time,
+    }
+    return hashlib.sha256(salt + canonical_json(content)).digest()
+
+
+def select(
+    connection: sqlite3.Connection, condition: str, parameters: tuple[object, ...]
+) -> list[tuple[int, Turn]]:
+    """Return the numbers and turns that fit an SQL condition, erased ones left out."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM turns WHERE salt IS NOT NULL AND {condition}", parameters
+    ).fetchall()
+    return [(row[0], _turn(connection, row)) for row in rows]
+
+
+def check(
+    connection: sqlite3.Connection, number: int, chain: bytes, limit: int
+) -> tuple[int, bytes, int]:
+    """Recompute up to `limit` links after turn `number`, where the chain stood at `chain`.
+
+    Returns the last number, the chain there and how many links were checked; raises StateError.
+    """
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM turns WHERE number > ? ORDER BY number LIMIT ?", (number, limit)
+    ).fetchall()
+    for row in rows:
+        number, salt, digest = row[0], row[-3], row[-2]
+        chain = hashlib.sha256(chain + digest).digest()
+        wrong = salt is not None and _digest(_turn(connection, row), salt) != digest
+        if wrong or chain != row[-1]:
+            raise StateError(
+                f"turn {row[1]} of the ledger is damaged (hash mismatch); restore the ledger from "
+                "a backup of the state"
+            )
+    return number, chain, len(rows)
+
+
+def _turn(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Turn:
+    parts: dict[str, list[Message]] = {"prompt": [], "new": []}
+    for part, role, content, provenance in connection.execute(
+        "SELECT part, role, content, provenance FROM messages JOIN texts ON text = texts.number "
+        "WHERE turn = ? ORDER BY part, position",
+        (row[0],),
+    ):
+        parts[part].append(Message(role, content, provenance))
+    return Turn(
+        id=row[1],
+        conversation=row[2],
+        time=row[3],
+        model=row[4],
+        adapter=row[5],
+        sampling=json.loads(row[6]),
+        messages=tuple(parts["new"]),
+        finish_reason=row[7],
+        prompt_tokens=row[8],
+        completion_tokens=row[9],
+        prompt=tuple(parts["prompt"]),
+    )
+
+
+def cleaned(messages: Iterable[Message]) -> Iterator[Message]:
+    """Yield the messages as UTF-8 can hold them; raises StateError for an unknown provenance."""
+    for message in messages:
+        if message.provenance not in PROVENANCES:
+            raise StateError(f"a message cannot come from {message.provenance!r}")
+        yield Message(clean(message.role), clean(message.content), message.provenance)
+
+
+def clean(text: str) -> str:
+    """Replace lone surrogates, which JSON can carry and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def validate(turn: Turn) -> None:
+    """Refuse what the table must not hold; raises StateError."""
+    if not _ID.fullmatch(turn.id):
+        raise StateError(f"{turn.id!r} is no turn id; make one with new_turn_id()")
+    if turn.adapter != "base" and not is_name(turn.adapter):
+        raise StateError(f'a turn\'s adapter is "base" or a weights hash, not {turn.adapter!r}')
+    if turn.prompt_tokens < 0 or turn.completion_tokens < 0:
+        raise StateError("a turn cannot have a negative number of tokens")
+    if not turn.messages:
+        raise StateError("a turn without messages cannot be written")
