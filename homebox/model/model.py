@@ -1,0 +1,162 @@
+"""A loaded model: configuration, tokenizer, chat format, transformer, adapters and KV slots.
+
+The one idea: this is the only object that the rest of homebox holds of a model.
+Invariant: the base weights never change; what was learned is a named adapter beside them.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Ids
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from homebox.errors import ConfigError, ModelNotFoundError
+from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
+from homebox.model.chat import chat_format
+from homebox.model.generate import run
+from homebox.model.loader import LoadedModel, load_directory
+from homebox.model.sampling import SamplingParams
+from homebox.model.sequence import Forward, Piece, Sequence, check_prompt
+from homebox.model.strictmath import Float32
+
+DEFAULT_CONTEXT = 4096
+DEFAULT_SLOTS = 8
+DEFAULT_ADAPTERS = 8  # with the base
+DEFAULT_RANK = 16
+BUILT_IN = "tiny"
+
+
+class Computation(Forward, AdapterSlots, Protocol):
+    """What a model needs of its transformer."""
+
+    def all_logits(self, ids: npt.NDArray[np.int32], adapter: int = 0) -> Float32:
+        """Return the logits after each of `ids` in a fresh context, float32 (T, V)."""
+        ...
+
+
+class Model:
+    """A model that answers.
+
+    `start` may be called from several threads; everything that computes (`Sequence.step`,
+    `logits`, `adapters.add`, `adapters.remove`, `Sequence.close`) only from the one that owns it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loaded: LoadedModel,
+        transformer: Computation,
+        context: int,
+        slots: int = DEFAULT_SLOTS,
+        adapters: int = DEFAULT_ADAPTERS,
+        rank: int = DEFAULT_RANK,
+    ) -> None:
+        self.name = name
+        self.config = loaded.config
+        self.tokenizer = loaded.tokenizer
+        self.weights = loaded.weights  # float32 arrays, named as in config.weight_shapes()
+        self.base_hash = loaded.base_hash
+        self.context = context
+        self.transformer = transformer
+        self.chat = chat_format(self.tokenizer, self.config.bos_id, self.config.eos_ids)
+        self.stop_ids = frozenset((*self.config.eos_ids, *self.chat.stop_ids))
+        self.adapters = Adapters(self.config, transformer, adapters - 1, rank)
+        self.slots = Slots(slots)
+
+    def logits(self, ids: Ids[int], adapter: str = BASE) -> Float32:
+        """Return the logits after each of `ids` in a fresh context, float32 (T, V)."""
+        check_prompt(ids, self.config.vocab_size, self.context + 1)
+        index = self.adapters.take(adapter)
+        try:
+            return self.transformer.all_logits(np.array(ids, dtype=np.int32), index)
+        finally:
+            self.adapters.give_back(index)
+
+    def start(
+        self, prompt_ids: Ids[int], sampling: SamplingParams, adapter: str = BASE
+    ) -> Sequence:
+        """Begin a generation that its owner steps.
+
+        Raises ContextLengthError, RequestError, ModelNotFoundError (no such adapter) and
+        NoFreeSlotError.
+        """
+        check_prompt(prompt_ids, self.config.vocab_size, self.context)
+        index = self.adapters.take(adapter)
+        try:
+            slot = self.slots.take()
+        except BaseException:
+            self.adapters.give_back(index)
+            raise
+
+        def release() -> None:
+            self.slots.give_back(slot)
+            self.adapters.give_back(index)
+
+        try:
+            return Sequence(
+                self.transformer,
+                self.tokenizer,
+                prompt_ids,
+                sampling,
+                slot=slot,
+                adapter=index,
+                context=self.context,
+                stop_ids=self.stop_ids,
+                on_close=release,
+            )
+        except BaseException:
+            release()
+            raise
+
+    def generate(
+        self, prompt_ids: Ids[int], sampling: SamplingParams, adapter: str = BASE
+    ) -> Iterator[Piece]:
+        """Yield the pieces of one answer."""
+        return run(self.start(prompt_ids, sampling, adapter))
+
+
+def load(
+    path: str | Path,
+    context: int | None = None,
+    slots: int = DEFAULT_SLOTS,
+    adapters: int = DEFAULT_ADAPTERS,
+    rank: int = DEFAULT_RANK,
+) -> Model:
+    """Load a Hugging Face directory, or the built-in model by the name "tiny".
+
+    `context` is the number of positions (prompt and answer) that a sequence may fill; by default
+    as many as the model was made for, at most 4096. Raises ModelNotFoundError, ModelFormatError,
+    and ConfigError for a context that the model cannot have.
+    """
+    # Late: reading files needs no compiler.
+    from homebox.model.transformer import Transformer
+
+    directory = model_directory(path)
+    loaded = load_directory(directory)
+    size = choose_context(loaded.config.max_positions, context)
+    transformer = Transformer(loaded.config, loaded.weights, size, slots, adapters, rank)
+    name = BUILT_IN if str(path) == BUILT_IN else directory.resolve().name
+    return Model(name, loaded, transformer, size, slots, adapters, rank)
+
+
+def model_directory(path: str | Path) -> Path:
+    """Return the directory of a model; "tiny" is the one inside the package."""
+    if str(path) == BUILT_IN:
+        return Path(__file__).parent / BUILT_IN
+    directory = Path(path).expanduser()
+    if not directory.is_dir():
+        raise ModelNotFoundError(
+            f'{directory} is no directory; give the folder of a model, or "{BUILT_IN}"'
+        )
+    return directory
+
+
+def choose_context(max_positions: int, asked: int | None) -> int:
+    """Return the context to use; raises ConfigError if the model cannot have the one asked for."""
+    if asked is None:
+        return min(max_positions, DEFAULT_CONTEXT)
+    if not 2 <= asked <= max_positions:
+        raise ConfigError(f"context must be from 2 to the model's {max_positions}, not {asked}")
+    return asked
