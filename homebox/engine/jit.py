@@ -6,8 +6,8 @@ here changes a floating-point result: nothing is contracted, reassociated or ass
 kernel's bits are those that its IR says.
 """
 
+import atexit
 import hashlib
-import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,14 @@ from typing import Any
 
 from homebox.engine.cache import DiskCache, cache_root
 from homebox.engine.cpu import CpuTarget, detect, import_llvm
+from homebox.engine.softhalf import SOFT_HALF, SOFT_HALF_IR
 from homebox.errors import EngineError
 
-log = logging.getLogger(__name__)
-
-_FORMAT = 1  # of the cache entries, and of the passes run here
+_FORMAT = 2  # of the cache entries, and of the passes run here
 _CODEGEN_LEVEL = 1
 
 # One lock for all: LLVM is entered by one thread at a time, and a fork never copies it half-way.
 _lock = threading.RLock()
-# Machine code stays mapped for the life of the process: nobody can know who still has an address.
-_engines: list[Any] = []
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
@@ -43,8 +40,11 @@ class Jit:
         self.compiled = 0
         self.hits = 0
         self._addresses: dict[tuple[str, str], int] = {}
+        self._libraries = 0
+        self._linking_support = False
         with _lock:
             self._machine = self._make_machine()
+            self._linker = self._make_linker()
         import llvmlite
 
         self._identity = "\0".join(
@@ -86,8 +86,24 @@ class Jit:
             llvm.initialize_all_targets()
             llvm.initialize_all_asmprinters()
         return llvm.Target.from_triple(self.target.triple).create_target_machine(
-            cpu=self.target.name, features=self.target.features, opt=_CODEGEN_LEVEL, jit=True
+            cpu=self.target.name,
+            features=self.target.features,
+            opt=_CODEGEN_LEVEL,
+            jit=True,
+            # Constants are reached relative to the code, as operands; the default for a JIT builds
+            # a 64-bit address for each in a register.
+            codemodel="small",
+            reloc="pic",
         )
+
+    def _make_linker(self) -> Any:
+        """Return a linker that reports errors; the older MCJIT ends the process instead."""
+        if self.target.triple != self._llvm.get_process_triple():
+            return None
+        linker = self._llvm.create_lljit_compiler(self._make_machine(), use_jit_link=True)
+        # Never unmapped, not even at exit: a thread may still be inside.
+        atexit.register(linker.detach)
+        return linker
 
     def _optimised(self, name: str, text: str) -> Any:
         llvm = self._llvm
@@ -132,18 +148,35 @@ class Jit:
         return made
 
     def _link(self, objects: dict[str, tuple[tuple[str, ...], bytes]]) -> None:
-        llvm = self._llvm
-        empty = llvm.parse_assembly("", llvm.create_context())
-        empty.triple = self.target.triple
-        engine = llvm.create_mcjit_compiler(empty, self._make_machine())
-        files = [llvm.object_file.ObjectFileRef.from_data(data) for _, data in objects.values()]
-        for file in files:
-            engine.add_object_file(file)
-        engine.finalize_object()
-        _engines.append((engine, files, objects))
+        if self._linker is None:
+            raise EngineError(f"code for {self.target.triple} cannot be run on this machine")
+        builder = self._llvm.JITLibraryBuilder().add_current_process()
+        for name, address in self._support().items():
+            builder.import_symbol(name, address)
+        for names, data in objects.values():
+            builder.add_object_img(data)
+            for name in names:
+                builder.export_symbol(name)
+        self._libraries += 1
+        try:
+            library = builder.link(self._linker, f"kernels{self._libraries}")
+        except RuntimeError as error:
+            wanted = ", ".join(name for names, _ in objects.values() for name in names)
+            raise EngineError(
+                f"cannot link the kernels {wanted}: {error}; a function is not defined where it "
+                "should be, or calls one that does not exist"
+            ) from error
         for key, (names, _) in objects.items():
             for name in names:
-                address = int(engine.get_function_address(name))
-                if not address:
-                    raise EngineError(f"the module of kernel {name} does not define that function")
-                self._addresses[key, name] = address
+                self._addresses[key, name] = int(library[name])
+        library.detach()  # never unloaded: nobody can know who still has an address
+
+    def _support(self) -> dict[str, int]:
+        """Return the functions that LLVM calls on its own and no library of the process has."""
+        if self.target.arch != "x86_64" or self.target.has("f16c"):
+            return {}
+        key = self.key(SOFT_HALF_IR)
+        if not self._linking_support:
+            self._linking_support = True
+            self.load_module(SOFT_HALF_IR, SOFT_HALF)
+        return {n: self._addresses[key, n] for n in SOFT_HALF if (key, n) in self._addresses}
