@@ -15,7 +15,7 @@ from homebox.language.preferences import PREFERENCES, Preference
 from homebox.language.relation import Relation
 from homebox.language.relation_data import ALL, ONLY, PEOPLE, PETS
 from homebox.language.relations import RELATIONS, relation_for
-from homebox.language.values import CAPITALISED_KINDS, DAYS, MONTHS, THINGS
+from homebox.language.values import CAPITALISED_KINDS, DAYS, LANGUAGES, MONTHS, THINGS
 
 
 class Match(NamedTuple):
@@ -38,7 +38,8 @@ _SPLIT = re.compile(
 )
 _TAIL = re.compile(
     r"(?:,? (?:and )?(?:btw|by the way|too|as well|though|actually|now|these days|"
-    r"last (?:year|month|week)|by now|for now|at the moment|if you want to know|you know|in case you wonder|please|homebox)"
+    r"last (?:year|month|week)|by now|for now|at the moment|if you want to know|you know|"
+    r"in case you wonder|please|homebox)"
     r"|, (?:and )?not [^,]+)$",
     re.IGNORECASE,
 )
@@ -79,6 +80,7 @@ _DOUBTFUL = re.compile(
     re.IGNORECASE,
 )
 _STATE = re.compile(r"\w+(?:ing|ed)")
+_NATION = re.compile(r"\w+(?:ish|ese|ian|can|iot|eek|wiss)")
 _NOBODY = frozenset(
     "i he she it we you they this that these those there here the a an my your his her its our "
     "their who what which where when how everybody nobody somebody today about".split()
@@ -226,9 +228,16 @@ def _match_listed(sentence: str) -> Match | None:
         if not match:
             continue
         value, who = _tidy(match["value"]), match.groupdict().get("who")
+        if relation.owner_only and strict and not _names_somebody(value):
+            continue
         if value and _is_person(who) and _suits(value, relation.kind, strict):
             return Match(relation, who, value)
     return None
+
+
+def _names_somebody(value: str) -> bool:
+    """Say whether "I am <value>" gives a name, not a state or a nationality."""
+    return value[:1].isupper() and value not in LANGUAGES and not _NATION.fullmatch(value)
 
 
 def _is_person(who: str | None) -> bool:
