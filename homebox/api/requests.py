@@ -1,0 +1,241 @@
+"""Chat requests: bytes from the network in, typed and bounded values out.
+
+Nothing behind this module sees an unchecked request. What homebox cannot do yet is refused by
+name instead of being ignored where the caller would notice the difference in the answer; unknown
+fields are tolerated, as every client sends some.
+
+Invariant: `parse` raises RequestError and nothing else, whatever the bytes.
+"""
+
+import re
+import secrets
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from homebox.errors import RequestError
+from homebox.model.sampling import SamplingParams
+
+STOPS = 16
+STOP_LENGTH = 512
+MESSAGES = 16_384
+TOOLS = 1_024
+TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
+SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
+
+Count = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Text = Annotated[str, Meta(min_length=1, max_length=STOP_LENGTH)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class ContentPart(Struct):
+    """One part of a message's content; only parts with text are understood."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class FunctionCall(Struct):
+    """Which function the assistant called; `arguments` is JSON text as the model wrote it."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(Struct):
+    """One call in an assistant message of the history."""
+
+    id: Name
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
+class ChatMessage(Struct):
+    """One message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=TOOLS)] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string; the parts of an array follow each other directly."""
+        if self.content is None:
+            return ""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text or part.refusal or "" for part in self.content)
+
+
+class StreamOptions(Struct):
+    """What the stream carries besides text."""
+
+    include_usage: bool | None = None
+
+
+class ChatRequest(Struct):
+    """The body of POST /v1/chat/completions."""
+
+    model: str
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MESSAGES)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Share | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Text | Annotated[list[Text], Meta(max_length=STOPS)] | None = None
+    n: int | None = None
+    logprobs: bool | None = None
+    logit_bias: dict[str, float] | None = None
+    response_format: dict[str, Any] | None = None
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    prompt_cache_key: str | None = None
+    user: str | None = None
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """How many tokens the answer may have; None if the caller left it open."""
+        if self.max_completion_tokens is not None:
+            return self.max_completion_tokens
+        return self.max_tokens
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def rendered_messages(self) -> list[dict[str, Any]]:
+        """Give the messages as a chat template reads them: plain strings, developer as system."""
+        rendered = []
+        for message in self.messages:
+            role = "system" if message.role == "developer" else message.role
+            plain: dict[str, Any] = {"role": role, "content": message.text}
+            if message.tool_calls:
+                plain["tool_calls"] = msgspec.to_builtins(message.tool_calls)
+            if message.tool_call_id is not None:
+                plain["tool_call_id"] = message.tool_call_id
+            rendered.append(plain)
+        return rendered
+
+    def rendered_tools(self) -> list[dict[str, Any]] | None:
+        """Give the tools that the model may see."""
+        return None if self.tool_choice == "none" else self.tools or None
+
+    def sampling(self, prompt_tokens: int, context: int) -> SamplingParams:
+        """Turn the request's wishes into sampling parameters that fit into the context.
+
+        The answer may be as long as it asks for, at most what the prompt left of the context.
+        """
+        room = context - prompt_tokens
+        asked = self.answer_tokens
+        if asked is not None and asked > context:
+            field = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+            raise RequestError(
+                f"{field} is too large: {asked}. This model's context is {context} tokens.", field
+            )
+        given = {name: value for name in SAMPLING if (value := getattr(self, name)) is not None}
+        if self.top_p == 0:
+            given |= {"top_p": 1.0, "temperature": 0.0}
+        if self.top_k == -1:
+            given["top_k"] = 0
+        return SamplingParams(
+            max_tokens=room if asked is None else min(asked, room),
+            # Drawn here, so that the ledger knows the seed and an answer can be had again.
+            seed=secrets.randbits(63) if self.seed is None else self.seed,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            **given,
+        )
+
+
+_DECODER = msgspec.json.Decoder(ChatRequest)
+
+
+def parse(body: bytes) -> ChatRequest:
+    """Read a chat request; raises RequestError that names the field."""
+    try:
+        request = _DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        raise _named(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"The body is not valid JSON: {error}") from None
+    _refuse_unsupported(request)
+    _check_history(request.messages)
+    return request
+
+
+def _named(text: str) -> RequestError:
+    """Turn "Expected `int`, got `str` - at `$.max_tokens`" into an error about `max_tokens`."""
+    place = re.search(r" - at `\$\.?([^`]*)`$", text)
+    if place is None:
+        missing = re.search(r"missing required field `(\w+)`", text)
+        return RequestError(text, missing.group(1) if missing else None)
+    path = place.group(1).replace("[...]", "[]")
+    missing = re.search(r"missing required field `(\w+)`", text)
+    if missing:
+        path = f"{path}.{missing.group(1)}"
+    return RequestError(f"{path}: {text[: place.start()]}", path)
+
+
+def _refuse_unsupported(request: ChatRequest) -> None:
+    if request.n not in (None, 1):
+        raise RequestError(f"n must be 1, not {request.n}: homebox gives one answer", "n")
+    if request.logprobs:
+        raise RequestError("logprobs are not supported", "logprobs")
+    if request.logit_bias:
+        raise RequestError("logit_bias is not supported", "logit_bias")
+    wanted = (request.response_format or {}).get("type", "text")
+    if wanted != "text":
+        raise RequestError(f"response_format {wanted!r} is not supported", "response_format")
+    if request.tool_choice not in (None, "auto", "none"):
+        raise RequestError('tool_choice must be "auto" or "none"', "tool_choice")
+
+
+def _check_history(messages: list[ChatMessage]) -> None:
+    """Refuse content that is not text, and tool results that answer no call."""
+    calls: set[str] = set()
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if isinstance(message.content, list):
+            for part in message.content:
+                _check_part(part, where)
+        if message.tool_calls:
+            if message.role != "assistant":
+                raise RequestError(f"{where}: only the assistant calls tools", where)
+            calls.update(call.id for call in message.tool_calls)
+        if message.role == "tool" and message.tool_call_id not in calls:
+            raise RequestError(
+                f"{where}: no earlier assistant message has a tool call with the id "
+                f"{message.tool_call_id!r}",
+                f"{where}.tool_call_id",
+            )
+
+
+def _check_part(part: ContentPart, where: str) -> None:
+    if part.type not in TEXT_PARTS:
+        raise RequestError(
+            f"{where}: content of type {part.type!r} is not supported; send text", where
+        )
+    if part.text is None and part.refusal is None:
+        raise RequestError(f"{where}: a part of type {part.type!r} needs text", where)

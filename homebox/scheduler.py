@@ -1,0 +1,401 @@
+"""The engine thread: the one place where the model runs.
+
+Everything that touches the model is a small step taken here: one prefill chunk or one token per
+running answer, in turns, then at most one micro-step of learning, then whatever was handed to
+`call`. The event loop of the server only submits and listens.
+
+Invariant: one thread owns the model, and nothing waits for longer than one round of answers plus
+one micro-step of learning.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from homebox.errors import BusyError, HomeboxError, LearningError, NoFreeSlotError
+from homebox.model.sampling import SamplingParams
+
+T = TypeVar("T")
+
+# While answers run, learning gets one micro-step after this many times its own duration.
+ANSWERS_PER_LEARNING = 4.0
+IDLE_BEAT = 1.0  # seconds between two signs of life while there is nothing to do
+CANCELLED = "cancelled"
+ERROR = "error"
+
+
+class Chunk(Protocol):
+    """What one step of a sequence gives; the last one carries the reason of the end."""
+
+    @property
+    def text(self) -> str:
+        """New text, which may be empty."""
+        ...
+
+
+class Running(Protocol):
+    """One answer in the making, stepped by the engine thread."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step was taken."""
+        ...
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended: "stop" or "length"."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the prompt has."""
+        ...
+
+    @property
+    def completion_tokens(self) -> int:
+        """How many tokens were made so far."""
+        ...
+
+    def step(self) -> Chunk | None:
+        """Read a chunk of the prompt (None) or make one token."""
+        ...
+
+    def close(self) -> None:
+        """Give the slot back."""
+        ...
+
+
+class Runner(Protocol):
+    """The part of a model that the engine thread needs."""
+
+    def start(self, prompt_ids: Sequence[int], sampling: SamplingParams, adapter: str) -> Running:
+        """Take a slot and begin an answer; raises NoFreeSlotError."""
+        ...
+
+
+@dataclass(frozen=True)
+class End:
+    """Why and where an answer ended."""
+
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Generation:
+    """One answer as the server sees it: `next` for text, `cancel` to stop, `end` when it is over.
+
+    Made by `Engine.submit`. All public methods belong to the event loop that submitted.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParams,
+        adapter: str,
+        wake: Callable[[], None],
+    ) -> None:
+        self.prompt_ids = prompt_ids
+        self.sampling = sampling
+        self.adapter = adapter
+        self.end: End | None = None
+        self.cancelled = False
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[str | End | BaseException] = asyncio.Queue()
+        self._wake = wake
+
+    async def next(self, patience: float | None = None) -> str | None:
+        """Give the next piece of text, "" after `patience` seconds without one, None at the end.
+
+        Raises what broke the generation, once.
+        """
+        if self.end is not None:
+            return None
+        try:
+            async with asyncio.timeout(patience):
+                item = await self._items.get()
+        except TimeoutError:
+            return ""
+        if isinstance(item, str):
+            return item
+        if isinstance(item, BaseException):
+            self.end = End(ERROR, len(self.prompt_ids), 0)
+            raise item
+        self.end = item
+        return None
+
+    def cancel(self) -> None:
+        """Stop before the next step; the end then comes with the reason "cancelled"."""
+        self.cancelled = True
+        self._wake()
+
+    async def drain(self) -> str:
+        """Wait until the engine let go of this answer; give the text that was not read yet."""
+        rest = ""
+        with contextlib.suppress(Exception):
+            while (text := await self.next()) is not None:
+                rest += text
+        return rest
+
+    def deliver(self, item: str | End | BaseException) -> None:
+        """Hand an item to the event loop; called by the engine thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+
+class Learning:
+    """One learning run on the engine thread: its latest progress, its listeners, its result."""
+
+    def __init__(self, steps: Generator[Any, None, Any]) -> None:
+        self.steps = steps
+        self.progress: Any = None
+        self.result: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.seconds = 0.0  # of the latest micro-step
+        self.stop_reason: str | None = None
+        self._listeners: list[Callable[[Any], None]] = []
+
+    def listen(self, listener: Callable[[Any], None]) -> Callable[[], None]:
+        """Call `listener` on the engine thread with every progress; gives what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def step(self) -> bool:
+        """Take one micro-step; false when the run is over."""
+        begun = time.perf_counter()
+        try:
+            if self.stop_reason is not None:
+                self.steps.close()
+                raise LearningError(self.stop_reason)
+            self.progress = next(self.steps)
+        except StopIteration as done:
+            self.result.set_result(done.value)
+            return False
+        except BaseException as error:
+            self.result.set_exception(error)
+            return False
+        self.seconds = time.perf_counter() - begun
+        for listener in list(self._listeners):
+            listener(self.progress)
+        return True
+
+
+@dataclass
+class Engine:
+    """Owns the model and the thread it runs on.
+
+    `max_active` answers run at once, `max_waiting` more may queue. `heartbeat` is called on every
+    round, so that a watchdog sees a hang of the model itself.
+    """
+
+    model: Runner
+    max_active: int = 4
+    max_waiting: int = 64
+    heartbeat: Callable[[], None] = field(default=lambda: None)
+
+    def __post_init__(self) -> None:
+        self.failure: BaseException | None = None
+        self.learning: Learning | None = None
+        self._condition = threading.Condition()
+        self._waiting: deque[Generation] = deque()
+        self._active: list[tuple[Generation, Running]] = []
+        self._calls: deque[tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = deque()
+        self._stopping = False
+        self._owed = 0.0  # seconds of answering since the last micro-step of learning
+        self._thread = threading.Thread(target=self._run, name="homebox-engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End every answer as cancelled, stop learning, and join the thread."""
+        self._stopping = True
+        self._wake()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many answers run and how many wait."""
+        return len(self._active), len(self._waiting)
+
+    def submit(
+        self, prompt_ids: Sequence[int], sampling: SamplingParams, adapter: str = "base"
+    ) -> Generation:
+        """Queue an answer to `prompt_ids` (T,); raises BusyError if the queue is full."""
+        generation = Generation(prompt_ids, sampling, adapter, self._wake)
+        with self._condition:
+            self._refuse_if_dead()
+            if len(self._waiting) >= self.max_waiting:
+                raise BusyError(
+                    f"{len(self._waiting)} requests are waiting already; try again later"
+                )
+            self._waiting.append(generation)
+            self._condition.notify()
+        return generation
+
+    def call(self, function: Callable[[], T]) -> "concurrent.futures.Future[T]":
+        """Run `function` on the engine thread between two steps."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        with self._condition:
+            self._refuse_if_dead()
+            self._calls.append((function, future))
+            self._condition.notify()
+        return future
+
+    def learn(self, steps: Generator[Any, None, Any]) -> Learning:
+        """Begin a run whose every `next` is one micro-step; raises BusyError if one runs."""
+        with self._condition:
+            self._refuse_if_dead()
+            if self.learning is not None:
+                raise BusyError("learning is running already; wait for it to end")
+            self.learning = Learning(steps)
+            self._owed = 0.0
+            self._condition.notify()
+            return self.learning
+
+    def stop_learning(self, reason: str) -> Learning | None:
+        """Ask the learning run, if any, to end before its next micro-step."""
+        with self._condition:
+            if self.learning is not None:
+                self.learning.stop_reason = reason
+                self._condition.notify()
+            return self.learning
+
+    def _refuse_if_dead(self) -> None:
+        if self._stopping:
+            raise BusyError("homebox is shutting down")
+        if self.failure is not None:
+            raise HomeboxError(f"the engine thread has died: {self.failure}; restart homebox")
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify()
+
+    def _has_work(self) -> bool:
+        return bool(self._stopping or self._calls or self._waiting or self._active or self.learning)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                with self._condition:
+                    if not self._has_work():
+                        self._condition.wait(IDLE_BEAT)
+                self.heartbeat()
+                self._round()
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self._abandon_all()
+
+    def _round(self) -> None:
+        while self._calls:
+            function, future = self._calls.popleft()
+            _settle(future, function)
+        self._admit()
+        begun = time.perf_counter()
+        for entry in list(self._active):
+            self._advance(*entry)
+        self._owed += time.perf_counter() - begun
+        learning = self.learning
+        if learning is None:
+            return
+        if not self._active or self._owed >= ANSWERS_PER_LEARNING * learning.seconds:
+            self._owed = 0.0
+            if not learning.step():
+                self.learning = None
+
+    def _admit(self) -> None:
+        """Start waiting answers while there is room; an answer for which there is none waits on."""
+        self._drop_cancelled()
+        while self._waiting and len(self._active) < self.max_active:
+            generation = self._waiting.popleft()
+            try:
+                sequence = self.model.start(
+                    generation.prompt_ids, generation.sampling, generation.adapter
+                )
+            except NoFreeSlotError as error:
+                if self._active:
+                    self._waiting.appendleft(generation)
+                    return
+                generation.deliver(error)
+            except BaseException as error:
+                generation.deliver(error)
+            else:
+                self._active.append((generation, sequence))
+
+    def _drop_cancelled(self) -> None:
+        """Clear the queue of those who left it, so that their places are free again."""
+        with self._condition:
+            gone = [generation for generation in self._waiting if generation.cancelled]
+            for generation in gone:
+                self._waiting.remove(generation)
+        for generation in gone:
+            generation.deliver(End(CANCELLED, len(generation.prompt_ids), 0))
+
+    def _advance(self, generation: Generation, sequence: Running) -> None:
+        """Take one step of one answer, and let it go if that was its last."""
+        reason: str | None = CANCELLED
+        try:
+            if not generation.cancelled:
+                chunk = sequence.step()
+                if chunk is not None and chunk.text:
+                    generation.deliver(chunk.text)
+                reason = (sequence.finish_reason or "stop") if sequence.finished else None
+            if reason is None:
+                return
+            end = End(reason, sequence.prompt_tokens, sequence.completion_tokens)
+            sequence.close()
+        except BaseException as error:
+            with contextlib.suppress(Exception):
+                sequence.close()
+            self._active.remove((generation, sequence))
+            generation.deliver(error)
+            return
+        self._active.remove((generation, sequence))
+        generation.deliver(end)
+
+    def _abandon_all(self) -> None:
+        """Tell everybody who still waits that nothing more will come."""
+        with self._condition:
+            self._stopping = True
+            learning, self.learning = self.learning, None
+        for generation, sequence in self._active:
+            with contextlib.suppress(Exception):
+                sequence.close()
+            generation.deliver(
+                self.failure or End(CANCELLED, sequence.prompt_tokens, sequence.completion_tokens)
+            )
+        self._active.clear()
+        for generation in self._waiting:
+            generation.deliver(self.failure or End(CANCELLED, len(generation.prompt_ids), 0))
+        self._waiting.clear()
+        while self._calls:
+            self._calls.popleft()[1].cancel()
+        if learning is not None:
+            learning.stop_reason = "homebox is shutting down; nothing was promoted"
+            learning.step()
+
+
+def _settle(future: "concurrent.futures.Future[T]", function: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def run_inline(steps: Iterator[Any], listener: Callable[[Any], None]) -> Any:
+    """Run a learning generator here and now, without an engine thread; gives its return value."""
+    while True:
+        try:
+            listener(next(steps))
+        except StopIteration as done:
+            return done.value

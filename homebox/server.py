@@ -1,0 +1,319 @@
+"""The HTTP server: routes, streaming and limits of the OpenAI-compatible API.
+
+A request is checked completely (guard, types, bounds, model, length of the prompt, room in the
+queue) before the first header goes out; from then on only the model itself can fail. What the
+answer was is in the ledger before its last byte is sent (homebox/api/exchange.py).
+
+Invariant: whatever arrives on the socket is answered in OpenAI's shapes or cut off; nothing that a
+client sends gives a 5xx.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from homebox.api import responses
+from homebox.api.exchange import Exchange, conversation_id
+from homebox.api.guard import Guard, check_address, check_content_type
+from homebox.api.requests import ChatRequest, parse
+from homebox.api.served import Served
+from homebox.errors import (
+    BusyError,
+    ContextLengthError,
+    DaemonError,
+    HomeboxError,
+    RequestError,
+)
+from homebox.memory.ledger import Ledger
+from homebox.scheduler import Engine
+
+log = logging.getLogger("homebox.server")
+
+# Turns messages and tools into token ids, as the model's chat template says.
+Renderer = Callable[[list[dict[str, Any]], list[dict[str, Any]] | None], list[int]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Codes of errors that aiohttp finds by itself.
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+RETRY_AFTER = "2"  # seconds
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where the server listens and what it bears. Times are in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 4310
+    token: str = ""
+    lan: bool = False
+    max_body_bytes: int = 16 * 1024 * 1024
+    header_timeout: float = 15.0
+    body_timeout: float = 60.0
+    write_timeout: float = 60.0
+    idle_timeout: float = 75.0
+    patience: float = 5.0  # of agents that wait for the first token
+    drain: float = 10.0  # for running answers when the server stops
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes serve."""
+
+    engine: Engine
+    served: Served
+    render: Renderer
+    ledger: Ledger
+    context: int
+    created: int  # Unix seconds; when the model was loaded
+
+
+class Server:
+    """The routes, and the socket they are reached by."""
+
+    def __init__(self, service: Service, settings: ServerSettings) -> None:
+        self._service = service
+        self._settings = settings
+        self._guard = Guard(
+            check_address(settings.host, settings.token, settings.lan), settings.token
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answering = 0
+        self._stopping = False
+        self._sockets: asyncio.Server | None = None
+        app = web.Application(
+            middlewares=[self._middleware], client_max_size=settings.max_body_bytes
+        )
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{id}", self._model)
+        app.router.add_get("/health", self._health)
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=settings.idle_timeout,
+            shutdown_timeout=1.0,
+        )
+
+    async def start(self) -> str:
+        """Listen; gives the URL. Raises DaemonError if the port is taken."""
+        await self._runner.setup()
+        host, port = self._settings.host, self._settings.port
+        try:
+            self._sockets = await asyncio.get_running_loop().create_server(
+                self._connection, host, port
+            )
+        except OSError as error:
+            await self._runner.cleanup()
+            raise DaemonError(_bind_error(error, host, port)) from None
+        return self.url
+
+    @property
+    def url(self) -> str:
+        """Where the server listens, without a trailing slash."""
+        assert self._sockets is not None, "the server has not been started"
+        host, port = self._sockets.sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Refuse what is new, let running answers end for a while, cut off the rest."""
+        self._stopping = True
+        if self._sockets is not None:
+            self._sockets.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain):
+                while self._answering:
+                    await asyncio.sleep(0.02)
+        await self._runner.cleanup()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        """Make the protocol of a new connection, which must send its headers in time."""
+        assert self._runner.server is not None
+        protocol = self._runner.server()
+
+        def cut_off_if_silent() -> None:
+            if not protocol._request_count and protocol.transport is not None:
+                protocol.transport.abort()
+
+        asyncio.get_running_loop().call_later(self._settings.header_timeout, cut_off_if_silent)
+        return protocol
+
+    @web.middleware
+    async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Guard every route, and turn every error into OpenAI's shape."""
+        try:
+            self._guard.check(request.path, request.headers)
+            return await handler(request)
+        except web.HTTPException as error:
+            return _http_error(error)
+        except HomeboxError as error:
+            return error_response(error)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return error_response(HomeboxError("homebox made a mistake; its log says more"))
+
+    async def _health(self, request: web.Request) -> web.StreamResponse:
+        failure = self._service.engine.failure
+        if failure is not None or self._stopping:
+            return _json({"status": "stopping" if self._stopping else "failed"}, 503)
+        return _json({"status": "ok"})
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        names = await asyncio.to_thread(self._service.served.names)
+        return _json({"object": "list", "data": [self._describe(*item) for item in names]})
+
+    async def _model(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["id"]
+        weights = await asyncio.to_thread(self._service.served.resolve, name)
+        return _json(self._describe(name, weights))
+
+    def _describe(self, name: str, weights: str) -> dict[str, Any]:
+        service = self._service
+        return responses.model_value(
+            name, service.created, service.context, weights, service.served.base
+        )
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        if self._stopping:
+            raise DaemonError("homebox is shutting down")
+        check_content_type(request.headers)
+        chat = parse(await self._body(request))
+        exchange = await self._begin(chat, conversation_id(chat, request.headers))
+        self._answering += 1
+        try:
+            if chat.stream:
+                return await self._stream(request, exchange)
+            return await self._whole(exchange)
+        finally:
+            self._answering -= 1
+            if not exchange.finished:
+                self._background(exchange.abandon())
+
+    async def _body(self, request: web.Request) -> bytes:
+        limit = self._settings.max_body_bytes
+        if request.content_length is not None and request.content_length > limit:
+            raise web.HTTPRequestEntityTooLarge(limit, request.content_length)
+        try:
+            async with asyncio.timeout(self._settings.body_timeout):
+                return await request.read()
+        except TimeoutError:
+            raise RequestError("The body did not arrive in time") from None
+        except web.RequestPayloadError as error:
+            raise RequestError(f"The body is malformed: {error}") from None
+
+    async def _begin(self, chat: ChatRequest, conversation: str) -> Exchange:
+        """Check all that can be checked and queue the answer."""
+        service = self._service
+        lease = await service.served.acquire(chat.model)
+        try:
+            prompt = await asyncio.to_thread(
+                service.render, chat.rendered_messages(), chat.rendered_tools()
+            )
+            if len(prompt) >= service.context:
+                raise ContextLengthError(service.context, len(prompt))
+            sampling = chat.sampling(len(prompt), service.context)
+            generation = service.engine.submit(prompt, sampling, lease.weights)
+        except BaseException:
+            lease.release()
+            raise
+        return Exchange(chat, conversation, lease, generation, service.ledger)
+
+    async def _whole(self, exchange: Exchange) -> web.StreamResponse:
+        async for _ in exchange.pieces(self._settings.patience):
+            pass
+        reason = await exchange.finish()
+        body = exchange.answer.completion(exchange.text, reason, exchange.usage)
+        return web.Response(body=body, content_type=responses.JSON, headers=_turn_headers(exchange))
+
+    async def _stream(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        response = web.StreamResponse(headers=_turn_headers(exchange))
+        response.content_type = "text/event-stream"
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Accel-Buffering"] = "no"
+        await response.prepare(request)
+        answer = exchange.answer
+        role = True  # the first chunk says who speaks
+        try:
+            async for text in exchange.pieces(self._settings.patience):
+                await self._send(response, answer.chunk(text, role=role or not text))
+                role = False
+            reason = await exchange.finish()
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            # The headers are out: the only place left to say it is the stream itself.
+            await self._send(response, responses.event(responses.error_value(_shown(error))))
+            return response
+        last = answer.chunk("" if role else None, reason, role=role)
+        if exchange.request.include_usage:
+            last += answer.usage_chunk(exchange.usage)
+        await self._send(response, last + responses.DONE)
+        await response.write_eof()
+        return response
+
+    async def _send(self, response: web.StreamResponse, data: bytes) -> None:
+        """Write to a stream; a reader that takes nothing for long counts as gone."""
+        try:
+            async with asyncio.timeout(self._settings.write_timeout):
+                await response.write(data)
+        except TimeoutError:
+            raise ConnectionResetError("the reader takes nothing") from None
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def error_response(error: HomeboxError) -> web.Response:
+    """Say an error; whoever is told to come back is told when."""
+    headers = {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, BusyError) or error.status == 503:
+        headers["Retry-After"] = RETRY_AFTER
+    return _json(responses.error_value(error), error.status, headers)
+
+
+def _http_error(error: web.HTTPException) -> web.Response:
+    """Say in OpenAI's shape what aiohttp found wrong."""
+    shown = RequestError(error.reason, code=HTTP_CODES.get(error.status))
+    shown.status = error.status
+    allowed = error.headers.get("Allow")
+    return _json(responses.error_value(shown), error.status, {"Allow": allowed} if allowed else {})
+
+
+def _shown(error: Exception) -> HomeboxError:
+    """Keep what was meant to be read; log and hide the rest."""
+    if isinstance(error, HomeboxError):
+        return error
+    log.error("an answer failed", exc_info=error)
+    return HomeboxError("homebox made a mistake; its log says more")
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(value),
+        status=status,
+        content_type=responses.JSON,
+        headers=headers,
+    )
+
+
+def _turn_headers(exchange: Exchange) -> dict[str, str]:
+    return {"x-homebox-turn": exchange.id, "x-homebox-weights": exchange.lease.weights}
+
+
+def _bind_error(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use; stop what uses it or choose another --port"
+    return f"cannot listen on {host} port {port}: {error.strerror or error}"

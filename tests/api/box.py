@@ -1,0 +1,139 @@
+"""A whole server around the fake model, in threads of the test's own process."""
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+
+from homebox.api.served import Served
+from homebox.memory.ledger import Turn, now
+from homebox.memory.manifest import LineageEntry, Manifest
+from homebox.memory.state import State, open_state
+from homebox.memory.store import canonical_json
+from homebox.scheduler import Engine
+from homebox.server import Server, ServerSettings, Service
+from tests.api.fake_model import FakeModel
+
+T = TypeVar("T")
+
+
+def keep_checkpoint(state: State, base: str, seed: int, lessons: tuple[str, ...] = ()) -> str:
+    """Put a checkpoint that nothing serves yet into the store."""
+    tensor = np.full((2, 2), seed, dtype=np.float32)
+    job = state.store.put(canonical_json({"seed": seed}))
+    return Manifest(base, {"layers.0.q.A": state.store.put(tensor.tobytes())}, job).save(state.store)
+
+
+def promote(state: State, base: str, seed: int, lessons: tuple[str, ...] = ()) -> str:
+    weights = keep_checkpoint(state, base, seed)
+    state.lineage.promote(
+        LineageEntry(
+            weights=weights,
+            parent=state.lineage.head(base),
+            base=base,
+            ledger_root=state.ledger.root(),
+            report=state.store.put(canonical_json({"promoted": True})),
+            time=now(),
+            reason="test",
+            lessons=lessons,
+        )
+    )
+    return weights
+
+
+def read_tensors(state: State, weights: str) -> dict[str, np.ndarray]:
+    manifest = Manifest.load(state.store, weights)
+    return {
+        name: np.frombuffer(state.store.get(item), dtype=np.float32).reshape(2, 2)
+        for name, item in manifest.adapter.items()
+    }
+
+
+class Box:
+    """Server, engine, state; everything is reached from the test's thread."""
+
+    def __init__(self, root: Path, model: FakeModel | None = None, **settings: Any) -> None:
+        self.model = model or FakeModel()
+        self.state = open_state(root)
+        max_waiting = settings.pop("max_waiting", 16)
+        self.engine = Engine(self.model, max_active=self.model.slots, max_waiting=max_waiting)
+        self.served = Served(
+            self.model.base_hash,
+            self.model.adapters,
+            self.engine,
+            self.state.lineage,
+            lambda weights: read_tensors(self.state, weights),
+        )
+        service = Service(
+            engine=self.engine,
+            served=self.served,
+            render=lambda messages, tools: self.model.chat.render(messages, tools=tools),
+            ledger=self.state.ledger,
+            context=self.model.context,
+            created=1,
+        )
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.engine.start()
+        settings = {"port": 0, "patience": 0.05, "drain": 2.0} | settings
+        self.server = self.run(self._make(service, ServerSettings(**settings)))
+        self.url = self.run(self.server.start())
+        self.port = int(self.url.rpartition(":")[2])
+        self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+
+    async def _make(self, service: Service, settings: ServerSettings) -> Server:
+        return Server(service, settings)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+    def chat(self, text: str, **fields: Any) -> httpx.Response:
+        return self.http.post("/v1/chat/completions", json=body(text, **fields))
+
+    def turn(self, response: httpx.Response) -> Turn | None:
+        return self.state.ledger.turn(response.headers["x-homebox-turn"])
+
+    def close(self) -> None:
+        self.http.close()
+        self.model.release.set()
+        self.run(self.server.stop())
+        self.engine.stop()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+        self.state.close()
+
+
+def body(text: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "homebox", "messages": [{"role": "user", "content": text}]} | fields
+
+
+def events(stream: httpx.Response) -> list[Any]:
+    """Read a stream to its end as decoded events; [DONE] stays a string."""
+    found = []
+    for line in stream.iter_lines():
+        if line:
+            assert line.startswith("data: "), line
+            data = line.removeprefix("data: ")
+            found.append(data if data == "[DONE]" else json.loads(data))
+    return found
+
+
+def text_of(chunks: list[Any]) -> str:
+    return "".join(
+        choice["delta"].get("content") or ""
+        for chunk in chunks
+        if isinstance(chunk, dict)
+        for choice in chunk["choices"]
+    )
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,152 @@
+"""A model without weights, for tests of what stands around a model.
+
+It answers with what it was told, byte by byte, and says which adapter it ran on. Words in the
+last user message change its behaviour: "hold" waits until `release` is set, "boom" fails in the
+third step, "endless" never stops, "count N" says N letters.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from homebox.errors import EngineError, NoFreeSlotError
+from homebox.model.sampling import SamplingParams
+
+CHUNK = 256  # prompt bytes per prefill step
+
+
+@dataclass(frozen=True)
+class Piece:
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str | None = None
+
+
+class FakeTokenizer:
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
+class FakeChat:
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> list[int]:
+        text = "".join(f"\x01{m['role']}\x02{m['content']}" for m in messages)
+        return list((text + "\x01assistant\x02" * add_generation_prompt).encode())
+
+
+class FakeAdapters:
+    def __init__(self) -> None:
+        self.loaded: dict[str, Mapping[str, Any]] = {}
+        self.threads: set[str] = set()
+
+    def add(self, name: str, tensors: Mapping[str, Any], alpha: float = 0.0) -> None:
+        self.threads.add(threading.current_thread().name)
+        assert name not in self.loaded
+        self.loaded[name] = tensors
+
+    def remove(self, name: str) -> None:
+        self.threads.add(threading.current_thread().name)
+        del self.loaded[name]
+
+    def names(self) -> list[str]:
+        return list(self.loaded)
+
+
+class FakeSequence:
+    def __init__(
+        self, model: "FakeModel", prompt: Sequence[int], sampling: SamplingParams, adapter: str
+    ) -> None:
+        self._model = model
+        self._sampling = sampling
+        self._unread = len(prompt)
+        self._asked = bytes(prompt).decode().split("\x01user\x02")[-1].split("\x01")[0]
+        self._steps = self._answer(adapter)
+        self.prompt_tokens = len(prompt)
+        self.completion_tokens = 0
+        self.finished = False
+        self.finish_reason: str | None = None
+        self.closed = False
+
+    def _answer(self, adapter: str) -> Iterator[str]:
+        if "endless" in self._asked:
+            while True:
+                yield "x"
+        count = re.search(r"count (\d+)", self._asked)
+        if count:
+            yield from "a" * int(count.group(1))
+            return
+        yield from f"<{adapter[:8]}> you said: {self._asked}"
+
+    def step(self) -> Piece | None:
+        model = self._model
+        model.steps += 1
+        model.threads.add(threading.current_thread().name)
+        assert model.adapters_in_use_are_loaded()
+        if model.delay:
+            time.sleep(model.delay)
+        if self._unread > 0:
+            self._unread -= CHUNK
+            return None
+        if "hold" in self._asked and not model.release.is_set():
+            time.sleep(0.001)
+            return None
+        if "boom" in self._asked and self.completion_tokens == 2:
+            raise EngineError("the fake model was told to fail")
+        letter = next(self._steps, None)
+        if letter is None:
+            return self._end("", "stop")
+        self.completion_tokens += 1
+        if any(letter == stop for stop in self._sampling.stop):
+            return self._end("", "stop")
+        if self.completion_tokens >= (self._sampling.max_tokens or 1 << 30):
+            return self._end(letter, "length")
+        return Piece(letter, (ord(letter),))
+
+    def _end(self, text: str, reason: str) -> Piece:
+        self.finished = True
+        self.finish_reason = reason
+        return Piece(text, tuple(text.encode()), reason)
+
+    def close(self) -> None:
+        self.closed = True
+        self._model.sequences.pop(self, None)
+
+
+class FakeModel:
+    name = "fake"
+    base_hash = "ba5e" * 16
+
+    def __init__(self, context: int = 4096, slots: int = 4, delay: float = 0.0) -> None:
+        self.context = context
+        self.slots = slots
+        self.delay = delay
+        self.tokenizer = FakeTokenizer()
+        self.chat = FakeChat()
+        self.adapters = FakeAdapters()
+        self.sequences: dict[FakeSequence, str] = {}
+        self.release = threading.Event()
+        self.threads: set[str] = set()
+        self.steps = 0
+
+    def start(
+        self, prompt_ids: Sequence[int], sampling: SamplingParams, adapter: str = "base"
+    ) -> FakeSequence:
+        if len(self.sequences) >= self.slots:
+            raise NoFreeSlotError(f"all {self.slots} slots are taken")
+        assert adapter == "base" or adapter in self.adapters.loaded
+        sequence = FakeSequence(self, prompt_ids, sampling, adapter)
+        self.sequences[sequence] = adapter
+        return sequence
+
+    def adapters_in_use_are_loaded(self) -> bool:
+        return set(self.sequences.values()) <= {"base", *self.adapters.loaded}
