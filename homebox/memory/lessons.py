@@ -20,6 +20,15 @@ STATES = ("new", "quarantined", "active", "undone", "superseded", "deleted")
 ALIVE = ("new", "active")  # in the prompt memory and in later builds
 
 _COLUMNS = "kind, subject, statement, value, sources, state, supersedes, time"
+_ALIVE_SUCCESSOR = """
+    WITH RECURSIVE successors (hash, state) AS (
+        SELECT hash, state FROM lessons WHERE supersedes = ?
+        UNION
+        SELECT later.hash, later.state
+        FROM lessons AS later JOIN successors ON later.supersedes = successors.hash
+    )
+    SELECT 1 FROM successors WHERE state IN ('new', 'active') LIMIT 1
+"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,11 @@ def add(connection: sqlite3.Connection, lesson: Lesson) -> str:
         lesson = dataclasses.replace(
             lesson if revived else known, sources=known.sources + fresh, time=known.time
         )
+        if revived:
+            # It is the newest now, so nothing supersedes it; this also keeps the links acyclic.
+            connection.execute(
+                "UPDATE lessons SET supersedes = NULL WHERE supersedes = ?", (lesson.hash,)
+            )
         _update(connection, lesson)
     _supersede(connection, lesson)
     return lesson.hash
@@ -114,18 +128,17 @@ def set_state(connection: sqlite3.Connection, name: str, state: str) -> None:
 def move(connection: sqlite3.Connection, undone: Iterable[str], active: Iterable[str]) -> None:
     """Follow a move of HEAD: `undone` left the served weights, `active` are in them now.
 
-    A superseded lesson becomes active again only if nothing alive supersedes it any more. Deleted
-    and quarantined lessons stay what they are.
+    A superseded lesson becomes active again unless something alive still supersedes it, directly or
+    through others. Deleted and quarantined lessons stay what they are.
     """
+    active = tuple(active)
     for name in undone:
         _change(connection, name, "undone", ("new", "active", "superseded"))
     for name in active:
-        _change(connection, name, "active", ("new", "undone"))
-        successor = connection.execute(
-            "SELECT 1 FROM lessons WHERE supersedes = ? AND state IN ('new', 'active')", (name,)
-        ).fetchone()
-        if successor is None:
-            _change(connection, name, "active", ("superseded",))
+        _change(connection, name, "active", ("new", "undone", "superseded"))
+    for name in active:
+        if connection.execute(_ALIVE_SUCCESSOR, (name,)).fetchone():
+            _change(connection, name, "superseded", ("active",))
 
 
 def _change(connection: sqlite3.Connection, name: str, to: str, origin: tuple[str, ...]) -> None:
