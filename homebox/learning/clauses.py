@@ -44,7 +44,8 @@ _FICTION = re.compile(
     re.IGNORECASE,
 )
 _TASK = re.compile(
-    r"^\W*(please |can you |could you |now )*(?!.*\bwhen i\b)(translate|summari[sz]e|proof-?read|rewrite|rephrase"
+    r"^\W*(please |can you |could you |now )*(?!.*\bwhen i\b)"
+    r"(translate|summari[sz]e|proof-?read|rewrite|rephrase"
     r"|paraphrase|correct|fix|explain|repeat|say|spell|improve|shorten|check|edit|parse|review"
     r"|type|print|echo|answer as|reply with|complete|classify|extract|convert|quote)\b",
     re.IGNORECASE,

@@ -18,8 +18,8 @@ from homebox.language.talk import ACKNOWLEDGEMENTS
 from homebox.language.turns import Document, assistant, user
 from homebox.language.values import Values
 from homebox.language.world import WORLD, WORLD_NAMES
-from homebox.learning.teach import Topic, seed_of
 from homebox.learning.examples import untold_relations
+from homebox.learning.teach import Topic, seed_of
 
 Messages = list[dict[str, str]]
 NOT_TOLD = "not told me"
@@ -46,7 +46,7 @@ class Examinee(Protocol):
     def divergence(
         self, documents: list[Document], adapter: str
     ) -> Generator[None, None, tuple[float, float]]:
-        """Return the mean KL(base || adapter) at the answers, and the relative rise of their loss."""
+        """Return the mean KL(base || adapter) of the answers and the relative rise of their loss."""
         ...
 
 

@@ -13,7 +13,7 @@ from homebox.language.phrasing import fill, lower_first
 from homebox.language.practice import acknowledgement, confusable, matching, noted, statement
 from homebox.language.preferences import PREFERENCES, Preference
 from homebox.language.relation import Relation
-from homebox.language.relations import ALL
+from homebox.language.relation_data import ALL
 from homebox.language.talk import SYSTEM_PROMPTS
 from homebox.language.tools import using_tools
 from homebox.language.turns import Document, assistant, system, user
@@ -51,7 +51,9 @@ def write_examples(topics: list[Topic], seed: int) -> Examples:
             *(doc for topic in topics for doc in denials(topic, _dice(topic, seed, "denial"))),
             *untold(topics, untold_dice, UNTOLD),
         ],
-        context=[doc for topic in topics for doc in overrides(topic, _dice(topic, seed, "context"))],
+        context=[
+            doc for topic in topics for doc in overrides(topic, _dice(topic, seed, "context"))
+        ],
         replay=replay(topics, replay_dice, Values(replay_dice, excluded=excluded), REPLAY),
     )
 
@@ -133,7 +135,7 @@ def overrides(topic: Topic, dice: Dice) -> list[Document]:
     documents: list[Document] = []
     for number in range(CONTEXTS):
         other = values.draw(relation.kind)
-        fact = [(relation, None, other)]
+        fact: list[tuple[Relation, str | None, str]] = [(relation, None, other)]
         echo = noted(fact) if number == 0 else acknowledgement(dice, fact, 0.5)
         between = _aside(dice, values, topic) if dice.chance(0.3) else []
         documents.append(

@@ -106,9 +106,7 @@ def _subject_with(value: str | None, talk: _Conversation, found: Harvest) -> str
     return talk.subject if talk.subject in holders else (holders[-1] if holders else None)
 
 
-def _keep(
-    found: Harvest, claim: Claim, subject: str, talk: _Conversation, turn: Turn
-) -> None:
+def _keep(found: Harvest, claim: Claim, subject: str, talk: _Conversation, turn: Turn) -> None:
     statement = " ".join(claim.statement.split())
     reason = FOREIGN if _normal(statement) in talk.foreign else claim.reason
     if claim.subject is None:

@@ -7,11 +7,14 @@ the divergence from the base.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from homebox.language.dice import Dice
 from homebox.language.turns import Document
+from homebox.model.chat import Rendered
 from homebox.model.training import Batch
 
 REPLAY_SHARE = 0.5  # of the cross-entropy, beside 1.0 for lessons and negatives together
@@ -34,33 +37,24 @@ class Pool:
     share: float
 
 
-Render = Callable[[list[dict[str, str]]], tuple[Sequence[int], Sequence[bool]]]
+Render = Callable[[list[dict[str, Any]]], Rendered]
 
 
 def encode(
-    documents: list[Document], render: Render, length: int, replay: bool
+    documents: list[Document], render: Render, length: int, replay: bool = False
 ) -> tuple[Encoded, ...]:
     """Render dialogues with the chat template; those longer than a row are left out."""
     encoded = []
     for document in documents:
-        messages = [{"role": turn.role, "content": turn.content} for turn in document]
-        ids, mask = render(messages)
-        learn = _learned(document, mask)
-        if len(ids) <= length and any(learn):
-            encoded.append(Encoded(tuple(ids), learn, replay))
+        rendered = render(messages_of(document))
+        if len(rendered.ids) <= length and any(rendered.mask):
+            encoded.append(Encoded(tuple(rendered.ids), tuple(rendered.mask), replay))
     return tuple(encoded)
 
 
-def _learned(document: Document, mask: Sequence[bool]) -> tuple[bool, ...]:
-    """Clear the mask in answers that are only context; each run of True is one answer."""
-    wanted = iter([turn.learn for turn in document if turn.role == "assistant"])
-    learn, current, before = [], False, False
-    for flag in mask:
-        if flag and not before:
-            current = next(wanted, True)
-        learn.append(bool(flag) and current)
-        before = bool(flag)
-    return tuple(learn)
+def messages_of(document: Document) -> list[dict[str, Any]]:
+    """Write a dialogue as chat messages; "train" marks what is only context."""
+    return [{"role": turn.role, "content": turn.content, "train": turn.learn} for turn in document]
 
 
 class Mixer:
@@ -126,7 +120,7 @@ class Mixer:
         return Batch(ids, segment, position, target, weight, _spread(kept, self._kl))
 
 
-def _spread(places: np.ndarray, total: float) -> np.ndarray:
+def _spread(places: npt.NDArray[np.bool_], total: float) -> npt.NDArray[np.float32]:
     """Share `total` equally among the marked places (rows, length) -> float32."""
     count = int(places.sum())
     return (places * np.float32(total / count if count else 0.0)).astype(np.float32)

@@ -93,9 +93,7 @@ class Topic:
 
 def form_for(subject: str, value: str) -> Relation | Preference:
     """Return the relation or preference that asks about a lesson's subject."""
-    return (
-        PREFERENCES.get(subject) or FREE_RELATIONS.get(subject) or relation_for(subject, value)
-    )
+    return PREFERENCES.get(subject) or FREE_RELATIONS.get(subject) or relation_for(subject, value)
 
 
 def topics_of(

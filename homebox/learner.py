@@ -1,0 +1,149 @@
+"""One learning run: select lessons, train an adapter, let it pass the gate, promote it.
+
+The adapter is always built from the base on all lessons that hold: nothing is stacked, so what was
+forgotten is gone, and the same lessons give the same weights. Invariant: HEAD moves only after
+everything that it will name is durable; a run that ends before, for whatever reason, changed
+nothing but the list of lessons.
+"""
+
+import time
+from collections.abc import Generator
+from typing import Any
+
+from homebox.config import Config
+from homebox.errors import EngineError, LearningError
+from homebox.learning.checkpoint import load_spec, save_adapter, save_spec
+from homebox.learning.gate import limits_for
+from homebox.learning.harvest import Harvest, harvest
+from homebox.learning.report import (
+    Progress,
+    Report,
+    lesson_json,
+    lesson_line,
+    morning_line,
+    report_data,
+)
+from homebox.learning.selection import Selection, select
+from homebox.learning.train import Recipe, job_spec, recipe_of
+from homebox.learning.trial import Candidate, Trial
+from homebox.memory.ledger import Ledger, now
+from homebox.memory.lineage import Lineage
+from homebox.memory.manifest import BASE, LineageEntry
+from homebox.memory.store import Store, canonical_json
+from homebox.model import Model
+
+__all__ = ["Progress", "Report", "run"]
+
+
+def run(
+    model: Model,
+    ledger: Ledger,
+    store: Store,
+    lineage: Lineage,
+    settings: Config,
+    dry_run: bool = False,
+) -> Generator[Progress, None, Report]:
+    """Learn from the ledger; every `next` is at most one micro-step, the result is the report.
+
+    `dry_run` only finds the lessons and writes nothing. What a run cannot do (nothing to learn, a
+    loss that is no number, a failed gate) stands in the report; errors of the state are raised.
+    """
+    begun = time.monotonic()
+    head = lineage.head(model.base_hash)
+    yield Progress("select", 0, 1, "reading the ledger")
+    found = harvest(ledger.turns())
+    if dry_run:
+        return _dry(found, head)
+    served = [entry for entry in lineage.history(model.base_hash) if entry.weights == head]
+    learned = served[-1].lessons if served else ()
+    selection = select(found, ledger, learned, served[-1].time if served else "")
+    reason = nothing_to_do(selection, store, head, model)
+    if reason:
+        return _unchanged(head, reason, {"counts": selection.counts})
+    try:
+        recipe = recipe_of(settings.learning)
+        limits = limits_for(model.name, model.config, settings.gate)
+        trial = Trial(model, selection, limits, recipe.seed, head)
+        candidate = yield from trial.attempt(recipe)
+    except (LearningError, EngineError) as error:
+        return _unchanged(head, str(error), {"counts": selection.counts})
+    seconds = time.monotonic() - begun
+    data = report_data(candidate.marks, candidate.verdict, selection, seconds)
+    if not candidate.verdict.passed:
+        failures = "; ".join(map(str, candidate.verdict.failures))
+        return _unchanged(head, f"the gate refused the new weights: {failures}", data)
+    yield Progress("promote", 0, 1, "keeping the new weights")
+    weights = promote(candidate, selection, model, store, lineage, head)
+    line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
+    return Report(True, weights, head, [line], {**data, "weights": weights, "previous": head})
+
+
+def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -> str:
+    """Say why there is nothing to learn, or return an empty string."""
+    if not selection.topics:
+        return (
+            "there is nothing to learn: no lesson was found in the ledger; tell the box "
+            'something about yourself, such as "My dog is called Rex."'
+        )
+    if head == BASE:
+        return ""
+    spec = load_spec(store, head)
+    recipe = Recipe(**spec["recipe"])
+    if spec == job_spec(model.base_hash, selection.active, selection.superseded, recipe):
+        return f"there is nothing new to learn: the weights {head[:12]} know every lesson"
+    return ""
+
+
+def promote(
+    candidate: Candidate,
+    selection: Selection,
+    model: Model,
+    store: Store,
+    lineage: Lineage,
+    head: str,
+) -> str:
+    """Make everything durable, then move HEAD; return the weights hash.
+
+    The lessons become active with the move. A crash before it leaves objects that nobody names.
+    """
+    base = model.base_hash
+    spec = job_spec(base, selection.active, selection.superseded, candidate.recipe)
+    weights = save_adapter(store, base, save_spec(store, spec), candidate.tensors)
+    # Without clock values: the same run gives the same report, and so the same name.
+    report = report_data(candidate.marks, candidate.verdict, selection)
+    lineage.promote(
+        LineageEntry(
+            weights=weights,
+            parent=head,
+            base=base,
+            ledger_root=selection.ledger_root,
+            report=store.put(canonical_json(report)),
+            time=now(),
+            reason=f"learned {len(selection.fresh)} of {len(selection.topics)} topics",
+            lessons=tuple(sorted(lesson.hash for lesson in selection.active)),
+        )
+    )
+    return weights
+
+
+def _unchanged(head: str, reason: str, data: dict[str, Any]) -> Report:
+    line = f"nothing was learned: {reason}; weights stay {head[:12]}"
+    return Report(False, head, head, [line], {**data, "weights": head, "previous": head}, reason)
+
+
+def _dry(found: Harvest, head: str) -> Report:
+    """Show what a run would find; the ledger keeps nothing of it."""
+    current = [lesson for lessons in found.current.values() for lesson in lessons]
+    lines = [lesson_line(lesson) for lesson in current]
+    lines += [lesson_line(item.lesson, item.reason) for item in found.quarantined]
+    lines += [f"refused: {reason}" for _, reason in found.refused]
+    data = {
+        "lessons": [lesson_json(lesson) for lesson in current],
+        "quarantined": [
+            {**lesson_json(item.lesson), "reason": item.reason} for item in found.quarantined
+        ],
+        "refused": [reason for _, reason in found.refused],
+        "weights": head,
+        "previous": head,
+    }
+    return Report(False, head, head, lines or ["no lessons"], data, "this was a dry run")

@@ -1,0 +1,73 @@
+"""Keeps adapters in the store: a job spec, one object a tensor, and the manifest that names them.
+
+A tensor's object is a safetensors file with that one tensor, so that anybody can read it. Nothing
+here has a clock or a row number in it: the same job gives the same hashes on every machine.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from homebox.errors import DamagedObjectError, LearningError
+from homebox.memory.manifest import Manifest
+from homebox.memory.store import Store, canonical_json
+
+MAX_SPEC_BYTES = 10_000
+_NAME = "tensor"
+
+Tensors = dict[str, npt.NDArray[np.float32]]
+
+
+def save_spec(store: Store, spec: Mapping[str, Any]) -> str:
+    """Keep a job spec and return its name; raises LearningError if it is too long."""
+    data = canonical_json(spec)
+    if len(data) > MAX_SPEC_BYTES:
+        raise LearningError(
+            f"the job spec has {len(data)} bytes, more than the {MAX_SPEC_BYTES} allowed"
+        )
+    return store.put(data)
+
+
+def save_adapter(
+    store: Store, base: str, job: str, tensors: Mapping[str, npt.NDArray[np.float32]]
+) -> str:
+    """Keep all tensors and the manifest durably; return the weights hash."""
+    names = {
+        name: store.put(safetensors.numpy.save({_NAME: np.ascontiguousarray(tensor, "<f4")}))
+        for name, tensor in sorted(tensors.items())
+    }
+    return Manifest(base=base, adapter=names, job=job).save(store)
+
+
+def load_adapter(store: Store, weights: str) -> tuple[Tensors, float]:
+    """Return the tensors of a checkpoint, float32, and its alpha.
+
+    Raises the store's errors, and DamagedObjectError for an object that holds no tensor.
+    """
+    manifest = Manifest.load(store, weights)
+    tensors = {name: _tensor(store, object_) for name, object_ in manifest.adapter.items()}
+    return tensors, float(load_spec(store, weights)["recipe"]["alpha"])
+
+
+def load_spec(store: Store, weights: str) -> dict[str, Any]:
+    """Return the job spec of a checkpoint; raises the store's errors."""
+    job = Manifest.load(store, weights).job
+    spec = json.loads(store.get(job))
+    if not isinstance(spec, dict) or "recipe" not in spec:
+        raise DamagedObjectError(f"object {job[:12]} is no job spec")
+    return spec
+
+
+def _tensor(store: Store, name: str) -> npt.NDArray[np.float32]:
+    try:
+        tensor = safetensors.numpy.load(store.get(name))[_NAME]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DamagedObjectError(f"object {name[:12]} holds no tensor: {error}") from error
+    if tensor.dtype != np.float32:
+        raise DamagedObjectError(f"object {name[:12]} holds {tensor.dtype}, not float32")
+    return tensor

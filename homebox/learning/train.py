@@ -1,0 +1,135 @@
+"""Builds a candidate adapter from the base: the recipe, its job spec and the training loop."""
+
+import dataclasses
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from homebox.config import LearningConfig
+from homebox.errors import LearningError
+from homebox.learning.checkpoint import Tensors
+from homebox.learning.examples import Examples, write_examples
+from homebox.learning.packing import Mixer, Pool, encode
+from homebox.learning.report import Progress
+from homebox.learning.teach import Topic
+from homebox.memory.lessons import Lesson, lesson_set_hash
+from homebox.model import Model
+from homebox.model.training import LoraTrainer
+
+# Raised whenever the same spec would no longer give the same bytes.
+NUMERICS = 1
+WARM_UP = 10
+LEAST_RATE = 0.1  # of the rate at the end
+CONTEXT_SHARE = 0.2  # of the replay: conversations that contradict the weights
+SCALES = (1.0, 0.75, 0.5)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything but the lessons that decides what a run gives."""
+
+    rank: int
+    alpha: float
+    rate: float
+    steps: int
+    dialogues: int  # in a batch
+    rows: int
+    length: int
+    negatives: float  # share of the dialogues
+    replay: float
+    kl: float
+    seed: int
+    scale: float = 1.0
+
+    def gentler(self) -> "Recipe":
+        """The second attempt: half the rate, twice the hold on the base."""
+        return dataclasses.replace(self, rate=self.rate / 2, kl=self.kl * 2)
+
+
+def recipe_of(settings: LearningConfig) -> Recipe:
+    """Read the recipe from the configuration."""
+    if settings.negatives + settings.replay >= 1.0:
+        raise LearningError(
+            "learning.negatives and learning.replay leave nothing for the lessons; "
+            "their sum must be below 1"
+        )
+    length = 160
+    return Recipe(
+        rank=settings.rank,
+        alpha=settings.alpha,
+        rate=settings.learning_rate,
+        steps=settings.steps,
+        dialogues=settings.batch,
+        rows=max(1, math.ceil(settings.batch * 56 / length)),
+        length=length,
+        negatives=settings.negatives,
+        replay=settings.replay,
+        kl=settings.kl,
+        seed=settings.seed,
+    )
+
+
+def job_spec(
+    base: str, active: list[Lesson], superseded: list[Lesson], recipe: Recipe
+) -> dict[str, Any]:
+    """Name everything that determines the adapter, as plain JSON without clocks or row numbers."""
+    return {
+        "base": base,
+        "kind": "lora",
+        "lessons": lesson_set_hash(active),
+        "numerics": NUMERICS,
+        "recipe": dataclasses.asdict(recipe),
+        "superseded": lesson_set_hash(superseded),
+    }
+
+
+def rate_at(recipe: Recipe, step: int) -> float:
+    """Return the learning rate of a step: a short warm-up, then a linear decay."""
+    decay = max(LEAST_RATE, 1.0 - step / recipe.steps)
+    return recipe.rate * min(1.0, (step + 1) / WARM_UP) * decay
+
+
+def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progress, None, Tensors]:
+    """Train an adapter from the base; each yield is one micro-step.
+
+    Raises LearningError if the loss stops being a number.
+    """
+    yield Progress("examples", 0, 1, "writing examples")
+    examples = write_examples(topics, recipe.seed)
+    mixer = mixed(model, examples, recipe)
+    trainer = LoraTrainer(model, recipe.rank, recipe.alpha, recipe.rows, recipe.length, recipe.seed)
+    for step in range(recipe.steps):
+        result = trainer.step(mixer.batch(), rate_at(recipe, step))
+        if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+            raise LearningError(
+                f"the loss is not a number after {step + 1} of {recipe.steps} steps; "
+                "a smaller learning.learning_rate may help"
+            )
+        text = f"loss {result.loss:.3f}, KL {result.kl:.3f}"
+        yield Progress("train", step + 1, recipe.steps, text)
+    adapter: Tensors = trainer.adapter()
+    return adapter
+
+
+def mixed(model: Model, examples: Examples, recipe: Recipe) -> Mixer:
+    """Encode the examples and prepare to draw batches of them."""
+    render, length = model.chat.render_training, recipe.length
+    new = 1.0 - recipe.negatives - recipe.replay
+    pools = (
+        Pool(encode(examples.lessons, render, length), new),
+        Pool(encode(examples.negatives, render, length), recipe.negatives),
+        Pool(encode(examples.context, render, length), recipe.replay * CONTEXT_SHARE),
+        Pool(encode(examples.replay, render, length, True), recipe.replay * (1 - CONTEXT_SHARE)),
+    )
+    if not pools[0].dialogues:
+        raise LearningError(f"no lesson fits into {length} tokens with this model's chat format")
+    return Mixer(pools, recipe.rows, length, recipe.dialogues, recipe.kl, recipe.seed)
+
+
+def scaled(tensors: Tensors, scale: float) -> Tensors:
+    """Return an adapter with a smaller effect: every B times `scale`."""
+    return {
+        name: tensor * tensor.dtype.type(scale) if name.endswith(".B") else tensor
+        for name, tensor in tensors.items()
+    }
