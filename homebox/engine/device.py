@@ -40,7 +40,7 @@ def _zeros(nbytes: int) -> np.ndarray:
 
 def _address(array: np.ndarray) -> int:
     address: int = array.__array_interface__["data"][0]
-    return address
+    return address if array.size else 0  # numpy's address of nothing is arbitrary
 
 
 class Buffer:

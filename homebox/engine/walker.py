@@ -62,23 +62,26 @@ done:
 """
 
 # A thread's way through a program. The counters of a launch fill a cache line: 0 next unit, 1 units
-# done, 2 verdict (0 open, 1 run, 2 stop): the first thread to arrive decides for all.
+# done, 2 verdict (0 open, 1 run, 2 stop): the first thread to arrive decides for all. The
+# thread that completes a launch stamps its time, if times are wanted.
 _WALK = """
-define internal i64 @walk(ptr %state, ptr %times) {
+define internal i64 @walk(ptr %state) {
 entry:
   %launches.at = getelementptr i64, ptr %state, i64 24
   %count.at = getelementptr i64, ptr %state, i64 25
   %counters.at = getelementptr i64, ptr %state, i64 26
   %stop.at = getelementptr i64, ptr %state, i64 27
+  %times.at = getelementptr i64, ptr %state, i64 28
   %launches = load ptr, ptr %launches.at
   %count = load i64, ptr %count.at
   %counters = load ptr, ptr %counters.at
   %stop = load ptr, ptr %stop.at
+  %times = load ptr, ptr %times.at
   %stoppable = icmp ne ptr %stop, null
   %timed = icmp ne ptr %times, null
   br label %launch
 launch:
-  %i = phi i64 [ 0, %entry ], [ %i.next, %next ]
+  %i = phi i64 [ 0, %entry ], [ %i.next, %finished ]
   %line.index = shl i64 %i, 3
   %taken.at = getelementptr i64, ptr %counters, i64 %line.index
   %done.at = getelementptr i64, ptr %taken.at, i64 1
@@ -126,7 +129,16 @@ work:
   %hi = call i64 @llvm.smin.i64(i64 %end, i64 %units)
   call void %fn(ptr %args, i64 %lo, i64 %hi)
   %size = sub i64 %hi, %lo
-  %ignored = atomicrmw add ptr %done.at, i64 %size acq_rel
+  %before.mine = atomicrmw add ptr %done.at, i64 %size acq_rel
+  %after.mine = add i64 %before.mine, %size
+  %completed = icmp sge i64 %after.mine, %units
+  %stamping = and i1 %completed, %timed
+  br i1 %stamping, label %stamp, label %grab
+stamp:
+  %i.stamp = add i64 %i, 1
+  %time.index = shl i64 %i.stamp, 1
+  %time.at = getelementptr i64, ptr %times, i64 %time.index
+  %clock = call i32 @clock_gettime(i32 1, ptr %time.at)
   br label %grab
 wait:
   %turn = phi i64 [ 0, %grab ], [ %turn.next, %again ]
@@ -138,14 +150,6 @@ again:
   %turn.next = add i64 %turn, 1
   br label %wait
 finished:
-  br i1 %timed, label %stamp, label %next
-stamp:
-  %i.stamp = add i64 %i, 1
-  %time.index = shl i64 %i.stamp, 1
-  %time.at = getelementptr i64, ptr %times, i64 %time.index
-  %clock = call i32 @clock_gettime(i32 1, ptr %time.at)
-  br label %next
-next:
   %i.next = add i64 %i, 1
   %more = icmp slt i64 %i.next, %count
   br i1 %more, label %launch, label %out
@@ -204,7 +208,7 @@ missed:
   %back = atomicrmw sub ptr %active.at, i64 1 release
   br label %idle
 work:
-  %ignored = call i64 @walk(ptr %state, ptr null)
+  %ignored = call i64 @walk(ptr %state)
   br label %leave
 leave:
   %gone = atomicrmw sub ptr %active.at, i64 1 release
@@ -241,10 +245,12 @@ entry:
   %count.at = getelementptr i64, ptr %state, i64 25
   %counters.at = getelementptr i64, ptr %state, i64 26
   %stop.at = getelementptr i64, ptr %state, i64 27
+  %times.at = getelementptr i64, ptr %state, i64 28
   store ptr %launches, ptr %launches.at
   store i64 %count, ptr %count.at
   store ptr %counters, ptr %counters.at
   store ptr %stop, ptr %stop.at
+  store ptr %times, ptr %times.at
   %timed = icmp ne ptr %times, null
   br i1 %timed, label %stamp, label %open
 stamp:
@@ -253,7 +259,7 @@ stamp:
 open:
   %closed = atomicrmw add ptr %state, i64 1 seq_cst
   call void @wake(ptr %state)
-  %ran = call i64 @walk(ptr %state, ptr %times)
+  %ran = call i64 @walk(ptr %state)
   %opened = atomicrmw add ptr %state, i64 1 seq_cst
   %active.at = getelementptr i64, ptr %state, i64 8
   br label %wait

@@ -1,0 +1,248 @@
+"""The compiler: what it generates, what it keeps, and that it changes no arithmetic."""
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homebox.engine import cpu
+from homebox.engine.cache import DiskCache
+from homebox.engine.jit import Jit
+from homebox.engine.walker import walker_ir
+from homebox.errors import EngineError
+
+ADD = "define i64 @add{n}(i64 %x) {{\n  %y = add i64 %x, {n}\n  ret i64 %y\n}}\n"
+ARM = cpu.make_target("aarch64-unknown-linux-gnu", "neoverse-n1", {"neon": True}, "generic")
+# x*y + z in two roundings, then in one
+MIXED = """
+define void @mixed(ptr %p) {
+  %q = getelementptr <16 x float>, ptr %p, i64 1
+  %r = getelementptr <16 x float>, ptr %p, i64 2
+  %x = load <16 x float>, ptr %p, align 64
+  %y = load <16 x float>, ptr %q, align 64
+  %z = load <16 x float>, ptr %r, align 64
+  %xy = fmul <16 x float> %x, %y
+  %two = fadd <16 x float> %xy, %z
+  %one = call <16 x float> @llvm.fma.v16f32(<16 x float> %x, <16 x float> %y, <16 x float> %z)
+  %difference = fsub <16 x float> %two, %one
+  store <16 x float> %two, ptr %p, align 64
+  store <16 x float> %one, ptr %q, align 64
+  store <16 x float> %difference, ptr %r, align 64
+  ret void
+}
+declare <16 x float> @llvm.fma.v16f32(<16 x float>, <16 x float>, <16 x float>)
+"""
+CALLER = """
+declare void @absent()
+define void @caller() {
+  call void @absent()
+  ret void
+}
+"""
+HALVES = """
+define void @widen(ptr %a, ptr %b) {
+  %x = load <16 x half>, ptr %a, align 2
+  %y = fpext <16 x half> %x to <16 x float>
+  store <16 x float> %y, ptr %b, align 4
+  ret void
+}
+define void @narrow(ptr %a, ptr %b) {
+  %x = load <16 x float>, ptr %a, align 4
+  %y = fptrunc <16 x float> %x to <16 x half>
+  store <16 x half> %y, ptr %b, align 2
+  ret void
+}
+"""
+
+
+def levels() -> list[str]:
+    """Return the levels that this machine can run."""
+    best = cpu.detect().level
+    return list(cpu.LEVELS[cpu.LEVELS.index(best) :])
+
+
+def target_of(level: str) -> cpu.CpuTarget:
+    triple, name, features = cpu._host()
+    return cpu.make_target(triple, name, dict(features), level)
+
+
+def call(address: int, *arguments: int) -> int:
+    function = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * len(arguments))(address)
+    return int(function(*arguments))
+
+
+def aligned(count: int, dtype: str) -> np.ndarray:
+    raw = np.zeros(count * np.dtype(dtype).itemsize + 64, np.uint8)
+    offset = -raw.ctypes.data % 64
+    return raw[offset : offset + count * np.dtype(dtype).itemsize].view(dtype)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> DiskCache:
+    return DiskCache(tmp_path / "kernels")
+
+
+def test_load_many_kernels_at_once(cache: DiskCache) -> None:
+    jit = Jit(cache=cache)
+    addresses = jit.load({f"add{n}": ADD.format(n=n) for n in range(40)})
+    assert [call(addresses[f"add{n}"], 2) for n in range(40)] == list(range(2, 42))
+    assert jit.compiled == 40
+    assert jit.load({"add7": ADD.format(n=7)}) == {"add7": addresses["add7"]}
+    assert (jit.compiled, jit.hits) == (40, 0)
+
+
+def test_a_second_compiler_uses_the_cache(cache: DiskCache) -> None:
+    Jit(cache=cache).load({"add1": ADD.format(n=1)})
+    jit = Jit(cache=cache)
+    addresses = jit.load({"add1": ADD.format(n=1), "add2": ADD.format(n=2)})
+    assert (jit.compiled, jit.hits) == (1, 1)
+    assert (call(addresses["add1"], 1), call(addresses["add2"], 1)) == (2, 3)
+
+
+def test_a_damaged_entry_is_compiled_again(cache: DiskCache) -> None:
+    text = ADD.format(n=5)
+    first = Jit(cache=cache)
+    first.load({"add5": text})
+    path = cache.folder / first.key(text)
+    path.write_bytes(path.read_bytes()[:-8] + b"\xff" * 8)
+    jit = Jit(cache=cache)
+    assert call(jit.load({"add5": text})["add5"], 1) == 6
+    assert (jit.compiled, jit.hits) == (1, 0)
+    again = Jit(cache=cache)
+    again.load({"add5": text})
+    assert (again.compiled, again.hits) == (0, 1)
+
+
+def test_it_works_where_nothing_can_be_stored(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    jit = Jit(cache=DiskCache(tmp_path / "file" / "kernels"))
+    assert call(jit.load({"add3": ADD.format(n=3)})["add3"], 1) == 4
+
+
+def test_the_key_covers_text_and_target(cache: DiskCache) -> None:
+    text = ADD.format(n=1)
+    keys = {Jit(target_of(level), cache).key(text) for level in levels()}
+    assert len(keys) == len(levels())
+    jit = Jit(cache=cache)
+    assert jit.key(text) != jit.key(text + " ")
+
+
+def test_errors_name_the_kernel(cache: DiskCache) -> None:
+    jit = Jit(cache=cache)
+    with pytest.raises(EngineError, match="kernel broken is not valid"):
+        jit.load({"broken": "define i32 @broken() { ret i64 0 }"})
+    with pytest.raises(EngineError, match="cannot link the kernels other"):
+        jit.load({"other": ADD.format(n=1)})
+    with pytest.raises(EngineError, match="cannot link the kernels caller"):
+        jit.load({"caller": CALLER})
+    assert call(jit.load({"add1": ADD.format(n=1)})["add1"], 1) == 2
+    with pytest.raises(EngineError, match="cannot be run"):
+        Jit(ARM, cache).load({"add1": ADD.format(n=1)})
+
+
+@pytest.mark.parametrize("level", cpu.LEVELS)
+def test_multiply_add_is_fused_exactly_where_it_is_written(level: str, cache: DiskCache) -> None:
+    if level not in levels():
+        pytest.skip(f"this machine has no {level}")
+    rng = np.random.default_rng(1)
+    data = aligned(48, "float32")
+    data[:32] = rng.standard_normal(32)
+    data[32:] = -data[:16] * data[16:32]
+    x, y, z = data.reshape(3, 16).copy()
+    address = Jit(target_of(level), cache).load({"mixed": MIXED})["mixed"]
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(data.ctypes.data)
+    two, one, difference = data.reshape(3, 16)
+    # The product of two singles is exact in double, and so is this sum, whose parts cancel.
+    exact = x.astype(np.float64) * y + z
+    assert not two.any()
+    assert np.array_equal(one, exact.astype(np.float32))
+    assert one.any()
+    assert np.array_equal(difference, -one)
+
+
+def test_wide_registers_are_used_where_they_exist() -> None:
+    features = dict.fromkeys(cpu._NEEDS["avx512"], True)
+    for name in ("skylake-avx512", "sapphirerapids", "znver5"):
+        wide = cpu.make_target("x86_64-unknown-linux-gnu", name, features, "avx512")
+        cut = cpu.make_target("x86_64-unknown-linux-gnu", name, features, "avx2")
+        assert re.search(r"vfmadd\w+ps.*%zmm", Jit(wide).assembly(MIXED))
+        text = Jit(cut).assembly(MIXED)
+        assert "zmm" not in text
+        assert re.search(r"vfmadd\w+ps.*%ymm", text)
+
+
+def test_arm_code_is_generated() -> None:
+    jit = Jit(ARM)
+    assert jit.assembly(MIXED).count("fmla") == 4
+    text = jit.assembly(walker_ir("aarch64"))
+    for name in ("homebox_worker", "homebox_run", "homebox_quit", "homebox_spin"):
+        assert f"{name}:" in text
+    assert "isb" in text
+    assert re.search(r"msr\s+FPCR", text, re.IGNORECASE)
+    assert re.search(r"ldadd|ldaxr", text)
+
+
+def test_half_precision_converts_alike_on_every_level(cache: DiskCache) -> None:
+    halves = np.arange(65536, dtype=np.uint16)
+    nan = (halves & 0x7FFF) > 0x7C00
+    exact = halves.view(np.float16).astype(np.float32)
+    around = (exact.view(np.uint32)[:, None] + np.array([0, 1, 4095, 4096, 4097, 8191])).ravel()
+    singles = around.astype(np.uint32).view(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = singles.astype(np.float16).view(np.uint16)
+    for level in levels():
+        found = Jit(target_of(level), cache).load_module(HALVES, ("widen", "narrow"))
+        widen, narrow = (
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(found[n])
+            for n in ("widen", "narrow")
+        )
+        wide = np.zeros(65536, np.float32)
+        for i in range(0, 65536, 16):
+            widen(halves.ctypes.data + 2 * i, wide.ctypes.data + 4 * i)
+        assert np.array_equal(wide[~nan].view(np.uint32), exact[~nan].view(np.uint32)), level
+        assert np.isnan(wide[nan]).all()
+        short = np.zeros(len(singles), np.uint16)
+        for i in range(0, len(singles), 16):
+            narrow(singles.ctypes.data + 4 * i, short.ctypes.data + 2 * i)
+        number = ~np.isnan(singles)
+        assert np.array_equal(short[number], rounded[number]), level
+        assert ((short[~number] & 0x7E00) == 0x7E00).all()
+
+
+def test_several_threads_may_compile(cache: DiskCache) -> None:
+    jit = Jit(cache=cache)
+    found: dict[int, int] = {}
+
+    def work(first: int) -> None:
+        for n in range(first, first + 20):
+            found[n * 4 + first] = call(jit.load({f"add{n}": ADD.format(n=n)})[f"add{n}"], 0) - n
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not any(found.values())
+    assert jit.compiled == 23
+
+
+def test_processes_share_the_default_cache(tmp_path: Path, repository: Path) -> None:
+    code = (
+        "from homebox.engine.jit import Jit\n"
+        f"jit = Jit(); jit.load({{'add9': {ADD.format(n=9)!r}}}); print(jit.compiled, jit.hits)"
+    )
+    env = {**os.environ, "HOMEBOX_CACHE_DIR": str(tmp_path)}
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=repository, env=env, capture_output=True, text=True, check=True,
+        ).stdout.split()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert outputs == [["1", "0"], ["0", "1"]]
