@@ -1,0 +1,250 @@
+"""Decides which nodes get memory of their own, and so which kernels there are.
+
+Every realised node is the root of one region, hence of one kernel; everything between realised
+nodes is computed on the way. Contractions take their elementwise users along as an epilogue. A row
+reduction stays inside the kernel that uses it along the same rows (rule R1). An elementwise value
+that several kernels need is computed again in each if it is cheap, else realised.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from homebox.engine.contract import prepare
+from homebox.engine.indexing import Counters, accesses
+from homebox.engine.ops import (
+    ELEMENTWISE,
+    MOVEMENT,
+    Node,
+    Op,
+    Shape,
+    numel_max,
+    size_max,
+    toposort,
+)
+from homebox.engine.rewrite import rewrite, with_sources
+from homebox.engine.rules import disabled, hoisting, simplify
+from homebox.engine.symbolic import of
+
+COSTLY = frozenset({Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One kernel to be: the node it writes, and the contraction at its heart, if any."""
+
+    root: Node
+    core: Node | None
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Regions in an order that respects every dependence, and the set of realised nodes."""
+
+    regions: tuple[Region, ...]
+    realised: frozenset[Node]
+    roots: tuple[Node, ...]
+
+
+def optimise(roots: Sequence[Node]) -> list[Node]:
+    """Apply the algebraic rules (simplification, then R2 unless switched off)."""
+    current = rewrite(roots, simplify)
+    if "R2" not in disabled():
+        current = rewrite(rewrite(current, hoisting), simplify)
+    return current
+
+
+def partition(roots: Sequence[Node]) -> Partition:
+    """Cut a graph into regions. `roots` must be realised; BUFFER roots need no kernel."""
+    prepared, cores, forced = prepare_contractions(optimise(roots))
+    plan = _Plan(prepared, cores, forced)
+    plan.settle()
+    order = {n: i for i, n in enumerate(toposort(prepared))}
+    regions = sorted(plan.regions.values(), key=lambda r: order[r.root])
+    return Partition(tuple(regions), frozenset(plan.realised), tuple(prepared))
+
+
+def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], set[Node]]:
+    """Rewrite contractions for their kernels; return roots, contractions, forced memory."""
+    done: dict[Node, Node] = {}
+    cores: set[Node] = set()
+    forced: set[Node] = set()
+    for each in toposort(roots):
+        current = with_sources(each, tuple(done[s] for s in each.src))
+        found = prepare(current)
+        if found is not None:
+            current = rewrite([found], simplify)[0]
+            cores.add(current)
+            forced.update(_operands(current))
+        done[each] = current
+    return [done[r] for r in roots], cores, forced
+
+
+def _operands(core: Node) -> list[Node]:
+    """Return the nodes that a contraction reads from memory."""
+    bases = []
+    for source in core.src[0].src:
+        while source.op in MOVEMENT:
+            source = source.src[0]
+        bases.append(source)
+    return bases
+
+
+def is_forced(n: Node) -> bool:
+    return n.op in (Op.STORE, Op.COPY) and n.arg != "detach"
+
+
+class _Plan:
+    """The search for the realised set; `settle` runs it to the end."""
+
+    def __init__(self, roots: list[Node], cores: set[Node], forced: set[Node]) -> None:
+        self.roots = roots
+        self.nodes = toposort(roots)
+        self.cores = cores & set(self.nodes)
+        self.users: dict[Node, list[Node]] = {}
+        for each in self.nodes:
+            for source in dict.fromkeys(each.src):
+                self.users.setdefault(source, []).append(each)
+        self.realised = {n for n in self.nodes if is_forced(n)}
+        self.realised |= {n for n in (*roots, *(forced & set(self.nodes)))}
+        for each in self.nodes:  # a store into something computed needs that in memory first
+            if each.op is Op.STORE and each.src[0].op is not Op.BUFFER:
+                self.realised.add(each.src[0])
+            if each.op is Op.STORE and len(each.src) > 2:
+                self.realised.add(_below_moves(each.src[2]))
+        self.realised = {n for n in self.realised if n.op is not Op.BUFFER}
+        self.regions: dict[Node, Region] = {}
+
+    def settle(self) -> None:
+        claimed: set[Node] = set()
+        for each in reversed(self.nodes):
+            if each in self.cores:
+                end = self._chain(each, claimed)
+                self.realised.add(end)
+                self.regions[end] = Region(end, each)
+        while True:
+            for root in self.realised:
+                self.regions.setdefault(root, Region(root, None))
+            extra = self._reductions() or self._shared()
+            if not extra:
+                return
+            self.realised |= extra
+
+    def _chain(self, start: Node, claimed: set[Node]) -> Node:
+        """Follow single users upwards through elementwise ops; return the last one taken."""
+        end = current = start
+        path: list[Node] = []
+        while current not in self.realised:
+            users = self.users.get(current, [])
+            if len(users) != 1 or users[0] in claimed:
+                break
+            (user,) = users
+            if user.op in ELEMENTWISE:
+                path.append(user)
+                end = user
+            elif user.op in (Op.RESHAPE, Op.PERMUTE):
+                path.append(user)
+            elif is_forced(user) and user.src[0 if user.op is Op.COPY else 1] is current:
+                if len(user.src) < 3:
+                    end = user
+                    path.append(user)
+                break
+            else:
+                break
+            current = user
+        taken = path[: path.index(end) + 1] if end in path else []
+        claimed.update(taken)
+        return end
+
+    def cone(self, root: Node) -> list[Node]:
+        """Return the nodes that a region computes on the way, its root included."""
+        found: dict[Node, None] = {root: None}
+        stack = [root]
+        while stack:
+            each = stack.pop()
+            for source in each.src:
+                if source in found or source in self.realised or source.op is Op.BUFFER:
+                    continue
+                found[source] = None
+                stack.append(source)
+        return list(found)
+
+    def _reductions(self) -> set[Node]:
+        """Return reductions (with their epilogues) that must not stay inside a user's kernel."""
+        homes: dict[Node, set[Node]] = {}
+        strict: set[Node] = set()
+        keep = "R1" not in disabled()
+        for region in self.regions.values():
+            inner = [n for n in self.cone(region.root) if n.op is Op.REDUCE and n is not region.core]
+            if not inner:
+                continue
+            for each in inner:
+                homes.setdefault(each, set()).add(region.root)
+            if region.core is not None:
+                strict.update(inner)
+                continue
+            strict.update(self._misplaced(region.root))
+        extra: set[Node] = set()
+        for each, roots in homes.items():
+            end = self._chain(each, set())
+            alone = len(roots) == 1 and end in roots
+            if alone:
+                continue
+            if len(roots) > 1 or each in strict or not keep:
+                extra.add(end)
+        return extra - self.realised
+
+    def _misplaced(self, root: Node) -> set[Node]:
+        """Return reductions that a region would compute anew for each element of a row."""
+        counters = Counters()
+        each = [counters.loop(size_max(d)) for d in _iteration(root)]
+        index = tuple(of(x) for x in each)
+        rows = set(each)
+        wide = [x for x in each if x.size > 1]
+        vector = wide[-1] if wide else None
+        wrong: set[Node] = set()
+        for access in accesses(root, index, self.realised, counters):
+            if access.node.op is not Op.REDUCE or access.node is root:
+                continue
+            atoms = {a for i in access.index for a, _ in i.terms}
+            if (vector is not None and vector in atoms) or atoms - rows:
+                wrong.add(access.node)
+        return wrong
+
+    def _shared(self) -> set[Node]:
+        """Return elementwise nodes that several regions need and that are dear to compute."""
+        homes: dict[Node, set[Node]] = {}
+        for region in self.regions.values():
+            for each in self.cone(region.root):
+                homes.setdefault(each, set()).add(region.root)
+        extra: set[Node] = set()
+        for each, roots in homes.items():
+            several = len(roots) > 1 and len(self.users.get(each, [])) > 1
+            if several and each not in self.realised and each.op in (*ELEMENTWISE, Op.GATHER):
+                if self._dear(each):
+                    extra.add(each)
+        return extra
+
+    def _dear(self, n: Node) -> bool:
+        size = numel_max(n.shape)
+        reads = sum(
+            1
+            for each in self.cone(n)
+            for source in each.src
+            if (source in self.realised or source.op is Op.BUFFER)
+            and 2 * numel_max(source.shape) >= size
+        )
+        costly = any(
+            each.op in COSTLY and 2 * numel_max(each.shape) >= size for each in self.cone(n)
+        )
+        return costly or reads > 2
+
+
+def _iteration(root: Node) -> Shape:
+    return root.src[1].shape if root.op is Op.STORE else root.shape
+
+
+def _below_moves(n: Node) -> Node:
+    while n.op in MOVEMENT:
+        n = n.src[0]
+    return n
+

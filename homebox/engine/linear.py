@@ -1,0 +1,285 @@
+"""The linear IR: what a kernel does, as a flat SSA list that every back end can print.
+
+Values are instructions; an instruction's arguments are indices of earlier instructions. Loops and
+conditions are bracketed. A value has `lanes` elements (1 = scalar). Index arithmetic is i64 scalar.
+On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT target `group` and
+`local` give the ids. Invariant: nothing here depends on thread counts, so bits do not either.
+
+    const    arg = value                         any dtype and lanes (splat)
+    param    arg = i                             pointer to buffer i of the kernel (dtype = element)
+    var      arg = i                             i64 scalar, entry i of the int32 vars buffer
+    lo, hi                                       i64, range of units (CPU)
+    group, local   arg = axis                    i64, work-group and work-item ids (SIMT)
+    loop     (lo, hi) arg = step                 value = i64 counter; closed by `endloop`
+    if       (bool scalar)                       closed by `endif`
+    add sub mul idiv mod max min (a, b)          idiv, mod: non-negative integers; floats: add sub mul max min div
+    div      (a, b)                              float, correctly rounded
+    fma      (a, b, c)                           a*b+c rounded once
+    sqrt     (a)                                 correctly rounded
+    lt eq and or xor shr shl (a, b)              lt, eq -> bool; shr is logical
+    where    (cond, a, b)
+    cast, bitcast (a)                            to dtype; float -> int truncates
+    lane                                         <lanes x i32> 0, 1, ..
+    splat    (scalar)                            to lanes
+    load     (ptr, index[, mask])                lanes consecutive elements at index; masked-off lanes are 0
+    store    (ptr, index, value[, mask])
+    gather   (ptr, indices[, mask])              indices: <lanes x i32> or i64; masked-off lanes are 0
+    scatter  (ptr, indices, value[, mask])       lanes in order
+    reg      (initial)                           a mutable register; read by `get`, written by `set`
+    get      (reg)      set (reg, value)
+    tree     (vector) arg = add|max|mul          halving tree: lane i with lane i + n/2, then n/4, ..; scalar
+    stack    arg = count                         private array, 64-byte aligned; pointer
+    shared   arg = count                         work-group memory (SIMT); pointer
+    barrier                                      all work-items of the group (SIMT)
+
+max(a, b) = a > b ? a : b and min(a, b) = a < b ? a : b, one compare and one select, so that every
+target gives the same bits (a NaN in either operand yields b).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from homebox.engine.dtype import DType, boolean, i32, i64
+
+
+@dataclass(frozen=True, slots=True)
+class Inst:
+    """One instruction; `args` are positions of earlier instructions in the kernel's list."""
+
+    op: str
+    dtype: DType
+    lanes: int
+    args: tuple[int, ...] = ()
+    arg: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A buffer that a kernel reads or writes: element type, and elements that must exist."""
+
+    dtype: DType
+    count: int
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A linear program over `params`; `group`/`grid` only on SIMT targets."""
+
+    params: tuple[Param, ...]
+    body: tuple[Inst, ...]
+    group: tuple[int, ...] = ()  # work-items per group and axis; () on CPU targets
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """A bracket that is being filled: its instructions, and the pure values it can share."""
+
+    guard: bool  # an `if`: reads may not be moved out of it
+    items: list["Value"] = field(default_factory=list)
+    shared: dict[tuple[Any, ...], "Value"] = field(default_factory=dict)
+    open: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Value:
+    """A handle on an instruction while a kernel is being built; `inner` holds a bracket's body."""
+
+    op: str
+    dtype: DType
+    lanes: int
+    args: tuple["Value", ...]
+    arg: Any
+    depth: int
+    scope: Scope
+    inner: Scope | None = None
+
+    @property
+    def constant(self) -> Any:
+        """The Python number behind a constant, else None."""
+        return self.arg if self.op == "const" else None
+
+
+PURE = frozenset(
+    "const param var lo hi group local add sub mul idiv mod max min div fma sqrt lt eq and or xor "
+    "shr shl where cast bitcast lane splat tree".split()
+)
+READS = frozenset({"load", "gather"})
+
+
+class Builder:
+    """Collects instructions into nested scopes.
+
+    A pure value goes into the outermost scope in which its arguments exist, and equal pure values
+    are one: loop-invariant code leaves loops and common subexpressions vanish without a later pass.
+    Reads of buffers that the kernel never writes count as pure, but stay inside an `if`.
+    """
+
+    def __init__(self) -> None:
+        self.params: list[Param] = []
+        self._scopes: list[Scope] = [Scope(False)]
+
+    # -- scopes ---------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        return len(self._scopes) - 1
+
+    @contextmanager
+    def at(self, depth: int) -> Iterator[None]:
+        """Emit into an enclosing scope, before the brackets that are open inside it."""
+        saved = self._scopes
+        self._scopes = saved[: depth + 1]
+        yield
+        self._scopes = saved
+
+    @contextmanager
+    def _bracket(self, opener: Value, guard: bool) -> Iterator[None]:
+        scope = Scope(guard)
+        opener.inner = scope
+        depth = self.depth
+        self._scopes.append(scope)
+        yield
+        if self._scopes.pop() is not scope or self.depth != depth:
+            raise AssertionError("brackets of a kernel must nest")
+        scope.open = False
+        self._scopes[-1].items.append(opener)
+
+    @contextmanager
+    def loop(self, lo: Value, hi: Value, step: int = 1) -> Iterator[Value]:
+        """Open a loop over lo <= counter < hi; yields the i64 counter."""
+        counter = Value("loop", i64, 1, (lo, hi), step, self.depth + 1, self._scopes[-1])
+        with self._bracket(counter, False):
+            counter.scope = self._scopes[-1]
+            yield counter
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """Open a block that runs only if the scalar condition holds."""
+        opener = Value("if", boolean, 1, (condition,), None, self.depth, self._scopes[-1])
+        with self._bracket(opener, True):
+            yield
+
+    # -- instructions ---------------------------------------------------------------------------
+
+    def _home(self, op: str, args: tuple[Value, ...]) -> int | None:
+        """Return the depth of the outermost scope that may hold a pure value, else None."""
+        if op in PURE:
+            return max((a.depth for a in args), default=0)
+        if op in READS and args[0].op == "param" and not self.params[args[0].arg].written:
+            home = max(a.depth for a in args)
+            for depth in range(self.depth, home, -1):
+                if self._scopes[depth].guard:
+                    return depth
+            return home
+        return None
+
+    def emit(
+        self, op: str, dtype: DType, lanes: int = 1, args: tuple[Value, ...] = (), arg: Any = None
+    ) -> Value:
+        home = self._home(op, args)
+        depth = self.depth if home is None else home
+        scope = self._scopes[depth]
+        key = (op, dtype, lanes, tuple(id(a) for a in args), repr(arg))
+        if home is not None:
+            for outer in self._scopes[depth:]:
+                if key in outer.shared:
+                    return outer.shared[key]
+        value = Value(op, dtype, lanes, args, arg, depth, scope)
+        scope.items.append(value)
+        if home is not None:
+            scope.shared[key] = value
+        return value
+
+    def param(self, dtype: DType, count: int, written: bool) -> Value:
+        self.params.append(Param(dtype, count, written))
+        return self.emit("param", dtype, 1, (), len(self.params) - 1)
+
+    def const(self, value: Any, dtype: DType, lanes: int = 1) -> Value:
+        return self.emit("const", dtype, lanes, (), value)
+
+    def int(self, value: int) -> Value:
+        return self.const(value, i64)
+
+    def add(self, a: Value, b: Value) -> Value:
+        """i64 scalar addition with folding."""
+        if a.constant == 0:
+            return b
+        if b.constant == 0:
+            return a
+        if a.constant is not None and b.constant is not None:
+            return self.int(a.constant + b.constant)
+        return self.emit("add", i64, 1, (a, b))
+
+    def mul(self, a: Value, b: Value) -> Value:
+        """i64 scalar multiplication with folding."""
+        if a.constant is not None and b.constant is not None:
+            return self.int(a.constant * b.constant)
+        for x, y in ((a, b), (b, a)):
+            if x.constant == 0:
+                return x
+            if x.constant == 1:
+                return y
+        return self.emit("mul", i64, 1, (a, b))
+
+    def alu(self, op: str, *args: Value) -> Value:
+        """An operation whose result has the type of its last argument (bool for comparisons).
+
+        Scalars among vector arguments are splatted.
+        """
+        lanes = max(a.lanes for a in args)
+        args = tuple(self.splat(a, lanes) for a in args)
+        dtype = boolean if op in ("lt", "eq") else args[-1].dtype
+        return self.emit(op, dtype, lanes, args)
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        return value if value.dtype is dtype else self.emit("cast", dtype, value.lanes, (value,))
+
+    def bitcast(self, value: Value, dtype: DType) -> Value:
+        return value if value.dtype is dtype else self.emit("bitcast", dtype, value.lanes, (value,))
+
+    def splat(self, value: Value, lanes: int) -> Value:
+        if value.lanes == lanes:
+            return value
+        if value.op == "const":
+            return self.const(value.arg, value.dtype, lanes)
+        return self.emit("splat", value.dtype, lanes, (value,))
+
+    def lane(self, lanes: int) -> Value:
+        return self.emit("lane", i32, lanes)
+
+    def load(self, ptr: Value, index: Value, lanes: int = 1, mask: Value | None = None) -> Value:
+        args = (ptr, index) if mask is None else (ptr, index, mask)
+        return self.emit("gather" if index.lanes > 1 else "load", ptr.dtype, lanes, args)
+
+    def store(self, ptr: Value, index: Value, value: Value, mask: Value | None = None) -> None:
+        args = (ptr, index, value) if mask is None else (ptr, index, value, mask)
+        self.emit("scatter" if index.lanes > 1 else "store", ptr.dtype, value.lanes, args)
+
+    def reg(self, initial: Value) -> Value:
+        return self.emit("reg", initial.dtype, initial.lanes, (initial,))
+
+    def get(self, reg: Value) -> Value:
+        return self.emit("get", reg.dtype, reg.lanes, (reg,))
+
+    def set(self, reg: Value, value: Value) -> None:
+        self.emit("set", reg.dtype, reg.lanes, (reg, value))
+
+    def kernel(self, group: tuple[int, ...] = ()) -> Kernel:
+        """Flatten the scopes into the finished kernel."""
+        body: list[Inst] = []
+        place: dict[int, int] = {}
+
+        def write(scope: Scope) -> None:
+            for value in scope.items:
+                args = tuple(place[id(a)] for a in value.args)
+                place[id(value)] = len(body)
+                body.append(Inst(value.op, value.dtype, value.lanes, args, value.arg))
+                if value.inner is not None:
+                    write(value.inner)
+                    body.append(Inst("endloop" if value.op == "loop" else "endif", value.dtype, 1))
+
+        write(self._scopes[0])
+        return Kernel(tuple(self.params), tuple(body), group)

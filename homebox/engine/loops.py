@@ -1,0 +1,384 @@
+"""Turns graph expressions into linear IR: elements of a node as values inside loops.
+
+The `Emitter` computes node[index] as a scalar, or as 16 lanes when the index moves with the lane
+counter. Reductions that appear inside an expression become loops in the outermost scope where
+their index is known (rule R1: a row's statistics stay in the row's kernel).
+Invariant: a reduction's order depends on shapes alone. Row sums use 16 lanes and a halving tree;
+sums across rows run in order.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+from homebox.engine import dtype as dt
+from homebox.engine import polynomials
+from homebox.engine.dtype import DType
+from homebox.engine.indexing import Conditions, Counters, gathered, holds, through
+from homebox.engine.linear import Builder, Value
+from homebox.engine.ops import BINARY, ELEMENTWISE, MOVEMENT, Dim, Node, Op, Sym, numel_max
+from homebox.engine.symbolic import Atom, Div, Index, Loaded, Loop, Mod, flatten, of
+from homebox.errors import EngineError
+
+LANES = 16
+START = {"add": 0.0, "mul": 1.0, "max": float("-inf")}
+ALU = {
+    Op.ADD: "add",
+    Op.MUL: "mul",
+    Op.MAX: "max",
+    Op.IDIV: "idiv",
+    Op.MOD: "mod",
+    Op.LT: "lt",
+    Op.EQ: "eq",
+    Op.AND: "and",
+    Op.XOR: "xor",
+    Op.SHR: "shr",
+}
+
+
+class Emitter:
+    """Emits one kernel. `realised` nodes are read from memory, everything else is computed."""
+
+    def __init__(self, realised: frozenset[Node], counters: Counters, syms: list[Sym]) -> None:
+        self.b = Builder()
+        self.realised = realised
+        self.counters = counters
+        self.syms = syms  # the program's run-time integers: place in the vars buffer
+        self.memory: list[Node] = []  # the node behind each kernel parameter
+        self.pointers: dict[Node, Value] = {}
+        self.env: dict[Atom, Value] = {}
+        self.lane: Loop | None = None
+        self.override: dict[Node, Callable[[], Value]] = {}
+        self._memo: dict[tuple[object, ...], Value] = {}
+
+    # -- memory ---------------------------------------------------------------------------------
+
+    def pointer(self, n: Node, written: bool = False) -> Value:
+        """Return the parameter that points to a node's memory."""
+        owner = memory_of(n)
+        if owner not in self.pointers:
+            stored = dt.u8 if owner.dtype is dt.boolean else owner.dtype
+            self.pointers[owner] = self.b.param(stored, numel_max(owner.shape), written)
+            self.memory.append(owner)
+        return self.pointers[owner]
+
+    def load(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
+        flat = flatten(index, n.shape)
+        pointer = self.pointer(n)
+        mask = self.mask(conditions)
+        if self.lane is None or not flat.depends(self.lane):
+            value = self._load_scalar(pointer, flat, mask)
+        else:
+            where = mask if mask is None or mask.lanes > 1 else self.b.splat(mask, LANES)
+            step = flat.coefficient(self.lane)
+            if step == 1 and flat.linear_in(self.lane):
+                base = self.integer(flat + of(self.lane) * -1)
+                value = self.b.load(pointer, base, LANES, where)
+            else:
+                value = self.b.load(pointer, self.vector(flat), LANES, where)
+        if n.dtype in (dt.f16, dt.bf16):
+            return self.b.cast(value, n.dtype)
+        if n.dtype is dt.boolean:
+            return self.b.alu("lt", self.b.const(0, dt.u8, value.lanes), value)
+        return value
+
+    def _load_scalar(self, pointer: Value, flat: Index, mask: Value | None) -> Value:
+        place = self.integer(flat)
+        if mask is None:
+            return self.b.load(pointer, place)
+        zero = self.b.const(0, pointer.dtype)
+        if mask.lanes > 1:
+            return self.b.alu("where", mask, self.b.load(pointer, place), zero)
+        safe = self.b.alu("where", mask, place, self.b.int(0))
+        return self.b.alu("where", mask, self.b.load(pointer, safe), zero)
+
+    def store(self, n: Node, flat: Index, value: Value, mask: Value | None) -> None:
+        """Write a value to a flat position of a node's memory; lanes follow the lane counter."""
+        pointer = self.pointer(n, written=True)
+        if n.dtype is dt.boolean:
+            ones = self.b.const(1, dt.u8, value.lanes)
+            value = self.b.alu("where", value, ones, self.b.const(0, dt.u8, value.lanes))
+        if self.lane is None or not flat.depends(self.lane):
+            if mask is None:
+                self.b.store(pointer, self.integer(flat), value)
+            else:
+                with self.b.when(mask):
+                    self.b.store(pointer, self.integer(flat), value)
+            return
+        value = self.b.splat(value, LANES)
+        where = mask if mask is None or mask.lanes > 1 else self.b.splat(mask, LANES)
+        if flat.coefficient(self.lane) == 1 and flat.linear_in(self.lane):
+            base = self.integer(flat + of(self.lane) * -1)
+            self.b.store(pointer, base, value, where)
+        else:
+            self.b.store(pointer, self.vector(flat), value, where)
+
+    # -- integers -------------------------------------------------------------------------------
+
+    def variable(self, sym: Sym) -> Value:
+        return self.b.emit("var", dt.i64, 1, (), self.syms.index(sym))
+
+    def extent(self, dim: Dim) -> Value:
+        return self.variable(dim) if isinstance(dim, Sym) else self.b.int(dim)
+
+    def atom(self, atom: Atom) -> Value:
+        if isinstance(atom, Sym):
+            return self.variable(atom)
+        if isinstance(atom, Div):
+            return self.b.emit("idiv", dt.i64, 1, (self.integer(atom.index), self.b.int(atom.by)))
+        if isinstance(atom, Mod):
+            return self.b.emit("mod", dt.i64, 1, (self.integer(atom.index), self.b.int(atom.by)))
+        if isinstance(atom, Loaded):
+            return self.b.cast(self.value(atom.value, atom.at), dt.i64)
+        return self.env[atom]
+
+    def integer(self, index: Index) -> Value:
+        """Return a lane-free index as an i64 scalar; outer terms first, so that loops stay lean."""
+        terms = [self.b.mul(self.atom(a), self.b.int(c)) for a, c in index.terms]
+        total = self.b.int(index.const)
+        for term in sorted(terms, key=lambda t: t.depth):
+            total = self.b.add(term, total)
+        return total
+
+    def vector(self, index: Index) -> Value:
+        """Return an index that moves with the lanes as <16 x i32>."""
+        lane = self.lane
+        if lane is None or not index.depends(lane):
+            return self.b.splat(self.b.cast(self.integer(index), dt.i32), LANES)
+        fixed = Index(index.const, tuple(t for t in index.terms if not of(t[0]).depends(lane)))
+        total = self.b.splat(self.b.cast(self.integer(fixed), dt.i32), LANES)
+        for atom, c in index.terms:
+            if not of(atom).depends(lane):
+                continue
+            if atom == lane:
+                part = self.b.lane(LANES)
+            elif isinstance(atom, (Div, Mod)):
+                by = self.b.const(atom.by, dt.i32, LANES)
+                op = "idiv" if isinstance(atom, Div) else "mod"
+                part = self.b.alu(op, self.vector(atom.index), by)
+            elif isinstance(atom, Loaded):
+                part = self.b.cast(self.value(atom.value, atom.at), dt.i32)
+            else:
+                raise EngineError(f"no vector form of {atom}")
+            total = self.b.alu("add", total, self.b.alu("mul", part, self.b.const(c, dt.i32, LANES)))
+        return total
+
+    def mask(self, conditions: Conditions) -> Value | None:
+        """Return a bool (scalar or lanes) that says whether all conditions hold; None = always."""
+        total: Value | None = None
+        for index, size in conditions:
+            lo, hi = index.bounds()
+            parts: list[Value] = []
+            moving = self.lane is not None and index.depends(self.lane)
+            lanes = LANES if moving else 1
+            position = self.vector(index) if moving else self.integer(index)
+            if lo < 0:
+                minus = self.b.const(-1, position.dtype, lanes)
+                parts.append(self.b.alu("lt", minus, position))
+            if hi >= (size.lo if isinstance(size, Sym) else size):
+                limit = self.b.splat(self.b.cast(self.extent(size), position.dtype), lanes)
+                parts.append(self.b.alu("lt", position, limit))
+            for part in parts:
+                total = part if total is None else self.b.alu("and", total, part)
+        return total
+
+    # -- values ---------------------------------------------------------------------------------
+
+    def value(self, n: Node, index: tuple[Index, ...], conditions: Conditions = ()) -> Value:
+        """Return node[index]: a scalar, or 16 lanes if it moves with the lane counter.
+
+        Where a condition fails, reads are not done and give 0.
+        """
+        key = (n, index, conditions, self.lane)
+        known = self._memo.get(key)
+        if known is not None and known.scope.open:
+            return known
+        result = self._compute(n, index, conditions)
+        self._memo[key] = result
+        return result
+
+    def _compute(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
+        if n in self.override:
+            return self.override[n]()
+        if n.op is Op.BUFFER or n in self.realised:
+            return self.load(n, index, conditions)
+        if n.op in ELEMENTWISE:
+            return self.elementwise(n, [self.value(s, index, conditions) for s in n.src])
+        if n.op is Op.CONST:
+            return self.b.const(n.arg, n.dtype)
+        if n.op is Op.VAR:
+            return self.b.cast(self.variable(n.arg), dt.i32)
+        if n.op is Op.IOTA:
+            return self._iota(index[0])
+        if n.op is Op.REDUCE:
+            return self.reduce(n, index, conditions)
+        if n.op is Op.GATHER:
+            inner, inside = gathered(n, index)
+            return self.value(n.src[0], inner, (*conditions, inside))
+        if n.op is Op.COPY:
+            return self.value(n.src[0], index, conditions)
+        if n.op in MOVEMENT:
+            return self._moved(n, index, conditions)
+        raise EngineError(f"{n!r} cannot be computed inside a kernel")
+
+    def _iota(self, index: Index) -> Value:
+        if self.lane is not None and index.depends(self.lane):
+            return self.vector(index)
+        return self.b.cast(self.integer(index), dt.i32)
+
+    def _moved(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
+        inner, more = through(n, index)
+        result = self.value(n.src[0], inner, (*conditions, *more))
+        mask = self.mask(more)
+        source = n.src[0]
+        while source.op in MOVEMENT:
+            source = source.src[0]
+        if mask is None or source.op is Op.BUFFER or source in self.realised:
+            return result  # a masked read is 0 already
+        return self.b.alu("where", mask, result, self.b.const(0, n.dtype))
+
+    def elementwise(self, n: Node, src: list[Value]) -> Value:
+        """Return an elementwise op applied to values."""
+        b = self.b
+        if n.op is Op.WHERE:
+            return b.alu("where", *src)
+        if n.op in BINARY:
+            return b.alu(ALU[n.op], *src)
+        (x,) = src
+        if n.op is Op.CAST:
+            return self.converted(x, n.dtype)
+        if n.op is Op.BITCAST:
+            return b.bitcast(x, n.dtype)
+        if n.op is Op.SQRT:
+            return b.alu("sqrt", x)
+        if n.op is Op.RECIP:
+            return b.alu("div", b.const(1.0, x.dtype, x.lanes), x)
+        polynomial = {Op.EXP2: polynomials.exp2, Op.LOG2: polynomials.log2, Op.SIN: polynomials.sin}
+        return polynomial[n.op](b, x)
+
+    def converted(self, x: Value, dtype: DType) -> Value:
+        if x.dtype is dt.boolean and dtype is not dt.boolean:
+            return self.b.alu(
+                "where", x, self.b.const(1, dtype, x.lanes), self.b.const(0, dtype, x.lanes)
+            )
+        if dtype is dt.boolean:
+            zero = self.b.const(0, x.dtype, x.lanes)
+            return self.b.alu("xor", self.b.alu("eq", x, zero), self.b.const(True, dtype, x.lanes))
+        return self.b.cast(x, dtype)
+
+    # -- reductions -----------------------------------------------------------------------------
+
+    def depth_of(self, index: tuple[Index, ...], conditions: Conditions) -> int:
+        """Return the outermost scope in which an index can be computed."""
+        atoms = [a for i in index for a, _ in i.terms]
+        atoms += [a for i, _ in conditions for a, _ in i.terms]
+        return max((self.atom(a).depth for a in atoms), default=0)
+
+    @contextmanager
+    def lanes(self, lane: Loop | None) -> Iterator[None]:
+        saved, self.lane = self.lane, lane
+        yield
+        self.lane = saved
+
+    def reduce(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
+        """Return a reduction as a loop nest; see the module's note on its order."""
+        moving = self.lane is not None and any(i.depends(self.lane) for i in index)
+        if moving:
+            return self._reduce(n, index, conditions, row=False)
+        known = {a for i in index for a, _ in i.terms}
+        # A condition on anything but this index (a ragged edge, say) cannot make it invalid.
+        conditions = tuple(c for c in conditions if {a for a, _ in c[0].terms} <= known)
+        with self.lanes(None):
+            depth = self.depth_of(index, conditions)
+            with self.b.at(depth):
+                return self._reduce(n, index, conditions, row=True)
+
+    def _reduce(
+        self, n: Node, index: tuple[Index, ...], conditions: Conditions, row: bool
+    ) -> Value:
+        how, axes = n.arg
+        (source,) = n.src
+        start = START[how] if n.dtype.is_float else {"add": 0, "mul": 1, "max": -(2**31)}[how]
+        total = self.b.reg(self.b.const(start, n.dtype, LANES))
+        self._nest(source, list(index), list(axes), conditions, how, total, start, row)
+        result = self.b.get(total)
+        return self.b.emit("tree", n.dtype, 1, (result,), how) if row else result
+
+    def _nest(
+        self,
+        source: Node,
+        index: list[Index],
+        axes: list[int],
+        conditions: Conditions,
+        how: str,
+        total: Value,
+        start: float,
+        row: bool,
+    ) -> None:
+        """Loop over the axes in order; the last one runs in lanes if `row`."""
+        axis, rest = axes[0], axes[1:]
+        dim = source.shape[axis]
+        if not rest and row:
+            self._row(source, index, axis, conditions, how, total, start)
+            return
+        counter = self.counters.loop(dim.hi if isinstance(dim, Sym) else dim)
+        index[axis] = of(counter)
+        with self.b.loop(self.b.int(0), self.extent(dim)) as i:
+            self.env[counter] = i
+            if rest:
+                self._nest(source, index, rest, conditions, how, total, start, row)
+            else:
+                value = self.b.splat(self.value(source, tuple(index), conditions), LANES)
+                self.b.set(total, self.b.alu(how, self.b.get(total), value))
+
+    def _row(
+        self,
+        source: Node,
+        index: list[Index],
+        axis: int,
+        conditions: Conditions,
+        how: str,
+        total: Value,
+        start: float,
+    ) -> None:
+        dim = source.shape[axis]
+        limit = dim.hi if isinstance(dim, Sym) else dim
+        lane = self.counters.loop(LANES)
+        block = self.counters.loop(-(-limit // LANES))
+        position = of(block) * LANES + of(lane)
+        index[axis] = position
+        size = self.extent(dim)
+        sixteen = self.b.int(LANES)
+        whole = (
+            self.b.int(dim // LANES)
+            if isinstance(dim, int)
+            else self.b.emit("idiv", dt.i64, 1, (size, sixteen))
+        )
+
+        def step(counter: Value, edge: Conditions) -> None:
+            self.env[block] = counter
+            with self.lanes(lane):
+                value = self.value(source, tuple(index), (*conditions, *edge))
+                value = self.b.splat(value, LANES)
+                mask = self.mask(edge)
+                if mask is not None:
+                    value = self.b.alu("where", mask, value, self.b.const(start, value.dtype, LANES))
+                self.b.set(total, self.b.alu(how, self.b.get(total), value))
+
+        if limit >= LANES:
+            with self.b.loop(self.b.int(0), whole) as counter:
+                step(counter, ())
+        if isinstance(dim, Sym) or dim % LANES:
+            blocks = self.b.int(-(-dim // LANES)) if isinstance(dim, int) else self.b.emit(
+                "idiv", dt.i64, 1, (self.b.add(size, self.b.int(LANES - 1)), sixteen)
+            )
+            edge = ((position, dim),)
+            with self.b.loop(whole, blocks) as counter:
+                step(counter, tuple(c for c in edge if not holds(c)))
+
+
+def memory_of(n: Node) -> Node:
+    """Return the node that owns the memory in which a realised node lives."""
+    while n.op is Op.STORE:
+        n = n.src[0]
+    return n

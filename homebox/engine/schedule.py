@@ -1,0 +1,69 @@
+"""How a region is tiled, as plain data, and how many independent work units that makes.
+
+Choices depend on shapes only, never on the machine's load, and they do not change bits: tiles cut
+outputs, never the order of a sum. The sum over k runs in segments of fixed length, each from zero.
+"""
+
+from dataclasses import dataclass
+
+from homebox.engine.ops import Dim, Sym, size_max
+
+SEGMENT = 1024  # length along k of one partial sum, in elements
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Number of work units: fixed * product of ceil(sym / by)."""
+
+    fixed: int
+    dynamic: tuple[tuple[Sym, int], ...] = ()
+
+    def count(self, values: dict[str, int]) -> int:
+        total = self.fixed
+        for sym, by in self.dynamic:
+            total *= -(-values[sym.name] // by)
+        return total
+
+    def most(self) -> int:
+        total = self.fixed
+        for sym, by in self.dynamic:
+            total *= -(-sym.hi // by)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class ContractSchedule:
+    """A register tile of `rows` x `panels` * 16 outputs; a unit is `tiles` such tiles down."""
+
+    rows: int
+    panels: int
+    tiles: int
+    unroll: int
+
+
+@dataclass(frozen=True, slots=True)
+class MapSchedule:
+    """Elementwise and row kernels: 16 lanes along `vector` (None = scalars), in blocks of `block`."""
+
+    vector: int | None
+    block: int
+
+
+ROWS = {"avx512": {1: 12, 2: 12, 3: 8, 4: 6}, "avx2": {1: 6}, "generic": {1: 4}}
+
+
+def contract_schedule(level: str, m: Dim, n: Dim) -> ContractSchedule:
+    """Choose the register tile for an m x n output on a CPU of this level."""
+    blocks = -(-size_max(n) // 16)
+    if m == 1 and level == "avx512":
+        panels = next(p for p in (4, 3, 2, 1) if blocks % p == 0)
+        return ContractSchedule(1, panels, 1, 4)
+    table = ROWS[level]
+    panels = next((p for p in (3, 4, 2, 1) if p in table and blocks % p == 0), 1)
+    rows = table[panels]
+    if isinstance(m, Sym):
+        rows = min(rows, 4)
+    elif m % rows:  # a tile that divides m evenly saves the ragged edge
+        better = [r for r in range(rows, rows // 2, -1) if m % r == 0]
+        rows = better[0] if better else min(rows, m)
+    return ContractSchedule(rows, panels, max(1, 96 // rows), 4)
