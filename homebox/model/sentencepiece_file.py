@@ -65,7 +65,7 @@ class Vocabulary:
         for piece in self.pieces:
             body = _bytes_field(1, piece.text.encode()) + b"\x15" + struct.pack("<f", piece.score)
             out += _bytes_field(1, body + _int_field(3, piece.kind))
-        unknown = next(piece.text for piece in self.pieces if piece.kind == UNKNOWN)
+        unknown = next((piece.text for piece in self.pieces if piece.kind == UNKNOWN), "<unk>")
         number = next(key for key, name in _KINDS.items() if name == self.kind)
         trainer = _int_field(3, number) + _int_field(4, len(self.pieces))
         trainer += _int_field(24, int(self.space_as_suffix)) + _int_field(35, self.byte_fallback)

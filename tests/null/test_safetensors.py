@@ -43,7 +43,7 @@ def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
     tensors = {
         "a": generator.standard_normal((3, 5)).astype(np.float32),
         "b": generator.standard_normal((7,)).astype(np.float16),
-        "scalar": np.float32(2.5).reshape(()),
+        "scalar": np.array(2.5, dtype=np.float32),
         "empty": np.zeros((0, 4), dtype=np.float32),
     }
     path = tmp_path / "x.safetensors"
