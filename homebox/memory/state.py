@@ -85,6 +85,11 @@ def open_state(path: Path, configured: bool = False, read_only: bool = False) ->
     try:
         remove_stale(path)
         remove_stale(path / "refs")
+        # SQLite would quietly make a new one, and the assistant would have forgotten everything.
+        if not (path / LEDGER).is_file() or not (path / LEDGER).stat().st_size:
+            raise StateError(
+                f"{path / LEDGER} is missing or empty; restore it from a backup of the state"
+            )
         store = Store(path / "objects")
         store.clean()
         ledger = Ledger(path / LEDGER)
@@ -117,6 +122,14 @@ def init_state(path: Path) -> bool:
     try:
         make_directory(path / "objects")
         Lineage.initialise(path)
+        ledger = Ledger(path / LEDGER)
+        written = ledger.count()
+        ledger.close()
+        if written:
+            raise StateError(
+                f"{path} has a ledger with {written} turns but no {IDENTITY}; restore that file "
+                "from a backup of the state"
+            )
         if not (path / IDENTITY).exists():
             replace_file(path / IDENTITY, f"{secrets.token_hex(32)}\n".encode())
     finally:
@@ -130,7 +143,8 @@ def _refuse_foreign(path: Path) -> None:
         raise StateError(f"{path} is a link to nothing; mount its target, or choose another")
     if path.exists() and not path.is_dir():
         raise StateError(f"{path} is a file; --state needs a directory")
-    ours = {"objects", "refs", LOCK, "lost+found"}
+    ledger = {LEDGER, f"{LEDGER}-wal", f"{LEDGER}-shm"}
+    ours = {"objects", "refs", LOCK, "lost+found", *ledger}
     with explained("read", path):
         names = {item.name for item in path.iterdir()} if path.exists() else set()
     foreign = sorted(name for name in names - ours if not name.endswith(SUFFIX))
