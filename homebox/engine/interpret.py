@@ -88,15 +88,15 @@ class _Frame:
         shared: "dict[int, _Memory] | None" = None,
     ) -> None:
         self.item, self.size, self.group, self.local = item, size, group, local
-        self.shared = {} if shared is None else shared
+        self.shared = shared  # by position; None for a unit
         self.epoch = 0  # grows at each barrier; never the same in two groups
 
 
 def _name(item: int, frame: _Frame) -> str:
+    if frame.shared is None:
+        return "another unit" if item < 0 else f"unit {item}"
     if item < 0:
         return "another work-item"
-    if frame.size == 1 and len(frame.group) == 1:
-        return f"unit {item}"
     return f"work-item {item % frame.size} of group {item // frame.size}"
 
 

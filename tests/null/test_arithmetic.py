@@ -130,6 +130,9 @@ def test_casts(lanes: int) -> None:
         return result[0]
 
     assert cast(-2.9, f32, i32) == -2 and cast(3e10, f32, i32) == -(2**31)
+    assert cast(2.0**31 - 1, f64, i32) == 2**31 - 1 and cast(2.0**31, f64, i32) == -(2**31)
+    assert cast(1 + 2.0**-8 + 2.0**-40, f64, bf16) == 0x3F81  # no tie, though one of f32
+    assert cast(1 + 2.0**-8 + 2.0**-7 - 2.0**-40, f64, bf16) == 0x3F81
     assert cast(float("nan"), f32, i8) == -128
     assert cast(300, i32, i8) == 44
     assert cast(2**24 + 1, i64, f32) == 2**24

@@ -47,6 +47,34 @@ def test_access_beyond_the_end_is_reported(kernel: Kernel) -> None:
         run(kernel, [numbers(45), numbers(45)], NONE, (0, 3))
 
 
+@pytest.mark.parametrize("verb", ["load", "store"])
+@pytest.mark.parametrize("start", [-1, 0, 4, 5])
+def test_the_first_and_the_last_element_are_the_limits(verb: str, start: int) -> None:
+    b = Builder()
+    data, out = b.param(f32, 8, True), b.param(f32, 4, True)
+    if verb == "load":
+        b.store(out, b.int(0), b.load(data, b.int(start), 4))
+    else:
+        b.store(data, b.int(start), b.const(1.0, f32, 4))
+    memory = [np.zeros(9, np.float32), np.zeros(4, np.float32)]
+    if start in (0, 4):
+        run(b.kernel(), memory, NONE)
+    else:
+        with pytest.raises(EngineError, match=f"element {start if start < 0 else 8} of p0"):
+            run(b.kernel(), memory, NONE)
+
+
+def test_a_loaded_vector_is_a_value() -> None:
+    b = Builder()
+    data = b.param(f32, 8, True)
+    low, high = b.load(data, b.int(0), 4), b.load(data, b.int(4), 4)
+    b.store(data, b.int(0), high)
+    b.store(data, b.int(4), low)
+    memory = np.arange(8, dtype=np.float32)
+    run(b.kernel(), [memory], NONE)
+    assert memory.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
+
+
 def test_units_may_be_run_in_parts() -> None:
     x, y = numbers(64), numbers(64, seed=1)
     whole = y.copy()
@@ -236,6 +264,43 @@ def test_two_items_writing_one_element_is_a_race() -> None:
         run_simt(b.kernel((4,)), [np.zeros(4, np.float32)], NONE, (1,))
 
 
+@pytest.mark.parametrize("readers", [1, 2, 4])
+@pytest.mark.parametrize("writer", [0, 3])
+def test_writing_what_others_have_read_is_a_race(readers: int, writer: int) -> None:
+    b = Builder()
+    out, memory = b.param(f32, 4, True), b.param(f32, 1, True)
+    local = b.emit("local", i64, 1, (), 0)
+    with b.when(b.alu("lt", local, b.int(readers))):
+        b.store(out, local, b.load(memory, b.int(0)))
+    with b.when(b.alu("eq", local, b.int(writer))):
+        b.store(memory, b.int(0), b.const(1.0, f32))
+    buffers = [np.zeros(4, np.float32), np.zeros(1, np.float32)]
+    if readers == 1 and writer == 0:
+        run_simt(b.kernel((4,)), buffers, NONE, (1,))
+    else:
+        with pytest.raises(EngineError, match="element 0 of p1, race with"):
+            run_simt(b.kernel((4,)), buffers, NONE, (1,))
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+@pytest.mark.parametrize("writer", [0, 1])
+def test_groups_must_not_write_what_other_groups_read(readers: int, writer: int) -> None:
+    b = Builder()
+    out, memory = b.param(f32, 2, True), b.param(f32, 1, True)
+    group = b.emit("group", i64, 1, (), 0)
+    with b.when(b.alu("lt", group, b.int(readers))):
+        b.store(out, group, b.load(memory, b.int(0)))
+    b.emit("barrier", i64)
+    with b.when(b.alu("eq", group, b.int(writer))):
+        b.store(memory, b.int(0), b.const(1.0, f32))
+    buffers = [np.zeros(2, np.float32), np.zeros(1, np.float32)]
+    if readers == 1 and writer == 0:
+        run_simt(b.kernel((1,)), buffers, NONE, (2,))
+    else:
+        with pytest.raises(EngineError, match=r"element 0 of p1, race with"):
+            run_simt(b.kernel((1,)), buffers, NONE, (2,))
+
+
 def test_no_barrier_orders_two_groups() -> None:
     with pytest.raises(EngineError, match="race with work-item 0 of group 0"):
         run_simt(
@@ -260,6 +325,25 @@ def test_barrier_that_some_items_miss_is_reported(in_loop: bool) -> None:
     b.store(out, local, b.const(1.0, f32))
     with pytest.raises(EngineError, match="`barrier`: barrier divergence: work-item 0"):
         run_simt(b.kernel((4,)), [np.zeros(4, np.float32)], NONE, (1,))
+
+
+def test_items_must_wait_at_the_same_barrier() -> None:
+    b = Builder()
+    local = b.emit("local", i64, 1, (), 0)
+    for half in range(2):
+        with b.when(b.alu("eq", b.alu("idiv", local, b.int(2)), b.int(half))):
+            b.emit("barrier", i64)
+    with pytest.raises(EngineError, match=r"work-item 0 of group 0 waits at .*, work-item 2"):
+        run_simt(b.kernel((4,)), [], NONE, (1,))
+
+
+def test_items_must_wait_in_the_same_round() -> None:
+    b = Builder()
+    local = b.emit("local", i64, 1, (), 0)
+    with b.loop(b.int(0), b.int(4)) as i, b.when(b.alu("eq", i, local)):
+        b.emit("barrier", i64)
+    with pytest.raises(EngineError, match=r"in rounds \[0\], work-item 1 .* in rounds \[1\]"):
+        run_simt(b.kernel((4,)), [], NONE, (1,))
 
 
 def test_uniform_barriers_in_loops_and_conditions_are_fine() -> None:

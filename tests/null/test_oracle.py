@@ -380,13 +380,15 @@ def test_indexed_store_is_in_order_and_skips_outside(how: str, kind: DType) -> N
     rows = np.arange(2 * 3 * 5).reshape(2, 3, 5) * (1 if kind is i32 else 0.37)
     held = narrow if kind is bf16 else lambda x: np.asarray(x).astype(kind.to_numpy())
     want, values = held(np.ones((3, 5))), held(rows)
+    target = memory(want, kind)
     made = node(
         Op.STORE,
         kind,
         (3, 5),
-        (memory(want, kind), memory(values, kind), memory(index, i32)),
+        (target, memory(values, kind), memory(index, i32)),
         how,
     )
+    before = want.copy()
     for place in np.ndindex(2, 3):
         row = index[place]
         if 0 <= row < 3:
@@ -398,6 +400,7 @@ def test_indexed_store_is_in_order_and_skips_outside(how: str, kind: DType) -> N
             else:
                 want[row] = old + new
     assert same_bits(evaluate([made])[0], want)
+    assert same_bits(target.arg.array, before.reshape(-1))
 
 
 def test_copy_and_results_are_new_and_contiguous() -> None:
