@@ -269,10 +269,10 @@ class Engine:
             return self.learning
 
     def _refuse_if_dead(self) -> None:
-        if self._stopping:
-            raise BusyError("homebox is shutting down")
         if self.failure is not None:
             raise HomeboxError(f"the engine thread has died: {self.failure}; restart homebox")
+        if self._stopping:
+            raise BusyError("homebox is shutting down")
 
     def _wake(self) -> None:
         with self._condition:

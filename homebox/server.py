@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from homebox.api import responses
+from homebox.api.connection import Connection
 from homebox.api.exchange import Exchange, conversation_id
 from homebox.api.guard import Guard, check_address, check_content_type
 from homebox.api.requests import ChatRequest, parse
@@ -36,8 +37,8 @@ from homebox.scheduler import Engine
 
 log = logging.getLogger("homebox.server")
 
-# Turns messages and tools into token ids, as the model's chat template says.
-Renderer = Callable[[list[dict[str, Any]], list[dict[str, Any]] | None], list[int]]
+# Turns messages into token ids, as the model's chat format says.
+Renderer = Callable[[list[dict[str, Any]]], list[int]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Codes of errors that aiohttp finds by itself.
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
@@ -57,6 +58,7 @@ class ServerSettings:
     body_timeout: float = 60.0
     write_timeout: float = 60.0
     idle_timeout: float = 75.0
+    linger: float = 2.0  # for the rest of a body that was refused
     patience: float = 5.0  # of agents that wait for the first token
     drain: float = 10.0  # for running answers when the server stops
 
@@ -94,11 +96,7 @@ class Server:
         app.router.add_get("/v1/models/{id}", self._model)
         app.router.add_get("/health", self._health)
         self._runner = web.AppRunner(
-            app,
-            handler_cancellation=True,
-            access_log=None,
-            keepalive_timeout=settings.idle_timeout,
-            shutdown_timeout=1.0,
+            app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0
         )
 
     async def start(self) -> str:
@@ -130,20 +128,23 @@ class Server:
             async with asyncio.timeout(self._settings.drain):
                 while self._answering:
                     await asyncio.sleep(0.02)
+        open_connections = self._runner.server.connections if self._runner.server else []
+        transports = [connection.transport for connection in open_connections]
         await self._runner.cleanup()
+        for transport in transports:
+            # Closing alone would wait for readers who take nothing.
+            if transport is not None:
+                transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _connection(self) -> asyncio.BaseProtocol:
-        """Make the protocol of a new connection, which must send its headers in time."""
+    def _connection(self) -> Connection:
         assert self._runner.server is not None
-        protocol = self._runner.server()
-
-        def cut_off_if_silent() -> None:
-            if not protocol._request_count and protocol.transport is not None:
-                protocol.transport.abort()
-
-        asyncio.get_running_loop().call_later(self._settings.header_timeout, cut_off_if_silent)
-        return protocol
+        return Connection(
+            self._runner.server,
+            header_timeout=self._settings.header_timeout,
+            idle_timeout=self._settings.idle_timeout,
+            linger=self._settings.linger,
+        )
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -215,9 +216,7 @@ class Server:
         service = self._service
         lease = await service.served.acquire(chat.model)
         try:
-            prompt = await asyncio.to_thread(
-                service.render, chat.rendered_messages(), chat.rendered_tools()
-            )
+            prompt = await asyncio.to_thread(service.render, chat.rendered_messages())
             if len(prompt) >= service.context:
                 raise ContextLengthError(service.context, len(prompt))
             sampling = chat.sampling(len(prompt), service.context)
@@ -244,28 +243,32 @@ class Server:
         role = True  # the first chunk says who speaks
         try:
             async for text in exchange.pieces(self._settings.patience):
-                await self._send(response, answer.chunk(text, role=role or not text))
+                await self._send(request, response, answer.chunk(text, role=role or not text))
                 role = False
             reason = await exchange.finish()
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
             # The headers are out: the only place left to say it is the stream itself.
-            await self._send(response, responses.event(responses.error_value(_shown(error))))
+            await self._send(
+                request, response, responses.event(responses.error_value(_shown(error)))
+            )
             return response
         last = answer.chunk("" if role else None, reason, role=role)
         if exchange.request.include_usage:
             last += answer.usage_chunk(exchange.usage)
-        await self._send(response, last + responses.DONE)
+        await self._send(request, response, last + responses.DONE)
         await response.write_eof()
         return response
 
-    async def _send(self, response: web.StreamResponse, data: bytes) -> None:
+    async def _send(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
         """Write to a stream; a reader that takes nothing for long counts as gone."""
         try:
             async with asyncio.timeout(self._settings.write_timeout):
                 await response.write(data)
         except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
             raise ConnectionResetError("the reader takes nothing") from None
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:

@@ -139,10 +139,6 @@ class ChatRequest(Struct):
             rendered.append(plain)
         return rendered
 
-    def rendered_tools(self) -> list[dict[str, Any]] | None:
-        """Give the tools that the model may see."""
-        return None if self.tool_choice == "none" else self.tools or None
-
     def sampling(self, prompt_tokens: int, context: int) -> SamplingParams:
         """Turn the request's wishes into sampling parameters that fit into the context.
 

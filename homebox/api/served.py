@@ -28,13 +28,13 @@ KEPT = "homebox@"
 RESIDENT = 4
 
 Tensors = Mapping[str, npt.NDArray[np.float32]]
-Reader = Callable[[str], Tensors]  # reads the tensors of a weights hash from the store
+Reader = Callable[[str], tuple[Tensors, float]]  # weights hash -> tensors and alpha
 
 
 class Adapters(Protocol):
     """The adapters that lie in a model's memory."""
 
-    def add(self, name: str, tensors: Tensors) -> None:
+    def add(self, name: str, tensors: Tensors, alpha: float) -> None:
         """Take an adapter in."""
         ...
 
@@ -98,8 +98,7 @@ class Served:
 
     def names(self) -> list[tuple[str, str]]:
         """List the served models as (name, weights), what is served by default first."""
-        kept = dict.fromkeys(entry.weights for entry in self._lineage.history(self.base))
-        kept.pop(BASE, None)
+        kept = self._lineage.checkpoints(self.base)
         return [
             (CURRENT, self.current),
             (BASE, BASE),
@@ -115,15 +114,15 @@ class Served:
         with self._lock:
             if weights == BASE or weights in self._uses:
                 return self._lease(weights)
-        tensors = await asyncio.to_thread(self._read, weights)
+        tensors, alpha = await asyncio.to_thread(self._read, weights)
         return await asyncio.wrap_future(
-            self._engine.call(lambda: self._load_and_lease(weights, tensors))
+            self._engine.call(lambda: self._load_and_lease(weights, tensors, alpha))
         )
 
     def switch(self, weights: str) -> None:
         """Make `weights` what "homebox" means. Runs on the engine thread, between two steps."""
         if weights != BASE and weights not in self._uses:
-            self._load(weights, self._read(weights), self._capacity + 1)
+            self._load(weights, *self._read(weights), self._capacity + 1)
         with self._lock:
             self.current = weights
         self._evict(self._capacity)
@@ -148,18 +147,18 @@ class Served:
             self._uses.move_to_end(weights)
         return Lease(self, weights)
 
-    def _load_and_lease(self, weights: str, tensors: Tensors) -> Lease:
+    def _load_and_lease(self, weights: str, tensors: Tensors, alpha: float) -> Lease:
         if weights not in self._uses:
-            self._load(weights, tensors, self._capacity)
+            self._load(weights, tensors, alpha, self._capacity)
         with self._lock:
             return self._lease(weights)
 
-    def _load(self, weights: str, tensors: Tensors, limit: int) -> None:
+    def _load(self, weights: str, tensors: Tensors, alpha: float, limit: int) -> None:
         """Add an adapter; a swap may exceed the limit of requests by one, as it must not fail."""
         self._evict(limit - 1)
         if len(self._uses) >= limit:
             raise BusyError(f"{len(self._uses)} checkpoints are in use already; try again later")
-        self._adapters.add(weights, tensors)
+        self._adapters.add(weights, tensors, alpha)
         with self._lock:
             self._uses[weights] = 0
 

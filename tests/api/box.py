@@ -1,7 +1,6 @@
 """A whole server around the fake model, in threads of the test's own process."""
 
 import asyncio
-import hashlib
 import json
 import threading
 from collections.abc import Coroutine
@@ -23,11 +22,13 @@ from tests.api.fake_model import FakeModel
 T = TypeVar("T")
 
 
-def keep_checkpoint(state: State, base: str, seed: int, lessons: tuple[str, ...] = ()) -> str:
+def keep_checkpoint(state: State, base: str, seed: int) -> str:
     """Put a checkpoint that nothing serves yet into the store."""
     tensor = np.full((2, 2), seed, dtype=np.float32)
     job = state.store.put(canonical_json({"seed": seed}))
-    return Manifest(base, {"layers.0.q.A": state.store.put(tensor.tobytes())}, job).save(state.store)
+    return Manifest(base, {"layers.0.q.A": state.store.put(tensor.tobytes())}, job).save(
+        state.store
+    )
 
 
 def promote(state: State, base: str, seed: int, lessons: tuple[str, ...] = ()) -> str:
@@ -47,12 +48,13 @@ def promote(state: State, base: str, seed: int, lessons: tuple[str, ...] = ()) -
     return weights
 
 
-def read_tensors(state: State, weights: str) -> dict[str, np.ndarray]:
+def read_tensors(state: State, weights: str) -> tuple[dict[str, np.ndarray], float]:
     manifest = Manifest.load(state.store, weights)
-    return {
+    tensors = {
         name: np.frombuffer(state.store.get(item), dtype=np.float32).reshape(2, 2)
         for name, item in manifest.adapter.items()
     }
+    return tensors, 32.0
 
 
 class Box:
@@ -73,7 +75,7 @@ class Box:
         service = Service(
             engine=self.engine,
             served=self.served,
-            render=lambda messages, tools: self.model.chat.render(messages, tools=tools),
+            render=self.model.chat.render,
             ledger=self.state.ledger,
             context=self.model.context,
             created=1,
@@ -133,7 +135,3 @@ def text_of(chunks: list[Any]) -> str:
         if isinstance(chunk, dict)
         for choice in chunk["choices"]
     )
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -35,10 +35,7 @@ class FakeTokenizer:
 
 class FakeChat:
     def render(
-        self,
-        messages: list[dict[str, Any]],
-        add_generation_prompt: bool = True,
-        tools: list[dict[str, Any]] | None = None,
+        self, messages: list[dict[str, Any]], add_generation_prompt: bool = True
     ) -> list[int]:
         text = "".join(f"\x01{m['role']}\x02{m['content']}" for m in messages)
         return list((text + "\x01assistant\x02" * add_generation_prompt).encode())

@@ -140,9 +140,12 @@ def test_limits_of_the_answer(box: Box) -> None:
     value = box.chat("hello", max_tokens=5).json()
     assert value["choices"][0]["message"]["content"] == "<base"
     assert value["choices"][0]["finish_reason"] == "length"
-    assert box.chat("hello", max_tokens=9, max_completion_tokens=2).json()["choices"][0][
-        "message"
-    ]["content"] == "<b"
+    assert (
+        box.chat("hello", max_tokens=9, max_completion_tokens=2).json()["choices"][0]["message"][
+            "content"
+        ]
+        == "<b"
+    )
     assert box.chat("hello", stop=">").json()["choices"][0]["message"]["content"] == "<base"
 
 

@@ -1,0 +1,76 @@
+"""One TCP connection of the server: aiohttp's protocol with time-outs and errors of our shape.
+
+aiohttp waits for the first request for ever, and answers what is not HTTP with plain text and a
+traceback in the log. Both are changed here and nothing else.
+"""
+
+import asyncio
+import logging
+
+import msgspec
+from aiohttp import web
+
+from homebox.api.responses import JSON, error_value
+from homebox.errors import HomeboxError, RequestError
+
+log = logging.getLogger("homebox.server")
+
+
+class Connection(web.RequestHandler):
+    """A connection that must send the headers of its first request in time."""
+
+    __slots__ = ("_silence", "_silence_limit")
+
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        header_timeout: float,
+        idle_timeout: float,
+        linger: float,
+    ) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=idle_timeout,
+            lingering_time=linger,
+            access_log=None,  # type: ignore[arg-type]
+        )
+        self._silence_limit = header_timeout
+        self._silence: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock."""
+        super().connection_made(transport)
+        self._silence = asyncio.get_running_loop().call_later(self._silence_limit, self._cut_off)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop the clock."""
+        if self._silence is not None:
+            self._silence.cancel()
+        super().connection_lost(exc)
+
+    def _cut_off(self) -> None:
+        if not self._request_count and self.transport is not None:
+            self.transport.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what could not be read as a request."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the response has begun already")
+        if status >= 500:
+            log.error("a request failed", exc_info=exc)
+            error: HomeboxError = HomeboxError("homebox made a mistake; its log says more")
+        else:
+            error = RequestError(f"This is not valid HTTP: {message or exc}"[:500])
+        response = web.Response(
+            body=msgspec.json.encode(error_value(error)), status=status, content_type=JSON
+        )
+        response.force_close()
+        return response

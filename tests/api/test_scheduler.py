@@ -1,0 +1,212 @@
+"""The engine thread: turns, learning between answers, calls, errors, the end."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from homebox.errors import BusyError, HomeboxError, LearningError
+from homebox.model.sampling import SamplingParams
+from homebox.scheduler import ANSWERS_PER_LEARNING, Engine, Generation
+from tests.api.fake_model import FakeModel
+
+GREEDY = SamplingParams()
+
+
+def prompt(model: FakeModel, text: str) -> list[int]:
+    return model.chat.render([{"role": "user", "content": text}])
+
+
+async def read(generation: Generation) -> str:
+    text = ""
+    while (piece := await generation.next()) is not None:
+        text += piece
+    return text
+
+
+def steps(count: int, log: list[Any], pause: float = 0.0) -> Generator[int, None, str]:
+    for number in range(count):
+        if pause:
+            time.sleep(pause)
+        log.append(number)
+        yield number
+    return "report"
+
+
+@pytest.fixture
+def engine() -> Generator[Engine, None, None]:
+    engine = Engine(FakeModel(), max_active=4, max_waiting=8)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def test_answers_take_turns(engine: Engine) -> None:
+    model = engine.model
+    assert isinstance(model, FakeModel)
+
+    async def ask() -> list[str]:
+        slow = engine.submit(prompt(model, "count 500"), GREEDY)
+        quick = engine.submit(prompt(model, "hi"), GREEDY)
+        said = await read(quick)
+        # The short answer did not have to wait for the long one before it.
+        assert slow.end is None
+        return [said, await read(slow)]
+
+    assert asyncio.run(ask()) == ["<base> you said: hi", "a" * 500]
+    assert model.threads == {"homebox-engine"}
+
+
+def test_learning_runs_alone_when_nobody_asks(engine: Engine) -> None:
+    log: list[Any] = []
+    heard: list[int] = []
+    learning = engine.learn(steps(50, log))
+    stop = learning.listen(heard.append)
+    assert learning.result.result(10) == "report"
+    stop()
+    assert log == list(range(50))
+    assert heard == list(range(50 - len(heard), 50))
+    assert engine.learning is None
+
+
+def test_learning_goes_on_between_answers_and_lets_them_pass(engine: Engine) -> None:
+    model = engine.model
+    assert isinstance(model, FakeModel)
+    model.delay = 0.001
+    order: list[str] = []
+    original = model.start
+
+    def start(*args: Any) -> Any:
+        sequence = original(*args)
+        step = sequence.step
+
+        def logged() -> Any:
+            order.append("answer")
+            return step()
+
+        sequence.step = logged  # type: ignore[method-assign]
+        return sequence
+
+    model.start = start  # type: ignore[method-assign]
+
+    def learn() -> Generator[int, None, None]:
+        while True:
+            time.sleep(0.002)
+            order.append("learn")
+            yield 0
+
+    async def ask() -> str:
+        generation = engine.submit(prompt(model, "count 200"), GREEDY)
+        await generation.next()
+        engine.learn(learn())
+        return await read(generation)
+
+    assert asyncio.run(ask()).startswith("a")
+    mixed = order[order.index("learn") : len(order) - order[::-1].index("answer")]
+    # Both go on: learning is not starved, and never takes two steps while an answer waits.
+    assert mixed.count("learn") >= 5
+    assert "learn learn" not in " ".join(mixed)
+    assert mixed.count("answer") >= ANSWERS_PER_LEARNING * (mixed.count("learn") - 2)
+
+
+def test_one_learning_at_a_time(engine: Engine) -> None:
+    gate = threading.Event()
+
+    def wait() -> Generator[int, None, str]:
+        while not gate.is_set():
+            time.sleep(0.001)
+            yield 0
+        return "first"
+
+    first = engine.learn(wait())
+    with pytest.raises(BusyError, match="running already"):
+        engine.learn(wait())
+    gate.set()
+    assert first.result.result(10) == "first"
+    assert engine.learn(steps(1, [])).result.result(10) == "report"
+
+
+def test_learning_can_be_stopped_and_cleans_up(engine: Engine) -> None:
+    begun, cleaned = threading.Event(), threading.Event()
+
+    def learn() -> Generator[int, None, None]:
+        try:
+            while True:
+                begun.set()
+                yield 0
+        finally:
+            cleaned.set()
+
+    learning = engine.learn(learn())
+    assert begun.wait(10)
+    assert engine.stop_learning("the owner rolled back") is learning
+    with pytest.raises(LearningError, match="rolled back"):
+        learning.result.result(10)
+    assert cleaned.wait(10)
+    assert engine.stop_learning("nothing runs") is None
+
+
+def test_learning_that_breaks_breaks_nothing_else(engine: Engine) -> None:
+    def learn() -> Generator[int, None, None]:
+        yield 0
+        raise ValueError("NaN")
+
+    with pytest.raises(ValueError, match="NaN"):
+        engine.learn(learn()).result.result(10)
+    assert engine.call(lambda: 5).result(10) == 5
+
+
+def test_calls_run_on_the_engine_thread_and_pass_errors_on(engine: Engine) -> None:
+    name = engine.call(lambda: threading.current_thread().name).result(10)
+    assert name == "homebox-engine"
+    with pytest.raises(ZeroDivisionError):
+        engine.call(lambda: 1 / 0).result(10)
+
+
+def test_waiting_for_a_slot_is_not_an_error() -> None:
+    model = FakeModel(slots=1)
+    engine = Engine(model, max_active=3, max_waiting=8)
+    engine.start()
+
+    async def ask() -> list[str]:
+        generations = [engine.submit(prompt(model, f"n {i}"), GREEDY) for i in range(4)]
+        return [await read(generation) for generation in generations]
+
+    assert asyncio.run(ask()) == [f"<base> you said: n {i}" for i in range(4)]
+    engine.stop()
+
+
+def test_the_end_comes_to_everybody(engine: Engine) -> None:
+    model = engine.model
+    assert isinstance(model, FakeModel)
+
+    async def ask() -> list[Any]:
+        running = [engine.submit(prompt(model, "endless"), GREEDY) for _ in range(6)]
+        learning = engine.learn(steps(10**9, []))
+        await running[0].next()
+        await asyncio.to_thread(engine.stop)
+        for generation in running:
+            await read(generation)
+        with pytest.raises(LearningError, match="shutting down"):
+            learning.result.result(10)
+        return [generation.end.finish_reason for generation in running if generation.end]
+
+    assert asyncio.run(ask()) == ["cancelled"] * 6
+    assert not model.sequences
+    with pytest.raises(BusyError, match="shutting down"):
+        engine.call(lambda: None)
+
+
+def test_a_dead_engine_says_so() -> None:
+    def fail() -> None:
+        raise RuntimeError("the watchdog barked")
+
+    engine = Engine(FakeModel(), heartbeat=fail)
+    engine.start()
+    engine._thread.join(10)
+    with pytest.raises(HomeboxError, match="barked"):
+        engine.call(lambda: None)
+    assert isinstance(engine.failure, RuntimeError)
