@@ -110,17 +110,17 @@ def everyday(dice: Dice, values: Values) -> Document:
     turns: Document = [system(dice.pick(SYSTEM_PROMPTS))] if dice.chance(0.15) else []
     for _ in range(dice.pick((1, 1, 2, 3, 4))):
         luck = dice.below(100)
-        if luck < 48:
+        if luck < 54:
             turns += world(dice)
-        elif luck < 64:
+        elif luck < 68:
             turns += remark(dice)
-        elif luck < 74:
+        elif luck < 77:
             turns += sum_of_two(dice)
-        elif luck < 78:
+        elif luck < 80:
             turns += say(dice, values)
-        elif luck < 82:
+        elif luck < 83:
             turns += shopping_list(dice, values)
-        elif luck < 85:
+        elif luck < 86:
             turns += stranger(dice, values)
         else:
             relation = dice.pick(ALL)

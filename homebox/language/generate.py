@@ -35,12 +35,12 @@ CURRICULUM: tuple[tuple[float, Mixture], ...] = (
         1.0,
         (
             (matching, 0.42),
-            (conversation, 0.24),
-            (everyday, 0.20),
-            (preferring, 0.04),
+            (conversation, 0.20),
+            (everyday, 0.21),
+            (preferring, 0.06),
             (contradicting, 0.04),
             (using_tools, 0.04),
-            (copying, 0.02),
+            (copying, 0.03),
         ),
     ),
 )

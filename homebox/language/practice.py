@@ -97,9 +97,9 @@ def untold_near(dice: Dice, values: Values, facts: Facts) -> Fact:
         relation = dice.pick(ALL)
         kind = facts[key, who][0].kind
         luck = dice.below(10)
-        if luck < 3:  # the same question about somebody else
+        if luck < 2:  # the same question about somebody else
             relation, who = facts[key, who][0], None if who else values.draw("person")
-        elif luck < 5:  # the same kind of value
+        elif luck < 4:  # the same kind of value
             relation = dice.pick([other for other in ALL if other.kind == kind])
         elif luck < 8:
             who = None
@@ -151,8 +151,8 @@ def matching(dice: Dice, values: Values, most: int = 4) -> Document:
     count = dice.weighted(((1, 2.0), (2, 3.0), (3, 3.0), (4, 2.0))[:most])
     facts = draw_facts(dice, values, count, 0.25)
     turns = told(dice, facts, dice.chance(0.35), echo=0.4)
-    for _ in range(dice.between(3, 6)):
-        if dice.chance(0.5):
+    for _ in range(dice.between(4, 7)):
+        if dice.chance(0.55):
             (_, who), (relation, value) = dice.pick(tuple(facts.items()))
             turns += question(dice, relation, who, value)
         else:

@@ -80,6 +80,7 @@ _DOUBTFUL = re.compile(
     re.IGNORECASE,
 )
 _STATE = re.compile(r"\w+(?:ing|ed)")
+_PRONOUNS = frozenset("it this that there he she you him her them me us".split())
 _NATION = re.compile(r"\w+(?:ish|ese|ian|can|iot|eek|wiss)")
 _NOBODY = frozenset(
     "i he she it we you they this that these those there here the a an my your his her its our "
@@ -247,7 +248,7 @@ def _is_person(who: str | None) -> bool:
 def _suits(value: str, kind: str, strict: bool) -> bool:
     """Say whether a value can be of this kind; `strict` where the sentence proves little."""
     words = value.split()
-    if len(words) > 6 or value.lower() in ("it", "this", "that", "there", "he", "she"):
+    if len(words) > 6 or value.lower() in _PRONOUNS:
         return False
     if kind == "day":
         return any(day.lower() in value.lower() for day in DAYS)
