@@ -6,7 +6,9 @@ scalars Python bools. bf16 rests as its 16 bits. The invariant: every float oper
 once, to nearest, ties to even, as the IR demands of every target.
 """
 
+import math
 import operator
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homebox.engine.dtype import DType, bf16, f64, i64
+from homebox.engine.dtype import DType, bf16, f32, f64, i64
 from homebox.engine.linear import Inst
 from homebox.engine.oracle import narrow, widen
 
@@ -107,6 +109,8 @@ def fma(a: Any, b: Any, c: Any, dtype: DType) -> Any:
     if dtype is f64:
         exact = [_fma64(*map(float, item)) for item in np.broadcast(a, b, c)]
         return np.array(exact).reshape(np.shape(a))
+    if dtype is f32 and not isinstance(a, np.ndarray):
+        return np.float32(_odd_scalar(float(a), float(b), float(c)))
     if dtype is bf16:
         return narrow(_odd_sum(widen(a), widen(b), widen(c)))
     return np.asarray(_odd_sum(a, b, c)).astype(dtype.to_numpy())
@@ -131,6 +135,19 @@ def _odd_sum(a: Any, b: Any, c: Any) -> Array:
     towards = np.where(error > 0, np.inf, -np.inf)
     fix = (error != 0) & even & np.isfinite(total)
     return np.where(fix, np.nextafter(total, towards), total)
+
+
+def _odd_scalar(a: float, b: float, c: float) -> float:
+    """Return what `_odd_sum` returns; numpy is slow on scalars."""
+    product = a * b
+    total = product + c
+    part = total - product
+    error = (product - (total - part)) + (c - part)
+    if error == 0 or not math.isfinite(total):
+        return total
+    if struct.unpack("<q", struct.pack("<d", total))[0] & 1:
+        return total
+    return math.nextafter(total, math.inf if error > 0 else -math.inf)
 
 
 def _fma64(a: float, b: float, c: float) -> float:

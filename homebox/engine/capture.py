@@ -197,7 +197,9 @@ def _buffer_for(n: Node) -> Buffer:
 
 def _chunk(low: Lowered) -> int:
     """Return how many units one thread takes at a time: enough work to pay for the taking."""
-    wanted = PRODUCTS_PER_CHUNK if isinstance(low.schedule, ContractSchedule) else ELEMENTS_PER_CHUNK
+    wanted = (
+        PRODUCTS_PER_CHUNK if isinstance(low.schedule, ContractSchedule) else ELEMENTS_PER_CHUNK
+    )
     return max(1, min(wanted // low.work, low.units.most()))
 
 

@@ -40,12 +40,7 @@ class Axes:
 
 def is_product_sum(n: Node) -> bool:
     """Whether a node is a sum of products in f32, so that it may be a contraction."""
-    return (
-        n.op is Op.REDUCE
-        and n.arg[0] == "add"
-        and n.dtype is dt.f32
-        and n.src[0].op is Op.MUL
-    )
+    return n.op is Op.REDUCE and n.arg[0] == "add" and n.dtype is dt.f32 and n.src[0].op is Op.MUL
 
 
 def operand(n: Node, index: tuple[Index, ...]) -> Operand:

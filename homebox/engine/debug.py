@@ -53,8 +53,11 @@ def show_times(program: "Program", nanoseconds: np.ndarray) -> None:
         is_contract = region.core is not None
         work = low.units.most() * low.work
         moved = sum(p.count * p.dtype.size for p in low.kernel.params)
-        row = total.setdefault(f"{name[:9]} {region.root.op.name}{list(region.root.shape)}"
-                               f"{' contract' if is_contract else ''}", [0.0, 0, 0, 0])
+        row = total.setdefault(
+            f"{name[:9]} {region.root.op.name}{list(region.root.shape)}"
+            f"{' contract' if is_contract else ''}",
+            [0.0, 0, 0, 0],
+        )
         for i, part in enumerate((float(ns), 1, work * 2 if is_contract else 0, moved)):
             row[i] += part
     everything = sum(row[0] for row in total.values())

@@ -109,8 +109,6 @@ class _Plan:
         for each in self.nodes:  # a store into something computed needs that in memory first
             if each.op is Op.STORE and each.src[0].op is not Op.BUFFER:
                 self.realised.add(each.src[0])
-            if each.op is Op.STORE and len(each.src) > 2:
-                self.realised.add(_below_moves(each.src[2]))
         self.realised = {n for n in self.realised if n.op is not Op.BUFFER}
         self.regions: dict[Node, Region] = {}
 
@@ -174,7 +172,9 @@ class _Plan:
         strict: set[Node] = set()
         keep = "R1" not in disabled()
         for region in self.regions.values():
-            inner = [n for n in self.cone(region.root) if n.op is Op.REDUCE and n is not region.core]
+            inner = [
+                n for n in self.cone(region.root) if n.op is Op.REDUCE and n is not region.core
+            ]
             if not inner:
                 continue
             for each in inner:
@@ -241,10 +241,3 @@ class _Plan:
 
 def _iteration(root: Node) -> Shape:
     return root.src[1].shape if root.op is Op.STORE else root.shape
-
-
-def _below_moves(n: Node) -> Node:
-    while n.op in MOVEMENT:
-        n = n.src[0]
-    return n
-

@@ -61,9 +61,7 @@ def through(n: Node, index: tuple[Index, ...]) -> tuple[tuple[Index, ...], Condi
             back[axis] = index[place]
         return tuple(back), ()
     if n.op is Op.EXPAND:
-        return tuple(
-            ZERO if d == 1 else i for i, d in zip(index, source.shape, strict=True)
-        ), ()
+        return tuple(ZERO if d == 1 else i for i, d in zip(index, source.shape, strict=True)), ()
     if n.op is Op.SLICE:
         moved = []
         for i, (start, _, step) in zip(index, n.arg, strict=True):

@@ -41,7 +41,6 @@ class Jit:
         self.hits = 0
         self._addresses: dict[tuple[str, str], int] = {}
         self._libraries = 0
-        self._linking_support = False
         with _lock:
             self._machine = self._make_machine()
             self._linker = self._make_linker()
@@ -151,7 +150,7 @@ class Jit:
         if self._linker is None:
             raise EngineError(f"code for {self.target.triple} cannot be run on this machine")
         builder = self._llvm.JITLibraryBuilder().add_current_process()
-        for name, address in self._support().items():
+        for name, address in self._support(objects).items():
             builder.import_symbol(name, address)
         for names, data in objects.values():
             builder.add_object_img(data)
@@ -171,12 +170,9 @@ class Jit:
                 self._addresses[key, name] = int(library[name])
         library.detach()  # never unloaded: nobody can know who still has an address
 
-    def _support(self) -> dict[str, int]:
+    def _support(self, objects: dict[str, tuple[tuple[str, ...], bytes]]) -> dict[str, int]:
         """Return the functions that LLVM calls on its own and no library of the process has."""
-        if self.target.arch != "x86_64" or self.target.has("f16c"):
+        called = any(name.encode() in data for _, data in objects.values() for name in SOFT_HALF)
+        if not called or self.target.arch != "x86_64" or self.key(SOFT_HALF_IR) in objects:
             return {}
-        key = self.key(SOFT_HALF_IR)
-        if not self._linking_support:
-            self._linking_support = True
-            self.load_module(SOFT_HALF_IR, SOFT_HALF)
-        return {n: self._addresses[key, n] for n in SOFT_HALF if (key, n) in self._addresses}
+        return self.load_module(SOFT_HALF_IR, SOFT_HALF)

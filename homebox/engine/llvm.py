@@ -79,8 +79,10 @@ class _Writer:
         )
 
     def vector(self, inst: Inst) -> str:
-        return f"v{inst.lanes}{inst.dtype.llvm.replace('float', 'f32')}" if inst.lanes > 1 else (
-            inst.dtype.llvm.replace("float", "f32")
+        return (
+            f"v{inst.lanes}{inst.dtype.llvm.replace('float', 'f32')}"
+            if inst.lanes > 1
+            else (inst.dtype.llvm.replace("float", "f32"))
         )
 
     # -- the whole ------------------------------------------------------------------------------
@@ -198,9 +200,7 @@ class _Writer:
         masks = f"<{value.lanes} x i1>"
         function = f"llvm.masked.store.{self.vector(value)}.p0"
         self.declared.add(f"declare void @{function}({kind}, ptr, {masks})")
-        self.line(
-            f"call void @{function}({kind} {name}, ptr align {size} {place}, {masks} {mask})"
-        )
+        self.line(f"call void @{function}({kind} {name}, ptr align {size} {place}, {masks} {mask})")
 
     def _lane_places(self, inst: Inst) -> list[str]:
         (pointer, base), (index, name) = self.arg(inst, 0), self.arg(inst, 1)
@@ -242,8 +242,10 @@ class _Writer:
         pointers = self.temp(
             f"getelementptr {pointer.dtype.llvm}, ptr {base}, {self.of(index)} {at}"
         )
-        mask = self.arg(inst, 3)[1] if len(inst.args) > 3 else (
-            "<" + ", ".join("i1 true" for _ in range(lanes)) + ">"
+        mask = (
+            self.arg(inst, 3)[1]
+            if len(inst.args) > 3
+            else ("<" + ", ".join("i1 true" for _ in range(lanes)) + ">")
         )
         function = f"llvm.masked.scatter.{self.vector(value)}.v{lanes}p0"
         self.declared.add(f"declare void @{function}({kind}, <{lanes} x ptr>, <{lanes} x i1>)")

@@ -160,7 +160,9 @@ class Emitter:
                 part = self.b.cast(self.value(atom.value, atom.at), dt.i32)
             else:
                 raise EngineError(f"no vector form of {atom}")
-            total = self.b.alu("add", total, self.b.alu("mul", part, self.b.const(c, dt.i32, LANES)))
+            total = self.b.alu(
+                "add", total, self.b.alu("mul", part, self.b.const(c, dt.i32, LANES))
+            )
         return total
 
     def mask(self, conditions: Conditions) -> Value | None:
@@ -362,15 +364,21 @@ class Emitter:
                 value = self.b.splat(value, LANES)
                 mask = self.mask(edge)
                 if mask is not None:
-                    value = self.b.alu("where", mask, value, self.b.const(start, value.dtype, LANES))
+                    value = self.b.alu(
+                        "where", mask, value, self.b.const(start, value.dtype, LANES)
+                    )
                 self.b.set(total, self.b.alu(how, self.b.get(total), value))
 
         if limit >= LANES:
             with self.b.loop(self.b.int(0), whole) as counter:
                 step(counter, ())
         if isinstance(dim, Sym) or dim % LANES:
-            blocks = self.b.int(-(-dim // LANES)) if isinstance(dim, int) else self.b.emit(
-                "idiv", dt.i64, 1, (self.b.add(size, self.b.int(LANES - 1)), sixteen)
+            blocks = (
+                self.b.int(-(-dim // LANES))
+                if isinstance(dim, int)
+                else self.b.emit(
+                    "idiv", dt.i64, 1, (self.b.add(size, self.b.int(LANES - 1)), sixteen)
+                )
             )
             edge = ((position, dim),)
             with self.b.loop(whole, blocks) as counter:

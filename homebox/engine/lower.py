@@ -59,7 +59,9 @@ class MapLowering:
         each = [self.counters.loop(size_max(d)) for d in self.shape]
         index = tuple(of(x) for x in each)
         reads = accesses(self.root, index, self.realised, self.counters)
-        groups = self._groups(each, [r.flat for r in reads] + [i for r in reads for i in self._extra(r)])
+        groups = self._groups(
+            each, [r.flat for r in reads] + [i for r in reads for i in self._extra(r)]
+        )
         ordered = self.root.op is Op.STORE and len(self.root.src) > 2
         counters, index = self._merge(groups)
         sizes = [self._size(g) for g in groups]
@@ -118,7 +120,9 @@ class MapLowering:
                 index[axis] = part
         return counters, tuple(index)
 
-    def _vector(self, counters: list[Loop], index: tuple[Index, ...], sizes: list[Dim]) -> int | None:
+    def _vector(
+        self, counters: list[Loop], index: tuple[Index, ...], sizes: list[Dim]
+    ) -> int | None:
         """Return the place of the loop that runs in lanes: the last one, unless a sum is there."""
         if not counters:
             return None
@@ -489,7 +493,9 @@ class ContractLowering:
         if segmented:
             self._outer_k(list(self.k_outer), a_base, b_base, totals, rows)
         else:
-            self._inner_k(e.integer(a_base), e.integer(b_base), b.int(0), e.extent(self.k_size), totals)
+            self._inner_k(
+                e.integer(a_base), e.integer(b_base), b.int(0), e.extent(self.k_size), totals
+            )
         for r in range(rows):
             for v in range(s.panels):
                 self._finish(top + r, v, b.get(totals[r][v]))

@@ -52,7 +52,9 @@ class Op(Enum):
     REDUCE = auto()  # arg = ("add" | "max" | "mul", axes)
     # memory
     GATHER = auto()  # src (table (V, *rest), index I int32) -> I + rest; outside of 0..V-1 reads 0
-    STORE = auto()  # src (target, value) or (target, value, index); arg "set" | "add"; -> the target
+    STORE = (
+        auto()
+    )  # src (target, value) or (target, value, index); arg "set" | "add"; -> the target
     #   after the write: without index value has target's shape; with index I: value is I + rest,
     #   target[index[i]] (+)= value[i] in the order of i; an index outside of 0..V-1 is skipped
     COPY = auto()  # src (x,); the same values, made contiguous in memory here
@@ -71,9 +73,7 @@ Dim = int | Sym
 Shape = tuple[Dim, ...]
 
 UNARY = frozenset({Op.CAST, Op.BITCAST, Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
-BINARY = frozenset(
-    {Op.ADD, Op.MUL, Op.MAX, Op.IDIV, Op.MOD, Op.LT, Op.EQ, Op.AND, Op.XOR, Op.SHR}
-)
+BINARY = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.IDIV, Op.MOD, Op.LT, Op.EQ, Op.AND, Op.XOR, Op.SHR})
 ELEMENTWISE = UNARY | BINARY | {Op.WHERE}
 MOVEMENT = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.SLICE, Op.PAD})
 LEAF = frozenset({Op.CONST, Op.BUFFER, Op.VAR, Op.IOTA})
@@ -102,12 +102,17 @@ class Node:
 _interned: "weakref.WeakValueDictionary[tuple[Any, ...], Node]" = weakref.WeakValueDictionary()
 
 
-def node(
-    op: Op, dtype: DType, shape: Shape, src: tuple[Node, ...] = (), arg: Any = None
-) -> Node:
+def node(op: Op, dtype: DType, shape: Shape, src: tuple[Node, ...] = (), arg: Any = None) -> Node:
     """Return the node with this content, making it if it does not exist yet."""
     # The type of the argument is part of the key: 1, 1.0 and True are equal in Python. -0.0 too.
-    key = (op, dtype, shape, tuple(id(s) for s in src), type(arg), repr(arg) if isinstance(arg, float) else arg)
+    key = (
+        op,
+        dtype,
+        shape,
+        tuple(id(s) for s in src),
+        type(arg),
+        repr(arg) if isinstance(arg, float) else arg,
+    )
     found = _interned.get(key)
     if found is None:
         found = Node(op, dtype, shape, src, arg)

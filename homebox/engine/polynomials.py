@@ -84,7 +84,9 @@ def log2(b: Builder, x: Value) -> Value:
     offset = b.alu("sub", bits, b.const(0x3F3504F3, i32, lanes))
     exponent = b.alu(
         "sub",
-        b.alu("shr", b.alu("add", offset, b.const(0x40000000, i32, lanes)), b.const(23, i32, lanes)),
+        b.alu(
+            "shr", b.alu("add", offset, b.const(0x40000000, i32, lanes)), b.const(23, i32, lanes)
+        ),
         b.const(128, i32, lanes),
     )
     shifted = b.alu("shl", exponent, b.const(23, i32, lanes))

@@ -256,9 +256,7 @@ def hoist_scale(n: Node) -> Node | None:
     total = node(Op.MUL, n.dtype, product.shape, tuple(kept))
     out = node(Op.REDUCE, n.dtype, n.shape, (total,), n.arg)
     for factor in hoisted:
-        arg = tuple(
-            (0, 1, 1) if a in axes else (0, d, 1) for a, d in enumerate(product.shape)
-        )
+        arg = tuple((0, 1, 1) if a in axes else (0, d, 1) for a, d in enumerate(product.shape))
         single = node(Op.SLICE, n.dtype, n.shape, (factor,), arg)
         out = node(Op.MUL, n.dtype, n.shape, (out, single))
     return out

@@ -1,11 +1,11 @@
-"""Half precision for x86-64 processors that have no instruction for it, as LLVM IR.
+"""Conversions to and from 16-bit floats for which x86-64 has no instruction, as LLVM IR.
 
-One idea: LLVM turns conversions into calls of the compiler's own library, which a Python process
-has not loaded; these are the two calls it makes. Invariant: every value, denormals and NaN
-included, converts to the bits that the F16C and AArch64 instructions give (round to nearest even).
+One idea: LLVM turns these conversions into calls of the compiler's own library, which a Python
+process has not loaded; these are the calls it makes. Invariant: every value, denormals and NaN
+included, is rounded once, to nearest even, as the F16C and AArch64 instructions do.
 """
 
-SOFT_HALF = ("__extendhfsf2", "__truncsfhf2")
+SOFT_HALF = ("__extendhfsf2", "__truncsfhf2", "__truncdfhf2", "__truncsfbf2", "__truncdfbf2")
 
 SOFT_HALF_IR = """
 define float @__extendhfsf2(half %value) {
@@ -59,4 +59,51 @@ define half @__truncsfhf2(float %value) {
   %result = bitcast i16 %narrow to half
   ret half %result
 }
+
+define bfloat @__truncsfbf2(float %value) {
+  %w = bitcast float %value to i32
+  %mag = and i32 %w, 2147483647
+  %nan = icmp ugt i32 %mag, 2139095040
+  %last = lshr i32 %w, 16
+  %odd = and i32 %last, 1
+  %up = add i32 %w, %odd
+  %half = add i32 %up, 32767
+  %number = lshr i32 %half, 16
+  %quiet = or i32 %last, 64
+  %chosen = select i1 %nan, i32 %quiet, i32 %number
+  %narrow = trunc i32 %chosen to i16
+  %result = bitcast i16 %narrow to bfloat
+  ret bfloat %result
+}
+
+; Rounds to odd: what is cut off leaves a 1 in the last place, so that rounding again is exact.
+define internal float @odd(double %value) {
+  %near = fptrunc double %value to float
+  %back = fpext float %near to double
+  %inexact = fcmp one double %back, %value
+  %back.abs = call double @llvm.fabs.f64(double %back)
+  %value.abs = call double @llvm.fabs.f64(double %value)
+  %away = fcmp ogt double %back.abs, %value.abs
+  %w = bitcast float %near to i32
+  %less = sub i32 %w, 1
+  %cut = select i1 %away, i32 %less, i32 %w
+  %sticky = or i32 %cut, 1
+  %bits = select i1 %inexact, i32 %sticky, i32 %w
+  %result = bitcast i32 %bits to float
+  ret float %result
+}
+
+define half @__truncdfhf2(double %value) {
+  %single = call float @odd(double %value)
+  %result = call half @__truncsfhf2(float %single)
+  ret half %result
+}
+
+define bfloat @__truncdfbf2(double %value) {
+  %single = call float @odd(double %value)
+  %result = call bfloat @__truncsfbf2(float %single)
+  ret bfloat %result
+}
+
+declare double @llvm.fabs.f64(double)
 """

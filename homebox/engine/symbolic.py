@@ -193,9 +193,7 @@ def combine(const: int, terms: tuple[tuple[Atom, int], ...]) -> Index:
                 del total[key]
             del total[atom]
             joined = atom.index * c
-            return combine(
-                const - quotient.const + joined.const, (*total.items(), *joined.terms)
-            )
+            return combine(const - quotient.const + joined.const, (*total.items(), *joined.terms))
     kept = [(a, c) for a, c in total.items() if c]
     kept.sort(key=lambda term: repr(term[0]))
     return Index(const, tuple(kept))

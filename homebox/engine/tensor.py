@@ -94,7 +94,6 @@ class Tensor:
     def __bool__(self) -> bool:
         raise TypeError("a lazy tensor has no truth value; compute it first with .numpy()")
 
-
     def __repr__(self) -> str:
         return f"Tensor({self.dtype}{list(self.shape)}, {self.node.op.name})"
 
@@ -329,7 +328,9 @@ class Tensor:
         if axis is None:
             axes = tuple(range(self.ndim))
         else:
-            axes = tuple(sorted(a % self.ndim for a in ((axis,) if isinstance(axis, int) else axis)))
+            axes = tuple(
+                sorted(a % self.ndim for a in ((axis,) if isinstance(axis, int) else axis))
+            )
         kept = tuple(1 if i in axes else d for i, d in enumerate(self.shape))
         out = Tensor(node(Op.REDUCE, self.dtype, kept, (self.node,), (how, axes)))
         if keepdim:
