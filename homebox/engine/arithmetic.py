@@ -51,8 +51,8 @@ def operation(inst: Inst, operands: list[Inst]) -> Function:
     else:
         function = (_SCALARS if operand.lanes == 1 else _VECTORS)[inst.op]
     if operand.dtype is i64 and operand.lanes == 1 and inst.op in _WRAPPED:
-        function = _WRAPPED[inst.op]
-    elif operand.dtype is bf16:
+        return _WRAPPED[inst.op]
+    if operand.dtype is bf16:
         function = _in_float32(function, rounds=inst.dtype is bf16)
     if operand.lanes > 1 or (inst.dtype.is_float and inst.dtype is not bf16):
         return function
