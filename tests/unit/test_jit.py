@@ -45,19 +45,23 @@ define void @caller() {
   ret void
 }
 """
-HALVES = """
-define void @widen(ptr %a, ptr %b) {
-  %x = load <16 x half>, ptr %a, align 2
-  %y = fpext <16 x half> %x to <16 x float>
-  store <16 x float> %y, ptr %b, align 4
+CONVERT = """
+define void @{name}(ptr %a, ptr %b, i64 %n) {{
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %from = getelementptr {source}, ptr %a, i64 %i
+  %to = getelementptr {target}, ptr %b, i64 %i
+  %x = load <4 x {source}>, ptr %from, align 1
+  %y = {op} <4 x {source}> %x to <4 x {target}>
+  store <4 x {target}> %y, ptr %to, align 1
+  %next = add i64 %i, 4
+  %more = icmp slt i64 %next, %n
+  br i1 %more, label %loop, label %out
+out:
   ret void
-}
-define void @narrow(ptr %a, ptr %b) {
-  %x = load <16 x float>, ptr %a, align 4
-  %y = fptrunc <16 x float> %x to <16 x half>
-  store <16 x half> %y, ptr %b, align 2
-  ret void
-}
+}}
 """
 
 
@@ -188,31 +192,72 @@ def test_arm_code_is_generated() -> None:
     assert re.search(r"ldadd|ldaxr", text)
 
 
-def test_half_precision_converts_alike_on_every_level(cache: DiskCache) -> None:
+def converted(
+    jit: Jit, op: str, types: tuple[str, str], values: np.ndarray, out: str
+) -> np.ndarray:
+    name = f"convert_{types[0]}_{types[1]}"
+    text = CONVERT.format(name=name, op=op, source=types[0], target=types[1])
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(
+        jit.load({name: text})[name]
+    )
+    assert len(values) % 4 == 0
+    result = np.zeros(len(values), out)
+    function(values.ctypes.data, result.ctypes.data, len(values))
+    return result
+
+
+def neighbours(halves: np.ndarray) -> np.ndarray:
+    """Return singles at, just beside and half-way between the given exact values."""
+    steps = np.array([0, 1, 4095, 4096, 4097, 8191, 0x7FFF, 0x8000], np.uint32)
+    return (halves.view(np.uint32)[:, None] + steps).ravel().view(np.float32)
+
+
+@pytest.mark.parametrize("level", cpu.LEVELS)
+def test_half_precision_is_rounded_like_numpy_rounds_it(level: str, cache: DiskCache) -> None:
+    if level not in levels():
+        pytest.skip(f"this machine has no {level}")
+    jit = Jit(target_of(level), cache)
     halves = np.arange(65536, dtype=np.uint16)
-    nan = (halves & 0x7FFF) > 0x7C00
+    number = (halves & 0x7FFF) <= 0x7C00
     exact = halves.view(np.float16).astype(np.float32)
-    around = (exact.view(np.uint32)[:, None] + np.array([0, 1, 4095, 4096, 4097, 8191])).ravel()
-    singles = around.astype(np.uint32).view(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = singles.astype(np.float16).view(np.uint16)
-    for level in levels():
-        found = Jit(target_of(level), cache).load_module(HALVES, ("widen", "narrow"))
-        widen, narrow = (
-            ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(found[n])
-            for n in ("widen", "narrow")
-        )
-        wide = np.zeros(65536, np.float32)
-        for i in range(0, 65536, 16):
-            widen(halves.ctypes.data + 2 * i, wide.ctypes.data + 4 * i)
-        assert np.array_equal(wide[~nan].view(np.uint32), exact[~nan].view(np.uint32)), level
-        assert np.isnan(wide[nan]).all()
-        short = np.zeros(len(singles), np.uint16)
-        for i in range(0, len(singles), 16):
-            narrow(singles.ctypes.data + 4 * i, short.ctypes.data + 2 * i)
-        number = ~np.isnan(singles)
-        assert np.array_equal(short[number], rounded[number]), level
-        assert ((short[~number] & 0x7E00) == 0x7E00).all()
+    wide = converted(jit, "fpext", ("half", "float"), halves, "uint32")
+    assert np.array_equal(wide[number], exact.view(np.uint32)[number])
+    assert np.isnan(wide.view(np.float32)[~number]).all()
+    singles = neighbours(exact)
+    singles = singles[~np.isnan(singles)]
+    singles = singles[: len(singles) // 4 * 4]
+    doubles = np.nextafter(singles.astype(np.float64), np.inf)
+    for kind, values in (
+        ("float", singles),
+        ("double", singles.astype(np.float64)),
+        ("double", doubles),
+    ):
+        short = converted(jit, "fptrunc", (kind, "half"), values, "uint16")
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected = values.astype(np.float16).view(np.uint16)
+        assert np.array_equal(short, expected)
+    short = converted(jit, "fptrunc", ("float", "half"), np.full(4, np.nan, np.float32), "uint16")
+    assert ((short & 0x7E00) == 0x7E00).all()
+
+
+@pytest.mark.parametrize("level", cpu.LEVELS)
+def test_brain_floats_are_rounded_to_nearest_even(level: str, cache: DiskCache) -> None:
+    if level not in levels():
+        pytest.skip(f"this machine has no {level}")
+    jit = Jit(target_of(level), cache)
+    tops = (np.arange(65536, dtype=np.uint32) << 16).view(np.float32)
+    singles = neighbours(tops)
+    # Without denormals, which one of the instructions used here flushes to zero.
+    singles = singles[np.isfinite(singles) & ((singles.view(np.uint32) & 0x7F800000) != 0)]
+    singles = singles[: len(singles) // 4 * 4]
+    for kind, values in (("float", singles), ("double", singles.astype(np.float64))):
+        short = converted(jit, "fptrunc", (kind, "bfloat"), values, "uint16")
+        low = singles.view(np.uint32) & np.uint32(0xFFFF0000)
+        beyond = np.abs(singles.astype(np.float64) - low.view(np.float32))
+        half_step = np.ldexp(1.0, ((low >> 23) & 0xFF).astype(np.int64) - 127 - 8)
+        odd = (low >> 16) & 1 == 1
+        up = (beyond > half_step) | ((beyond == half_step) & odd)
+        assert np.array_equal(short, (low >> 16) + up)
 
 
 def test_several_threads_may_compile(cache: DiskCache) -> None:
