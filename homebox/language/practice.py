@@ -152,7 +152,7 @@ def matching(dice: Dice, values: Values, most: int = 4) -> Document:
     facts = draw_facts(dice, values, count, 0.25)
     turns = told(dice, facts, dice.chance(0.35), echo=0.4)
     for _ in range(dice.between(4, 7)):
-        if dice.chance(0.55):
+        if dice.chance(0.58):
             (_, who), (relation, value) = dice.pick(tuple(facts.items()))
             turns += question(dice, relation, who, value)
         else:

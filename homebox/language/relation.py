@@ -25,7 +25,11 @@ SOMETHING = "something you have not told me"
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation between a person and one value; all texts are templates of `phrasing`."""
+    """A relation between a person and one value; all texts are templates of `phrasing`.
+
+    `loose` are ways to tell it that are understood, but not written, because they prove little
+    ("my dog is Quark") or are rare.
+    """
 
     key: str
     kind: str
@@ -53,8 +57,7 @@ class Relation:
 
     def statements(self, who: str | None, value: str) -> list[str]:
         """List ways to tell the value: plain, contracted, and with the leads that people use."""
-        forms = [*self.told, *self.loose]
-        plain = [fill(form, who, value) + "." for form in forms]
+        plain = [fill(form, who, value) + "." for form in self.told]
         short = [text for text in (contracted(sentence) for sentence in plain) if text]
         keep = (value,) if who is None else (value, who)
         led = [

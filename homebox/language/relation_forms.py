@@ -21,11 +21,14 @@ def pet(noun: str) -> Relation:
             f"{{I have/has}} {one} called {{v}}",
             f"{{I have/has}} {one} named {{v}}",
             f"the name of {{my}} {noun} is {{v}}",
-            f"{{v}} is {{my}} {noun}'s name",
             f"{{v}} is the name of {{my}} {noun}",
             f"{{I call/calls}} {{own}} {noun} {{v}}",
         ),
-        loose=(f"{{v}} is {{my}} {noun}", f"{{my}} {noun} is {{v}}"),
+        loose=(
+            f"{{v}} is {{my}} {noun}",
+            f"{{my}} {noun} is {{v}}",
+            f"{{v}} is {{my}} {noun}'s name",
+        ),
         asked=(
             f"what is {{my}} {noun} called?",
             f"what's {{my}} {noun} called?",
@@ -56,10 +59,10 @@ def person(noun: str, only: bool = False) -> Relation:
             *several,
             f"{{v}} is {{my}} {noun}",
             f"the name of {{my}} {noun} is {{v}}",
-            f"{{v}} is the name of {{my}} {noun}",
             f"{{my}} {noun} goes by the name of {{v}}",
             f"{{my}} {noun} is named {{v}}",
         ),
+        loose=(f"{{v}} is the name of {{my}} {noun}",),
         asked=(
             f"who is {{my}} {noun}?",
             f"what is {{my}} {noun} called?",

@@ -4,6 +4,7 @@ import pytest
 
 from homebox.language import match_correction, match_preference, match_statement
 from homebox.language.dice import Dice
+from homebox.language.phrasing import fill
 from homebox.language.preferences import PREFERENCES
 from homebox.language.relation_data import ALL
 from homebox.language.talk import REMARKS
@@ -24,6 +25,14 @@ def test_every_statement_reads_back(who: str | None) -> None:
         value = values.draw(relation.kind)
         for text in relation.statements(who, value):
             assert found(text) == [(relation.key, who, value)], text
+
+
+def test_forms_that_are_only_understood_read_back() -> None:
+    loose = [(relation, form) for relation in ALL for form in relation.loose]
+    assert len(loose) > 40
+    for relation, form in loose:
+        text = fill(form, None, "Fenwick")
+        assert found(f"btw {text}!") == [(relation.key, None, "Fenwick")], text
 
 
 def test_every_preference_reads_back() -> None:
