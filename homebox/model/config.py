@@ -17,6 +17,7 @@ ARCHITECTURES = ("llama",)
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 MAX_JSON_BYTES = 1 << 20
+_MAX_JSON_ITEMS = 1 << 19
 _MAX_VOCAB = 1 << 20
 _MAX_WIDTH = 1 << 17
 _MAX_LAYERS = 1024
@@ -90,6 +91,10 @@ def read_json_file(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
     """Return the JSON object that `data` holds; `where` begins the error's text."""
+    # Decoded JSON may take 40 times the memory of its text ("[],[],..."), so count first.
+    values = sum(data.count(mark) for mark in (b"{", b"[", b","))
+    if values > _MAX_JSON_ITEMS or data.count(b":") > _MAX_JSON_ITEMS // 2:
+        raise ModelFormatError(f"{where}: more than {_MAX_JSON_ITEMS} JSON values")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)

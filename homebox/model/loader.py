@@ -69,7 +69,7 @@ def load_directory(directory: Path) -> LoadedModel:
     if not directory.is_dir():
         raise ModelNotFoundError(f"{directory} is no directory with a model")
     config = load_config(directory)
-    tokenizer = Tokenizer.from_file(directory / "tokenizer.model")
+    tokenizer = _load_tokenizer(directory)
     if tokenizer.size > config.vocab_size:
         raise ModelFormatError(
             f"{directory / 'config.json'}: vocab_size: {config.vocab_size} is below the "
@@ -83,6 +83,16 @@ def load_directory(directory: Path) -> LoadedModel:
         digests = {name: file.digest() for name, file in files.items()}
     digests |= _small_digests(directory)
     return LoadedModel(config, weights, tokenizer, _combine(digests))
+
+
+def _load_tokenizer(directory: Path) -> Tokenizer:
+    path = directory / "tokenizer.model"
+    if not path.exists() and (directory / "tokenizer.json").exists():
+        raise ModelFormatError(
+            f"{directory / 'tokenizer.json'}: format: only sentencepiece vocabularies "
+            "(tokenizer.model) are supported"
+        )
+    return Tokenizer.from_file(path)
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -164,7 +174,7 @@ def _check_tied_head(tensors: dict[str, SafetensorsFile], embed: Float32) -> Non
 
 
 def _list(names: list[str]) -> str:
-    shown = ", ".join(ascii(name)[1:81] for name in names[:3])
+    shown = ", ".join(ascii(name[:80])[1:-1] for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{shown}{more} {'is' if len(names) == 1 else 'are'}"
 
