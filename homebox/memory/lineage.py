@@ -7,6 +7,7 @@ between any two calls leaves the old or the new weights, and nothing has to be r
 of the lessons follow the reflog by number, exactly once. Invariant: no object is ever deleted.
 """
 
+import contextlib
 import json
 import threading
 from collections.abc import Mapping
@@ -80,9 +81,16 @@ class Lineage:
             self._store.get(entry.report)
             if entry.weights == old:
                 return Move(old, old)
-            name = self._store.put(canonical_json(entry.as_json()))
-            self._move(entry.base, old, entry.weights, "promote", entry.reason, entry.time, name)
-            self._follow()
+            line = {
+                "entry": self._store.put(canonical_json(entry.as_json())),
+                "kind": "promote",
+                "lessons": entry.lessons,
+                "reason": entry.reason,
+                "time": entry.time,
+                "undone": (),
+            }
+            self._move(entry.base, old, entry.weights, line)
+            self._follow_if_possible()
             return Move(old, entry.weights)
 
     def rollback(self, base: str, name: str, reason: str) -> Move:
@@ -98,8 +106,16 @@ class Lineage:
             if new != BASE:
                 self.verify(new)
             undone, restored = self._changed_lessons(base, old, new)
-            self._move(base, old, new, "rollback", reason, now(), None, undone, restored)
-            self._follow()
+            line = {
+                "entry": None,
+                "kind": "rollback",
+                "lessons": restored,
+                "reason": reason,
+                "time": now(),
+                "undone": undone,
+            }
+            self._move(base, old, new, line)
+            self._follow_if_possible()
             return Move(old, new, undone, restored)
 
     def resolve(self, base: str, name: str) -> str:
@@ -158,38 +174,32 @@ class Lineage:
         return manifest
 
     def settle(self) -> None:
-        """Let the lessons follow moves that a crash cut them off from; changes nothing twice."""
+        """Let the lessons follow moves that a crash or a full disk cut them off from.
+
+        Changes nothing twice. Runs at every start; call it before lessons are selected.
+        """
         with self._lock:
             self._follow()
 
-    def _move(
-        self,
-        base: str,
-        old: str,
-        new: str,
-        kind: str,
-        reason: str,
-        time: str,
-        entry: str | None,
-        undone: tuple[str, ...] = (),
-        restored: tuple[str, ...] = (),
-    ) -> None:
+    def _move(self, base: str, old: str, new: str, line: dict[str, Any]) -> None:
         """Write the intention, then move HEAD: the rename is the instant of truth."""
-        line = {
-            "base": base,
-            "entry": entry,
-            "kind": kind,
-            "new": new,
-            "old": old,
-            "reason": reason,
-            "restored": restored,
-            "time": time,
-            "undone": undone,
-        }
-        heads = {**self._heads(), base: new}
+        line = {**line, "base": base, "new": new, "old": old}
+        before = self._heads()
         self._lines()  # a damaged reflog is noticed before it grows
         append_line(self._refs / "reflog", canonical_json(line))
-        replace_file(self._refs / "HEAD", canonical_json(heads))
+        try:
+            replace_file(self._refs / "HEAD", canonical_json({**before, base: new}))
+        except StateError:
+            # Only the sync after the rename can have failed if HEAD moved: what is reported as
+            # refused must not be served after the next start.
+            if self._heads() != before:
+                replace_file(self._refs / "HEAD", canonical_json(before))
+            raise
+
+    def _follow_if_possible(self) -> None:
+        """HEAD has moved, so a ledger that refuses must not make the move look refused."""
+        with contextlib.suppress(StateError):
+            self._follow()
 
     def _follow(self) -> None:
         followed = self._ledger.mark("moves")
@@ -200,26 +210,26 @@ class Lineage:
                 f"{followed} moves; restore both from the same backup"
             )
         for line in lines[followed:]:
-            undone: tuple[str, ...] = ()
-            active: tuple[str, ...] = ()
-            if line["done"]:
-                undone = tuple(line["undone"])
-                active = tuple(line["restored"])
-                if line["entry"]:
-                    active = self._entry(line["entry"]).lessons
-            self._ledger.follow_move(line["number"], undone, active)
+            done = line["done"]
+            self._ledger.follow_move(
+                line["number"],
+                undone=line["undone"] if done else (),
+                active=line["lessons"] if done else (),
+            )
 
     def _changed_lessons(
         self, base: str, old: str, new: str
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        entries = {entry.weights: entry for entry in self.history(base)}
-        restored = entries[new].lessons if new != BASE else ()
+        promotions = {
+            str(line["new"]): line for line in self._moves(base) if line["kind"] == "promote"
+        }
+        restored = tuple(promotions[new]["lessons"]) if new != BASE else ()
         undone: dict[str, None] = {}
-        seen = {new}
-        while old != BASE and old not in seen:
+        seen = {new, BASE}
+        while old not in seen:
             seen.add(old)
-            undone.update(dict.fromkeys(entries[old].lessons))
-            old = entries[old].parent
+            undone.update(dict.fromkeys(promotions[old]["lessons"]))
+            old = promotions[old]["old"]
         return tuple(name for name in undone if name not in restored), restored
 
     def _moves(self, base: str) -> list[dict[str, Any]]:
@@ -271,5 +281,5 @@ def _check_line(line: Mapping[str, Any]) -> None:
     for key in ("old", "new"):
         if line[key] != BASE and not is_name(line[key]):
             raise ValueError(f"{key} is no weights hash")
-    if not all(is_name(name) for key in ("undone", "restored") for name in line[key]):
+    if not all(is_name(name) for key in ("undone", "lessons") for name in line[key]):
         raise ValueError("a lesson has no hash")

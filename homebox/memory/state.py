@@ -187,8 +187,9 @@ def _lock(path: Path) -> int:
         raise StateError(
             f"{path} is in use by process {owner}; stop it, or choose another with --state"
         ) from error
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # the number is a courtesy; a full disk is no reason to stop
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
     return handle
 
 

@@ -76,7 +76,7 @@ def test_history_gives_back_what_was_promoted(state: State) -> None:
             "new": made.weights,
             "old": "base",
             "reason": "recall 1/1",
-            "restored": [],
+            "lessons": [told],
             "time": made.time,
             "undone": [],
         }
@@ -156,6 +156,10 @@ def test_incomplete_or_damaged_checkpoints_are_never_served(state: State) -> Non
     with pytest.raises(DamagedObjectError):
         state.lineage.rollback(BASE, one, "owner")
     assert state.lineage.head(BASE) == two
+    # The base needs nothing from the store.
+    for path in (state.path / "objects").rglob("??/*"):
+        path.write_bytes(b"?")
+    assert state.lineage.rollback(BASE, "base", "owner").new == "base"
 
 
 def test_rollback_undoes_the_lessons_that_abandoned_checkpoints_had_added(state: State) -> None:
@@ -236,6 +240,23 @@ def test_lessons_that_a_crash_cut_off_follow_at_the_next_start(state: State) -> 
         assert states(again) == {"Rex": "undone"}
         again.lineage.settle()
         assert states(again) == {"Rex": "undone"}
+
+
+def test_a_ledger_that_refuses_does_not_stop_a_rollback(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rex = state.ledger.add_lesson(lesson("Rex"))
+    promote(state, "one", rex)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StateError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.ledger, "follow_move", refuse)
+        assert state.lineage.rollback(BASE, "base", "owner").new == "base"
+    assert (state.lineage.head(BASE), states(state)) == ("base", {"Rex": "active"})
+    state.lineage.settle()
+    assert states(state) == {"Rex": "undone"}
 
 
 def test_a_move_that_never_reached_head_does_not_count(state: State) -> None:
