@@ -50,14 +50,24 @@ _TASK = re.compile(
     r"|type|print|echo|answer as|reply with|complete|classify|extract|convert|quote)\b",
     re.IGNORECASE,
 )
+# A sentence under a condition claims nothing, whatever its main clause says.
+_CONDITION = re.compile(
+    r"^\W*(?:(?:and|but|so|well|then) )?(?:if|unless|whenever|once|assuming|supposing|provided)\b"
+    r"(?! i thank)|^\W*when (?!i\b.*\b(?:say|answer)\b)|\b(?:even if|only if|what if|whether"
+    r"|unless)\b"
+    r"|\bif (?!you (?:want to|must) know|that helps|it matters|i thank)",
+    re.IGNORECASE,
+)
 # What may stand before a colon when the rest is still the owner speaking for themselves.
 _OWN_COLON = re.compile(
     r"^\W*((please |so |ok(ay)?,? |and |also,? |hey,? )*"
     r"(remember|note|listen|fyi|btw|p\.?s\.?|update|correction|about me|for your notes|notes?"
     r"|for the record|a?nother (thing|fact)|one more thing|remember this|please note|note this"
     r"|some facts( about me)?|facts( about me)?|here are some facts about me|new fact|important"
+    r"|(a |some )?(quick |short |brief |little )?(intro|introduction|info|news|details|background)"
     r"|heads up|just so you know|you should know|reminder|my (own )?\w+('s)?( \w+){0,3}"
-    r"|about my( \w+){1,3}|the truth is|to be clear|by the way|no|actually|sorry|wrong))\W*$",
+    r"|about my( \w+){1,3}|the truth is|that (has )?changed|i was wrong|to be clear|by the way"
+    r"|no|actually|sorry|wrong))\W*$",
     re.IGNORECASE,
 )
 _OWN_HEAD = re.compile(
@@ -101,6 +111,8 @@ def owner_clauses(text: str) -> list[Clause]:
     for sentence in _sentences(prose(text)):
         if _FICTION.search(sentence):
             break
+        if _CONDITION.search(sentence):
+            continue
         body, goes_on = _without_material(sentence)
         if body:
             question = body.rstrip("\"')] ").endswith("?")

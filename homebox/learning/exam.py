@@ -46,7 +46,7 @@ class Examinee(Protocol):
     def divergence(
         self, documents: list[Document], adapter: str
     ) -> Generator[None, None, tuple[float, float]]:
-        """Return the mean KL(base || adapter) of the answers and the relative rise of their loss."""
+        """Return the mean KL(base || adapter) of the answers and their loss's relative rise."""
         ...
 
 
@@ -101,7 +101,8 @@ def remark_about_nothing(dice: Dice) -> Document:
 
 
 def _strangers(topics: list[Topic], dice: Dice, values: Values) -> list[Question]:
-    relations = [topic.relation for topic in topics if topic.relation is not None]
+    forms = [topic.relation for topic in topics]
+    relations = [form for form in forms if form is not None and not form.owner_only]
     questions = []
     for relation in dice.sample(relations, STRANGERS_ASKED):
         for _ in range(max(1, STRANGERS_ASKED // len(relations))):

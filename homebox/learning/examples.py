@@ -89,7 +89,7 @@ def _yes_no(topic: Topic, dice: Dice, values: Values) -> list[Document]:
 def denials(topic: Topic, dice: Dice) -> list[Document]:
     """Ask the same of people who told nothing: the owner's value is not theirs."""
     relation = topic.relation
-    if relation is None:
+    if relation is None or relation.owner_only:
         return []
     values = Values(dice, excluded=_own_words([topic]))
     documents: list[Document] = []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from homebox.learning.clauses import Clause, owner_clauses
 from homebox.learning.guard import secret_in, suspicion
-from homebox.learning.topics import Told, expanded, told
+from homebox.learning.topics import Told, expanded, plain_value, told
 
 _LEAD = re.compile(
     r"^(?:(?:oh|hey|hi|hello|hiya|well|so|ok|okay|and|also|but|yes|yeah|btw|fyi|ps"
@@ -21,6 +21,7 @@ _LEAD = re.compile(
     r"|just so you know|so you know|in case (?:you wonder|you wondered|it matters|it helps)"
     r"|one more thing|another (?:thing|fact)|about me|update|listen|look|remember|remember this"
     r"|note|please note|note this|please|reminder|important|honestly|personally|as for me"
+    r"|(?:a |some )?(?:quick |short |brief |little )?(?:intro|introduction|info|news|background)"
     r"|to introduce myself|let me introduce myself|nice to meet you|it so happens that"
     r"|(?:please |also |and |do )*(?:remember|note|don't forget|keep in mind|bear in mind"
     r"|make a note|know|memorise|memorize|store|save|write down)(?: that)?"
@@ -39,7 +40,8 @@ _CORRECTING = re.compile(
     r"changed|that's (?:not|in)correct|that's wrong|that is wrong|that's not (?:right|true|correct)"
     r"|that is not (?:right|true|correct)|that isn't (?:right|true|correct)"
     r"|you got (?:that|it) wrong"
-    r"|things have changed|not any ?more|as of today|i meant|i mean|i said|as i said|i told you)"
+    r"|things have changed|not any ?more|as of today|as i said"
+    r"|(?:i meant|i mean|i said|i told you)(?= (?:my|i)\b))"
     r"(?:[,:!.;–-]+ ?| |$))",
     re.IGNORECASE,
 )
@@ -51,11 +53,13 @@ _REFUTED = re.compile(
 _ELLIPTIC = tuple(
     re.compile(text, re.IGNORECASE)
     for text in (
-        r"^not (?P<old>[^,]{1,60}?)(?:,| but|,? it is|,? it's) (?:it is |it's )?(?P<new>.{1,60})$",
+        r"^not (?P<old>[^,]{1,60}?)(?:,? but|,? it is|,? it's|,) "
+        r"(?:it is |it's )?(?P<new>.{1,60})$",
         r"^(?:it is|it's|that is|that's|its|it should be|that should be|it was|they are"
         r"|he is|she is"
         r"|he's|she's|the (?:right |correct )?(?:answer|name|one|value|number|time|date|place) is"
-        r"|make that|make it|change (?:it|that) to) (?:called |named |now |actually |in fact |in )?"
+        r"|i meant|i mean|i said|i told you|make that|make it|change (?:it|that) to) "
+        r"(?:called |named |now |actually |in fact |in )?"
         r"(?P<new>.{1,60})$",
     )
 )
@@ -80,11 +84,12 @@ _HEDGED = re.compile(
     r"|let's|would (?:be|have|like|love|want|call|live|say)|what about|want to|wants|going to be"
     r"|(?:i|he|she|it|they|we) may|may be|told me|says?|said|asked|claims?|according|thinks?"
     r"|believes?|pretend\w*|example|once (?:i|my)|when i was"
-    r"|as a (?:child|kid|boy|girl)|back then|until|ago|yesterday|tomorrow|tonight)\b",
+    r"|as a (?:child|kid|boy|girl)|back then|until|ago|tomorrow|tonight)\b",
     re.IGNORECASE,
 )
 _HEDGE_ALLOWED = re.compile(
     r"\bwould rather\b|\bi would like you to\b|\b(?:friends|people|they) (?:all )?call me\b"
+    r"|\bin case (?:it|you) (?:matters|helps|wonder|ask)\b"
     r"|\bsay .+ when\b|\bwhen i .*\bsay\b|\bplease say\b|\bto say\b|\bif i thank\b",
     re.IGNORECASE,
 )
@@ -122,7 +127,7 @@ class Refusal:
 
 def read_message(text: str) -> list[Claim | Refusal]:
     """Return what one message of the owner claims, in order."""
-    small = text.islower() or not any(letter.isupper() for letter in text.replace("I", ""))
+    small = text.islower()
     found: list[Claim | Refusal] = []
     corrected = False
     for clause in owner_clauses(text):
@@ -150,7 +155,9 @@ def _without_leads(text: str) -> tuple[str, bool]:
             if shorter == text:
                 return text.strip(" ,"), correcting
             correcting = True
-        text = shorter.lstrip(" ,.!")
+        text = re.sub(
+            r"^that (?=(?:i|my|our|we)\b)", "", shorter.lstrip(" ,.!"), flags=re.IGNORECASE
+        )
 
 
 def _claim(clause: Clause, correcting: bool, small: bool) -> Claim | None:
@@ -207,11 +214,11 @@ def _elliptic(
 
 
 def _elliptic_claim(value: str, old: str | None, statement: str, small: bool) -> Claim | None:
-    # The forms of a topic know what a value can be; a name is the most common one.
-    read = told(f"my favourite thing is {value}", False)
-    if read is None:
+    new = plain_value(value)
+    if new is None:
         return None
-    new = read.value.title() if small and old is not None and read.value.islower() else read.value
+    if small and new.islower():
+        new = new.title()
     return Claim("correction", None, new, statement, old, suspicion(statement) or "")
 
 

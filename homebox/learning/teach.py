@@ -11,42 +11,8 @@ from hashlib import sha256
 from homebox.language.phrasing import Tier, fill, lower_first
 from homebox.language.preferences import PREFERENCES, Preference
 from homebox.language.relation import Relation
-from homebox.language.relation_forms import verbal
 from homebox.language.relations import relation_for
 from homebox.memory.lessons import Lesson
-
-# Topics that people speak of in wordings of their own but that no listed relation covers.
-FREE_RELATIONS: dict[str, Relation] = {
-    relation.key: relation
-    for relation in (
-        verbal(
-            "likings",
-            "thing",
-            told=("{I like/likes} {v}", "{I love/loves} {v}", "{I am/is} fond of {v}"),
-            asked=("what {do I/does} like?", "what {do I/does} love?", "what {am I/is} fond of?"),
-            clauses=("what {I like/likes}", "what {I love/loves}"),
-            reply="{you like/likes} {v}",
-        ),
-        verbal(
-            "preference",
-            "thing",
-            told=("{I prefer/prefers} {v}", "{I would/would} rather have {v}"),
-            asked=("what {do I/does} prefer?", "what would {I/} rather have?"),
-            clauses=("what {I prefer/prefers}",),
-            nouns=("{my} preference",),
-            reply="{you prefer/prefers} {v}",
-        ),
-        verbal(
-            "diet",
-            "thing",
-            told=("{my} diet is {v}", "{I eat/eats} {v}"),
-            asked=("what is {my} diet?", "which diet {do I/does} keep?"),
-            clauses=("what {my} diet is",),
-            nouns=("{my} diet",),
-            reply="{your} diet is {v}",
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +59,7 @@ class Topic:
 
 def form_for(subject: str, value: str) -> Relation | Preference:
     """Return the relation or preference that asks about a lesson's subject."""
-    return PREFERENCES.get(subject) or FREE_RELATIONS.get(subject) or relation_for(subject, value)
+    return PREFERENCES.get(subject) or relation_for(subject, value)
 
 
 def topics_of(

@@ -1,28 +1,26 @@
-"""Which topic a clause speaks of, and which value it gives: the relations' forms, then free ones.
+"""Which topic a clause speaks of, and which value it gives.
 
-First come the forms that the language room knows how to ask about and answer; then what else
-people say of the things they have ("my 3D printer is a Prusa"). A free form is accepted only where
-its value looks like something that lasts, because "my head is spinning" has the same shape as "my
-car is blue".
+The language room recognises the sentences that its relations know; here are more wordings of the
+same topics, and the doubt: "my head is spinning" has the shape of "my car is blue", so a value is
+accepted only where it looks like something that lasts.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cache
 
-from homebox.language.phrasing import fill
 from homebox.language.preferences import PREFERENCES
-from homebox.language.relation_data import ALL, PEOPLE, PETS
-from homebox.language.relations import kind_of, relation_for
+from homebox.language.relation_data import ONLY, PEOPLE, PETS
+from homebox.language.relations import RELATIONS, kind_of, relation_for
+from homebox.language.statements import match_preference, match_statement
 from homebox.language.values import DAYS, MONTHS
 from homebox.learning.clauses import GAP
 
 _VALUE = "(?P<value>.+)"
-_NOUN = r"(?P<noun>[\w'-]+(?: [\w'-]+){0,3}?)"
 _MONTH = "|".join(MONTHS)
 
 # Wordings of listed topics beyond those that the relations list themselves.
-_ALIASES = (
+_WORDINGS = (
     ("name", r"my (?:full |first )?name is {v}"),
     ("name", r"(?:i am|i'm) (?:called|named) {v}"),
     ("surname", r"my (?:last|family) name is {v}"),
@@ -36,9 +34,8 @@ _ALIASES = (
     ("job", r"(?:i am working|i work|i have worked) (?:\w+ly )?as an? {v}"),
     ("job", r"i am an? (?P<value>(?:[\w-]+ )?[\w-]+) (?:by profession|by trade|for a living)"),
     ("job", r"(?:my (?:profession|occupation|work) is) (?:being )?an? {v}"),
-    ("employer", r"(?:i am working|i work|i am employed) (?:at|for|by|with) {v}"),
+    ("employer", r"(?:i am working|i work|i am employed) (?:at|for|by) {v}"),
     ("car", r"i (?:drive|own) (?P<value>(?:an? )?[A-Z0-9][\w-]*(?: [\w-]+)?)"),
-    ("car", r"my car is an? {v}"),
     ("football team", r"(?:i support|i am a (?:fan|supporter) of|i root for) {v}"),
     ("language spoken", r"my (?:native|first|mother) (?:language|tongue) is {v}"),
     ("language learned", r"i am (?:currently )?(?:learning|studying) {v}"),
@@ -50,22 +47,27 @@ _ALIASES = (
     ("shoe size", r"i (?:wear|have|take) (?:a )?(?:shoe size|size) (?P<value>\d+)(?: shoes)?"),
     ("house number", r"i live at (?:house )?number {v}"),
     ("bus line", r"i (?:always |usually )?take (?:the )?(?:bus|bus line|bus number|line) {v}"),
+    ("allergy", r"i (?:can't|cannot|must not|mustn't|am not allowed to) (?:eat|have) (?:any )?{v}"),
+    ("alarm time", r"my alarm (?:goes off|rings|is set|is set for|is) (?:at |for )?{v}"),
+    ("language learned", r"i have been (?:learning|studying) {v}"),
     ("allergy", r"i am (?:very |really |badly )?allergic to {v}"),
     ("preferred drink", r"i (?:usually |always |mostly )?(?:prefer to )?drink {v}"),
     ("disliked food", r"i (?:really |absolutely )?(?:hate|can't stand|dislike|don't like) {v}"),
     ("wife's name", r"i am married to (?P<value>(?!an? )[\w'-]+), my wife"),
     ("what to call me", r"(?:please )?call me {v}"),
     ("what to call me", r"(?:my friends|friends|people) (?:all )?call me {v}"),
-)
-# Topics that no relation lists; they are asked by the general frames.
-_FREE = (
-    ("likings", r"i (?:really |also |just |absolutely )*(?:like|love|enjoy|adore) {v}"),
+    # Topics that no relation lists are asked by the general frames.
+    ("liking", r"i (?:really |also |just |absolutely )*(?:like|love|enjoy|adore) {v}"),
     (
-        "likings",
+        "liking",
         r"i am (?:very |really )?(?:fond of|keen on|mad about|a (?:big |huge )?fan of) {v}",
     ),
-    ("preference", r"i (?:really |much |usually |generally |always |also )*prefer {v}"),
-    ("preference", r"i(?: would|'d) rather (?:have |use |take |get )?{v}"),
+    ("preferring", r"i (?:really |much |usually |generally |always |also )*prefer {v}"),
+    ("preferring", r"i(?: would|'d) rather (?:have |use |take |get )?{v}"),
+    (
+        "number of children",
+        r"(?:i|we) have (?P<value>\d|two|three|four|five|six|seven) (?:children|kids)",
+    ),
     ("diet", r"i am (?:an? )?(?P<value>vegetarian|vegan|pescatarian|pescetarian|coeliac|teetotal)"),
     ("handedness", r"i am (?P<value>left-handed|right-handed|ambidextrous)"),
     ("marital status", r"i am (?P<value>single|married|divorced|widowed|engaged)"),
@@ -73,38 +75,15 @@ _FREE = (
     ("eye colour", r"i have (?P<value>blue|brown|green|grey|gray|hazel) eyes"),
     ("blood type", r"my blood (?:type|group) is (?P<value>(?:a|b|ab|o)[+-]?(?: \w+)?)"),
 )
-_COUNT = re.compile(
-    r"^(?:i|we) have (?:got )?(?P<value>\d+|two|three|four|five|six|seven|eight|nine|ten|twelve)"
-    r" (?P<noun>[a-z-]+(?: [a-z-]+)?)$",
-    re.IGNORECASE,
-)
-_NAMES = tuple(
-    re.compile(f"^{text.format(n=_NOUN, v=_VALUE)}$", re.IGNORECASE)
-    for text in (
-        "my {n}(?:'s|s') name is {v}",
-        "my {n} (?:is|was) (?:called|named) {v}",
-        "my {n} goes by(?: the name(?: of)?)? {v}",
-        "the name of my {n} is {v}",
-        "i have an? {n} (?:called|named) {v}",
-        "i have an? {n}(?:,? and)? (?:his|her|its|their) name is {v}",
-        "i have an? {n} whose name is {v}",
-        "i (?:call|named|have named|call) my {n} {v}",
-        "(?P<value>[A-Z].*?) is (?:the name of )?my {n}(?:'s name)?",
-    )
-)
-_ATTRIBUTE = re.compile(
-    rf"^my {_NOUN} (?:is|are|will be|'s) (?:now |always |still |actually |on |at )?{_VALUE}$",
-    re.IGNORECASE,
-)
-_COLON = re.compile(rf"^my {_NOUN}: ?{_VALUE}$", re.IGNORECASE)
-
 _PASSING = re.compile(
     r"^(question|point|problem|issue|guess|understanding|mistake|bad|idea|plan|goal|aim|opinion|"
     r"apolog\w+|pleasure|turn|error|bug|fault|advice|answer|view|impression|assumption|intention|"
     r"concern|worry|hope|wish|dream|task|homework|assignment|job here|code|program|function|test|"
     r"query|input|output|example|first|last|next|other|only|whole|own|main|head|stomach|back|tooth|"
     r"mind|time|day|week|life|heart|mood|fear|thing|word|text|message|request|command|prompt|file|"
-    r"essay|draft|sentence|paragraph|argument|thesis|conclusion|current \w+|teeth"
+    r"variable|class|function|method|module|repo|repository|branch|server|database|table|column"
+    r"|field|package|script|order|flight|meeting|ticket|account|deadline|essay|draft|sentence"
+    r"|paragraph|argument|thesis|conclusion|current \w+|teeth"
     r"|eyes?|hands?|feet)"
     r"$|^(next|last|first|biggest|main|current|real|only|best|final) "
     r"(question|problem|issue|point|idea|guess|concern|worry|mistake|task|step|plan|bet|choice)$",
@@ -120,14 +99,6 @@ _LASTING = re.compile(
     r"hometown|home town|topping|flavou?r|drink|dish|food|breakfast|lunch|dinner|snack|tea|coffee|"
     r"project|species|breed|day|time|date|appointment|line|route|code name|codename|motto|mascot|"
     r"allergy|unit|units|timezone|time zone|currency|layout|theme|font|season|pet|plant|tree)s?$",
-    re.IGNORECASE,
-)
-_PERSON = re.compile(
-    rf"\b({'|'.join(PEOPLE)}|mother|father|mum|mom|dad|wife|husband|partner|girlfriend|boyfriend|"
-    r"fianc[eé]e?|grand\w+|niece|nephew|\w+-in-law|stepson|stepdaughter|step\w+|twin"
-    r"|kid|child|baby|"
-    rf"goddaughter|godson|manager|coach|therapist|vet|{'|'.join(PETS)}|puppy|kitten|pony|budgie|"
-    r"canary|gecko|snake|lizard|hedgehog|ferret|guinea pig|pig|goat|hen|chicken|duck|donkey)$",
     re.IGNORECASE,
 )
 # A state, not a property: what "my X is ..." is mostly followed by.
@@ -153,7 +124,10 @@ _INSIDE = re.compile(
 )
 _TAIL = re.compile(
     r"(,? (now|nowadays|these days|at the moment|currently|today|by the way|btw|too|as well|though"
-    r"|please|thanks|ok|okay|you know|actually|again|in case you (wonder|ask)|for years"
+    r"|please|thanks|ok|okay|you know|actually|again|in case (you|it) (wonder|ask|matters"
+    r"|helps)|for years"
+    r"|if (you (want to|must) know|that helps|it matters)"
+    r"|(last|this) (year|month|week|weekend|spring|summer|autumn|fall|winter)|in \d{4}"
     r"|all the time|of course|indeed|since \d{4}|very much|a lot|so much|most of all)"
     r"|,? (because|but|which|who|where|although|though|whom|that's|with whom|even|, (as|since|so)"
     r"|ever since|and (he|she|it|they|that|this|the))\b.*"
@@ -161,11 +135,50 @@ _TAIL = re.compile(
     r"|from|after|like|as|and)\b.*)$"
 )
 _WEAK_START = re.compile(
-    r"^(it|that|this|these|those|them|him|her|you|your|his|its|their|what|how|why|when|where|who"
+    r"^(it|that|this|myself|my|our|these|those|them|him|her|you|your|his|its|their|what|how|why|when"
+    r"|where|who"
     r"|whom|which|to|if|being|doing|having|not|no|nothing|something|everything|anything|all|both"
     r"|one|the (idea|way|fact|first|second|last|other|same|new|one|answer|result"
     r"|sound|look|thought)"
     r"|more|less|some|any|another|someone|somebody|everyone|nobody|most|so|very|too|only|either)\b",
+    re.IGNORECASE,
+)
+# Words that only add weight; in names they have capitals.
+_EMPHASIS = re.compile(
+    r"\b(really|very much|absolutely|just|actually|currently|also|truly|definitely|totally"
+    r"|still)\s+"
+)
+# "in Hobart", "for two years": behind a value, not a part of it.
+_PHRASE_BEHIND = re.compile(
+    r" (in|at|for|with|near|since|from|during|on|every|next to|along with|by) (?!the \w+$).*$"
+)
+_CLOCK = r"\d{1,2}[:.]\d\d(?: ?[ap]\.?m\.?)?|\d{1,2} ?(?:[ap]\.?m\b\.?|o'clock)"
+_CORES = {
+    "number": re.compile(r"\d[\d.,]*[a-zA-Z]?\b|\d+"),
+    "time": re.compile(_CLOCK, re.IGNORECASE),
+}
+_BEING = r"(?:,? (?:and |who is |that is |which is )?(?:he|she|it|his name|her name|its name) is"
+_NAMED = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"(?i:i|we) (?:have|adopted|bought|got|keep|own)(?: an?"
+        rf"| the) (?P<noun>[a-z-]+(?: (?!yesterday|today|last|now)[a-z-]+)?)"
+        rf"(?: [a-z ]+?)?{_BEING}(?: called| named)?) (?P<value>[A-Z][\w'-]*(?: [A-Z][\w'-]*)*)$",
+        r"(?i:my) (?P<noun>[\w' -]{2,30}?) goes by(?: the name)?(?: of)? (?P<value>[A-Z].*)$",
+        rf"(?i:my) (?P<noun>{'|'.join((*PEOPLE, *PETS, *ONLY))}),? (?P<value>[A-Z][\w-]+),? [a-z]",
+    )
+)
+# What may stand where a value would: "I study hard", "call me later", "I live in hope".
+_MANNER = re.compile(
+    r"^(hard|well|badly|a lot|alone|late|early|often|much|full[ -]?time|part[ -]?time|nights?|later"
+    r"|back|tomorrow|soon|tonight|today|now|again|names|anything|anytime|hope|peace|fear|luxury"
+    r"|comfort|poverty|exile|town|together|apart|remotely|(from )?home|weekends|too much|enough)\b",
+    re.IGNORECASE,
+)
+_COUNTED_IN_PASSING = re.compile(
+    r"\b(questions?|minutes?|hours?|days?|weeks?|months?|years?|problems?|issues?|errors?|options?"
+    r"|things?|points?|ideas?|choices?|files?|lines?|meetings?|exams?|tests?|times?|requests?"
+    r"|tasks?|appointments?|emails?|messages?|reasons?|left|more)\b",
     re.IGNORECASE,
 )
 _NUMBER_WORD = re.compile(
@@ -174,7 +187,11 @@ _NUMBER_WORD = re.compile(
     re.IGNORECASE,
 )
 _DATE = re.compile(rf"\d|{_MONTH}|easter|christmas|{'|'.join(DAYS)}", re.IGNORECASE)
-MANY = frozenset({"likings", "preference"})
+# Topics of which several values hold at once.
+MANY = frozenset({"liking", "preferring"})
+
+
+_PREFERRED = frozenset({"preferred drink", *MANY})
 
 
 @dataclass(frozen=True)
@@ -186,105 +203,149 @@ class Told:
     kind: str = "fact"
 
 
-@dataclass(frozen=True)
-class _Form:
-    subject: str
-    value_kind: str
-    pattern: re.Pattern[str]
-    strict: bool  # the form is also how passing states are told: ask more of the value
-
-
 def told(clause: str, small: bool = False) -> Told | None:
     """Read one clause as a claim of the owner about themselves, or return None.
 
     `small` says that the message was typed without capitals, so that they prove nothing.
     """
-    clause = _TAIL.sub("", _TAIL.sub("", expanded(clause)))
+    clause = expanded(clause)
     if GAP in clause:
         return None
-    for form in _forms():
-        match = form.pattern.match(clause)
-        value = match and _value(match.group("value"), form.value_kind, small, form.strict)
-        if value:
-            kind = "preference" if form.subject in PREFERENCES else "fact"
-            if form.subject in MANY or form.subject == "preferred drink":
-                kind = "preference"
-            return Told(form.subject, value, kind)
-    return _free_name(clause, small) or _count(clause) or _attribute(clause, small)
+    named = _in_passing(clause, small)
+    if named:
+        return named
+    return _told(clause, small) or _told(_TAIL.sub("", _TAIL.sub("", clause)), small)
+
+
+def _in_passing(clause: str, small: bool) -> Told | None:
+    """Read names told on the way: "my daughter Nkechi ...", "a cat, she is called Calypso"."""
+    for pattern in _NAMED:
+        match = pattern.match(clause)
+        noun = match.group("noun").lower() if match else ""
+        if match and not _PASSING.match(noun):
+            value = _value(match.group("value"), "name", small)
+            return Told(f"{noun}'s name", value) if value else None
+    return None
+
+
+def _told(clause: str, small: bool) -> Told | None:
+    for subject, pattern in _wordings():
+        match = pattern.match(clause)
+        if match:
+            value = _value(match.group("value"), _kind(subject), small)
+            if value:
+                return Told(subject, value, _lesson_kind(subject))
+    for preference, said in match_preference(clause):
+        value = _value(said, preference.kind, small)
+        return Told(preference.key, value, "preference") if value else None
+    return _listed(clause, small)
+
+
+def _listed(clause: str, small: bool) -> Told | None:
+    """Ask the language room, and doubt what it finds."""
+    for match in match_statement(clause):
+        if match.who is not None:
+            continue
+        subject = _spelled(match.relation.key)
+        value = _value(match.value, match.relation.kind, small)
+        if value is None:
+            return None
+        if subject not in RELATIONS and not _lasting(subject, value):
+            return None
+        if _bare(clause, value) and _STATE.match(value) and not value[0].isupper():
+            return None
+        return Told(subject, value, _lesson_kind(subject))
+    return None
+
+
+def _spelled(subject: str) -> str:
+    """Use the listed spelling of a topic where only the other one is listed."""
+    british = subject.replace("favorite", "favourite").replace("color", "colour")
+    return british if subject not in RELATIONS and british in RELATIONS else subject
+
+
+def _lasting(noun: str, value: str) -> bool:
+    if noun.startswith("number of "):
+        return not _COUNTED_IN_PASSING.search(noun)
+    if noun.endswith("'s name"):
+        noun = noun.removesuffix("'s name")
+        return not (_PASSING.match(noun) or _INSIDE.search(noun))
+    if _PASSING.match(noun) or _INSIDE.search(noun) or _STATE.match(value):
+        return False
+    proper = kind_of(value) != "thing" or re.match(r"an? [A-Z]", value)
+    return bool(proper or _LASTING.search(noun))
+
+
+def _bare(clause: str, value: str) -> bool:
+    """Say whether the clause has the form in which passing states are told too."""
+    return bool(re.search(rf"\b(is|are|am) {re.escape(value)}$", clause, re.IGNORECASE))
+
+
+def _lesson_kind(subject: str) -> str:
+    return "preference" if subject in PREFERENCES or subject in _PREFERRED else "fact"
 
 
 def expanded(clause: str) -> str:
     """Write contractions out, as the forms have them."""
+    clause = _EMPHASIS.sub("", clause)
     clause = re.sub(r"\bi'?m\b", "I am", clause, flags=re.IGNORECASE)
     clause = re.sub(r"\b(i|we)'?ve (got )?", r"\1 have ", clause, flags=re.IGNORECASE)
     clause = re.sub(r"\b(i|we) (have )?got (?=an? )", r"\1 have ", clause, flags=re.IGNORECASE)
     clause = re.sub(r"^we have (?=an? )", "I have ", clause, flags=re.IGNORECASE)
-    clause = re.sub(r"\bcannot\b|\bcan not\b", "can't", clause, flags=re.IGNORECASE)
     clause = re.sub(r"\b(do not|dont)\b", "don't", clause, flags=re.IGNORECASE)
     clause = re.sub(r"^(our|me) (?!and)", "my ", clause, flags=re.IGNORECASE)
+    clause = re.sub(r"^(my \w+)s name is\b", r"\1's name is", clause, flags=re.IGNORECASE)
     return re.sub(r"(?<=\w)'s (called|named)\b", r" is \1", clause)
 
 
 @cache
-def _forms() -> tuple[_Form, ...]:
-    forms: list[_Form] = []
-    for relation in ALL:
-        for template in dict.fromkeys((*relation.told, *relation.loose)):
-            strict = (relation.kind == "name" and template.endswith("} is {v}")) or (
-                template in relation.loose or bool(re.search(r"\} [\w ]+ is \{v\}$", template))
-            )
-            forms.append(_Form(relation.key, relation.kind, _compiled(template), strict))
-    for preference in PREFERENCES.values():
-        for template in preference.told:
-            forms.append(_Form(preference.key, preference.kind, _compiled(template), False))
-    # The longest fixed wording first: "my X is called V" must not be read as "my X is V".
-    forms.sort(key=lambda form: -len(form.pattern.pattern))
-    for rows in (_ALIASES, _FREE):
-        for subject, text in rows:
-            kind = _kind(subject)
-            pattern = re.compile(f"^{text.replace('{v}', _VALUE)}$", re.IGNORECASE)
-            forms.append(_Form(subject, kind, pattern, False))
-    return tuple(forms)
+def _wordings() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    return tuple(
+        (subject, re.compile(f"^{text.replace('{v}', _VALUE)}$", re.IGNORECASE))
+        for subject, text in _WORDINGS
+    )
 
 
 def _kind(subject: str) -> str:
-    if subject in PREFERENCES:
-        return PREFERENCES[subject].kind
-    return "name" if subject == "name" else relation_for(subject).kind
+    return PREFERENCES[subject].kind if subject in PREFERENCES else relation_for(subject).kind
 
 
-def _compiled(template: str) -> re.Pattern[str]:
-    text = expanded(fill(template, None, GAP))
-    pattern = re.escape(text).replace(re.escape(GAP), _VALUE)
-    pattern = pattern.replace(r"favourite", "favou?rite").replace("colour", "colou?r")
-    return re.compile(f"^{pattern.replace(r' a ' + _VALUE, ' an? ' + _VALUE)}$", re.IGNORECASE)
+def plain_value(text: str) -> str | None:
+    """Clean a value whose topic is not known; None if it cannot be one."""
+    value = _value(text, "thing", False)
+    return None if value is None or (_STATE.match(value) and value[0].islower()) else value
 
 
-def _value(text: str, kind: str, small: bool, strict: bool) -> str | None:
+def _value(text: str, kind: str, small: bool) -> str | None:
     """Clean a value and check that it can be one of its kind."""
-    value = text.strip(" \"'“”.,!?")
-    words = value.split()
-    if not words or len(words) > 8 or GAP in value or _WEAK_START.match(value):
+    value = _TAIL.sub("", _TAIL.sub("", text)).strip(" \"'“”.,!?")
+    if kind in _CORES:
+        core = _CORES[kind].search(value)
+        value = core.group() if core else value
+    else:
+        value = _PHRASE_BEHIND.sub("", value)
+    if kind == "name":
+        value = re.sub(r"^an? ", "", value)
+    if not value or len(value.split()) > 8 or GAP in value or _WEAK_START.match(value):
         return None
-    if _INSIDE.search(" ".join(words)) and not value[0].isupper():
+    if not value[0].isupper() and (_INSIDE.search(value) or _MANNER.match(value)):
         return None
-    if not _fits(value, kind, small):
-        return None
-    if strict and kind == "name" and not value[0].isupper():
-        return value.title() if small and len(words) == 1 and not _STATE.match(value) else None
-    if strict and _STATE.match(value) and not value[0].isupper():
-        return None
+    return _named(value, kind, small) if _fits(value, kind, small) else None
+
+
+def _named(value: str, kind: str, small: bool) -> str:
+    """Give a name its capitals where the owner typed none at all."""
     if small and kind in ("name", "place", "language") and value.islower():
-        return " ".join(word[:1].upper() + word[1:] for word in words)
+        return " ".join(word[:1].upper() + word[1:] for word in value.split())
     return value
 
 
 def _fits(value: str, kind: str, small: bool) -> bool:
     words = value.split()
     if kind in ("name", "place", "language"):
-        first = re.sub(r"^(the|a|an) (?=[A-Z])", "", value)
-        named = first[0].isupper() or first[0].isdigit() or (small or len(words) == 1)
-        return named and len(words) <= 5 and not _STATE.match(first if small else value.lower())
+        proper = bool(re.match(r"(an? |the )?([a-z]+ )?[A-Z\d]", value))
+        named = proper or small or len(words) == 1
+        return named and len(words) <= 5 and (proper or not _STATE.match(value))
     if kind == "number":
         return bool(_NUMBER_WORD.search(value)) and len(words) <= 4
     if kind == "time":
@@ -292,43 +353,5 @@ def _fits(value: str, kind: str, small: bool) -> bool:
     if kind == "date":
         return bool(_DATE.search(value))
     if kind == "day":
-        return value.rstrip("s").capitalize() in DAYS or value.capitalize() in DAYS
+        return any(day.lower() in value.lower() for day in DAYS)
     return len(words) <= (4 if kind in ("job", "instrument", "plant", "animal") else 8)
-
-
-def _free_name(clause: str, small: bool) -> Told | None:
-    for pattern in _NAMES:
-        match = pattern.match(clause)
-        if match and not _PASSING.match(match.group("noun")):
-            value = _value(match.group("value"), "name", small, False)
-            noun = match.group("noun").removesuffix("'s").lower()
-            if value and not _INSIDE.search(noun):
-                return Told(f"{noun}'s name", value)
-    return None
-
-
-def _count(clause: str) -> Told | None:
-    match = _COUNT.match(clause)
-    if match is None or re.search(
-        r"\b(questions?|minutes?|hours?|days?|weeks?|problems?|issues?|errors?|options?|things?"
-        r"|points?|ideas?|choices?|files?|lines?|left|meetings?|exams?|tests?|more|times?)\b",
-        match.group("noun"),
-        re.IGNORECASE,
-    ):
-        return None
-    return Told(f"number of {match.group('noun').lower()}", match.group("value"))
-
-
-def _attribute(clause: str, small: bool) -> Told | None:
-    match = _COLON.match(clause) or _ATTRIBUTE.match(clause)
-    if match is None:
-        return None
-    noun = match.group("noun").lower()
-    value = _value(match.group("value"), "thing", small, True)
-    if value is None or _PASSING.match(noun) or _INSIDE.search(noun):
-        return None
-    if _PERSON.search(noun):
-        named = value[0].isupper() and len(value.split()) <= 3
-        return Told(f"{noun}'s name", value) if named else None
-    proper = kind_of(value) != "thing" or bool(re.match(r"an? [A-Z]", value))
-    return Told(noun, value) if proper or _LASTING.search(noun) else None
