@@ -43,8 +43,12 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     port: int = _bounded(4310, 0, 65535)
+    lan: bool = False
+    token: str = ""
     max_queue: int = _bounded(64, 1, 10_000)
     max_body_bytes: int = _bounded(16 * 1024 * 1024, 1024, 1024**3)
+    token_file: str = ""
+    lan: bool = False
 
 
 @dataclass(frozen=True)
