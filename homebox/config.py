@@ -47,8 +47,6 @@ class ServerConfig:
     token: str = ""
     max_queue: int = _bounded(64, 1, 10_000)
     max_body_bytes: int = _bounded(16 * 1024 * 1024, 1024, 1024**3)
-    token_file: str = ""
-    lan: bool = False
 
 
 @dataclass(frozen=True)

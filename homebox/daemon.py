@@ -416,23 +416,23 @@ def server_settings(config: Config, token: str) -> ServerSettings:
 
 
 def read_token(config: Config) -> str:
-    """Read the configured token file; an empty string if none is configured.
+    """Give the token that requests must carry, or an empty string.
 
-    A service manager's credential (systemd's LoadCredential) of the name "token" counts too.
+    It is the configured one, or else the credential "token" of the service manager (systemd's
+    LoadCredential), which keeps it out of files that others can read.
     """
-    name = config.server.token_file
-    if not name:
-        folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
-        credential = Path(folder) / "token"
-        if not folder or not credential.is_file():
-            return ""
-        name = str(credential)
+    if config.server.token:
+        return config.server.token
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(folder) / "token"
+    if not folder or not path.is_file():
+        return ""
     try:
-        token = Path(name).expanduser().read_text(encoding="utf-8").strip()
+        token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"server.token_file {name} cannot be read: {error}") from error
-    if not token or any(character.isspace() for character in token):
-        raise ConfigError(f"server.token_file {name} must hold one word")
+        raise ConfigError(f"the credential {path} cannot be read: {error}") from error
+    if not token:
+        raise ConfigError(f"the credential {path} is empty")
     return token
 
 

@@ -87,8 +87,8 @@ def check_address(host: str, token: str, lan: bool) -> bool:
         return True
     if not (token and lan):
         raise ConfigError(
-            f"{host} can be reached from other machines; set server.token_file and server.lan = "
-            "true to serve there, or use --host 127.0.0.1"
+            f"{host} can be reached from other machines; set server.token and server.lan = true "
+            "to serve there, or use --host 127.0.0.1"
         )
     return False
 
