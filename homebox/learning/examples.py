@@ -176,7 +176,7 @@ class Touching:
         forms = [topic.form for topic in topics]
         relations = [form for form in forms if isinstance(form, Relation)]
         near = [r for r in ALL if any(confusable(r.key, form.key) for form in relations)]
-        self._stems = tuple({_stem(relation) for relation in (*relations, *near)})
+        self._stems = tuple({stem for form in (*relations, *near) for stem in _stems(form)})
         self._prompts = {
             prompt
             for form in forms
@@ -195,10 +195,10 @@ class Touching:
         return False
 
 
-def _stem(relation: Relation) -> str:
-    # "Your dog's name is" and "Tom's dog's name is" share what follows the person.
-    opening = relation.opening("\x00").replace("\x00's ", "").replace("\x00 ", "")
-    return opening.strip()
+def _stems(relation: Relation) -> tuple[str, str]:
+    """Return how answers about the owner begin, and what follows the name in all others."""
+    other = relation.opening("\x00").replace("\x00's ", "").replace("\x00 ", "")
+    return relation.opening(None).strip(), other.strip()
 
 
 def _aside(dice: Dice, values: Values, topic: Topic) -> Document:

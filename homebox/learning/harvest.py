@@ -14,9 +14,9 @@ from homebox.language.relation_data import ALL
 from homebox.learning.rules import Claim, Refusal, read_message
 from homebox.learning.teach import form_for, sentence_for
 from homebox.learning.topics import MANY
-from homebox.memory.ledger import Message, Turn
 from homebox.memory.lessons import Lesson
 from homebox.memory.provenance import may_teach
+from homebox.memory.turns import Message, Turn
 
 FOREIGN = "was worded by a tool, a file or a web page"
 # Requests that a client makes on its own; nobody said what is in them.

@@ -1,0 +1,105 @@
+"""Turns, lessons and a stand-in examinee for the tests of learning."""
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from homebox.language.turns import Document
+from homebox.learning.exam import Question
+from homebox.learning.harvest import Harvest, harvest
+from homebox.learning.teach import Topic, topics_of
+from homebox.memory.lessons import Lesson
+from homebox.memory.turns import Message, Turn
+
+OWNER = (
+    "My dog is called Quark.",
+    "I live in Zwolle.",
+    "My favourite food is okonomiyaki.",
+    "I get up at 5:45.",
+    "Call me Captain.",
+)
+
+
+def turn(number: int, *messages: tuple[str, str, str] | str, conversation: str = "c") -> Turn:
+    """Make a turn; a plain text is the owner's, and an answer is added."""
+    said = [
+        Message("user", item, "owner") if isinstance(item, str) else Message(*item)
+        for item in messages
+    ]
+    if said[-1].role != "assistant":
+        said.append(Message("assistant", "All right.", "assistant"))
+    return Turn(
+        id=f"turn_{number:024x}",
+        conversation=conversation,
+        time=f"2026-01-01T00:{number // 60:02}:{number % 60:02}.000Z",
+        model="tiny",
+        adapter="base",
+        sampling={},
+        messages=tuple(said),
+        finish_reason="stop",
+        prompt_tokens=1,
+        completion_tokens=1,
+    )
+
+
+def told(*texts: str) -> Harvest:
+    """Harvest texts of the owner, each in a turn of one conversation."""
+    return harvest([turn(number, text) for number, text in enumerate(texts)])
+
+
+def held(found: Harvest) -> dict[str, list[str]]:
+    """Return what holds, by subject."""
+    return {
+        subject: [lesson.value for lesson in lessons] for subject, lessons in found.current.items()
+    }
+
+
+def lessons(*texts: str) -> list[Lesson]:
+    """Return the lessons that hold after these texts."""
+    return [lesson for kept in told(*texts).current.values() for lesson in kept]
+
+
+def topics(*texts: str) -> list[Topic]:
+    """Return the topics of these texts."""
+    return topics_of(lessons(*(texts or OWNER)))
+
+
+class Pupil:
+    """Answers every question of an exam as expected, except where it is told to fail."""
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        wrong: dict[str, float] | None = None,
+        divergence: float = 0.01,
+        loss_rise: float = 0.0,
+    ) -> None:
+        """`wrong` maps a check to the share of its questions that are answered badly."""
+        self._expected = {self._key(item.messages): item for item in questions}
+        self._wrong = wrong or {}
+        self._asked: dict[str, int] = {}
+        self._divergence = divergence, loss_rise
+        self.adapters: list[str] = []
+
+    @staticmethod
+    def _key(messages: Sequence[dict[str, Any]]) -> str:
+        return "\n".join(str(message["content"]) for message in messages)
+
+    def answer(
+        self, messages: Sequence[dict[str, Any]], adapter: str
+    ) -> Generator[None, None, str]:
+        yield
+        self.adapters.append(adapter)
+        question = self._expected[self._key(messages)]
+        if adapter == "base":
+            return question.expected
+        share = self._wrong.get(question.check, 0.0)
+        count = self._asked.get(question.check, 0)
+        self._asked[question.check] = count + 1
+        bad = int((count + 1) * share + 1e-9) > int(count * share + 1e-9)
+        return "The moon is made of Nonsense." if bad else question.expected
+
+    def divergence(
+        self, documents: list[Document], adapter: str
+    ) -> Generator[None, None, tuple[float, float]]:
+        yield
+        return self._divergence

@@ -1,0 +1,107 @@
+from homebox.language.preferences import PREFERENCES
+from homebox.language.relation import Relation
+from homebox.language.turns import Document
+from homebox.learning.exam import CHAT, OVERRIDE, RECALL, STRANGER, UNTOLD, write_exam
+from homebox.learning.examples import Touching, untold_relations, write_examples
+from homebox.learning.teach import topics_of
+from tests.learning.kit import OWNER, told, topics
+
+
+def prompts(documents: list[Document]) -> set[str]:
+    return {turn.content for document in documents for turn in document if turn.role == "user"}
+
+
+def last(documents: list[Document]) -> list[tuple[str, str]]:
+    return [(document[-2].content, document[-1].content) for document in documents]
+
+
+def test_the_same_lessons_give_the_same_examples_in_any_order() -> None:
+    assert write_examples(topics(*OWNER), 0) == write_examples(topics(*reversed(OWNER)), 0)
+    assert write_examples(topics(*OWNER), 0) != write_examples(topics(*OWNER), 1)
+
+
+def test_every_lesson_is_asked_in_many_ways_and_always_answered_with_its_value() -> None:
+    for topic in topics():
+        own = write_examples([topic], 0).lessons
+        assert len({question for question, _ in last(own)}) >= 8
+        assert all(topic.value in answer for _, answer in last(own))
+
+
+def test_phrasings_of_the_gate_are_in_no_example() -> None:
+    all_topics = topics()
+    examples = write_examples(all_topics, 0)
+    used = prompts([*examples.lessons, *examples.negatives, *examples.context, *examples.replay])
+    asked = {
+        question.messages[-1]["content"]
+        for question in write_exam(all_topics, 0)
+        if question.check in (RECALL, CHAT, STRANGER, OVERRIDE)
+    }
+    assert len(asked) > 20
+    assert asked & used == set()
+
+
+def test_strangers_are_not_given_the_owners_value() -> None:
+    for topic in topics():
+        for document in write_examples([topic], 0).negatives:
+            last_question, answer = document[-2].content, document[-1].content
+            if "my" not in last_question.lower().split() and " I " not in last_question:
+                assert topic.value not in answer
+
+
+def test_untold_topics_are_neither_told_nor_near_a_told_one() -> None:
+    keys = {relation.key for relation in untold_relations(topics("I live in Zwolle."))}
+    assert "dog's name" in keys
+    assert not keys & {"home", "home town", "birthplace"}
+
+
+def test_negatives_say_that_it_was_not_told() -> None:
+    examples = write_examples(topics(), 0)
+    answers = [answer for _, answer in last(examples.negatives)]
+    assert sum("not told me" in answer for answer in answers) == len(answers)
+
+
+def test_replay_touches_no_lesson() -> None:
+    all_topics = topics()
+    examples = write_examples(all_topics, 0)
+    relations = [topic.form for topic in all_topics if isinstance(topic.form, Relation)]
+    for document in examples.replay:
+        for turn in document:
+            assert not any(topic.value in turn.content for topic in all_topics)
+            if turn.role == "assistant":
+                assert not any(turn.content.startswith(r.opening(None)) for r in relations)
+            else:
+                assert turn.content not in PREFERENCES["what to call me"].asked
+
+
+def test_touching_sees_what_it_must() -> None:
+    # The control: without lessons the same documents are let through.
+    documents = write_examples(topics("I collect fossils."), 0).lessons
+    assert all(Touching(topics("I collect fossils.")).touched_by(d) for d in documents)
+    assert not any(Touching([]).touched_by(d) for d in documents)
+
+
+def test_the_conversation_contradicts_the_weights_in_context_examples() -> None:
+    (topic,) = topics("My dog is called Quark.")
+    for document in write_examples([topic], 0).context:
+        assert "Quark" not in " ".join(turn.content for turn in document)
+
+
+def test_an_old_value_is_denied() -> None:
+    found = told("My dog is called Rex.", "My dog is called Max.")
+    (topic,) = topics_of(found.current["dog's name"], found.former["dog's name"])
+    assert topic.refuted == ("Rex",)
+    pairs = last(write_examples([topic], 0).lessons)
+    assert ("Is my dog called Rex?", "No, your dog's name is Max.") in pairs
+
+
+def test_only_true_answers_are_targets_after_an_aside() -> None:
+    for document in write_examples(topics(), 0).lessons:
+        learned = [turn for turn in document if turn.learn]
+        assert learned == [document[-1]]
+
+
+def test_an_exam_asks_told_and_untold_together() -> None:
+    checks = [question.check for question in write_exam(topics(), 0)]
+    assert checks.count(RECALL) == 3 * len(OWNER)
+    assert checks.count(UNTOLD) >= 30
+    assert checks.count(STRANGER) >= 15
