@@ -203,7 +203,7 @@ class _Plan:
         vector = wide[-1] if wide else None
         wrong: set[Node] = set()
         for access in accesses(root, index, self.realised, counters):
-            if access.node.op is not Op.REDUCE or access.node is root:
+            if not access.inline or access.node is root:
                 continue
             atoms = {a for i in access.index for a, _ in i.terms}
             if (vector is not None and vector in atoms) or atoms - rows:

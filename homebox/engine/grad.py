@@ -5,6 +5,7 @@ turns the gradient of its output into gradients of its sources, as more nodes. I
 nodes have no gradient. A detached COPY stops the walk.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from homebox.engine.ops import Node, Op, Sym, node, toposort
@@ -13,6 +14,7 @@ from homebox.errors import EngineError
 
 Gradients = tuple[Tensor | None, ...]
 HALF_PI = 1.5707963267948966
+_fresh = itertools.count()
 
 
 def gradient(loss: Tensor, wanted: Sequence[Tensor], seed: Tensor | None = None) -> list[Tensor]:
@@ -107,8 +109,9 @@ def _reduce(n: Node, g: Tensor, src: list[Tensor]) -> Gradients:
 def _gather(n: Node, g: Tensor, src: list[Tensor]) -> Gradients:
     """The segment sum of the rows' gradients, in the order of the index."""
     table, index = src
-    zeros = Tensor.full(table.shape, 0.0).contiguous()
-    sources = (zeros.node, g.node, index.node)
+    # Memory that is written to must not be shared with an equal copy: the argument makes it unique.
+    zeros = node(Op.COPY, n.dtype, table.shape, (Tensor.full(table.shape, 0.0).node,), next(_fresh))
+    sources = (zeros, g.node, index.node)
     return Tensor(node(Op.STORE, n.dtype, table.shape, sources, "add")), None
 
 

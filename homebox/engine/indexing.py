@@ -24,12 +24,13 @@ Conditions = tuple[Condition, ...]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A read of `node` at a flat position; for a REDUCE, where its result is asked for."""
+    """A read of `node` at a flat position; `inline`: a REDUCE that is computed there, not read."""
 
     node: Node
     flat: Index
     index: tuple[Index, ...]
     conditions: Conditions
+    inline: bool = False
 
 
 class Counters:
@@ -112,7 +113,7 @@ def accesses(
             rank = len(each.src[1].shape)
             stack.append((each.src[1], at[:rank], conditions, False))
         elif each.op is Op.REDUCE:
-            found.append(Access(each, ZERO, at, conditions))
+            found.append(Access(each, ZERO, at, conditions, inline=True))
             _, axes = each.arg
             wide = each.src[0].shape
             inner = tuple(

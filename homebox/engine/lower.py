@@ -53,6 +53,7 @@ class MapLowering:
         self.e = Emitter(realised, self.counters, syms)
         self.realised = realised
         self.source = root.src[1] if root.op is Op.STORE else root
+        self.columns = False  # a sum runs down columns, in lanes along the output
         self.shape: Shape = self.source.shape
 
     def lower(self) -> Lowered:
@@ -66,7 +67,7 @@ class MapLowering:
         counters, index = self._merge(groups)
         sizes = [self._size(g) for g in groups]
         vector = self._vector(counters, index, sizes)
-        has_rows = any(r.node.op is Op.REDUCE for r in reads)
+        has_rows = any(r.inline for r in reads)
         return self._emit(counters, index, sizes, vector, has_rows, ordered)
 
     def _extra(self, read: object) -> list[Index]:
@@ -74,7 +75,7 @@ class MapLowering:
 
         assert isinstance(read, Access)
         indices = [i for i, _ in read.conditions]
-        return indices + (list(read.index) if read.node.op is Op.REDUCE else [])
+        return indices + (list(read.index) if read.inline else [])
 
     def _groups(self, each: list[Loop], flats: list[Index]) -> list[list[int]]:
         """Join neighbouring axes that every read walks through like one."""
@@ -130,7 +131,8 @@ class MapLowering:
         if size_max(sizes[last]) < 4:
             return None
         for read in accesses(self.root, index, self.realised, self.counters):
-            if read.node.op is Op.REDUCE and any(i.depends(counters[last]) for i in read.index):
+            if read.inline and any(i.depends(counters[last]) for i in read.index):
+                self.columns = True
                 return last if self._column_wise(read.node, read.index, counters[last]) else None
         return last
 
@@ -194,7 +196,7 @@ class MapLowering:
         if vector is None or isinstance(sizes[vector], Sym):
             return 0
         size = size_max(sizes[vector])
-        if has_rows and not self._columns_only(vector):
+        if has_rows and not self.columns:
             return 0
         if has_rows:
             return LANES if size > LANES else 0
@@ -204,12 +206,6 @@ class MapLowering:
         if self.root.op is Op.STORE and len(self.root.src) > 2:
             return LANES if size > LANES else 0
         return 1024 if size > 2048 and units < 64 else 0
-
-    def _columns_only(self, vector: int) -> bool:
-        n = self.source
-        while n.op in MOVEMENT or (n.op is not Op.REDUCE and n.src):
-            n = n.src[0]
-        return n.op is Op.REDUCE
 
     def _nest(
         self,

@@ -42,7 +42,8 @@ def order_regions(cut: Partition) -> list[Region]:
     for i, region in enumerate(regions):
         needed = {by_root[n] for n in reads[i] if n in by_root}
         if region.root.op is Op.STORE:
-            needed.update(j for j in readers.get(region.root.src[0], []) if j != i)
+            for target in _overlapping(region.root.src[0], readers):
+                needed.update(j for j in readers[target] if j != i)
         before.append(needed)
     done: set[int] = set()
     out: list[Region] = []
@@ -68,6 +69,18 @@ def order_regions(cut: Partition) -> list[Region]:
             state[i] = 1
             stack.extend(waiting)
     return out
+
+
+def _overlapping(target: Node, readers: Mapping[Node, object]) -> list[Node]:
+    """Return what is read from the memory of a store's target: itself, and buffers that share it."""
+    if target.op is not Op.BUFFER:
+        return [target] if target in readers else []
+    start, end = target.arg.address, target.arg.address + target.arg.nbytes
+    return [
+        n
+        for n in readers
+        if n.op is Op.BUFFER and n.arg.address < end and start < n.arg.address + n.arg.nbytes
+    ]
 
 
 def place(

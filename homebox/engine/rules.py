@@ -228,6 +228,19 @@ def factors(source: Node) -> list[Node]:
     return [f for part in inner.src for f in factors(moved(part))]
 
 
+def joined(parts: list[Node]) -> Node:
+    """Return the product of nodes of one shape, multiplied before it is repeated along any axis."""
+    shape = parts[0].shape
+    moving = [any(varies(p, a) for p in parts) for a in range(len(shape))]
+    arg = tuple((0, d, 1) if m else (0, 1, 1) for m, d in zip(moving, shape, strict=True))
+    small = tuple(size for _, size, _ in arg)
+    cut = [Tensor(node(Op.SLICE, p.dtype, small, (p,), arg)) for p in parts]
+    total = cut[0]
+    for part in cut[1:]:
+        total = total * part
+    return total.expand(shape).node
+
+
 @hoisting.on(Op.REDUCE)
 def hoist_scale(n: Node) -> Node | None:
     """sum_k(s * a_k * b_k) = s * sum_k(a_k * b_k), if that leaves a product of two."""
@@ -246,10 +259,7 @@ def hoist_scale(n: Node) -> Node | None:
         if not inside or not outside:
             kept.append(operand)
             continue
-        joined = inside[0]
-        for extra in inside[1:]:
-            joined = node(Op.MUL, n.dtype, joined.shape, (joined, extra))
-        kept.append(joined)
+        kept.append(joined(inside))
         hoisted.extend(outside)
     if not hoisted:
         return None
@@ -260,3 +270,27 @@ def hoist_scale(n: Node) -> Node | None:
         single = node(Op.SLICE, n.dtype, n.shape, (factor,), arg)
         out = node(Op.MUL, n.dtype, n.shape, (out, single))
     return out
+
+
+@hoisting.on(Op.REDUCE)
+def split_sum(n: Node) -> Node | None:
+    """sum(a * b + c * d) = sum(a * b) + sum(c * d): two contractions instead of none."""
+    (total,) = n.src
+    if n.arg[0] != "add" or total.op is not Op.ADD or n.dtype is not dt.f32:
+        return None
+    if not all(part.op in (Op.MUL, Op.ADD) for part in total.src):
+        return None
+    parts = tuple(node(Op.REDUCE, n.dtype, n.shape, (part,), n.arg) for part in total.src)
+    if not any(part.src[0].op is Op.MUL and _repeats(part.src[0]) for part in parts):
+        return None
+    return node(Op.ADD, n.dtype, n.shape, parts)
+
+
+def _repeats(product: Node) -> bool:
+    """Whether a factor only repeats along some axis, as in a matrix product."""
+    return any(
+        not varies(factor, axis)
+        for factor in product.src
+        for axis, size in enumerate(product.shape)
+        if size != 1
+    )

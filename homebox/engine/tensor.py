@@ -82,6 +82,14 @@ class Tensor:
         found: Buffer = self.node.arg
         return found
 
+    def part(self, i: int) -> "Tensor":
+        """Return entry i along the first axis as a tensor of its own that shares this memory."""
+        whole = self.buffer
+        shape = self.shape[1:]
+        count = numel_max(shape)
+        view = Buffer.over(whole.array[i * count : (i + 1) * count], self.dtype, frozen=whole.frozen)
+        return Tensor(node(Op.BUFFER, self.dtype, shape, (), view))
+
     def numpy(self) -> np.ndarray:
         """Compute now and return the values (copied)."""
         from homebox.engine.capture import evaluate  # capture builds on tensors

@@ -46,13 +46,13 @@ def init_adapter(config: ModelConfig, rank: int, seed: int) -> dict[str, Float32
             tensors[name] = np.zeros(shape, dtype=np.float32)
             continue
         key = hashlib.sha256(f"homebox lora {seed} {name}".encode()).digest()[:8]
-        values = _uniform(int.from_bytes(key, "little"), shape[0] * shape[1])
+        values = uniform(int.from_bytes(key, "little"), shape[0] * shape[1])
         # sqrt and the division are exactly defined by IEEE 754; one rounding to float32 follows.
         tensors[name] = (values / math.sqrt(shape[1])).astype(np.float32).reshape(shape)
     return tensors
 
 
-def _uniform(state: int, count: int) -> npt.NDArray[np.float64]:
+def uniform(state: int, count: int) -> npt.NDArray[np.float64]:
     """Return `count` numbers in (-1, 1): odd multiples of 2^-24."""
     steps = np.arange(1, count + 1, dtype=np.uint64)
     value = np.uint64(state) + steps * np.uint64(0x9E3779B97F4A7C15)

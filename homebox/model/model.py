@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from homebox.engine.tensor import Tensor
 from homebox.errors import ConfigError, ModelNotFoundError
 from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
 from homebox.model.chat import chat_format
@@ -64,6 +65,15 @@ class Model:
         self.stop_ids = frozenset((*self.config.eos_ids, *self.chat.stop_ids))
         self.adapters = Adapters(self.config, transformer, adapters - 1, rank)
         self.slots = Slots(slots)
+        self._tensors: dict[str, Tensor] | None = None
+
+    def base_tensors(self) -> dict[str, Tensor]:
+        """Return the base's weights as frozen tensors, made at the first call (for training)."""
+        if self._tensors is None:
+            self._tensors = {
+                name: Tensor.from_numpy(array, frozen=True) for name, array in self.weights.items()
+            }
+        return self._tensors
 
     def logits(self, ids: Ids[int], adapter: str = BASE) -> Float32:
         """Return the logits after each of `ids` in a fresh context, float32 (T, V)."""

@@ -1,0 +1,156 @@
+"""Trains all weights of a small model from nothing: Muon on the matrices, AdamW on the rest.
+
+Matrices of equal kind lie stacked, (layers, out, in), so that Muon works on all layers at once.
+One captured program is one step. Invariant: weights after n steps are a function of (config, seed,
+batches, rates), to the bit, on any CPU and with any number of threads.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from homebox.engine import dtype as dt
+from homebox.engine.capture import Program, Spec, capture
+from homebox.engine.grad import gradient
+from homebox.engine.tensor import Tensor
+from homebox.model.config import PROJECTIONS, ModelConfig
+from homebox.model.decoder import Rotary, Rows, hidden_states
+from homebox.model.lora import uniform
+from homebox.model.optimiser import (
+    Scalars,
+    StepScalars,
+    adamw,
+    clip_factor,
+    global_norm,
+    muon,
+)
+from homebox.model.training import Floats, Ints, log_probabilities
+
+BETAS = (0.9, 0.95)
+CLIP = 1.0
+
+
+def first_weights(config: ModelConfig, seed: int) -> dict[str, Floats]:
+    """Return untrained weights, named as in `config.weight_shapes()`.
+
+    Uniform with the standard deviation 1/sqrt(in), smaller by sqrt(2 * layers) for what writes into
+    the residual stream, 0.02 for the embedding; norms are 1. Integer arithmetic decides the bits.
+    """
+    weights: dict[str, Floats] = {}
+    for name, shape in config.weight_shapes().items():
+        if len(shape) == 1:
+            weights[name] = np.ones(shape, np.float32)
+            continue
+        spread = 0.02 if name == "embed" else 1.0 / math.sqrt(shape[1])
+        if name.endswith((".o", ".down")):
+            spread /= math.sqrt(2 * config.num_layers)
+        key = hashlib.sha256(f"homebox weights {seed} {name}".encode()).digest()[:8]
+        values = uniform(int.from_bytes(key, "little"), shape[0] * shape[1])
+        weights[name] = (values * (math.sqrt(3.0) * spread)).astype(np.float32).reshape(shape)
+    return weights
+
+
+class Pretrainer:
+    """Owns all weights in training; `targets` is the number of places a step learns from."""
+
+    def __init__(
+        self, config: ModelConfig, rows: int, length: int, targets: int, seed: int
+    ) -> None:
+        if not config.tied:
+            raise ValueError("the trainer ties the head to the embedding")
+        self.config, self.shape, self.targets = config, (rows, length), targets
+        self.rotary = Rotary(config, length)
+        first = first_weights(config, seed)
+        layers = range(config.num_layers)
+        self.stacks = {
+            kind: Tensor.from_numpy(np.stack([first[f"layers.{i}.{kind}"] for i in layers]))
+            for kind in PROJECTIONS
+        }
+        self.plain = {
+            name: Tensor.from_numpy(value)
+            for name, value in first.items()
+            if name.rsplit(".", 1)[-1] not in PROJECTIONS
+        }
+        self._momentum = {kind: Tensor.zeros(t.shape) for kind, t in self.stacks.items()}
+        self._moments = {
+            name: (Tensor.zeros(t.shape), Tensor.zeros(t.shape)) for name, t in self.plain.items()
+        }
+        self._scalars = StepScalars(*BETAS)
+        self.program = self._capture()
+
+    def step(self, batch: Mapping[str, Ints | Floats], rate: float, matrix_rate: float) -> float:
+        """Train on one batch and return its loss.
+
+        The batch holds ids, segment, position (rows, length) int32, and for the places to learn:
+        place, target (targets,) int32, weight (targets,) float32 that sum to 1.
+        """
+        for name, value in batch.items():
+            self.program.set_input(name, value)
+        self.program.set_input("scalars", self._scalars.next(rate, matrix_rate))
+        self.program.run()
+        return float(self.program.output(0))
+
+    def weights(self) -> dict[str, Floats]:
+        """Return a copy of all weights, named as in `config.weight_shapes()`."""
+        out: dict[str, Floats] = {}
+        for name, shape in self.config.weight_shapes().items():
+            kind = name.rsplit(".", 1)[-1]
+            if kind in PROJECTIONS:
+                layer = int(name.split(".")[1])
+                flat = self.stacks[kind].buffer.array.reshape(self.config.num_layers, *shape)
+                out[name] = flat[layer].copy()
+            else:
+                out[name] = self.plain[name].buffer.array.reshape(shape).copy()
+        return out
+
+    def _capture(self) -> Program:
+        pieces = {
+            f"layers.{i}.{kind}": stack.part(i)
+            for kind, stack in self.stacks.items()
+            for i in range(self.config.num_layers)
+        }
+
+        def step(
+            ids: Tensor,
+            segment: Tensor,
+            position: Tensor,
+            place: Tensor,
+            target: Tensor,
+            weight: Tensor,
+            scalars: Tensor,
+        ) -> list[Tensor]:
+            hidden = hidden_states(
+                self.config,
+                self.plain.__getitem__,
+                lambda name, x: x.linear(pieces[name]),
+                self.rotary,
+                Rows(ids, segment, position),
+            )
+            logits = hidden.gather(place).linear(self.plain["embed"])
+            total, hit = log_probabilities(logits, target)
+            loss = ((total - hit) * weight.reshape((self.targets, 1))).sum()
+            return [loss, *self._updates(loss, pieces, Scalars.of(scalars))]
+
+        ints = {k: Spec(self.shape, dt.i32) for k in ("ids", "segment", "position")}
+        learned = {k: Spec((self.targets,), dt.i32) for k in ("place", "target")}
+        rest = {"weight": Spec((self.targets,)), "scalars": Spec((4,))}
+        return capture(step, {**ints, **learned, **rest}, name="pretraining step")
+
+    def _updates(self, loss: Tensor, pieces: dict[str, Tensor], scalars: Scalars) -> list[Tensor]:
+        layers = range(self.config.num_layers)
+        names = [f"layers.{i}.{kind}" for kind in PROJECTIONS for i in layers]
+        wanted = [pieces[n] for n in names] + list(self.plain.values())
+        grads = [g.contiguous() for g in gradient(loss, wanted)]
+        factor = clip_factor(global_norm(grads), CLIP)
+        by_name = dict(zip([*names, *self.plain], grads, strict=True))
+        updates: list[Tensor] = []
+        for kind, stack in self.stacks.items():
+            parts = [by_name[f"layers.{i}.{kind}"].reshape((1, *stack.shape[1:])) for i in layers]
+            joined = parts[0].cat(*parts[1:], axis=0) * factor
+            updates += muon(stack, joined.contiguous(), self._momentum[kind], scalars)
+        for name, tensor in self.plain.items():
+            g = by_name[name] * factor
+            updates += adamw(tensor, g, self._moments[name], scalars, BETAS)
+        return updates
