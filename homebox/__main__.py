@@ -1,0 +1,7 @@
+"""`python -m homebox` is the command line."""
+
+import sys
+
+from homebox.cli import main
+
+sys.exit(main())

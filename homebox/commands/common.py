@@ -1,0 +1,125 @@
+"""What every command shares: options, configuration, the daemon of its state, ways to print."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from homebox.config import Config, Value, load_config
+from homebox.control import Client, find
+from homebox.memory.state import State, open_state
+
+# Read by the engine itself; the configuration would refuse them as unknown keys.
+ENGINE_VARIABLES = frozenset({"HOMEBOX_CACHE_DIR", "HOMEBOX_CPU", "HOMEBOX_THREADS"})
+
+Run = Callable[[argparse.Namespace], int]
+Subparsers = Any  # argparse's own type for this is private
+
+
+def add_command(
+    subparsers: Subparsers,
+    name: str,
+    run: Run,
+    summary: str,
+    example: str,
+    *,
+    as_json: bool = True,
+    model: bool = False,
+) -> argparse.ArgumentParser:
+    """Declare a command with the options that all have; gives its parser for its own."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--state", metavar="DIR", help="state directory")
+    parser.add_argument("--config", metavar="FILE", help="configuration file")
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="print JSON")
+    if model:
+        parser.add_argument("--model", metavar="PATH", help='model directory, or "tiny"')
+    return parser
+
+
+def configuration(args: argparse.Namespace, **overrides: Value | None) -> Config:
+    """Read the configuration as this command's options change it."""
+    environ = {name: value for name, value in os.environ.items() if name not in ENGINE_VARIABLES}
+    config = load_config(
+        Path(args.config) if args.config else None,
+        {
+            "paths.state": args.state,
+            "model.path": getattr(args, "model", None),
+            **{key.replace("__", "."): value for key, value in overrides.items()},
+        },
+        environ,
+    )
+    if config.paths.cache:
+        os.environ.setdefault("HOMEBOX_CACHE_DIR", str(config.cache_dir))
+    return config
+
+
+def daemon_of(config: Config) -> Client | None:
+    """Find the daemon that runs on the configured state."""
+    return find(config.state_dir)
+
+
+def open_for_reading(config: Config) -> State:
+    """Open the configured state beside whoever writes it."""
+    return open_state(config.state_dir, read_only=True)
+
+
+def open_for_writing(config: Config) -> State:
+    """Open the configured state alone; raises StateError if a daemon has it."""
+    return open_state(config.state_dir, config.state_configured)
+
+
+def base_hash(config: Config) -> str:
+    """Name the configured base model by its content, without compiling anything."""
+    from homebox.model.loader import load_directory
+    from homebox.model.model import model_directory
+
+    return load_directory(model_directory(config.model.path)).base_hash
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON that people can read too."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_table(rows: Sequence[tuple[str, ...]], gap: str = "  ") -> None:
+    """Print rows in aligned columns; the last one may be as long as it likes."""
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print(gap.join([*cells, row[-1]]).rstrip())
+
+
+class Bar:
+    """A progress bar on the terminal; where there is none, nothing is printed."""
+
+    WIDTH = 24
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+
+    def show(self, progress: Any) -> None:
+        """Draw the bar for a progress as JSON: {stage, done, total, text}."""
+        if not self._shown:
+            return
+        total = max(int(progress["total"]), 1)
+        full = self.WIDTH * min(int(progress["done"]), total) // total
+        line = f"[{'#' * full}{'.' * (self.WIDTH - full)}] {progress['stage']}: {progress['text']}"
+        sys.stderr.write(f"\r\x1b[K{line[:100]}")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

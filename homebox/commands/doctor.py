@@ -1,0 +1,149 @@
+"""`homebox doctor`: what this machine offers, what homebox needs, and what to do about the rest."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from homebox import __version__
+from homebox.commands.common import (
+    Subparsers,
+    add_command,
+    configuration,
+    daemon_of,
+    print_json,
+    print_table,
+)
+from homebox.config import Config
+from homebox.errors import HomeboxError
+
+LIBRARIES = ("aiohttp", "jinja2", "llvmlite", "msgspec", "numpy", "safetensors", "sentencepiece")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `advice` says what to do if it is not well."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    add_command(
+        subparsers,
+        "doctor",
+        run,
+        "examine this machine; exits 1 if something that homebox needs is missing",
+        "homebox doctor --json",
+        model=True,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look at everything and print it."""
+    config = configuration(args)
+    checks = [Check("homebox", True, __version__), _python(), _platform()]
+    checks += [_library(name) for name in LIBRARIES]
+    checks += [_guarded("cpu", _cpu), _guarded("threads", _threads)]
+    checks += [_writable("state", config.state_dir), _writable("cache", _cache(config))]
+    checks += [
+        _guarded("model", lambda: _model(config)),
+        _guarded("daemon", lambda: _daemon(config)),
+    ]
+    well = all(check.ok for check in checks)
+    if args.json:
+        print_json({"ok": well, "checks": [asdict(check) for check in checks]})
+    else:
+        print_table([("ok" if c.ok else "!!", c.name, c.found) for c in checks])
+        for check in checks:
+            if not check.ok and check.advice:
+                print(f"{check.name}: {check.advice}")
+    return 0 if well else 1
+
+
+def _python() -> Check:
+    ok = sys.version_info >= (3, 11)
+    return Check("python", ok, platform.python_version(), "install Python 3.11 or newer")
+
+
+def _platform() -> Check:
+    machine = platform.machine()
+    ok = sys.platform == "linux" and machine in ("x86_64", "aarch64")
+    return Check(
+        "platform",
+        ok,
+        f"{platform.system()} {platform.release()} {machine}",
+        "homebox computes on Linux on x86-64 and AArch64; elsewhere it can only be imported",
+    )
+
+
+def _library(name: str) -> Check:
+    try:
+        return Check(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, "missing", f"run: pip install {name}")
+
+
+def _guarded(name: str, look: Callable[[], Check]) -> Check:
+    """Look at something that may fail in its own words."""
+    try:
+        return look()
+    except HomeboxError as error:
+        return Check(name, False, "not usable", str(error))
+    except ImportError as error:
+        return Check(name, False, "not usable", f"{error}; install the missing library")
+
+
+def _cpu() -> Check:
+    from homebox.engine.cpu import detect
+
+    target = detect()
+    chosen = ("avx2", "fma", "avx512f", "avx512vnni", "avx512bf16", "amx-tile", "neon", "i8mm")
+    features = [name for name in chosen if target.has(name)]
+    return Check("cpu", True, " ".join([target.name, f"level {target.level}", *features]))
+
+
+def _threads() -> Check:
+    from homebox.engine.runtime_cpu import thread_count
+
+    return Check("threads", True, f"{thread_count()} of {os.cpu_count()}")
+
+
+def _cache(config: Config) -> Path:
+    given = os.environ.get("HOMEBOX_CACHE_DIR", "")
+    return Path(given) if given else config.cache_dir
+
+
+def _writable(name: str, path: Path) -> Check:
+    """See whether a directory is there, or can be made, and be written."""
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    ok = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    found = str(path) if path.exists() else f"{path} (not made yet)"
+    return Check(name, ok, found, f"{place} cannot be written; choose another place")
+
+
+def _model(config: Config) -> Check:
+    from homebox.model.loader import load_directory
+    from homebox.model.model import model_directory
+
+    loaded = load_directory(model_directory(config.model.path))
+    size = sum(weight.size for weight in loaded.weights.values())
+    found = f"{config.model.path}, {size / 1e6:.1f} million weights, base {loaded.base_hash[:12]}"
+    return Check("model", True, found)
+
+
+def _daemon(config: Config) -> Check:
+    client = daemon_of(config)
+    if client is None:
+        return Check("daemon", True, "none runs on this state")
+    status = client.call("status")
+    return Check("daemon", True, f"pid {status['pid']} on {status['url']}/v1")

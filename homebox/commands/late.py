@@ -1,0 +1,41 @@
+"""`homebox demo` and `homebox job`: long work that lives in rooms of its own, imported late."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from homebox.commands.common import Subparsers, add_command, configuration
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare both commands."""
+    add_command(
+        subparsers,
+        "demo",
+        demo,
+        "show the whole loop: tell, learn, ask, roll back; on a temporary state",
+        "homebox demo",
+    )
+    parser = add_command(
+        subparsers,
+        "job",
+        job,
+        "run a training job from its spec, such as the one that makes the built-in model",
+        "homebox job run configs/tiny.toml --out /tmp/tiny",
+    )
+    parser.add_argument("action", choices=["run"], help="what to do with the spec")
+    parser.add_argument("spec", type=Path, help="TOML file of at most 10 kB")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the result goes")
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Run the demonstration."""
+    configuration(args)  # for the place of the cache
+    return int(importlib.import_module("homebox.demo").main(as_json=args.json))
+
+
+def job(args: argparse.Namespace) -> int:
+    """Run a job."""
+    configuration(args)
+    module = importlib.import_module("homebox.model.job")
+    return int(module.main(args.spec, out=args.out, as_json=args.json))

@@ -1,0 +1,64 @@
+"""`homebox learn`: one learning run, in the daemon if one runs, else here."""
+
+import argparse
+from typing import Any
+
+from homebox.commands.common import (
+    Bar,
+    Subparsers,
+    add_command,
+    configuration,
+    daemon_of,
+    open_for_writing,
+    print_json,
+)
+from homebox.config import Config
+from homebox.errors import LearningError
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = add_command(
+        subparsers,
+        "learn",
+        run,
+        "learn from the ledger; exits 0 only if new weights were promoted",
+        "homebox learn --now",
+        model=True,
+    )
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--now", action="store_true", help="train, test, and serve what passed")
+    mode.add_argument("--dry-run", action="store_true", help="show the lessons, train nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run to the end and print the report."""
+    config = configuration(args)
+    client = daemon_of(config)
+    bar = Bar()
+    try:
+        if client is not None:
+            report = client.call("learn", bar.show, dry_run=args.dry_run)
+        else:
+            report = learn_here(config, bar, args.dry_run)
+    finally:
+        bar.clear()
+    if args.json:
+        print_json(report)
+    else:
+        print("\n".join(report["lines"]))
+    return 0 if args.dry_run or report["promoted"] else LearningError.exit_code
+
+
+def learn_here(config: Config, bar: Bar, dry_run: bool) -> Any:
+    """Learn in this process, which then owns the state; gives the report as JSON."""
+    from homebox.daemon import plain, real_parts
+    from homebox.scheduler import run_inline
+
+    parts = real_parts()
+    with open_for_writing(config) as state:
+        model = parts.load(config)
+        steps = parts.learn(
+            model, state.ledger, state.store, state.lineage, config, dry_run=dry_run
+        )
+        return plain(run_inline(steps, lambda progress: bar.show(plain(progress))))

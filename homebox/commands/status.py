@@ -1,0 +1,168 @@
+"""`homebox status`, `homebox log`, `homebox lessons`: what runs, what was said, what it means."""
+
+import argparse
+import dataclasses
+from collections import deque
+from typing import Any
+
+from homebox.commands.common import (
+    Subparsers,
+    add_command,
+    configuration,
+    daemon_of,
+    open_for_reading,
+    open_for_writing,
+    print_json,
+    print_table,
+)
+from homebox.config import Config
+from homebox.errors import HomeboxError, StateError
+from homebox.memory.ledger import Turn
+from homebox.memory.lessons import STATES
+from homebox.memory.lineage import short
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the commands."""
+    add_command(
+        subparsers,
+        "status",
+        status,
+        "say whether a daemon runs, what it serves, and what the state holds",
+        "homebox status --json",
+        model=True,
+    )
+    parser = add_command(
+        subparsers, "log", show_log, "show the latest turns of the ledger", "homebox log -n 5"
+    )
+    parser.add_argument("turn", nargs="?", help="show this turn, with everything it was asked")
+    parser.add_argument("-n", type=int, default=10, metavar="N", help="how many turns (10)")
+    parser.add_argument("--since", metavar="TURN", help="only turns after this one")
+    parser = add_command(
+        subparsers,
+        "lessons",
+        lessons,
+        "list what was found in your words, or approve or forget some of it",
+        "homebox lessons --only quarantined",
+    )
+    parser.add_argument("--only", choices=STATES, help="only lessons in this state")
+    parser.add_argument("--approve", metavar="HASH", help="let a lesson be learned (again)")
+    parser.add_argument("--forget", metavar="HASH", help="leave a lesson out from now on")
+
+
+def status(args: argparse.Namespace) -> int:
+    """Ask the daemon, or look into the state."""
+    config = configuration(args)
+    client = daemon_of(config)
+    found = client.call("status") if client is not None else _without_daemon(config)
+    if args.json:
+        print_json(found)
+        return 0
+    rows = [("state", found["state"])]
+    if found["running"]:
+        rows = [("daemon", f"pid {found['pid']} on {found['url']}/v1"), *rows]
+        rows.append(("answering", f"{found['answering']}, waiting {found['waiting']}"))
+        learning = found["learning"]
+        rows.append(("learning", f"{learning['stage']}: {learning['text']}" if learning else "no"))
+    else:
+        rows = [("daemon", "none"), *rows]
+    rows += [
+        ("model", f"{found['model']}, context {found['context'] or 'unknown'}"),
+        ("weights", short(found["weights"] or "unknown")),
+        ("turns", str(found["turns"])),
+        ("lessons", ", ".join(f"{n} {state}" for state, n in found["lessons"].items()) or "none"),
+    ]
+    print_table(rows)
+    return 0
+
+
+def _without_daemon(config: Config) -> dict[str, Any]:
+    from homebox.commands.common import base_hash
+    from homebox.daemon import memory_status
+
+    base = weights = None
+    with open_for_reading(config) as state:
+        try:
+            base = base_hash(config)
+            weights = state.lineage.head(base)
+        except HomeboxError:
+            pass  # without its model the state can still be looked at
+        return {
+            "running": False,
+            "model": config.model.path,
+            "base": base,
+            "context": None,
+            "weights": weights,
+            **memory_status(state),
+        }
+
+
+def show_log(args: argparse.Namespace) -> int:
+    """Print the latest turns, or one turn completely."""
+    config = configuration(args)
+    with open_for_reading(config) as state:
+        if args.turn:
+            turn = state.ledger.turn(args.turn)
+            if turn is None:
+                raise StateError(f"the ledger has no turn {args.turn!r}; without it, log lists all")
+            turns = [turn]
+        else:
+            turns = list(deque(state.ledger.turns(args.since), maxlen=max(args.n, 0)))
+    if args.json:
+        print_json([dataclasses.asdict(turn) for turn in turns])
+        return 0
+    for turn in turns:
+        _print_turn(turn, whole=bool(args.turn))
+    return 0
+
+
+def _print_turn(turn: Turn, whole: bool) -> None:
+    print(
+        f"{turn.id}  {turn.time}  {turn.model} ({short(turn.adapter)})  {turn.finish_reason}  "
+        f"{turn.prompt_tokens}+{turn.completion_tokens} tokens"
+    )
+    messages = (*turn.prompt, turn.messages[-1]) if whole else turn.messages
+    for message in messages:
+        text = message.content if whole else _shortened(message.content)
+        print(f"  {message.role}: {text}")
+
+
+def _shortened(text: str, limit: int = 160) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def lessons(args: argparse.Namespace) -> int:
+    """List lessons, or move one to another state."""
+    config = configuration(args)
+    if args.approve or args.forget:
+        return _move_lesson(args, config)
+    with open_for_reading(config) as state:
+        found = state.ledger.lessons(args.only)
+    if args.json:
+        print_json([{**dataclasses.asdict(lesson), "hash": lesson.hash} for lesson in found])
+        return 0
+    if found:
+        print_table(
+            [(short(item.hash), item.state, item.subject, item.statement) for item in found]
+        )
+    else:
+        print('no lessons; "homebox learn --dry-run" shows what would be found')
+    return 0
+
+
+def _move_lesson(args: argparse.Namespace, config: Config) -> int:
+    from homebox.daemon import set_lesson
+
+    prefix, wanted = (args.approve, "new") if args.approve else (args.forget, "deleted")
+    client = daemon_of(config)
+    if client is not None:
+        changed = client.call("lesson", prefix=prefix, state=wanted)
+    else:
+        with open_for_writing(config) as state:
+            changed = set_lesson(state, prefix, wanted)
+    if args.json:
+        print_json(changed)
+    else:
+        print(f"{short(changed['hash'])} is {changed['state']} now: {changed['statement']}")
+    return 0

@@ -1,0 +1,95 @@
+"""`homebox rollback` and `homebox history`: which weights are served, and which were."""
+
+import argparse
+import dataclasses
+
+from homebox.commands.common import (
+    Subparsers,
+    add_command,
+    base_hash,
+    configuration,
+    daemon_of,
+    open_for_reading,
+    open_for_writing,
+    print_json,
+    print_table,
+)
+from homebox.memory.lineage import short
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare both commands."""
+    parser = add_command(
+        subparsers,
+        "rollback",
+        rollback,
+        "serve earlier weights; nothing is deleted, so this can be undone the same way",
+        "homebox rollback previous",
+        model=True,
+    )
+    parser.add_argument(
+        "weights", help='the beginning of a weights hash, "previous", or "base" (nothing learned)'
+    )
+    parser.add_argument("--reason", default="asked for by the owner", help="kept in the history")
+    add_command(
+        subparsers,
+        "history",
+        history,
+        "show the promoted weights, oldest first; * marks what is served",
+        "homebox history --json",
+        model=True,
+    )
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """Move HEAD, and let a running daemon follow at once."""
+    config = configuration(args)
+    client = daemon_of(config)
+    if client is not None:
+        move = client.call("rollback", name=args.weights, reason=args.reason)
+    else:
+        with open_for_writing(config) as state:
+            done = state.lineage.rollback(base_hash(config), args.weights, args.reason)
+            move = dataclasses.asdict(done)
+    if args.json:
+        print_json(move)
+        return 0
+    if move["old"] == move["new"]:
+        print(f"{short(move['new'])} is served already")
+        return 0
+    undone = len(move["undone_lessons"])
+    restored = len(move["restored_lessons"])
+    print(f"served now: {short(move['new'])} (was {short(move['old'])})")
+    if undone:
+        print(f"{undone} lessons undone; learning leaves them out until you approve them again")
+    if restored:
+        print(f"{restored} lessons are known again")
+    return 0
+
+
+def history(args: argparse.Namespace) -> int:
+    """List the lineage of the model."""
+    config = configuration(args)
+    client = daemon_of(config)
+    base = client.call("status")["base"] if client is not None else base_hash(config)
+    with open_for_reading(config) as state:
+        head = state.lineage.head(base)
+        entries = state.lineage.history(base)
+        moves = [move for move in state.lineage.reflog() if move["base"] == base]
+    if args.json:
+        listed = [entry.as_json() for entry in entries]
+        print_json({"base": base, "head": head, "entries": listed, "moves": moves})
+        return 0
+    rows = [("*" if head == "base" else " ", "base", "", "", "nothing learned")]
+    rows += [
+        (
+            "*" if entry.weights == head else " ",
+            short(entry.weights),
+            f"after {short(entry.parent)}",
+            entry.time,
+            f"{entry.reason} ({len(entry.lessons)} lessons)",
+        )
+        for entry in entries
+    ]
+    print_table(rows)
+    return 0
