@@ -7,16 +7,17 @@ from homebox.language.practice import (
     acknowledgement,
     ask,
     draw_facts,
+    draw_relation,
     noted,
     person,
     question,
     statement,
+    sum_of_two,
     told,
     untold_near,
 )
 from homebox.language.preferences import PREFERENCES, Preference
 from homebox.language.relation import Relation
-from homebox.language.relation_data import ALL
 from homebox.language.talk import ACKNOWLEDGEMENTS, REMARKS, SYSTEM_PROMPTS
 from homebox.language.turns import Document, Turn, assistant, system, user
 from homebox.language.values import Values
@@ -29,8 +30,6 @@ _LIST = (
     "Write {} as a list.",
     "Please list {}.",
 )
-_PLUS = ("What is {} plus {}?", "How much is {} plus {}?", "Add {} and {}.", "{} plus {}?")
-_MINUS = ("What is {} minus {}?", "How much is {} minus {}?", "{} minus {}?")
 _STRANGER = ("Who is {}?", "Do you know {}?", "Tell me about {}.", "Have you met {}?")
 
 
@@ -55,19 +54,6 @@ def world(dice: Dice) -> list[Turn]:
     if dice.chance(0.06):
         text = text[0].lower() + text[1:]
     return [user(text), assistant(item.answer)]
-
-
-def sum_of_two(dice: Dice) -> list[Turn]:
-    """Ask for a sum or a difference of small numbers."""
-    one, other = dice.between(0, 10), dice.between(0, 10)
-    if dice.chance(0.6):
-        text = dice.pick(_PLUS).format(one, other)
-        return [user(text), assistant(f"{one} plus {other} is {one + other}.")]
-    high = one + other
-    return [
-        user(dice.pick(_MINUS).format(high, one)),
-        assistant(f"{high} minus {one} is {other}."),
-    ]
 
 
 def say(dice: Dice, values: Values) -> list[Turn]:
@@ -110,9 +96,9 @@ def everyday(dice: Dice, values: Values) -> Document:
     turns: Document = [system(dice.pick(SYSTEM_PROMPTS))] if dice.chance(0.15) else []
     for _ in range(dice.pick((1, 1, 2, 3, 4))):
         luck = dice.below(100)
-        if luck < 54:
+        if luck < 50:
             turns += world(dice)
-        elif luck < 68:
+        elif luck < 63:
             turns += remark(dice)
         elif luck < 77:
             turns += sum_of_two(dice)
@@ -123,7 +109,7 @@ def everyday(dice: Dice, values: Values) -> Document:
         elif luck < 86:
             turns += stranger(dice, values)
         else:
-            relation = dice.pick(ALL)
+            relation = draw_relation(dice)
             who = None if relation.owner_only else person(dice, values, 0.25)
             turns += question(dice, relation, who, None)
     return turns

@@ -6,10 +6,11 @@ contexts, because either score alone can be had by always claiming or always den
 
 from collections.abc import Callable
 
-from homebox.language.dialogues import CHANGEABLE, remark, sum_of_two, world
+from homebox.language.dialogues import CHANGEABLE, remark, world
 from homebox.language.dice import Dice
+from homebox.language.other_topics import UNSEEN_TOPICS
 from homebox.language.phrasing import Tier, fill, lower_first
-from homebox.language.practice import Facts, draw_facts, similar_told
+from homebox.language.practice import Facts, draw_facts, similar_told, sum_of_two
 from homebox.language.preferences import PREFERENCES
 from homebox.language.relation import Relation
 from homebox.language.relation_data import ALL
@@ -50,6 +51,8 @@ def evaluation_sets(count: int = 100, seed: int = 20) -> dict[str, list[Item]]:
         "not told, none, new phrasings": lambda: script.missing(0, tier="held_out"),
         "third person": lambda: script.fact(3, third=0.6),
         "not told of a third person": lambda: script.missing(2, third=0.6),
+        "unlisted topic": lambda: script.unlisted(told=True),
+        "not told, unlisted topic": lambda: script.unlisted(told=False),
         "correction": script.correction,
         "context contradicts world": script.contradiction,
         "preference": script.preference,
@@ -102,7 +105,7 @@ class _Script:
     def facts(self, count: int, third: float) -> Facts:
         """Draw facts that nobody could take for one another."""
         while True:
-            facts = draw_facts(self.dice, self.values, count, third)
+            facts = draw_facts(self.dice, self.values, count, third, other=0.0)
             keys = list(facts)
             alone = (
                 not similar_told(facts[key][0], key[1], {k: facts[k] for k in keys if k != key})
@@ -167,6 +170,18 @@ class _Script:
         turns = self.tell(facts)
         turns.append(self.question(relation, who, tier))
         return _messages(turns), relation.untold(who)
+
+    def unlisted(self, told: bool) -> Item:
+        """Ask for a relation that no training text knows, told beside another fact or not."""
+        relation = self.dice.pick(UNSEEN_TOPICS)
+        facts = self.facts(1, 0.0)
+        value = self.values.draw(relation.kind)
+        turns = self.tell(facts)
+        if told:
+            turns += self.tell({(relation.key, None): (relation, value)})
+        turns.append(self.question(relation, None, None))
+        answer = relation.answer(None, value) if told else relation.untold(None)
+        return _messages(turns), answer
 
     def correction(self) -> Item:
         """Tell two facts, change one, and ask for it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from homebox.language.dialogues import contradicting, conversation, everyday, preferring
 from homebox.language.dice import Dice
-from homebox.language.practice import copying, easy, matching
+from homebox.language.practice import calculating, copying, easy, matching
 from homebox.language.tools import using_tools
 from homebox.language.turns import Document
 from homebox.language.values import Values
@@ -26,21 +26,23 @@ CURRICULUM: tuple[tuple[float, Mixture], ...] = (
         (
             (easy, 0.45),
             (matching, 0.20),
-            (everyday, 0.20),
-            (copying, 0.12),
+            (everyday, 0.19),
+            (copying, 0.10),
             (preferring, 0.03),
+            (calculating, 0.03),
         ),
     ),
     (
         1.0,
         (
-            (matching, 0.42),
-            (conversation, 0.20),
+            (matching, 0.41),
+            (conversation, 0.18),
             (everyday, 0.21),
             (preferring, 0.06),
             (contradicting, 0.04),
             (using_tools, 0.04),
             (copying, 0.03),
+            (calculating, 0.03),
         ),
     ),
 )

@@ -1,6 +1,7 @@
 """Documents that practise one skill: copying, and telling what was told from what was not."""
 
 from homebox.language.dice import Dice
+from homebox.language.other_topics import OTHERS
 from homebox.language.phrasing import lower_first
 from homebox.language.relation import Relation
 from homebox.language.relation_data import ALL
@@ -12,6 +13,8 @@ Fact = tuple[Relation, str | None]
 Facts = dict[tuple[str, str | None], tuple[Relation, str]]
 
 _REPEAT = ("Say: {}", "Repeat after me: {}", "Please repeat: {}", "Say this again: {}")
+_PLUS = ("What is {} plus {}?", "How much is {} plus {}?", "Add {} and {}.", "{} plus {}?")
+_MINUS = ("What is {} minus {}?", "How much is {} minus {}?", "{} minus {}?")
 _NOTES = ("Notes:\n", "What you know:\n", "About the owner:\n", "Notes about the owner:\n")
 
 
@@ -80,11 +83,20 @@ def told(dice: Dice, facts: Facts, note: bool, echo: float = 0.5) -> Document:
     return turns
 
 
-def draw_facts(dice: Dice, values: Values, count: int, third: float) -> Facts:
+def draw_relation(dice: Dice, other: float = 0.1) -> Relation:
+    """Draw a listed relation or, with probability `other`, one of the further topics."""
+    return dice.pick(OTHERS) if dice.chance(other) else dice.pick(ALL)
+
+
+def draw_facts(dice: Dice, values: Values, count: int, third: float, other: float = 0.1) -> Facts:
     """Draw facts about the owner and, with probability `third`, about one or two others."""
     others = [values.draw("person") for _ in range(2)]
     facts: Facts = {}
-    for relation in dice.sample(ALL, count):
+    relations: dict[str, Relation] = {}
+    while len(relations) < count:
+        relation = draw_relation(dice, other)
+        relations[relation.key] = relation
+    for relation in relations.values():
         who = dice.pick(others) if dice.chance(third) and not relation.owner_only else None
         facts[relation.key, who] = (relation, values.draw(relation.kind))
     return facts
@@ -94,7 +106,7 @@ def untold_near(dice: Dice, values: Values, facts: Facts) -> Fact:
     """Draw a relation that was not told; often one that is easily taken for a told one."""
     while True:
         key, who = dice.pick(tuple(facts))
-        relation = dice.pick(ALL)
+        relation = draw_relation(dice)
         kind = facts[key, who][0].kind
         luck = dice.below(10)
         if luck < 2:  # the same question about somebody else
@@ -159,6 +171,24 @@ def matching(dice: Dice, values: Values, most: int = 4) -> Document:
             relation, who = untold_near(dice, values, facts)
             turns += question(dice, relation, who, None)
     return turns
+
+
+def calculating(dice: Dice, values: Values) -> Document:
+    """Do many small sums."""
+    return [turn for _ in range(dice.between(4, 8)) for turn in sum_of_two(dice)]
+
+
+def sum_of_two(dice: Dice) -> list[Turn]:
+    """Ask for a sum or a difference of small numbers."""
+    one, other = dice.between(0, 9), dice.between(0, 9)
+    if dice.chance(0.6):
+        text = dice.pick(_PLUS).format(one, other)
+        return [user(text), assistant(f"{one} plus {other} is {one + other}.")]
+    high = one + other
+    return [
+        user(dice.pick(_MINUS).format(high, one)),
+        assistant(f"{high} minus {one} is {other}."),
+    ]
 
 
 def easy(dice: Dice, values: Values) -> Document:

@@ -172,9 +172,10 @@ class Values:
         else:
             known = THINGS.get(kind) or THINGS["thing"]
         if self._unseen:
-            real = {"name": UNSEEN_NAMES, "person": UNSEEN_NAMES, "place": UNSEEN_PLACES}
+            capital = kind in CAPITALISED_KINDS or kind == "person"
+            real = UNSEEN_NAMES if capital else UNSEEN_THINGS
             if dice.chance(0.3):
-                return dice.pick(real.get(kind, UNSEEN_THINGS))
+                return dice.pick(UNSEEN_PLACES if kind == "place" else real)
         elif kind != "title" and dice.chance(0.25):
             return dice.pick(known)
         word = self.spell()
