@@ -21,7 +21,6 @@ ALLOWED: dict[str, set[str]] = {
     # The one thread that owns the model lies below everything that asks it for something.
     "scheduler": {"model", "config", "errors"},
     "server": {"scheduler", "model", "memory", "language", "config", "errors", "api"},
-    "control": {"errors"},
     "api": {"scheduler", "model", "memory", "language", "config", "errors"},
 }
 # These tie the rooms together and may import everything but the command line.
