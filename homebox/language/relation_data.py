@@ -48,7 +48,7 @@ _NAME = attribute(
     asked=("who am I?", "what am I called?", "what's my name?", "do you know who I am?"),
 )
 ATTRIBUTES = (
-    replace(_NAME, owner_only=True, loose=("{I am/is} {v}",)),
+    replace(_NAME, owner_only=True, loose=(*_NAME.loose, "{I am/is} {v}")),
     attribute("home town", "place", asked=("what town {am I/is} from?",)),
     attribute("holiday place", "place", asked=("where {do I/does} go on holiday?",)),
     attribute("school", "place", asked=("which school is {my} school?",)),

@@ -1,12 +1,15 @@
 """The generated language: the same from the same seed, tiers apart, held-out values held out."""
 
 import re
+import tomllib
 from collections import Counter
 from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+import homebox
 from homebox.language.dialogues import CHANGEABLE
 from homebox.language.dice import Dice
 from homebox.language.evaluate import TARGETS, evaluation_sets, right, score
@@ -21,7 +24,7 @@ from homebox.language.values import UNSEEN, Values, held_out
 from homebox.language.vocabulary import Vocabulary, train_vocabulary
 from homebox.language.world import WORLD, WORLD_NAMES
 
-FIRST_DOCUMENTS = "unset"
+FIRST_DOCUMENTS = "6fd4d3a2e335fecfc89164c4e7e48f54d653d8ab401fd782f4bbcb1747162fac"
 
 
 def digest(documents: list[Document]) -> str:
@@ -202,6 +205,12 @@ def test_a_vocabulary_is_reproducible_and_lossless(vocabulary: bytes) -> None:
     assert told[-len(value) - 1 : -1] == value == asked[: len(value)]
     written = pieces.encode(call(TOOLS[0], "Zwolle"))
     assert written[-len(value) - 1 : -1] == value
+
+
+def test_the_shipped_vocabulary_is_made_from_this_text() -> None:
+    shipped = Path(homebox.__file__).parent / "model" / "tiny" / "tokenizer.model"
+    spec = tomllib.loads((Path(__file__).parents[2] / "configs" / "tiny.toml").read_text())
+    assert shipped.read_bytes() == train_vocabulary(None, **spec["vocabulary"])
 
 
 def test_rows_hold_whole_documents(vocabulary: bytes) -> None:
