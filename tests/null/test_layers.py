@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "learner": {"model", "memory", "language", "config", "errors", "learning"},
     "learning": {"model", "memory", "language", "config", "errors"},
     "control": {"errors"},
-    "job": {"engine", "model", "language", "memory", "config", "errors"},
+    "job": {"model", "language", "memory", "config", "errors"},
     # The one thread that owns the model lies below everything that asks it for something.
     "scheduler": {"model", "config", "errors"},
     "server": {"scheduler", "model", "memory", "language", "config", "errors", "api"},
