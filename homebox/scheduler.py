@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from homebox.errors import BusyError, HomeboxError, LearningError, NoFreeSlotError
@@ -156,6 +157,7 @@ class Learning:
         self.steps = steps
         self.progress: Any = None
         self.result: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.result.set_running_or_notify_cancel()  # nobody who waits for it can cancel it
         self.seconds = 0.0  # of the latest micro-step
         self.stop_reason: str | None = None
         self._listeners: list[Callable[[Any], None]] = []
@@ -165,8 +167,8 @@ class Learning:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def step(self) -> bool:
-        """Take one micro-step; false when the run is over."""
+    def step(self) -> "Callable[[], None] | None":
+        """Take one micro-step; when the run is over, give what tells its result."""
         begun = time.perf_counter()
         try:
             if self.stop_reason is not None:
@@ -174,15 +176,13 @@ class Learning:
                 raise LearningError(self.stop_reason)
             self.progress = next(self.steps)
         except StopIteration as done:
-            self.result.set_result(done.value)
-            return False
+            return partial(self.result.set_result, done.value)
         except BaseException as error:
-            self.result.set_exception(error)
-            return False
+            return partial(self.result.set_exception, error)
         self.seconds = time.perf_counter() - begun
         for listener in list(self._listeners):
             listener(self.progress)
-        return True
+        return None
 
 
 @dataclass
@@ -308,8 +308,11 @@ class Engine:
             return
         if not self._active or self._owed >= ANSWERS_PER_LEARNING * learning.seconds:
             self._owed = 0.0
-            if not learning.step():
+            tell = learning.step()
+            if tell is not None:
+                # Whoever hears that it is over may begin the next one at once.
                 self.learning = None
+                tell()
 
     def _admit(self) -> None:
         """Start waiting answers while there is room; an answer for which there is none waits on."""
@@ -380,7 +383,9 @@ class Engine:
             self._calls.popleft()[1].cancel()
         if learning is not None:
             learning.stop_reason = "homebox is shutting down; nothing was promoted"
-            learning.step()
+            tell = learning.step()
+            if tell is not None:
+                tell()
 
 
 def _settle(future: "concurrent.futures.Future[T]", function: Callable[[], T]) -> None:
