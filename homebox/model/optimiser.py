@@ -35,12 +35,12 @@ class StepScalars:
 
     def __init__(self, beta1: float, beta2: float) -> None:
         self._betas = (beta1, beta2)
-        self._powers = [1.0, 1.0]
+        self.powers = np.ones(2)  # beta1^t, beta2^t
 
     def next(self, rate: float, matrix_rate: float = 0.0) -> np.ndarray:
         """Return the (4,) float32 input of the next step."""
-        self._powers = [p * b for p, b in zip(self._powers, self._betas, strict=True)]
-        first, second = (1.0 / (1.0 - p) for p in self._powers)
+        self.powers *= self._betas
+        first, second = (1.0 / (1.0 - p) for p in self.powers)
         return np.array([rate, matrix_rate, first, second], np.float32)
 
 
@@ -79,14 +79,14 @@ def adamw(
     return [m, v, weight.store(new)]
 
 
-def orthogonalised(update: Tensor) -> Tensor:
+def orthogonalised(update: Tensor, steps: int = 5) -> Tensor:
     """Return matrices (L, rows, columns) with singular values near 1 and the same directions."""
     rows, columns = size_of(update.shape[1]), size_of(update.shape[2])
     x = update.transpose(1, 2) if rows > columns else update
     square = (x * x).sum(-1, keepdim=True).sum(1, keepdim=True)
     x = (x * (square.sqrt() + 1e-7).recip()).contiguous()
     a, b, c = NEWTON_SCHULZ
-    for _ in range(5):
+    for _ in range(steps):
         gram = x @ x.transpose(1, 2)
         poly = gram * b + (gram @ gram) * c
         x = x * a + poly @ x
@@ -98,12 +98,13 @@ def muon(
     gradient: Tensor,
     momentum: Tensor,
     scalars: Scalars,
-    beta: float = 0.95,
-    decay: float = 0.01,
+    beta: float,
+    decay: float,
+    steps: int,
 ) -> list[Tensor]:
     """Return the stores of one Muon step for a stack of matrices (L, rows, columns)."""
     m = momentum.store(momentum * beta + gradient * (1.0 - beta))
-    update = orthogonalised((gradient * (1.0 - beta) + m * beta).contiguous())
+    update = orthogonalised((gradient * (1.0 - beta) + m * beta).contiguous(), steps)
     rows, columns = size_of(weight.shape[1]), size_of(weight.shape[2])
     scale = max(1.0, rows / columns) ** 0.5
     new = weight * (scalars.matrix_rate * -decay + 1.0) - update * (scalars.matrix_rate * scale)

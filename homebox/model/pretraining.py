@@ -8,6 +8,7 @@ batches, rates), to the bit, on any CPU and with any number of threads.
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,24 +29,39 @@ from homebox.model.optimiser import (
 )
 from homebox.model.training import Floats, Ints, log_probabilities
 
-BETAS = (0.9, 0.95)
-CLIP = 1.0
+
+@dataclass(frozen=True)
+class Optimisation:
+    """The numbers of the optimisers that stay the same through a training."""
+
+    embedding: float  # standard deviation of the first embedding
+    residual: float  # factor on the first o and down
+    momentum: float  # Muon
+    newton_schulz: int  # steps of orthogonalisation
+    matrix_decay: float  # weight decay of the matrices, times their rate
+    betas: tuple[float, float]  # AdamW
+    eps: float
+    decay: float
+    clip: float  # greatest norm of the whole gradient
 
 
-def first_weights(config: ModelConfig, seed: int) -> dict[str, Floats]:
+def first_weights(
+    config: ModelConfig, seed: int, embedding: float, residual: float
+) -> dict[str, Floats]:
     """Return untrained weights, named as in `config.weight_shapes()`.
 
-    Uniform with the standard deviation 1/sqrt(in), smaller by sqrt(2 * layers) for what writes into
-    the residual stream, 0.02 for the embedding; norms are 1. Integer arithmetic decides the bits.
+    Uniform with the standard deviation 1/sqrt(in), times `residual` for what writes into the
+    residual stream, `embedding` for the embedding; norms are 1. The bits follow from integer
+    arithmetic and correctly rounded products.
     """
     weights: dict[str, Floats] = {}
     for name, shape in config.weight_shapes().items():
         if len(shape) == 1:
             weights[name] = np.ones(shape, np.float32)
             continue
-        spread = 0.02 if name == "embed" else 1.0 / math.sqrt(shape[1])
+        spread = embedding if name == "embed" else 1.0 / math.sqrt(shape[1])
         if name.endswith((".o", ".down")):
-            spread /= math.sqrt(2 * config.num_layers)
+            spread *= residual
         key = hashlib.sha256(f"homebox weights {seed} {name}".encode()).digest()[:8]
         values = uniform(int.from_bytes(key, "little"), shape[0] * shape[1])
         weights[name] = (values * (math.sqrt(3.0) * spread)).astype(np.float32).reshape(shape)
@@ -56,13 +72,20 @@ class Pretrainer:
     """Owns all weights in training; `targets` is the number of places a step learns from."""
 
     def __init__(
-        self, config: ModelConfig, rows: int, length: int, targets: int, seed: int
+        self,
+        config: ModelConfig,
+        rows: int,
+        length: int,
+        targets: int,
+        seed: int,
+        numbers: Optimisation,
     ) -> None:
         if not config.tied:
             raise ValueError("the trainer ties the head to the embedding")
         self.config, self.shape, self.targets = config, (rows, length), targets
         self.rotary = Rotary(config, length)
-        first = first_weights(config, seed)
+        self.numbers = numbers
+        first = first_weights(config, seed, numbers.embedding, numbers.residual)
         layers = range(config.num_layers)
         self.stacks = {
             kind: Tensor.from_numpy(np.stack([first[f"layers.{i}.{kind}"] for i in layers]))
@@ -77,7 +100,7 @@ class Pretrainer:
         self._moments = {
             name: (Tensor.zeros(t.shape), Tensor.zeros(t.shape)) for name, t in self.plain.items()
         }
-        self._scalars = StepScalars(*BETAS)
+        self._scalars = StepScalars(*numbers.betas)
         self.program = self._capture()
 
     def step(self, batch: Mapping[str, Ints | Floats], rate: float, matrix_rate: float) -> float:
@@ -104,6 +127,16 @@ class Pretrainer:
             else:
                 out[name] = self.plain[name].buffer.array.reshape(shape).copy()
         return out
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return everything that the next step depends on, as views by name."""
+        tensors = {f"stack.{k}": t for k, t in self.stacks.items()}
+        tensors |= {f"momentum.{k}": t for k, t in self._momentum.items()}
+        tensors |= {f"plain.{k}": t for k, t in self.plain.items()}
+        for name, pair in self._moments.items():
+            tensors |= {f"moment{i}.{name}": t for i, t in enumerate(pair)}
+        arrays = {name: t.buffer.array for name, t in tensors.items()}
+        return arrays | {"powers": self._scalars.powers}
 
     def _capture(self) -> Program:
         pieces = {
@@ -143,14 +176,31 @@ class Pretrainer:
         names = [f"layers.{i}.{kind}" for kind in PROJECTIONS for i in layers]
         wanted = [pieces[n] for n in names] + list(self.plain.values())
         grads = [g.contiguous() for g in gradient(loss, wanted)]
-        factor = clip_factor(global_norm(grads), CLIP)
+        numbers = self.numbers
+        factor = clip_factor(global_norm(grads), numbers.clip)
         by_name = dict(zip([*names, *self.plain], grads, strict=True))
         updates: list[Tensor] = []
         for kind, stack in self.stacks.items():
             parts = [by_name[f"layers.{i}.{kind}"].reshape((1, *stack.shape[1:])) for i in layers]
             joined = parts[0].cat(*parts[1:], axis=0) * factor
-            updates += muon(stack, joined.contiguous(), self._momentum[kind], scalars)
+            updates += muon(
+                stack,
+                joined.contiguous(),
+                self._momentum[kind],
+                scalars,
+                numbers.momentum,
+                numbers.matrix_decay,
+                numbers.newton_schulz,
+            )
         for name, tensor in self.plain.items():
             g = by_name[name] * factor
-            updates += adamw(tensor, g, self._moments[name], scalars, BETAS)
+            updates += adamw(
+                tensor,
+                g,
+                self._moments[name],
+                scalars,
+                numbers.betas,
+                numbers.decay,
+                numbers.eps,
+            )
         return updates
