@@ -14,6 +14,7 @@ from typing import Any
 
 from homebox.errors import EngineError, NoFreeSlotError
 from homebox.model.sampling import SamplingParams
+from homebox.model.stopping import StopFinder
 
 CHUNK = 256  # prompt bytes per prefill step
 
@@ -68,6 +69,7 @@ class FakeSequence:
         self._unread = len(prompt)
         self._asked = bytes(prompt).decode().split("\x01user\x02")[-1].split("\x01")[0]
         self._steps = self._answer(adapter)
+        self._stops = StopFinder(sampling.stop)
         self.prompt_tokens = len(prompt)
         self.completion_tokens = 0
         self.finished = False
@@ -101,13 +103,14 @@ class FakeSequence:
             raise EngineError("the fake model was told to fail")
         letter = next(self._steps, None)
         if letter is None:
-            return self._end("", "stop")
+            return self._end(self._stops.flush(), "stop")
         self.completion_tokens += 1
-        if any(letter == stop for stop in self._sampling.stop):
-            return self._end("", "stop")
+        text = self._stops.push(letter)
+        if self._stops.stopped:
+            return self._end(text, "stop")
         if self.completion_tokens >= (self._sampling.max_tokens or 1 << 30):
-            return self._end(letter, "length")
-        return Piece(letter, (ord(letter),))
+            return self._end(text + self._stops.flush(), "length")
+        return Piece(text, (ord(letter),))
 
     def _end(self, text: str, reason: str) -> Piece:
         self.finished = True
