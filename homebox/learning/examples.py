@@ -7,7 +7,7 @@ that what is said in the conversation beats what the weights say.
 
 from dataclasses import dataclass
 
-from homebox.language.dialogues import aside, contradicting, conversation, everyday
+from homebox.language.dialogues import aside, contradicting, conversation, everyday, remark
 from homebox.language.dice import Dice
 from homebox.language.phrasing import fill, lower_first
 from homebox.language.practice import acknowledgement, confusable, matching, noted, statement
@@ -22,10 +22,10 @@ from homebox.language.world import WORLD_NAMES
 from homebox.learning.teach import Topic, seed_of, small_first
 
 DIRECT = 20
-WITH_ASIDE = 6
+WITH_ASIDE = 10
 STRANGERS = 5
 CONTEXTS = 3
-UNTOLD = 160
+UNTOLD = 320
 REPLAY = 320
 MAX_TURN_CHARACTERS = 320
 
@@ -103,17 +103,35 @@ def denials(topic: Topic, dice: Dice) -> list[Document]:
 
 
 def untold(topics: list[Topic], dice: Dice, count: int) -> list[Document]:
-    """Ask the owner's questions that no lesson answers, most often ones near a lesson's topic."""
+    """Ask the owner's questions that no lesson answers, most often ones near a lesson's topic.
+
+    Every second document tells the answer first, so that only the telling makes the difference:
+    without these twins the model learns to deny what was said a moment ago.
+    """
     free = untold_relations(topics)
     kinds = {topic.form.kind for topic in topics}
     near = [relation for relation in free if relation.kind in kinds] or free
+    values = Values(dice, excluded=_own_words(topics))
     documents: list[Document] = []
     while free and len(documents) < count:
         relation = dice.pick(near if dice.chance(0.5) else free)
         question = dice.pick(relation.questions(None, "train"))
         text = small_first(question) if dice.chance(0.1) else question
         documents.append([user(text), assistant(relation.untold(None))])
+        documents.append(_told_first(relation, text, dice, values))
     return documents
+
+
+def _told_first(relation: Relation, question: str, dice: Dice, values: Values) -> Document:
+    value = values.draw(relation.kind)
+    fact: list[tuple[Relation, str | None, str]] = [(relation, None, value)]
+    return [
+        user(statement(dice, relation, None, value)),
+        acknowledgement(dice, fact, 0.3),
+        *(remark(dice) if dice.chance(0.3) else []),
+        user(question),
+        assistant(relation.answer(None, value)),
+    ]
 
 
 def untold_relations(topics: list[Topic]) -> list[Relation]:
@@ -154,9 +172,9 @@ def replay(topics: list[Topic], dice: Dice, values: Values, count: int) -> list[
     """Draw documents of the base's own training that touch no topic of the owner."""
     told = Touching(topics)
     writers = (
-        (everyday, 0.42),
-        (matching, 0.30),
-        (conversation, 0.18),
+        (everyday, 0.30),
+        (matching, 0.40),
+        (conversation, 0.20),
         (contradicting, 0.06),
         (using_tools, 0.04),
     )

@@ -17,6 +17,7 @@ from homebox.language.turns import Document
 from homebox.model.chat import Rendered
 from homebox.model.training import Batch
 
+MISSES = 3  # dialogues that wait for the next batch, where they come first
 REPLAY_SHARE = 0.5  # of the cross-entropy, beside 1.0 for lessons and negatives together
 
 
@@ -60,31 +61,30 @@ def messages_of(document: Document) -> list[dict[str, Any]]:
 class Mixer:
     """Draws batches from pools in fixed shares; every dialogue comes before any comes again."""
 
-    def __init__(
-        self, pools: Sequence[Pool], rows: int, length: int, count: int, kl: float, seed: int
-    ) -> None:
-        """Make batches of `count` dialogues in `rows` rows of `length` tokens."""
+    def __init__(self, pools: Sequence[Pool], rows: int, length: int, kl: float, seed: int) -> None:
+        """Make batches of `rows` rows of `length` tokens; `kl` weighs the hold on the base."""
         self._pools = [pool for pool in pools if pool.dialogues and pool.share > 0]
-        self._rows, self._length, self._count, self._kl = rows, length, count, kl
+        self._rows, self._length, self._kl = rows, length, kl
         self._dice = Dice(seed)
         self._decks: list[list[Encoded]] = [[] for _ in self._pools]
         self._debts = [0.0] * len(self._pools)
-        self._waiting: Encoded | None = None
+        self._waiting: list[Encoded] = []
 
     def batch(self) -> Batch:
-        """Draw the next batch."""
+        """Draw the next batch: dialogues until `MISSES` of them found no place."""
         rows: list[list[Encoded]] = [[] for _ in range(self._rows)]
         room = [self._length] * self._rows
-        for _ in range(self._count):
-            dialogue = self._waiting or self._draw()
-            self._waiting = None
+        early, self._waiting = self._waiting, []
+        while len(self._waiting) < MISSES:
+            dialogue = early.pop(0) if early else self._draw()
             need = len(dialogue.ids)
             place = next((row for row in range(self._rows) if room[row] >= need), None)
             if place is None:
-                self._waiting = dialogue
-                break
+                self._waiting.append(dialogue)
+                continue
             rows[place].append(dialogue)
             room[place] -= need
+        self._waiting += early
         return self._laid_out(rows)
 
     def _draw(self) -> Encoded:

@@ -22,6 +22,8 @@ NUMERICS = 1
 WARM_UP = 10
 LEAST_RATE = 0.1  # of the rate at the end
 CONTEXT_SHARE = 0.2  # of the replay: conversations that contradict the weights
+LENGTH = 160  # tokens in a row; longer dialogues are left out
+DIALOGUE = 56  # tokens that a dialogue of a batch is reckoned with
 SCALES = (1.0, 0.75, 0.5)
 
 
@@ -33,7 +35,6 @@ class Recipe:
     alpha: float
     rate: float
     steps: int
-    dialogues: int  # in a batch
     rows: int
     length: int
     negatives: float  # share of the dialogues
@@ -54,15 +55,13 @@ def recipe_of(settings: LearningConfig) -> Recipe:
             "learning.negatives and learning.replay leave nothing for the lessons; "
             "their sum must be below 1"
         )
-    length = 160
     return Recipe(
         rank=settings.rank,
         alpha=settings.alpha,
         rate=settings.learning_rate,
         steps=settings.steps,
-        dialogues=settings.batch,
-        rows=max(1, math.ceil(settings.batch * 56 / length)),
-        length=length,
+        rows=max(1, math.ceil(settings.batch * DIALOGUE / LENGTH)),
+        length=LENGTH,
         negatives=settings.negatives,
         replay=settings.replay,
         kl=settings.kl,
@@ -124,7 +123,7 @@ def mixed(model: Model, examples: Examples, recipe: Recipe) -> Mixer:
     )
     if not pools[0].dialogues:
         raise LearningError(f"no lesson fits into {length} tokens with this model's chat format")
-    return Mixer(pools, recipe.rows, length, recipe.dialogues, recipe.kl, recipe.seed)
+    return Mixer(pools, recipe.rows, length, recipe.kl, recipe.seed)
 
 
 def scaled(tensors: Tensors, scale: float) -> Tensors:
