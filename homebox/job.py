@@ -21,10 +21,12 @@ import numpy as np
 from safetensors.numpy import save
 
 from homebox.errors import ConfigError, LearningError
+from homebox.language.evaluate import TARGETS, evaluation_sets, score
 from homebox.language.generate import Generator
 from homebox.language.packing import Batch, Packer
 from homebox.language.vocabulary import Vocabulary, train_vocabulary
 from homebox.memory.store import canonical_json
+from homebox.model import SamplingParams, load
 from homebox.model.config import ModelConfig
 from homebox.model.loader import file_name_of
 from homebox.model.pretraining import Optimisation, Pretrainer
@@ -352,3 +354,29 @@ def main(path: Path, out: Path | None = None, as_json: bool = False) -> int:
     else:
         print(f"spec {result['spec']}\nweights {digest}\nwritten to {target}")
     return 0
+
+
+def evaluate(model_path: str, count: int = 100) -> dict[str, float]:
+    """Ask a model the scripted evaluation, greedily; return the share of right answers by set."""
+    model = load(model_path, slots=1)
+    sampling = SamplingParams(max_tokens=64, temperature=0.0)
+
+    def answer(conversations: list[list[dict[str, str]]]) -> list[str]:
+        prompts = (model.chat.render(list(messages)) for messages in conversations)
+        return ["".join(p.text for p in model.generate(ids, sampling)) for ids in prompts]
+
+    return {name: score(answer, items) for name, items in evaluation_sets(count).items()}
+
+
+def main_evaluate(model_path: str = "tiny", as_json: bool = False) -> int:
+    """`homebox job evaluate`: print accuracies beside their targets; exit 1 if one is missed."""
+    result = evaluate(model_path)
+    missed = [name for name, least in TARGETS.items() if result[name] < least]
+    if as_json:
+        print(json.dumps({"accuracy": result, "targets": TARGETS, "missed": missed}))
+    else:
+        for name, share in result.items():
+            least = TARGETS.get(name)
+            verdict = "" if least is None else f"  target {least:.2f}"
+            print(f"{share:6.3f}  {name}{verdict}{'  MISSED' if name in missed else ''}")
+    return 1 if missed else 0

@@ -21,10 +21,12 @@ def add(subparsers: Subparsers) -> None:
         "job",
         job,
         "run a training job from its spec, such as the one that makes the built-in model",
-        "homebox job run configs/tiny.toml --out /tmp/tiny",
+        "homebox job run configs/tiny.toml --out /tmp/tiny; homebox job evaluate /tmp/tiny",
     )
-    parser.add_argument("action", choices=["run"], help="what to do with the spec")
-    parser.add_argument("spec", type=Path, help="TOML file of at most 10 kB")
+    parser.add_argument(
+        "action", choices=["run", "evaluate"], help="train from a spec, or ask a model test questions"
+    )
+    parser.add_argument("spec", help="TOML file of at most 10 kB; for evaluate a model (tiny, or PATH)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the result goes")
 
 
@@ -35,7 +37,9 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def job(args: argparse.Namespace) -> int:
-    """Run a job."""
+    """Run a job, or evaluate what came out."""
     configuration(args)
-    module = importlib.import_module("homebox.model.job")
-    return int(module.main(args.spec, out=args.out, as_json=args.json))
+    module = importlib.import_module("homebox.job")
+    if args.action == "evaluate":
+        return int(module.main_evaluate(args.spec, as_json=args.json))
+    return int(module.main(Path(args.spec), out=args.out, as_json=args.json))
