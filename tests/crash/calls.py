@@ -92,7 +92,8 @@ def cut_at(number: int, mode: str, told: int) -> None:
             nonlocal count
             mine, count = count, count + 1
             if mine != number:
-                return real(*arguments, **options)
+                # What a killed process wrote is in the system's memory, synced or not.
+                return None if name == "fsync" else real(*arguments, **options)
             os_write(told, name.encode())
             if mode == "error":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,5 +1,6 @@
 """Killed or refused at any system call, the state opens on the old or the new, never a mixture."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from tests.crash import calls
 from tests.unit.memory import kit
 
 OLD = b"an old object"
+
+
+@pytest.fixture(autouse=True)
+def no_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save the time of real syncs, which matter to power cuts only."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def prepare(folder: Path, scenario: str) -> None:

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from homebox.memory.ledger import Ledger, Message, now
+from homebox.memory.ledger import Ledger, Message
 from homebox.memory.lessons import Lesson
 from homebox.memory.manifest import LineageEntry, Manifest
 from homebox.memory.state import State
@@ -33,7 +33,7 @@ def entry(state: State, weights: str, lessons: tuple[str, ...] = (), **fields: A
         "parent": state.lineage.head(base),
         "ledger_root": state.ledger.root(),
         "report": state.store.put(b"report"),
-        "time": now(),
+        "time": "2026-01-02T03:04:05.678Z",  # a clock would give the entry another name each time
         "reason": "gate passed",
     }
     return LineageEntry(**{"weights": weights, "base": base, "lessons": lessons, **plain, **fields})
