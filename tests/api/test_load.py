@@ -14,7 +14,7 @@ from tests.api.fake_model import FakeModel
 
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait until something becomes true; how long it takes is not what is tested."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.005)
