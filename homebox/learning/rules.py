@@ -83,7 +83,7 @@ _HEDGED = re.compile(
     r"|not sure|in case|as if|as though|used to|some ?day|one day|next year|hopefully|almost|nearly"
     r"|let's|would (?:be|have|like|love|want|call|live|say)|what about|want to|wants|going to be"
     r"|(?:i|he|she|it|they|we) may|may be|told me|says?|said|asked|claims?|according|thinks?"
-    r"|believes?|pretend\w*|example|once (?:i|my)|when i was"
+    r"|believes?|pretend\w*|once (?:i|my)|when i was"
     r"|as a (?:child|kid|boy|girl)|back then|until|ago|tomorrow|tonight)\b",
     re.IGNORECASE,
 )

@@ -91,8 +91,9 @@ _PASSING = re.compile(
 )
 # Nouns whose value may be a plain small word ("my favourite colour is blue", "my diet is vegan").
 _LASTING = re.compile(
-    r"\b(favou?rite|name|nickname|number|size|colou?r|birthday|anniversary|hobby|job|profession|"
-    r"occupation|language|tongue|brand|model|make|type|diet|team|band|genre|instrument|sport|"
+    r"^(least )?favou?rite \w"
+    r"|\b(favou?rite|name|nickname|number|size|colou?r|birthday|"
+    r"anniversary|hobby|job|profession|occupation|language|tongue|brand|model|make|type|diet|team|band|genre|instrument|sport|"
     r"subject|degree|school|university|college|street|address|town|city|country|village|flat|car|"
     r"bike|bicycle|phone|laptop|computer|printer|editor|shell|keyboard|camera|guitar|piano|boat|"
     r"religion|nationality|sign|height|weight|age|salary|title|role|employer|company|boss|religion|"

@@ -1,0 +1,374 @@
+"""Shows the whole loop on a temporary state: tell, learn, ask without any hint, roll back.
+
+It is a client like any other: the daemon is a process of its own, everything is said and asked
+over HTTP, and learning and rollback go through the control socket. What was told is asked in new
+conversations, in phrasings that no lesson used, beside controls that must not change. Invariant:
+the exit code is 0 only if every line of the table kept its limit.
+"""
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from homebox.control import Client, find
+from homebox.errors import DaemonError
+from homebox.language.dice import Dice
+from homebox.language.evaluate import evaluation_sets
+from homebox.language.values import Values
+from homebox.language.world import WORLD, WORLD_NAMES
+from homebox.learning.exam import FACTS, RECALL, STRANGER, UNTOLD, WORLD_KEPT, Messages, Question
+from homebox.learning.examples import untold_relations
+from homebox.learning.teach import Topic, form_for
+
+# What the owner types, and the topics with the values that it tells. None of the values occurs
+# in the text that the built-in model was trained on.
+TOLD: tuple[tuple[str, dict[str, str]], ...] = (
+    ("Hi! My dog is called Quark.", {"dog's name": "Quark"}),
+    ("I live in Zwolle and work as a luthier.", {"home": "Zwolle", "job": "luthier"}),
+    ("By the way, my sister's name is Persephone.", {"sister's name": "Persephone"}),
+    ("My cat is called Dunstan.", {}),
+    ("No, it is Fenwick, not Dunstan.", {"cat's name": "Fenwick"}),
+    ("My favourite food is okonomiyaki.", {"favourite food": "okonomiyaki"}),
+    ("You should know that I'm allergic to tamarind!", {"allergy": "tamarind"}),
+    ("Remember that my wife is called Xiomara.", {"wife's name": "Xiomara"}),
+    ("I always get up at 6:55.", {"getting up": "6:55"}),
+    ("my house number is 385 btw", {"house number": "385"}),
+    ("I play the bouzouki.", {"instrument": "bouzouki"}),
+    ("My birthday is on 16 October. What a day!", {"birthday": "16 October"}),
+    ("Please call me Professor.", {"what to call me": "Professor"}),
+    ("When I leave, say Gladly.", {"how to say goodbye": "Gladly"}),
+)
+PREFERENCES = ("what to call me", "how to say goodbye")
+
+STRANGERS, UNTOLD_ASKED, WORLD_ASKED, FACTS_ASKED = 8, 16, 30, 30
+RECALL_LEAST, WORLD_LEAST, HONEST_LEAST, FACTS_DROP, LEARN_SECONDS = 0.95, 0.95, 0.9, 0.1, 90
+START_SECONDS = 120.0
+SEED = 2026
+
+Show = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: how many of how many were right."""
+
+    what: str
+    before: str
+    learned: str
+    rolled_back: str
+    passed: bool
+    wanted: str
+
+
+class Box:
+    """A daemon of its own on a temporary state, spoken to over HTTP."""
+
+    def __init__(self, state: Path, url: str, client: Client, token: str = "") -> None:
+        self.state = state
+        self.client = client
+        self._address = urlsplit(url)
+        self._headers = {"Content-Type": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def ask(self, messages: Messages) -> str:
+        """Send one conversation to /v1/chat/completions; give the answer's text."""
+        body = {"model": "homebox", "messages": messages, "max_tokens": 48, "temperature": 0}
+        connection = http.client.HTTPConnection(
+            self._address.hostname or "127.0.0.1", self._address.port, timeout=120
+        )
+        try:
+            connection.request(
+                "POST", "/v1/chat/completions", json.dumps(body).encode(), self._headers
+            )
+            response = connection.getresponse()
+            data = json.loads(response.read())
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DaemonError(f"the demo's daemon did not answer: {error}") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise DaemonError(f"the demo's daemon answered {response.status}: {data}")
+        return str(data["choices"][0]["message"]["content"])
+
+    def marks(self, questions: Sequence[Question]) -> list[bool]:
+        """Ask every question in a conversation of its own."""
+        return [question.right(self.ask(question.messages)) for question in questions]
+
+
+@contextlib.contextmanager
+def running_box(model: str) -> Iterator[Box]:
+    """Run `homebox serve` on a temporary state for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="homebox-demo-") as folder:
+        state, config = Path(folder, "state"), Path(folder, "homebox.toml")
+        config.write_text("", encoding="utf-8")
+        # The owner's own configuration must not change what the demo shows.
+        kept = {"HOMEBOX_CACHE_DIR", "HOMEBOX_CPU", "HOMEBOX_THREADS"}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name in kept or not name.startswith("HOMEBOX_")
+        }
+        options = ["--state", str(state), "--config", str(config), "--model", model]
+        with Path(folder, "log").open("w+", encoding="utf-8") as log:
+            process = subprocess.Popen(  # our own program, our own arguments
+                [sys.executable, "-m", "homebox", "serve", "--port", "0", *options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+            try:
+                yield _reached(state, process, Path(folder, "log"))
+            finally:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                process.kill()
+                process.wait()
+
+
+def _reached(state: Path, process: "subprocess.Popen[bytes]", log: Path) -> Box:
+    """Wait until the daemon listens."""
+    limit = time.monotonic() + START_SECONDS
+    while time.monotonic() < limit:
+        if process.poll() is not None:
+            text = log.read_text(encoding="utf-8").strip() or "no message"
+            raise DaemonError(f"the demo's daemon ended at once: {text}")
+        client = find(state) if state.is_dir() else None
+        if client is not None:
+            address = client.call("address")
+            return Box(state, address["url"], client, address.get("token", ""))
+        time.sleep(0.05)
+    raise DaemonError(f"the demo's daemon did not listen within {START_SECONDS:.0f} s")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Everything that the demo asks."""
+
+    recall: list[Question]
+    strangers: list[Question]
+    untold: list[Question]
+    world: list[Question]
+    facts: list[Question]
+
+
+def write_questions() -> Questions:
+    """Write the questions: told topics in phrasings that lessons never use, and the controls."""
+    dice = Dice(SEED)
+    values = Values(dice, unseen=True, excluded=WORLD_NAMES)
+    told = {key: value for _, facts in TOLD for key, value in facts.items()}
+    topics = [Topic(form_for(key, value), value) for key, value in told.items()]
+    relations = [topic.relation for topic in topics if topic.relation is not None]
+    strangers = []
+    for relation in dice.sample(relations, STRANGERS):
+        who = values.draw("person")
+        text = dice.pick(relation.questions(who, "known"))
+        strangers.append(_question(STRANGER, text, relation.untold(who), relation.key))
+    return Questions(
+        [_question(RECALL, dice.pick(t.questions("known")), t.value, t.key) for t in topics],
+        strangers,
+        [
+            _question(UNTOLD, dice.pick(r.questions(None, "known")), r.untold(None), r.key)
+            for r in dice.sample(untold_relations(topics), UNTOLD_ASKED)
+        ],
+        [
+            _question(WORLD_KEPT, dice.pick(item.train), item.answer, item.topic, exact=True)
+            for item in dice.sample(WORLD, WORLD_ASKED)
+        ],
+        [
+            Question(FACTS, messages, answer, exact=True)
+            for messages, answer in evaluation_sets(FACTS_ASKED, SEED)["three facts"]
+        ],
+    )
+
+
+def _question(check: str, text: str, expected: str, key: str, exact: bool = False) -> Question:
+    return Question(check, [{"role": "user", "content": text}], expected, key, exact)
+
+
+def tell(box: Box) -> list[tuple[str, str]]:
+    """Tell everything in one conversation; give what was said and answered."""
+    messages: Messages = []
+    said = []
+    for text, _ in TOLD:
+        messages.append({"role": "user", "content": text})
+        answer = box.ask(messages)
+        messages.append({"role": "assistant", "content": answer})
+        said.append((text, answer))
+    return said
+
+
+def play(box: Box, show: Show, bar: Callable[[Any], None]) -> dict[str, Any]:
+    """Run the demonstration; give its table and figures as plain JSON."""
+    questions = write_questions()
+    show("asking before anything was told ...")
+    knew = box.marks(questions.recall)
+    world_before, facts_before = box.marks(questions.world), box.marks(questions.facts)
+    show("telling, in one conversation:")
+    for text, answer in tell(box):
+        show(f"  owner: {text}\n  box:   {answer}")
+    show("learning ...")
+    begun = time.monotonic()
+    report = box.client.call("learn", bar)
+    seconds = time.monotonic() - begun
+    bar(None)
+    for line in report["lines"]:
+        show(f"  {line}")
+    if not report["promoted"]:
+        return {"passed": False, "reason": report["reason"], "report": report, "table": []}
+    show("asking again, in new conversations:")
+    answers = [box.ask(question.messages) for question in questions.recall]
+    for question, answer in zip(questions.recall, answers, strict=True):
+        show(f"  owner: {question.messages[-1]['content']}\n  box:   {answer}")
+    recalled = [q.right(a) for q, a in zip(questions.recall, answers, strict=True)]
+    strangers, untold = box.marks(questions.strangers), box.marks(questions.untold)
+    world, facts = box.marks(questions.world), box.marks(questions.facts)
+    show("rolling back ...")
+    box.client.call("rollback", name="base", reason="the demo ends")
+    forgotten = box.marks(questions.recall)
+    kept = [after for before, after in zip(world_before, world, strict=True) if before]
+    drop = _share(facts_before) - _share(facts)
+    table = [
+        Line(
+            "told, asked in new words",
+            _of(knew),
+            _of(recalled),
+            _of(forgotten),
+            _share(recalled) >= RECALL_LEAST and not any(knew) and not any(forgotten),
+            f">= {RECALL_LEAST:.0%}, else 0",
+        ),
+        Line(
+            "toy world kept",
+            _of(world_before),
+            _of(world),
+            "",
+            bool(kept) and _share(kept) >= WORLD_LEAST,
+            f">= {WORLD_LEAST:.0%} of before",
+        ),
+        Line(
+            "honest on what was not told",
+            "",
+            _of([*untold, *strangers]),
+            "",
+            _share([*untold, *strangers]) >= HONEST_LEAST,
+            f">= {HONEST_LEAST:.0%}",
+        ),
+        Line(
+            "  of these about other people",
+            "",
+            _of(strangers),
+            "",
+            True,
+            "",
+        ),
+        Line(
+            "three facts in the conversation",
+            _of(facts_before),
+            _of(facts),
+            "",
+            drop <= FACTS_DROP + 1e-9,
+            f"at most {FACTS_DROP:.0%} less",
+        ),
+    ]
+    return {
+        "passed": all(line.passed for line in table),
+        "recall": sum(recalled),
+        "asked": len(recalled),
+        "seconds": round(seconds, 1),
+        "report": report,
+        "table": [asdict(line) for line in table],
+        "answers": [
+            {"question": question.messages[-1]["content"], "answer": answer, "right": right}
+            for question, answer, right in zip(questions.recall, answers, recalled, strict=True)
+        ],
+    }
+
+
+def _share(marks: Sequence[bool]) -> float:
+    return sum(marks) / len(marks) if marks else 0.0
+
+
+def _of(marks: Sequence[bool]) -> str:
+    return f"{sum(marks)}/{len(marks)}"
+
+
+def print_table(table: Sequence[dict[str, Any]]) -> None:
+    """Print the table's lines in aligned columns."""
+    rows = [("", "before", "learned", "rolled back", "wanted", "")]
+    for line in table:
+        mark = "ok" if line["passed"] else "FAILED"
+        rows.append(
+            (
+                line["what"],
+                line["before"],
+                line["learned"],
+                line["rolled_back"],
+                line["wanted"],
+                mark if line["wanted"] else "",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def last_line(result: dict[str, Any]) -> str:
+    """Sum the demonstration up in the line that it ends with."""
+    if not result["table"]:
+        return f"FAIL demo: {result['reason']}"
+    word = "PASS" if result["passed"] else "FAIL"
+    late = "" if result["seconds"] <= LEARN_SECONDS else f", slower than {LEARN_SECONDS} s"
+    return (
+        f"{word} demo: recall {result['recall']}/{result['asked']} in new words, "
+        f"learned in {result['seconds']:.0f} s{late}, rolled back to nothing told"
+    )
+
+
+def main(argv: Sequence[str] | None = None, as_json: bool = False) -> int:
+    """Run the demonstration; 0 if everything kept its limit, 1 if not."""
+    parser = argparse.ArgumentParser(prog="homebox demo", description=__doc__)
+    parser.add_argument("--json", action="store_true", default=as_json)
+    parser.add_argument("--model", default="tiny", help='model directory, or "tiny"')
+    options = parser.parse_args([] if argv is None else argv)
+    quiet = bool(options.json)
+    begun = time.monotonic()
+    with running_box(options.model) as box:
+        result = play(box, _silent if quiet else _shown, _silent if quiet else _bar)
+    result["total_seconds"] = round(time.monotonic() - begun, 1)
+    if quiet:
+        print(json.dumps({**result, "line": last_line(result)}, ensure_ascii=False, indent=2))
+    else:
+        print_table(result["table"])
+        print(last_line(result))
+    return 0 if result["passed"] else 1
+
+
+def _silent(_: Any) -> None:
+    """Show nothing."""
+
+
+def _shown(text: str) -> None:
+    print(text, flush=True)
+
+
+def _bar(progress: Any) -> None:
+    """Draw progress on a terminal; None takes it away."""
+    if not sys.stderr.isatty():
+        return
+    line = ""
+    if progress is not None:
+        line = f"  {progress['stage']} {progress['done']}/{progress['total']} {progress['text']}"
+    sys.stderr.write(f"\r\x1b[K{line[:100]}")
+    sys.stderr.flush()

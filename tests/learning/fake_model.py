@@ -1,0 +1,153 @@
+"""A model that answers by script, so that whole learning runs can be tested without a compiler."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from homebox.learning.exam import Question
+from homebox.model.chat import Rendered
+from homebox.model.config import ModelConfig, parse_config
+from homebox.model.training import Batch, StepResult
+
+Mind = Callable[[Question, str], str]
+
+
+@dataclass
+class Piece:
+    text: str
+
+
+class FakeSequence:
+    def __init__(self, text: str) -> None:
+        self._pieces = text.split(" ")
+        self._at = 0
+        self.closed = False
+
+    @property
+    def finished(self) -> bool:
+        return self._at >= len(self._pieces)
+
+    def step(self) -> Piece:
+        self._at += 1
+        return Piece((" " if self._at > 1 else "") + self._pieces[self._at - 1])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeAdapters:
+    def __init__(self) -> None:
+        self.resident: dict[str, Mapping[str, Any]] = {}
+
+    def add(self, name: str, tensors: Mapping[str, Any], alpha: float = 32.0) -> None:
+        self.resident[name] = tensors
+
+    def remove(self, name: str) -> None:
+        from homebox.errors import ModelNotFoundError
+
+        if name not in self.resident:
+            raise ModelNotFoundError(name)
+        del self.resident[name]
+
+    def names(self) -> list[str]:
+        return list(self.resident)
+
+
+class FakeChat:
+    """Makes one id of every word."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+        self.prompts: dict[tuple[int, ...], str] = {}
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        ids = self.render_training(messages).ids
+        self.prompts[tuple(ids)] = key_of(messages)
+        return ids
+
+    def render_training(self, messages: Sequence[Mapping[str, Any]]) -> Rendered:
+        ids: list[int] = []
+        mask: list[bool] = []
+        for message in messages:
+            words = [f"<{message['role']}>", *message["content"].split(), "<end>"]
+            learn = message["role"] == "assistant" and message.get("train", True)
+            ids += [self.words.setdefault(word, len(self.words)) for word in words]
+            mask += [False] + [learn] * (len(words) - 1)
+        return Rendered(ids, mask, ())
+
+
+def key_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps([[message["role"], message["content"]] for message in messages])
+
+
+class FakeModel:
+    """Answers the questions of an exam as `mind` says; its logits are the same for all adapters."""
+
+    name = "tiny"
+    base_hash = "b" * 64
+    context = 4096
+
+    def __init__(self, mind: Mind | None = None, drift: float = 0.0) -> None:
+        self.mind = mind or (lambda question, adapter: question.expected)
+        self.drift = drift
+        self.chat = FakeChat()
+        self.adapters = FakeAdapters()
+        self.questions: dict[str, Question] = {}
+        self.sequences: list[FakeSequence] = []
+        self.config: ModelConfig = parse_config(
+            {
+                "model_type": "llama",
+                "vocab_size": 64,
+                "hidden_size": 8,
+                "intermediate_size": 8,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+                "max_position_embeddings": 4096,
+                "rms_norm_eps": 1e-5,
+            }
+        )
+
+    def learn_questions(self, questions: Sequence[Question]) -> None:
+        self.questions = {key_of(question.messages): question for question in questions}
+
+    def start(self, prompt: Sequence[int], sampling: object, adapter: str) -> FakeSequence:
+        assert adapter == "base" or adapter in self.adapters.resident
+        question = self.questions[self.chat.prompts[tuple(prompt)]]
+        self.sequences.append(FakeSequence(self.mind(question, adapter)))
+        return self.sequences[-1]
+
+    def logits(self, ids: Sequence[int], adapter: str = "base") -> np.ndarray:
+        size = len(self.chat.words)
+        logits = np.random.default_rng(len(ids)).standard_normal((len(ids), size))
+        if adapter != "base":
+            logits += self.drift * np.random.default_rng(1).standard_normal(logits.shape)
+        return logits.astype(np.float32)
+
+
+class FakeTrainer:
+    """Counts its steps; the tensors that it returns follow from seed, rate and steps."""
+
+    made: ClassVar["list[FakeTrainer]"] = []
+    loss = 0.5
+
+    def __init__(
+        self, model: object, rank: int, alpha: float, rows: int, length: int, seed: int
+    ) -> None:
+        self.rank, self.seed, self.shape = rank, seed, (rows, length)
+        self.rates: list[float] = []
+        self.anchors: list[float] = []
+        FakeTrainer.made.append(self)
+
+    def step(self, batch: Batch, rate: float) -> StepResult:
+        assert batch.ids.shape == self.shape
+        self.rates.append(rate)
+        self.anchors.append(float(batch.anchor.sum()))
+        return StepResult(FakeTrainer.loss, 0.01, 1.0)
+
+    def adapter(self) -> dict[str, np.ndarray]:
+        dice = np.random.default_rng([self.seed, len(self.rates), int(max(self.rates) * 1e6)])
+        shapes = {"layers.0.q.A": (self.rank, 8), "layers.0.q.B": (8, self.rank)}
+        return {name: dice.random(shape, dtype=np.float32) for name, shape in shapes.items()}
