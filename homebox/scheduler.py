@@ -324,7 +324,8 @@ class Engine:
                     generation.prompt_ids, generation.sampling, generation.adapter
                 )
             except NoFreeSlotError as error:
-                if self._active:
+                # A learning run holds a slot now and then, for its exams.
+                if self._active or self.learning is not None:
                     self._waiting.appendleft(generation)
                     return
                 generation.deliver(error)

@@ -24,9 +24,13 @@ def add(subparsers: Subparsers) -> None:
         "homebox job run configs/tiny.toml --out /tmp/tiny; homebox job evaluate /tmp/tiny",
     )
     parser.add_argument(
-        "action", choices=["run", "evaluate"], help="train from a spec, or ask a model test questions"
+        "action",
+        choices=["run", "evaluate"],
+        help="train from a spec, or ask a model test questions",
     )
-    parser.add_argument("spec", help="TOML file of at most 10 kB; for evaluate a model (tiny, or PATH)")
+    parser.add_argument(
+        "spec", help="TOML file of at most 10 kB; for evaluate a model (tiny, or PATH)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the result goes")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from homebox.errors import BusyError, HomeboxError, LearningError
+from homebox.errors import BusyError, HomeboxError, LearningError, NoFreeSlotError
 from homebox.model.sampling import SamplingParams
 from homebox.scheduler import ANSWERS_PER_LEARNING, Engine, Generation
 from tests.api.fake_model import FakeModel
@@ -177,6 +177,42 @@ def test_waiting_for_a_slot_is_not_an_error() -> None:
 
     assert asyncio.run(ask()) == [f"<base> you said: n {i}" for i in range(4)]
     engine.stop()
+
+
+def test_a_slot_that_learning_holds_is_waited_for() -> None:
+    model = FakeModel(slots=1)
+    engine = Engine(model)
+    held = threading.Event()
+
+    def learn() -> Generator[int, None, None]:
+        sequence = model.start(prompt(model, "exam"), GREEDY)
+        for _ in range(20):
+            held.set()
+            yield 0
+        sequence.close()
+        yield 0
+
+    async def ask() -> str:
+        engine.learn(learn())
+        engine.start()
+        await asyncio.to_thread(held.wait, 20)
+        return await read(engine.submit(prompt(model, "x"), GREEDY))
+
+    assert asyncio.run(ask()) == "<base> you said: x"
+    engine.stop()
+
+
+def test_a_slot_that_never_comes_is_an_error() -> None:
+    model = FakeModel(slots=0)
+    engine = Engine(model)
+    engine.start()
+    with pytest.raises(NoFreeSlotError):
+        asyncio.run(ask_once(engine, model))
+    engine.stop()
+
+
+async def ask_once(engine: Engine, model: FakeModel) -> str:
+    return await read(engine.submit(prompt(model, "x"), GREEDY))
 
 
 def test_the_end_comes_to_everybody(engine: Engine) -> None:
