@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
-from homebox.language.dialogues import remark, world
+from homebox.language.dialogues import world
 from homebox.language.dice import Dice
 from homebox.language.evaluate import evaluation_sets
 from homebox.language.practice import statement
@@ -18,7 +18,7 @@ from homebox.language.talk import ACKNOWLEDGEMENTS
 from homebox.language.turns import Document, assistant, user
 from homebox.language.values import Values
 from homebox.language.world import WORLD, WORLD_NAMES
-from homebox.learning.examples import untold_relations
+from homebox.learning.examples import plain_remark, untold_relations
 from homebox.learning.teach import Topic, seed_of
 
 Messages = list[dict[str, str]]
@@ -88,16 +88,8 @@ def _recall(topic: Topic, dice: Dice) -> list[Question]:
     asked = dice.sample(topic.questions("known"), PHRASINGS)
     wanted = topic.value
     questions = [Question(RECALL, _messages([user(text)]), wanted, topic.key) for text in asked]
-    talk = [*remark_about_nothing(dice), *world(dice), user(asked[0])]
+    talk = [*plain_remark(dice), *world(dice), user(asked[0])]
     return [*questions, Question(CHAT, _messages(talk), wanted, topic.key)]
-
-
-def remark_about_nothing(dice: Dice) -> Document:
-    """Draw small talk that shows no preference (a greeting would)."""
-    while True:
-        turns = remark(dice)
-        if "!" not in turns[0].content and len(turns[0].content.split()) > 2:
-            return turns
 
 
 def _strangers(topics: list[Topic], dice: Dice, values: Values) -> list[Question]:

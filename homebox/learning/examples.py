@@ -128,7 +128,7 @@ def _told_first(relation: Relation, question: str, dice: Dice, values: Values) -
     return [
         user(statement(dice, relation, None, value)),
         acknowledgement(dice, fact, 0.3),
-        *(remark(dice) if dice.chance(0.3) else []),
+        *(plain_remark(dice) if dice.chance(0.3) else []),
         user(question),
         assistant(relation.answer(None, value)),
     ]
@@ -225,6 +225,14 @@ def _aside(dice: Dice, values: Values, topic: Topic) -> Document:
         prompts = () if topic.relation else (*topic.questions("train"), *topic.questions("known"))
         # A lesson must not be trained with the default answer to its own prompt.
         if not any(turn.content in prompts for turn in turns) and not _shows_preference(turns):
+            return [turn._replace(learn=False) for turn in turns]
+
+
+def plain_remark(dice: Dice) -> Document:
+    """Draw small talk that shows no preference: a greeting may have a preferred answer."""
+    while True:
+        turns = remark(dice)
+        if not _shows_preference(turns):
             return [turn._replace(learn=False) for turn in turns]
 
 
