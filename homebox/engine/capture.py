@@ -26,6 +26,7 @@ from homebox.engine.ops import Node, Op, Shape, Sym, node, numel_max, toposort
 from homebox.engine.plan import order_regions, place
 from homebox.engine.runtime_cpu import pool
 from homebox.engine.schedule import ContractSchedule
+from homebox.engine.signature import Lowering
 from homebox.engine.tensor import Tensor
 from homebox.errors import EngineError
 
@@ -66,7 +67,8 @@ class Program:
         self.roots = cut.roots
         self.regions = order_regions(cut)
         level = detect().level
-        lowered = [lower(r, cut.realised, self.syms, level) for r in self.regions]
+        lowering = Lowering(lambda r: lower(r, cut.realised, self.syms, level), cut.realised)
+        lowered = [lowering(region) for region in self.regions]
         self._keep: list[object] = [roots]
         constant = self._constants(lowered)
         self._memory: dict[Node, Buffer] = {}

@@ -68,14 +68,16 @@ def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], 
     done: dict[Node, Node] = {}
     cores: set[Node] = set()
     forced: set[Node] = set()
+    finished: set[Node] = set()
     for each in toposort(roots):
         current = with_sources(each, tuple(done[s] for s in each.src))
         found = prepare(current)
         if found is not None:
-            current = rewrite([found], simplify)[0]
+            (current,) = rewrite([found], simplify, finished)
             cores.add(current)
             forced.update(_operands(current))
         done[each] = current
+        finished.add(current)
     return [done[r] for r in roots], cores, forced
 
 

@@ -6,7 +6,7 @@ Invariant: a node's shape and dtype follow from its op, sources and argument; no
 """
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -142,8 +142,11 @@ def strides_of(shape: Shape) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def toposort(roots: Iterable[Node]) -> list[Node]:
-    """Return every node below `roots`, sources before users, without recursion."""
+def toposort(roots: Iterable[Node], leaves: Container[Node] = ()) -> list[Node]:
+    """Return every node below `roots`, sources before users, without recursion.
+
+    The walk does not go below nodes in `leaves`.
+    """
     order: list[Node] = []
     done: set[Node] = set()
     for root in roots:
@@ -152,7 +155,7 @@ def toposort(roots: Iterable[Node]) -> list[Node]:
             current, expanded = stack.pop()
             if current in done:
                 continue
-            if expanded:
+            if expanded or current in leaves:
                 done.add(current)
                 order.append(current)
             else:

@@ -6,7 +6,7 @@ and passes catch rules that undo each other, and name them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from homebox.engine.ops import Node, Op, node, toposort
 from homebox.errors import EngineError
@@ -47,13 +47,21 @@ class Rules:
             current = changed
 
 
-def rewrite(roots: Sequence[Node], rules: Rules, passes: int = 50) -> list[Node]:
-    """Return the roots after rewriting everything below them, pass by pass until nothing changes."""
+def rewrite(
+    roots: Sequence[Node], rules: Rules, finished: Container[Node] = (), passes: int = 50
+) -> list[Node]:
+    """Return the roots after rewriting everything below them, pass by pass until nothing changes.
+
+    Nodes in `finished`, and what lies below them, are taken as they are.
+    """
     current = list(roots)
     for _ in range(passes):
         done: dict[Node, Node] = {}
-        for each in toposort(current):
-            done[each] = rules.apply(with_sources(each, tuple(done[s] for s in each.src)))
+        for each in toposort(current, finished):
+            if each in finished:
+                done[each] = each
+            else:
+                done[each] = rules.apply(with_sources(each, tuple(done[s] for s in each.src)))
         changed = [done[root] for root in current]
         if changed == current:
             return current
