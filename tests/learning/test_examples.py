@@ -1,8 +1,9 @@
+from homebox.language.dice import Dice
 from homebox.language.preferences import PREFERENCES
 from homebox.language.relation import Relation
 from homebox.language.turns import Document
 from homebox.learning.exam import CHAT, OVERRIDE, RECALL, STRANGER, UNTOLD, write_exam
-from homebox.learning.examples import Touching, untold_relations, write_examples
+from homebox.learning.examples import Touching, untold, untold_relations, write_examples
 from homebox.learning.teach import topics_of
 from tests.learning.kit import OWNER, told, topics
 
@@ -54,10 +55,14 @@ def test_untold_topics_are_neither_told_nor_near_a_told_one() -> None:
     assert not keys & {"home", "home town", "birthplace"}
 
 
-def test_negatives_say_that_it_was_not_told() -> None:
-    examples = write_examples(topics(), 0)
-    answers = [answer for _, answer in last(examples.negatives)]
-    assert sum("not told me" in answer for answer in answers) == len(answers)
+def test_negatives_deny_alone_and_answer_when_it_was_told_before() -> None:
+    negatives = untold(topics(), Dice(3), 100)
+    alone, twins = negatives[::2], negatives[1::2]
+    assert all("not told me" in document[-1].content for document in alone)
+    for document, twin in zip(alone, twins, strict=True):
+        assert document[-2] == twin[-2]
+        assert "not told me" not in twin[-1].content
+        assert len(document) < len(twin)
 
 
 def test_replay_touches_no_lesson() -> None:
