@@ -10,6 +10,7 @@ the next step of the engine thread, which follows it.
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import socket
@@ -330,6 +331,7 @@ class Daemon:
 
 def serve(config: Config, parts: Parts | None = None) -> None:
     """Run a daemon in the foreground until SIGTERM or SIGINT; a second signal does not wait."""
+    logging.basicConfig(level=logging.WARNING, format="homebox: %(name)s: %(message)s")
 
     async def run() -> None:
         daemon = Daemon(config, parts, read_token(config))

@@ -1,6 +1,7 @@
 """`homebox learn`: one learning run, in the daemon if one runs, else here."""
 
 import argparse
+import sys
 from typing import Any
 
 from homebox.commands.common import (
@@ -41,6 +42,11 @@ def run(args: argparse.Namespace) -> int:
             report = client.call("learn", bar.show, dry_run=args.dry_run)
         else:
             report = learn_here(config, bar, args.dry_run)
+    except KeyboardInterrupt:
+        bar.clear()
+        if client is not None:
+            print('learning goes on in the daemon; "homebox status" shows it', file=sys.stderr)
+        raise
     finally:
         bar.clear()
     if args.json:
