@@ -14,7 +14,7 @@ from homebox.config import Config
 from homebox.errors import EngineError, LearningError
 from homebox.learning.checkpoint import load_spec, save_adapter, save_spec
 from homebox.learning.gate import limits_for
-from homebox.learning.harvest import Harvest, harvest
+from homebox.learning.harvest import Harvest, Harvester
 from homebox.learning.report import (
     Progress,
     Report,
@@ -34,6 +34,8 @@ from homebox.model import Model
 
 __all__ = ["Progress", "Report", "run"]
 
+TURNS_A_STEP = 20
+
 
 def run(
     model: Model,
@@ -50,8 +52,7 @@ def run(
     """
     begun = time.monotonic()
     head = lineage.head(model.base_hash)
-    yield Progress("select", 0, 1, "reading the ledger")
-    found = harvest(ledger.turns())
+    found = yield from read_ledger(ledger)
     if dry_run:
         return _dry(found, head)
     served = [entry for entry in lineage.history(model.base_hash) if entry.weights == head]
@@ -76,6 +77,18 @@ def run(
     weights = promote(candidate, selection, model, store, lineage, head)
     line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
     return Report(True, weights, head, [line], {**data, "weights": weights, "previous": head})
+
+
+def read_ledger(ledger: Ledger) -> Generator[Progress, None, Harvest]:
+    """Find every lesson in the ledger, some turns a step."""
+    harvester = Harvester()
+    total = ledger.count()
+    yield Progress("select", 0, total, "reading the ledger")
+    for number, turn in enumerate(ledger.turns(), 1):
+        harvester.read(turn)
+        if number % TURNS_A_STEP == 0:
+            yield Progress("select", number, total, "reading the ledger")
+    return harvester.found
 
 
 def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -> str:

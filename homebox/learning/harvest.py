@@ -51,17 +51,28 @@ class _Conversation:
     foreign: str = ""
 
 
+class Harvester:
+    """Reads turns one by one, in the order in which they were said."""
+
+    def __init__(self) -> None:
+        self.found = Harvest()
+        self._conversations: dict[str, _Conversation] = {}
+
+    def read(self, turn: Turn) -> None:
+        """Add what the owner's words in this turn tell."""
+        talk = self._conversations.setdefault(turn.conversation or turn.id, _Conversation())
+        if any(_HOUSEKEEPING.search(m.content) for m in turn.messages if m.role == "system"):
+            return
+        for message in turn.messages:
+            _read(self.found, talk, turn, message)
+
+
 def harvest(turns: Iterable[Turn]) -> Harvest:
     """Read all turns in order and return every lesson that the owner's words give."""
-    found = Harvest()
-    conversations: dict[str, _Conversation] = {}
+    harvester = Harvester()
     for turn in turns:
-        talk = conversations.setdefault(turn.conversation or turn.id, _Conversation())
-        if any(_HOUSEKEEPING.search(m.content) for m in turn.messages if m.role == "system"):
-            continue
-        for message in turn.messages:
-            _read(found, talk, turn, message)
-    return found
+        harvester.read(turn)
+    return harvester.found
 
 
 def _read(found: Harvest, talk: _Conversation, turn: Turn, message: Message) -> None:

@@ -40,10 +40,11 @@ def select(found: Harvest, ledger: Ledger, learned: Collection[str], since: str)
     the time `since` on.
     """
     root = ledger.root()
-    known = {lesson.hash for lesson in ledger.lessons()}
+    known = {lesson.hash: set(lesson.sources) for lesson in ledger.lessons()}
     before = len(ledger.lessons("superseded"))
     for lesson in (*found.lessons, *(item.lesson for item in found.quarantined)):
-        ledger.add_lesson(lesson)
+        if lesson.hash not in known or not known[lesson.hash].issuperset(lesson.sources):
+            ledger.add_lesson(lesson)
     settle(found, ledger)
     active = ledger.lessons(ALIVE)
     superseded = ledger.lessons("superseded")
