@@ -15,6 +15,16 @@ from homebox.language.relations import RELATIONS, kind_of, relation_for
 from homebox.language.statements import match_preference, match_statement
 from homebox.language.values import DAYS, MONTHS
 from homebox.learning.clauses import GAP
+from homebox.learning.words import (
+    CLAUSAL,
+    COUNTED_IN_PASSING,
+    LASTING_NOUN,
+    MANNER,
+    NUMBER_WORD,
+    PASSING_NOUN,
+    POINTING,
+    STATE,
+)
 
 _VALUE = "(?P<value>.+)"
 _MONTH = "|".join(MONTHS)
@@ -75,54 +85,6 @@ _WORDINGS = (
     ("eye colour", r"i have (?P<value>blue|brown|green|grey|gray|hazel) eyes"),
     ("blood type", r"my blood (?:type|group) is (?P<value>(?:a|b|ab|o)[+-]?(?: \w+)?)"),
 )
-_PASSING = re.compile(
-    r"^(question|point|problem|issue|guess|understanding|mistake|bad|idea|plan|goal|aim|opinion|"
-    r"apolog\w+|pleasure|turn|error|bug|fault|advice|answer|view|impression|assumption|intention|"
-    r"concern|worry|hope|wish|dream|task|homework|assignment|job here|code|program|function|test|"
-    r"query|input|output|example|first|last|next|other|only|whole|own|main|head|stomach|back|tooth|"
-    r"mind|time|day|week|life|heart|mood|fear|thing|word|text|message|request|command|prompt|file|"
-    r"variable|class|function|method|module|repo|repository|branch|server|database|table|column"
-    r"|field|package|script|order|flight|meeting|ticket|account|deadline|essay|draft|sentence"
-    r"|paragraph|argument|thesis|conclusion|current \w+|teeth"
-    r"|eyes?|hands?|feet)"
-    r"$|^(next|last|first|biggest|main|current|real|only|best|final) "
-    r"(question|problem|issue|point|idea|guess|concern|worry|mistake|task|step|plan|bet|choice)$",
-    re.IGNORECASE,
-)
-# Nouns whose value may be a plain small word ("my favourite colour is blue", "my diet is vegan").
-_LASTING = re.compile(
-    r"^(least )?favou?rite \w"
-    r"|\b(favou?rite|name|nickname|number|size|colou?r|birthday|"
-    r"anniversary|hobby|job|profession|occupation|language|tongue|brand|model|make|type|diet|team|band|genre|instrument|sport|"
-    r"subject|degree|school|university|college|street|address|town|city|country|village|flat|car|"
-    r"bike|bicycle|phone|laptop|computer|printer|editor|shell|keyboard|camera|guitar|piano|boat|"
-    r"religion|nationality|sign|height|weight|age|salary|title|role|employer|company|boss|religion|"
-    r"hometown|home town|topping|flavou?r|drink|dish|food|breakfast|lunch|dinner|snack|tea|coffee|"
-    r"project|species|breed|day|time|date|appointment|line|route|code name|codename|motto|mascot|"
-    r"allergy|unit|units|timezone|time zone|currency|layout|theme|font|season|pet|plant|tree)s?$",
-    re.IGNORECASE,
-)
-# A state, not a property: what "my X is ..." is mostly followed by.
-_STATE = re.compile(
-    r"^(not|no|so|very|too|quite|really|just|still|already|always|never|also|all|only|about|like|as"
-    r"|out|in|on|off|up|down|over|under|away|back|here|there|gone|done|ready|fine|ok|okay|good|bad"
-    r"|great|nice|happy|sad|ill|sick|tired|busy|late|early|sore|hungry|angry|dead|alive|new|old|big"
-    r"|small|broken|empty|full|dirty|clean|slow|fast|hot|cold|wet|dry|lost|stuck|wrong|right|better"
-    r"|worse|best|worst|important|due|free|safe|sure|afraid|funny|weird|strange|cute"
-    r"|beautiful|lovely"
-    r"|lazy|loud|quiet|pregnant|young|tall|short|it|that|this|these|those|what|why|how|where|when"
-    r"|who|which|whether|if|because|to|for|from|with|by|of|at|my|your|his|her|our|their|mine|yours"
-    r"|the|same|different|similar|almost|nearly|probably|maybe|perhaps|currently|getting|being"
-    r"|something|nothing|everything|anything|one|none|up to|asking|he|she|they|you|i|we)\b"
-    r"|^\w+(ing|ed)\b(?! [A-Z])",
-    re.IGNORECASE,
-)
-_INSIDE = re.compile(
-    r"\b(is|are|was|were|will|can|could|would|should|does|did|doesn't|isn't|don't|didn't|i|i'm|me"
-    r"|you|he|she|they|it|it's|that|this|these|those|if|unless|whether|when|while|until|than|not"
-    r"|what|how|why|maybe|perhaps|probably|your|anymore)\b",
-    re.IGNORECASE,
-)
 _TAIL = re.compile(
     r"(,? (now|nowadays|these days|at the moment|currently|today|by the way|btw|too|as well|though"
     r"|please|thanks|ok|okay|you know|actually|again|in case (you|it) (wonder|ask|matters"
@@ -134,15 +96,6 @@ _TAIL = re.compile(
     r"|ever since|and (he|she|it|they|that|this|the))\b.*"
     r"|, (?=[a-z])(?!and |or )(a|an|the|he|she|it|my|our|which|who|one|not|you|in|on|at|by|with|for"
     r"|from|after|like|as|and)\b.*)$"
-)
-_WEAK_START = re.compile(
-    r"^(it|that|this|myself|my|our|these|those|them|him|her|you|your|his|its|their|what|how|why|when"
-    r"|where|who"
-    r"|whom|which|to|if|being|doing|having|not|no|nothing|something|everything|anything|all|both"
-    r"|one|the (idea|way|fact|first|second|last|other|same|new|one|answer|result"
-    r"|sound|look|thought)"
-    r"|more|less|some|any|another|someone|somebody|everyone|nobody|most|so|very|too|only|either)\b",
-    re.IGNORECASE,
 )
 # Words that only add weight; in names they have capitals.
 _EMPHASIS = re.compile(
@@ -169,29 +122,9 @@ _NAMED = tuple(
         rf"(?i:my) (?P<noun>{'|'.join((*PEOPLE, *PETS, *ONLY))}),? (?P<value>[A-Z][\w-]+),? [a-z]",
     )
 )
-# What may stand where a value would: "I study hard", "call me later", "I live in hope".
-_MANNER = re.compile(
-    r"^(hard|well|badly|a lot|alone|late|early|often|much|full[ -]?time|part[ -]?time|nights?|later"
-    r"|back|tomorrow|soon|tonight|today|now|again|names|anything|anytime|hope|peace|fear|luxury"
-    r"|comfort|poverty|exile|town|together|apart|remotely|(from )?home|weekends|too much|enough)\b",
-    re.IGNORECASE,
-)
-_COUNTED_IN_PASSING = re.compile(
-    r"\b(questions?|minutes?|hours?|days?|weeks?|months?|years?|problems?|issues?|errors?|options?"
-    r"|things?|points?|ideas?|choices?|files?|lines?|meetings?|exams?|tests?|times?|requests?"
-    r"|tasks?|appointments?|emails?|messages?|reasons?|left|more)\b",
-    re.IGNORECASE,
-)
-_NUMBER_WORD = re.compile(
-    r"\d|^(zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fifteen"
-    r"|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred)",
-    re.IGNORECASE,
-)
 _DATE = re.compile(rf"\d|{_MONTH}|easter|christmas|{'|'.join(DAYS)}", re.IGNORECASE)
 # Topics of which several values hold at once.
 MANY = frozenset({"liking", "preferring"})
-
-
 _PREFERRED = frozenset({"preferred drink", *MANY})
 
 
@@ -223,7 +156,7 @@ def _in_passing(clause: str, small: bool) -> Told | None:
     for pattern in _NAMED:
         match = pattern.match(clause)
         noun = match.group("noun").lower() if match else ""
-        if match and not _PASSING.match(noun):
+        if match and not PASSING_NOUN.match(noun):
             value = _value(match.group("value"), "name", small)
             return Told(f"{noun}'s name", value) if value else None
     return None
@@ -253,7 +186,7 @@ def _listed(clause: str, small: bool) -> Told | None:
             return None
         if subject not in RELATIONS and not _lasting(subject, value):
             return None
-        if _bare(clause, value) and _STATE.match(value) and not value[0].isupper():
+        if _bare(clause, value) and STATE.match(value) and not value[0].isupper():
             return None
         return Told(subject, value, _lesson_kind(subject))
     return None
@@ -267,14 +200,14 @@ def _spelled(subject: str) -> str:
 
 def _lasting(noun: str, value: str) -> bool:
     if noun.startswith("number of "):
-        return not _COUNTED_IN_PASSING.search(noun)
+        return not COUNTED_IN_PASSING.search(noun)
     if noun.endswith("'s name"):
         noun = noun.removesuffix("'s name")
-        return not (_PASSING.match(noun) or _INSIDE.search(noun))
-    if _PASSING.match(noun) or _INSIDE.search(noun) or _STATE.match(value):
+        return not (PASSING_NOUN.match(noun) or CLAUSAL.search(noun))
+    if PASSING_NOUN.match(noun) or CLAUSAL.search(noun) or STATE.match(value):
         return False
     proper = kind_of(value) != "thing" or re.match(r"an? [A-Z]", value)
-    return bool(proper or _LASTING.search(noun))
+    return bool(proper or LASTING_NOUN.search(noun))
 
 
 def _bare(clause: str, value: str) -> bool:
@@ -314,7 +247,7 @@ def _kind(subject: str) -> str:
 def plain_value(text: str) -> str | None:
     """Clean a value whose topic is not known; None if it cannot be one."""
     value = _value(text, "thing", False)
-    return None if value is None or (_STATE.match(value) and value[0].islower()) else value
+    return None if value is None or (STATE.match(value) and value[0].islower()) else value
 
 
 def _value(text: str, kind: str, small: bool) -> str | None:
@@ -327,9 +260,9 @@ def _value(text: str, kind: str, small: bool) -> str | None:
         value = _PHRASE_BEHIND.sub("", value)
     if kind == "name":
         value = re.sub(r"^an? ", "", value)
-    if not value or len(value.split()) > 8 or GAP in value or _WEAK_START.match(value):
+    if not value or len(value.split()) > 8 or GAP in value or POINTING.match(value):
         return None
-    if not value[0].isupper() and (_INSIDE.search(value) or _MANNER.match(value)):
+    if not value[0].isupper() and (CLAUSAL.search(value) or MANNER.match(value)):
         return None
     return _named(value, kind, small) if _fits(value, kind, small) else None
 
@@ -346,11 +279,11 @@ def _fits(value: str, kind: str, small: bool) -> bool:
     if kind in ("name", "place", "language"):
         proper = bool(re.match(r"(an? |the )?([a-z]+ )?[A-Z\d]", value))
         named = proper or small or len(words) == 1
-        return named and len(words) <= 5 and (proper or not _STATE.match(value))
+        return named and len(words) <= 5 and (proper or not STATE.match(value))
     if kind == "number":
-        return bool(_NUMBER_WORD.search(value)) and len(words) <= 4
+        return bool(NUMBER_WORD.search(value)) and len(words) <= 4
     if kind == "time":
-        return bool(_NUMBER_WORD.search(value) or re.match("noon|midnight", value, re.IGNORECASE))
+        return bool(NUMBER_WORD.search(value) or re.match("noon|midnight", value, re.IGNORECASE))
     if kind == "date":
         return bool(_DATE.search(value))
     if kind == "day":
