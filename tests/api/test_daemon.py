@@ -31,6 +31,7 @@ from homebox.errors import (
 from tests.api.box import body, events, text_of
 from tests.api.fake_learner import parts
 from tests.api.fake_model import FakeModel
+from tests.api.learn_under_load import load_and_learn
 from tests.api.test_load import wait_for
 
 
@@ -386,3 +387,10 @@ def test_the_service_manager_hears_from_the_engine_thread(
 def test_without_a_service_manager_nothing_is_sent() -> None:
     Notifier(address="", interval=0.0).beat()
     Notifier(address="/nonexistent/socket", interval=0.0).send("READY=1")
+
+
+def test_the_long_run_finds_nothing_on_the_fake_model(box: Box) -> None:
+    answers, problems, report = load_and_learn(box, 16)
+    assert problems == []
+    assert len(answers) >= 16
+    assert report["promoted"]
