@@ -22,7 +22,7 @@ from homebox.engine.jit import Jit
 from homebox.engine.llvm import render
 from homebox.engine.loops import memory_of
 from homebox.engine.lower import Lowered, lower
-from homebox.engine.ops import Node, Op, Shape, Sym, node, numel_max, toposort
+from homebox.engine.ops import Node, Op, Shape, Sym, node, numel_max, size_max, toposort
 from homebox.engine.plan import order_regions, place
 from homebox.engine.runtime_cpu import pool
 from homebox.engine.schedule import ContractSchedule
@@ -116,7 +116,8 @@ class Program:
     def _launches(
         self, lowered: list[Lowered], addresses: list[tuple[str, int]], constant: set[Node]
     ) -> None:
-        rows, once = [], []
+        rows: list[list[int]] = []
+        once: list[list[int]] = []
         self.kernels: list[tuple[Region, Lowered, str]] = []
         self._dynamic: list[tuple[int, Lowered]] = []
         for region, low, (name, address) in zip(self.regions, lowered, addresses, strict=True):
@@ -157,14 +158,24 @@ class Program:
             pool().run(self.launches)
 
     def set_input(self, name: str, value: np.ndarray) -> None:
-        """Copy an array into an input; its shape must be the declared one."""
+        """Copy an array into an input; its shape must be the declared one.
+
+        An axis of run-time size takes any number within its bounds; what a longer value left behind
+        stays in memory. The next `run` must be told the same sizes.
+        """
         target = self.inputs[name]
         array = np.asarray(value)
-        if array.shape != target.shape:
+        fits = len(array.shape) == len(target.shape) and all(
+            d.lo <= have <= d.hi if isinstance(d, Sym) else have == d
+            for have, d in zip(array.shape, target.shape)
+        )
+        if not fits or not np.can_cast(array.dtype, target.dtype.to_numpy(), "same_kind"):
             raise EngineError(
-                f"{self.name}: input {name} has shape {array.shape}, declared {target.shape}"
+                f"{self.name}: input {name} is {array.dtype} {array.shape}, "
+                f"declared {target.dtype} {target.shape}"
             )
-        target.arg.array[:] = array.reshape(-1)
+        memory = target.arg.array.reshape(tuple(size_max(d) for d in target.shape))
+        memory[tuple(slice(0, d) for d in array.shape)] = array
 
     def output(self, i: int, values: Mapping[str, int] | None = None) -> np.ndarray:
         """Return a view of an output's memory; it changes with the next run."""
@@ -186,9 +197,17 @@ class Program:
         if unknown:
             raise EngineError(f"{self.name} has no input {', '.join(sorted(unknown))}")
         values = {k: int(v) for k, v in given.items() if k in names}
-        for name in self.inputs:
-            if name in given:
-                self.set_input(name, np.asarray(given[name]))
+        for name, place in self.inputs.items():
+            if name not in given:
+                continue
+            array = np.asarray(given[name])
+            self.set_input(name, array)
+            for have, d in zip(array.shape, place.shape):
+                if isinstance(d, Sym) and values.get(d.name, have) != have:
+                    raise EngineError(
+                        f"{self.name}: input {name} has {have} elements along an axis whose size "
+                        f"{d.name} is {values[d.name]}"
+                    )
         self.run(values)
         return [self.output(i, values).copy() for i in range(len(self.roots))]
 
@@ -240,17 +259,28 @@ def capture(
     result = function(**{key: Tensor(place) for key, place in places.items()})
     outputs = [result] if isinstance(result, Tensor) else list(result)
     roots = [_own(t) for t in outputs]
-    used = {
-        d
-        for each in toposort(roots)
-        for d in (*each.shape, *([each.arg] if each.op is Op.VAR else []))
-        if isinstance(d, Sym)
-    }
-    missing = sorted(s.name for s in used - set(variables))
+    missing = sorted(s.name for s in symbols(roots) - set(variables))
     if missing:
-        raise EngineError(f"capture: undeclared run-time integers {', '.join(missing)}")
-    title = name or getattr(function, "__name__", "program")
+        raise EngineError(
+            f"capture: undeclared run-time integers {', '.join(missing)}; name them in `variables`"
+        )
+    if len({s.name for s in variables}) != len(variables):
+        raise EngineError("capture: two run-time integers have the same name")
+    title = name or str(getattr(function, "__name__", "program"))
     return Program(title, places, roots, variables)
+
+
+def symbols(roots: Sequence[Node]) -> set[Sym]:
+    """Return the run-time integers that sizes, offsets and values below some nodes depend on."""
+    found: set[Sym] = set()
+    for each in toposort(roots):
+        parts: list[object] = list(each.shape)
+        if each.op is Op.VAR:
+            parts.append(each.arg)
+        elif each.op is Op.SLICE:
+            parts.extend(start for start, _, _ in each.arg)
+        found.update(part for part in parts if isinstance(part, Sym))
+    return found
 
 
 def _own(t: Tensor) -> Node:

@@ -118,12 +118,24 @@ def prepare(c: Node) -> Node | None:
         and size_max(product.shape[axes.n]) % PANEL == 0
     )
     if not in_order:
+        if any(isinstance(d, Sym) for d in compact(b, product.shape).shape):
+            return None  # cannot be packed; a slower kernel sums it where it lies
         b = packed(b, product.shape, axes)
     sources = (b, a) if axes.swap else (a, b)
     if sources != product.src:
         product = node(Op.MUL, product.dtype, product.shape, sources)
         c = node(Op.REDUCE, c.dtype, c.shape, (product,), c.arg)
     return c
+
+
+def operand_bases(c: Node) -> list[Node]:
+    """Return the nodes that a contraction reads from memory."""
+    bases = []
+    for source in c.src[0].src:
+        while source.op in MOVEMENT:
+            source = source.src[0]
+        bases.append(source)
+    return bases
 
 
 def varying(n: Node, shape: Shape) -> list[bool]:
@@ -153,8 +165,6 @@ def packed(b: Node, shape: Shape, axes: Axes) -> Node:
     moved = small.permute(*order)
     dims = list(moved.shape)
     at = order.index(axes.n)
-    if any(isinstance(d, Sym) for d in dims):
-        raise ValueError("an operand whose size is known only at run time must lie in panels")
     n = size_max(dims[at])
     blocks = -(-n // PANEL)
     k = 1

@@ -9,11 +9,11 @@ that several kernels need is computed again in each if it is cheap, else realise
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homebox.engine.contract import prepare
+from homebox.engine.contract import operand_bases, prepare
+from homebox.engine.hazards import safe_store
 from homebox.engine.indexing import Counters, accesses
 from homebox.engine.ops import (
     ELEMENTWISE,
-    MOVEMENT,
     Node,
     Op,
     Shape,
@@ -69,26 +69,21 @@ def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], 
     cores: set[Node] = set()
     forced: set[Node] = set()
     finished: set[Node] = set()
+    known: set[Node] = set()
     for each in toposort(roots):
         current = with_sources(each, tuple(done[s] for s in each.src))
         found = prepare(current)
         if found is not None:
             (current,) = rewrite([found], simplify, finished)
             cores.add(current)
-            forced.update(_operands(current))
+            forced.update(operand_bases(current))
+        elif current.op is Op.STORE:
+            current = safe_store(current, known, cores)
+        if current in cores or is_forced(current):
+            known.add(current)
         done[each] = current
         finished.add(current)
     return [done[r] for r in roots], cores, forced
-
-
-def _operands(core: Node) -> list[Node]:
-    """Return the nodes that a contraction reads from memory."""
-    bases = []
-    for source in core.src[0].src:
-        while source.op in MOVEMENT:
-            source = source.src[0]
-        bases.append(source)
-    return bases
 
 
 def is_forced(n: Node) -> bool:

@@ -11,9 +11,12 @@ from typing import Any
 from homebox.engine import dtype as dt
 from homebox.engine.dtype import DType
 from homebox.engine.linear import Inst, Kernel
+from homebox.errors import EngineError
 
+I16 = DType("i16", 2, "i", "int16", "i16", "short")  # bits on their way to bf16
 FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 INT_OPS = {"add": "add", "sub": "sub", "mul": "mul", "idiv": "sdiv", "mod": "srem"}
+UNSIGNED_OPS = {"idiv": "udiv", "mod": "urem"}
 BIT_OPS = {"and": "and", "or": "or", "xor": "xor", "shr": "lshr", "shl": "shl"}
 
 
@@ -71,6 +74,10 @@ class _Writer:
         pairs = ", ".join(f"{t} {v}" for t, v in zip(types, values, strict=True))
         return f"call {ret} @{function}({pairs})"
 
+    def constant(self, value: Any, dtype: DType, lanes: int) -> str:
+        text = literal(value, dtype)
+        return text if lanes == 1 else "<" + ", ".join([f"{dtype.llvm} {text}"] * lanes) + ">"
+
     def splat(self, value: str, dtype: DType, lanes: int) -> str:
         kind = self.type(dtype, lanes)
         first = self.temp(f"insertelement {kind} poison, {dtype.llvm} {value}, i64 0")
@@ -105,10 +112,7 @@ class _Writer:
     # -- sources --------------------------------------------------------------------------------
 
     def op_const(self, inst: Inst, i: int) -> str:
-        value = literal(inst.arg, inst.dtype)
-        if inst.lanes == 1:
-            return value
-        return "<" + ", ".join(f"{inst.dtype.llvm} {value}" for _ in range(inst.lanes)) + ">"
+        return self.constant(inst.arg, inst.dtype, inst.lanes)
 
     def op_param(self, inst: Inst, i: int) -> str:
         slot = self.temp(f"getelementptr inbounds ptr, ptr %args, i64 {inst.arg}")
@@ -297,13 +301,16 @@ class _Writer:
         if op in ("max", "min"):
             test = "ogt" if op == "max" else "olt"
             if not dtype.is_float:
-                test = "sgt" if op == "max" else "slt"
+                sign = "u" if dtype.kind == "u" else "s"
+                test = f"{sign}gt" if op == "max" else f"{sign}lt"
             compare = "fcmp" if dtype.is_float else "icmp"
             won = self.temp(f"{compare} {test} {kind} {a}, {c}")
             return self.select(won, kind, lanes, a, c)
         if op in BIT_OPS:
             return self.temp(f"{BIT_OPS[op]} {kind} {a}, {c}")
         table = FLOAT_OPS if dtype.is_float else INT_OPS
+        if dtype.kind == "u":
+            table = table | UNSIGNED_OPS
         return self.temp(f"{table[op]} {kind} {a}, {c}")
 
     def select(self, condition: str, kind: str, lanes: int, a: str, c: str) -> str:
@@ -342,6 +349,8 @@ class _Writer:
         a, b = source.dtype, inst.dtype
         if a.llvm == b.llvm:
             return name
+        if b is dt.bf16:
+            return self.rounded(inst, source, name)
         if a.is_float and b.is_float:
             op = "fpext" if b.size > a.size else "fptrunc"
         elif a.is_float:
@@ -353,3 +362,23 @@ class _Writer:
         else:
             op = "sext" if a.kind == "i" else "zext"
         return self.temp(f"{op} {self.of(source)} {name} to {self.of(inst)}")
+
+    def rounded(self, inst: Inst, source: Inst, name: str) -> str:
+        """Round f32 to bf16 by integer arithmetic: the machine's instruction flushes denormals."""
+        if source.dtype is not dt.f32:
+            raise EngineError(f"no conversion from {source.dtype} to bf16; go through f32")
+        words, halves = self.type(dt.i32, inst.lanes), self.type(I16, inst.lanes)
+
+        def number(value: int) -> str:
+            return self.constant(value, dt.i32, inst.lanes)
+
+        bits = self.temp(f"bitcast {self.of(source)} {name} to {words}")
+        high = self.temp(f"lshr {words} {bits}, {number(16)}")
+        odd = self.temp(f"and {words} {high}, {number(1)}")
+        near = self.temp(f"add {words} {bits}, {self.temp(f'add {words} {odd}, {number(0x7FFF)}')}")
+        near = self.temp(f"lshr {words} {near}, {number(16)}")
+        quiet = self.temp(f"or {words} {high}, {number(0x40)}")
+        nan = self.temp(f"fcmp uno {self.of(source)} {name}, {name}")
+        chosen = self.select(nan, words, inst.lanes, quiet, near)
+        narrow = self.temp(f"trunc {words} {chosen} to {halves}")
+        return self.temp(f"bitcast {halves} {narrow} to {self.of(inst)}")

@@ -22,6 +22,16 @@ from homebox.errors import EngineError
 
 LANES = 16
 START = {"add": 0.0, "mul": 1.0, "max": float("-inf")}
+
+
+def neutral(how: str, dtype: DType) -> float:
+    """Return the number with which a reduction of this type starts."""
+    if dtype.is_float:
+        return START[how]
+    least = -(1 << (8 * dtype.size - 1)) if dtype.kind == "i" else 0
+    return {"add": 0, "mul": 1, "max": least}[how]
+
+
 ALU = {
     Op.ADD: "add",
     Op.MUL: "mul",
@@ -46,6 +56,7 @@ class Emitter:
         self.syms = syms  # the program's run-time integers: place in the vars buffer
         self.memory: list[Node] = []  # the node behind each kernel parameter
         self.pointers: dict[Node, Value] = {}
+        self.written: set[Node] = set()  # owners of memory that the kernel will write
         self.env: dict[Atom, Value] = {}
         self.lane: Loop | None = None
         self.override: dict[Node, Callable[[], Value]] = {}
@@ -58,6 +69,7 @@ class Emitter:
         owner = memory_of(n)
         if owner not in self.pointers:
             stored = dt.u8 if owner.dtype is dt.boolean else owner.dtype
+            written = written or owner in self.written
             self.pointers[owner] = self.b.param(stored, numel_max(owner.shape), written)
             self.memory.append(owner)
         return self.pointers[owner]
@@ -66,6 +78,8 @@ class Emitter:
         flat = flatten(index, n.shape)
         pointer = self.pointer(n)
         mask = self.mask(conditions)
+        if numel_max(n.shape) == 0:
+            return self.b.const(False if n.dtype is dt.boolean else 0, n.dtype)
         if self.lane is None or not flat.depends(self.lane):
             value = self._load_scalar(pointer, flat, mask)
         else:
@@ -88,13 +102,24 @@ class Emitter:
             return self.b.load(pointer, place)
         zero = self.b.const(0, pointer.dtype)
         if mask.lanes > 1:
-            return self.b.alu("where", mask, self.b.load(pointer, place), zero)
+            inside = self._inside(pointer, flat, place)
+            return self.b.alu("where", mask, self.b.load(pointer, inside), zero)
         safe = self.b.alu("where", mask, place, self.b.int(0))
         return self.b.alu("where", mask, self.b.load(pointer, safe), zero)
 
+    def _inside(self, pointer: Value, flat: Index, place: Value) -> Value:
+        """Return a place that may be read even if every lane of the mask is off."""
+        count = self.b.params[pointer.arg].count
+        lo, hi = flat.bounds()
+        if lo >= 0 and hi < count:
+            return place
+        above = self.b.alu("lt", self.b.int(-1), place)
+        within = self.b.alu("and", above, self.b.alu("lt", place, self.b.int(count)))
+        return self.b.alu("where", within, place, self.b.int(0))
+
     def store(self, n: Node, flat: Index, value: Value, mask: Value | None) -> None:
         """Write a value to a flat position of a node's memory; lanes follow the lane counter."""
-        pointer = self.pointer(n, written=True)
+        pointer = self.pointer(n)
         if n.dtype is dt.boolean:
             ones = self.b.const(1, dt.u8, value.lanes)
             value = self.b.alu("where", value, ones, self.b.const(0, dt.u8, value.lanes))
@@ -129,8 +154,13 @@ class Emitter:
         if isinstance(atom, Mod):
             return self.b.emit("mod", dt.i64, 1, (self.integer(atom.index), self.b.int(atom.by)))
         if isinstance(atom, Loaded):
-            return self.b.cast(self.value(atom.value, atom.at), dt.i64)
+            return self.b.cast(self.loaded(atom), dt.i64)
         return self.env[atom]
+
+    def loaded(self, atom: Loaded) -> Value:
+        """Return an integer read from memory; beyond the ends, where nobody uses it, 0."""
+        outside = zip(atom.at, atom.value.shape, strict=True)
+        return self.value(atom.value, atom.at, tuple(c for c in outside if not holds(c)))
 
     def integer(self, index: Index) -> Value:
         """Return a lane-free index as an i64 scalar; outer terms first, so that loops stay lean."""
@@ -157,7 +187,7 @@ class Emitter:
                 op = "idiv" if isinstance(atom, Div) else "mod"
                 part = self.b.alu(op, self.vector(atom.index), by)
             elif isinstance(atom, Loaded):
-                part = self.b.cast(self.value(atom.value, atom.at), dt.i32)
+                part = self.b.cast(self.loaded(atom), dt.i32)
             else:
                 raise EngineError(f"no vector form of {atom}")
             total = self.b.alu(
@@ -244,6 +274,9 @@ class Emitter:
         b = self.b
         if n.op is Op.WHERE:
             return b.alu("where", *src)
+        if n.op in (Op.IDIV, Op.MOD) and src[1].constant is None:
+            # Lanes beyond the edge hold 0, and a machine may stop at a division by it.
+            src[1] = b.alu("max", src[1], b.const(1, n.dtype, src[1].lanes))
         if n.op in BINARY:
             return b.alu(ALU[n.op], *src)
         (x,) = src
@@ -290,17 +323,23 @@ class Emitter:
         known = {a for i in index for a, _ in i.terms}
         # A condition on anything but this index (a ragged edge, say) cannot make it invalid.
         conditions = tuple(c for c in conditions if {a for a, _ in c[0].terms} <= known)
+        key = (n, index, conditions, None, "row")
+        done = self._memo.get(key)
+        if done is not None and done.scope.open:
+            return done
         with self.lanes(None):
             depth = self.depth_of(index, conditions)
             with self.b.at(depth):
-                return self._reduce(n, index, conditions, row=True)
+                done = self._reduce(n, index, conditions, row=True)
+        self._memo[key] = done
+        return done
 
     def _reduce(
         self, n: Node, index: tuple[Index, ...], conditions: Conditions, row: bool
     ) -> Value:
         how, axes = n.arg
         (source,) = n.src
-        start = START[how] if n.dtype.is_float else {"add": 0, "mul": 1, "max": -(2**31)}[how]
+        start = neutral(how, n.dtype)
         total = self.b.reg(self.b.const(start, n.dtype, LANES))
         self._nest(source, list(index), list(axes), conditions, how, total, start, row)
         result = self.b.get(total)

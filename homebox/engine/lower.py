@@ -11,7 +11,7 @@ from homebox.engine.contract import PANEL, classify, merged, operand, sides
 from homebox.engine.fuse import Region
 from homebox.engine.indexing import Conditions, Counters, accesses, holds
 from homebox.engine.linear import Kernel, Value
-from homebox.engine.loops import LANES, Emitter
+from homebox.engine.loops import LANES, Emitter, memory_of
 from homebox.engine.ops import MOVEMENT, Dim, Node, Op, Shape, Sym, size_max
 from homebox.engine.schedule import (
     SEGMENT,
@@ -51,6 +51,7 @@ class MapLowering:
         self.root = root
         self.counters = Counters()
         self.e = Emitter(realised, self.counters, syms)
+        self.e.written.add(memory_of(root))
         self.realised = realised
         self.source = root.src[1] if root.op is Op.STORE else root
         self.columns = False  # a sum runs down columns, in lanes along the output
@@ -63,7 +64,7 @@ class MapLowering:
         groups = self._groups(
             each, [r.flat for r in reads] + [i for r in reads for i in self._extra(r)]
         )
-        ordered = self.root.op is Op.STORE and len(self.root.src) > 2
+        ordered = self._indexed()
         counters, index = self._merge(groups)
         sizes = [self._size(g) for g in groups]
         vector = self._vector(counters, index, sizes)
@@ -80,7 +81,7 @@ class MapLowering:
     def _groups(self, each: list[Loop], flats: list[Index]) -> list[list[int]]:
         """Join neighbouring axes that every read walks through like one."""
         groups: list[list[int]] = []
-        indexed = self.root.op is Op.STORE and len(self.root.src) > 2
+        indexed = self._indexed()
         for axis, dim in enumerate(self.shape):
             if dim == 1:
                 continue
@@ -130,6 +131,8 @@ class MapLowering:
         last = len(counters) - 1
         if size_max(sizes[last]) < 4:
             return None
+        if self._indexed() and self.root.arg == "add" and last < self._sequential(len(sizes)):
+            return None  # lanes that add to the same row would not see each other
         for read in accesses(self.root, index, self.realised, self.counters):
             if read.inline and any(i.depends(counters[last]) for i in read.index):
                 self.columns = True
@@ -186,6 +189,9 @@ class MapLowering:
     def _summed(self) -> Shape:
         return self.source.src[0].shape if self.source.src else ()
 
+    def _indexed(self) -> bool:
+        return self.root.op is Op.STORE and len(self.root.src) > 2
+
     def _sequential(self, loops: int) -> int:
         """An indexed store runs through its index in order: these first loops are not split."""
         rank = sum(1 for d in self.root.src[2].shape if d != 1)
@@ -203,8 +209,9 @@ class MapLowering:
         units = 1
         for i in outer:
             units *= size_max(sizes[i])
-        if self.root.op is Op.STORE and len(self.root.src) > 2:
-            return LANES if size > LANES else 0
+        if self._indexed():
+            ordered = vector < self._sequential(len(sizes))
+            return LANES if size > LANES and not ordered else 0
         return 1024 if size > 2048 and units < 64 else 0
 
     def _nest(
@@ -268,7 +275,7 @@ class MapLowering:
             e.store(self.root, flatten(index, self.shape), value, e.mask(edge))
             return
         target = self.root.src[0]
-        e.pointer(target, written=True)
+        e.pointer(target)
         conditions = edge
         flat = flatten(index, self.shape)
         place = index
@@ -280,9 +287,14 @@ class MapLowering:
             flat = flatten(place, target.shape)
             conditions = (*edge, (row, target.shape[0]))
         value = e.value(self.source, index, edge)
-        if self.root.arg == "add":
-            value = e.b.alu("add", e.load(target, place, conditions), value)
-        e.store(target, flat, value, e.mask(conditions))
+        mask = e.mask(conditions)
+        if self.root.arg == "set":
+            e.store(target, flat, value, mask)
+        elif mask is None or mask.lanes > 1 or e.lane is not None:
+            e.store(target, flat, e.b.alu("add", e.load(target, place, conditions), value), mask)
+        else:
+            with e.b.when(mask):
+                e.store(target, flat, e.b.alu("add", e.load(target, place, ()), value), None)
 
 
 def replace(index: Index, counter: Loop, by: Index) -> Index:
@@ -323,6 +335,7 @@ class ContractLowering:
         self.root, self.core = region.root, region.core
         self.counters = Counters()
         self.e = Emitter(realised, self.counters, syms)
+        self.e.written.add(memory_of(region.root))
         self.level = level
         self.chain = self._find_chain()
 
@@ -442,7 +455,7 @@ class ContractLowering:
         k_total = size_max(self.k_size)
         for i in self.k_outer:
             k_total *= size_max(self.shape[i])
-        work = min(size_max(m), tall) * wide * k_total
+        work = max(min(size_max(m), tall) * wide * k_total, 1)
         return Lowered(
             b.kernel(), tuple(e.memory), Units(fixed, tuple(dynamic)), self.schedule, work
         )

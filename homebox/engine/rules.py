@@ -5,6 +5,7 @@ does not depend on the summed axis out of a sum of products, so that a matmul ne
 Rules are plain functions; `NOFUSE=R2` leaves R2 out.
 """
 
+import math
 import os
 from collections.abc import Callable
 
@@ -65,7 +66,7 @@ def fold_binary(n: Node) -> Node | None:
     table: dict[Op, Callable[..., float | int | bool]] = {
         Op.ADD: lambda x, y: x + y,
         Op.MUL: lambda x, y: x * y,
-        Op.MAX: max,
+        Op.MAX: lambda x, y: x if x > y else y,  # as the kernels do it, NaN included
         Op.LT: lambda x, y: x < y,
         Op.EQ: lambda x, y: x == y,
         Op.XOR: lambda x, y: x ^ y,
@@ -79,7 +80,9 @@ def fold_cast(n: Node) -> Node | None:
     if n.src[0].dtype is n.dtype:
         return n.src[0]
     value = scalar(n.src[0])
-    return None if value is None or n.dtype in (dt.f16, dt.bf16) else filled(n, value)
+    if value is None or (not n.dtype.is_float and not math.isfinite(value)):
+        return None
+    return filled(n, value)
 
 
 @simplify.on(Op.MUL, Op.ADD)
@@ -186,6 +189,8 @@ def reshaped_axes(n: Node, axes: set[int]) -> set[int] | None:
     """Return the source's axes that hold exactly these axes of a reshape, None if they mix."""
     out: set[int] = set()
     old, new = n.src[0].shape, n.shape
+    if 0 in (*old, *new):
+        return None
     i = j = 0
     while i < len(old) or j < len(new):
         group_i, group_j = [i], [j]

@@ -7,6 +7,7 @@ in order. All divisors are positive constants and all loop counters are non-nega
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Union
 
 from homebox.engine.ops import Shape, Sym, size_max, strides_of
@@ -195,8 +196,15 @@ def combine(const: int, terms: tuple[tuple[Atom, int], ...]) -> Index:
             joined = atom.index * c
             return combine(const - quotient.const + joined.const, (*total.items(), *joined.terms))
     kept = [(a, c) for a, c in total.items() if c]
-    kept.sort(key=lambda term: repr(term[0]))
+    if len(kept) > 1:
+        kept.sort(key=lambda term: _order(term[0]))
     return Index(const, tuple(kept))
+
+
+@lru_cache(maxsize=1 << 16)
+def _order(atom: Atom) -> str:
+    """Return what terms are sorted by: any fixed order will do."""
+    return repr(atom)
 
 
 def flatten(index: tuple[Index, ...], shape: Shape) -> Index:
@@ -211,7 +219,7 @@ def unflatten(flat: Index, shape: Shape) -> tuple[Index, ...]:
     """Return the index along each axis of a position in row-major memory."""
     index: list[Index] = []
     for axis, dim in reversed(list(enumerate(shape))):
-        size = size_max(dim)
+        size = max(size_max(dim), 1)  # an axis without elements is never walked
         index.append(flat % size if axis else flat)
         flat = flat // size
     return tuple(reversed(index))

@@ -5,6 +5,7 @@ Shapes are tuples of ints; an axis whose size is known only at run time is a `Sy
 """
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,12 +119,14 @@ class Tensor:
         a, b = a.broadcast(shape), b.broadcast(shape)
         if a.dtype is not b.dtype:
             raise TypeError(f"{op.name} of {a.dtype} and {b.dtype}; cast one of them")
+        _require_arithmetic(op, a.dtype)
         if reverse:
             a, b = b, a
         kind = dt.boolean if op in (Op.LT, Op.EQ) else a.dtype
         return Tensor(node(op, kind, shape, (a.node, b.node)))
 
     def _unary(self, op: Op) -> "Tensor":
+        _require_arithmetic(op, self.dtype)
         return Tensor(node(op, self.dtype, self.shape, (self.node,)))
 
     def __add__(self, other: "Tensor | Number") -> "Tensor":
@@ -205,6 +208,8 @@ class Tensor:
     def cast(self, dtype: DType) -> "Tensor":
         if dtype is self.dtype:
             return self
+        if dt.f32 not in (dtype, self.dtype) and (is_narrow(dtype) or is_narrow(self.dtype)):
+            return self.cast(dt.f32).cast(dtype)
         return Tensor(node(Op.CAST, dtype, self.shape, (self.node,)))
 
     def bitcast(self, dtype: DType) -> "Tensor":
@@ -318,17 +323,19 @@ class Tensor:
         return Tensor(node(Op.PAD, self.dtype, shape, (self.node,), arg))
 
     def cat(self, *others: "Tensor", axis: int = -1) -> "Tensor":
-        """Join tensors along an axis (as a sum of padded parts, which fuses into the user)."""
+        """Join tensors along an axis (as padded parts put together, which fuses into the user)."""
         axis %= self.ndim
         parts = (self, *others)
         sizes = [size_of(p.shape[axis]) for p in parts]
-        total, at = sum(sizes), 0
-        joined: Tensor | None = None
-        for part, size in zip(parts, sizes, strict=True):
+        total, at = sum(sizes), sizes[0]
+        joined = self.pad(axis, 0, total - at)
+        summed = self.dtype is not dt.boolean and not is_narrow(self.dtype)
+        place = Tensor.iota(total).reshape((total, *(1,) * (self.ndim - 1 - axis)))
+        for part, size in zip(others, sizes[1:], strict=True):
             padded = part.pad(axis, at, total - at - size)
-            joined = padded if joined is None else joined + padded
+            joined = joined + padded if summed else (place < at).where(joined, padded)
             at += size
-        return joined if joined is not None else self
+        return joined
 
     # -- reductions -----------------------------------------------------------------------------
 
@@ -339,6 +346,7 @@ class Tensor:
             axes = tuple(
                 sorted(a % self.ndim for a in ((axis,) if isinstance(axis, int) else axis))
             )
+        _require_arithmetic(Op.ADD, self.dtype)
         kept = tuple(1 if i in axes else d for i, d in enumerate(self.shape))
         out = Tensor(node(Op.REDUCE, self.dtype, kept, (self.node,), (how, axes)))
         if keepdim:
@@ -349,6 +357,8 @@ class Tensor:
         return self._reduce("add", axis, keepdim)
 
     def max(self, axis: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Tensor":
+        if self.dtype is dt.boolean:
+            return self.cast(dt.i32).max(axis, keepdim) > 0
         return self._reduce("max", axis, keepdim)
 
     def prod(self, axis: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Tensor":
@@ -381,6 +391,8 @@ class Tensor:
 
     def linear(self, weight: "Tensor") -> "Tensor":
         """(..., K) times a weight (N, K) -> (..., N)."""
+        if self.ndim == 2:
+            return self.matmul(weight.transpose())
         rows = numel_max(self.shape[:-1])
         out = self.reshape((rows, self.shape[-1])).matmul(weight.transpose())
         return out.reshape((*self.shape[:-1], weight.shape[0]))
@@ -401,7 +413,9 @@ class Tensor:
         if self.node.op not in (Op.BUFFER, Op.STORE):
             raise TypeError("only tensors with own memory can be stored to")
         want = self.shape if index is None else (*index.shape, *self.shape[1:])
-        sources = (self.node, value.broadcast(want).node)
+        if add:
+            _require_arithmetic(Op.ADD, self.dtype)
+        sources: tuple[Node, ...] = (self.node, value.broadcast(want).node)
         if index is not None:
             sources = (*sources, index.node)
         arg = "add" if add else "set"
@@ -409,14 +423,39 @@ class Tensor:
 
 
 def const(value: Number, dtype: DType) -> Node:
-    """Return a scalar constant of the given type (floats are rounded to it)."""
-    if dtype.is_float:
-        value = float(np.float32(value)) if dtype is not dt.f64 else float(value)
+    """Return a scalar constant of the given type: floats are rounded to it, integers wrap."""
+    if dtype is dt.bf16:
+        bits = struct.unpack("<I", struct.pack("<f", np.float32(value)))[0]
+        if value == value:
+            bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        value = struct.unpack("<f", struct.pack("<I", bits))[0]
+    elif dtype.is_float:
+        value = float(dtype.to_numpy().type(value))
     elif dtype is dt.boolean:
         value = bool(value)
     else:
-        value = int(value)
+        modulus = 1 << (8 * dtype.size)
+        value = int(value) % modulus
+        if dtype.kind == "i" and value >= modulus // 2:
+            value -= modulus
     return node(Op.CONST, dtype, (), (), value)
+
+
+def is_narrow(dtype: DType) -> bool:
+    """Whether a type is a float for storage only, with which nothing is computed."""
+    return dtype in (dt.f16, dt.bf16)
+
+
+def _require_arithmetic(op: Op, dtype: DType) -> None:
+    """Raise TypeError if an operation is not defined for a type."""
+    if dtype is dt.boolean and op not in (Op.EQ, Op.AND, Op.XOR):
+        raise TypeError(f"{op.name} of bool; cast to i32 first")
+    if is_narrow(dtype):
+        raise TypeError(f"{op.name} of {dtype}, which is for storage; cast to f32 first")
+    if op in (Op.EXP2, Op.LOG2, Op.SIN) and dtype is not dt.f32:
+        raise TypeError(f"{op.name} of {dtype}; it is computed in f32, cast to it first")
+    if op in (Op.SQRT, Op.RECIP) and not dtype.is_float:
+        raise TypeError(f"{op.name} of {dtype}; cast to f32 first")
 
 
 def size_of(dim: Dim) -> int:
