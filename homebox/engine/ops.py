@@ -5,6 +5,7 @@ A `Node` is an operation applied to other nodes. Nodes with the same content are
 Invariant: a node's shape and dtype follow from its op, sources and argument; nothing mutates.
 """
 
+import threading
 import weakref
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ class Node:
         return f"{self.op.name}({self.dtype}{list(self.shape)}, arg={self.arg!r})"
 
 
+_lock = threading.Lock()
 _interned: "weakref.WeakValueDictionary[tuple[Any, ...], Node]" = weakref.WeakValueDictionary()
 
 
@@ -113,11 +115,12 @@ def node(op: Op, dtype: DType, shape: Shape, src: tuple[Node, ...] = (), arg: An
         type(arg),
         repr(arg) if isinstance(arg, float) else arg,
     )
-    found = _interned.get(key)
-    if found is None:
-        found = Node(op, dtype, shape, src, arg)
-        _interned[key] = found
-    return found
+    with _lock:  # two threads may build graphs at the same time
+        found = _interned.get(key)
+        if found is None:
+            found = Node(op, dtype, shape, src, arg)
+            _interned[key] = found
+        return found
 
 
 def size_max(dim: Dim) -> int:

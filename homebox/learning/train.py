@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import threading
 from collections.abc import Generator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +99,7 @@ def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progre
     yield Progress("examples", 0, 1, "writing examples")
     examples = write_examples(topics, recipe.seed)
     mixer = mixed(model, examples, recipe)
-    trainer = LoraTrainer(model, recipe.rank, recipe.alpha, recipe.rows, recipe.length, recipe.seed)
+    trainer = yield from _compiled(model, recipe)
     for step in range(recipe.steps):
         result = trainer.step(mixer.batch(), rate_at(recipe, step))
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
@@ -109,6 +111,24 @@ def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progre
         yield Progress("train", step + 1, recipe.steps, text)
     adapter: Tensors = trainer.adapter()
     return adapter
+
+
+def _compiled(model: Model, recipe: Recipe) -> Generator[Progress, None, LoraTrainer]:
+    """Compile the training program beside the thread that answers, which only looks in."""
+    result: Future[LoraTrainer] = Future()
+
+    def compile_it() -> None:
+        try:
+            r = recipe
+            result.set_result(LoraTrainer(model, r.rank, r.alpha, r.rows, r.length, r.seed))
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=compile_it, name="homebox-compile", daemon=True).start()
+    while not result.done():
+        yield Progress("compile", 0, 1, "compiling the training step")
+        wait([result], timeout=0.02)
+    return result.result()
 
 
 def mixed(model: Model, examples: Examples, recipe: Recipe) -> Mixer:
