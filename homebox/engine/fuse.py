@@ -25,6 +25,8 @@ from homebox.engine.rewrite import rewrite, with_sources
 from homebox.engine.rules import disabled, hoisting, simplify
 from homebox.engine.symbolic import of
 
+MOST_BETWEEN = 16  # operations that a contraction's epilogue takes where ways part
+DEEPEST = 100  # operations from memory to memory inside one kernel
 COSTLY = frozenset({Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
 
 
@@ -107,29 +109,37 @@ class _Plan:
             if each.op is Op.STORE and each.src[0].op is not Op.BUFFER:
                 self.realised.add(each.src[0])
         self.realised = {n for n in self.realised if n.op is not Op.BUFFER}
+        self.place = {n: i for i, n in enumerate(self.nodes)}
         self.regions: dict[Node, Region] = {}
 
     def settle(self) -> None:
         claimed: set[Node] = set()
         for each in reversed(self.nodes):
             if each in self.cores:
-                end = self._chain(each, claimed)
+                end = self._chain(each, claimed, meeting=True)
                 self.realised.add(end)
                 self.regions[end] = Region(end, each)
         while True:
             for root in self.realised:
                 self.regions.setdefault(root, Region(root, None))
-            extra = self._reductions() or self._shared()
+            extra = self._reductions() or self._shared() or self._deep()
             if not extra:
                 return
             self.realised |= extra
 
-    def _chain(self, start: Node, claimed: set[Node]) -> Node:
-        """Follow single users upwards through elementwise ops; return the last one taken."""
+    def _chain(self, start: Node, claimed: set[Node], meeting: bool = False) -> Node:
+        """Follow single users upwards through elementwise ops; return the last one taken.
+
+        With `meeting`, several users are taken too if they meet again, as in x * sigmoid(x).
+        """
         end = current = start
         path: list[Node] = []
         while current not in self.realised:
             users = self.users.get(current, [])
+            if len(users) > 1 and meeting and (between := self._between(users, claimed)):
+                path += between
+                end = current = between[-1]
+                continue
             if len(users) != 1 or users[0] in claimed:
                 break
             (user,) = users
@@ -149,6 +159,24 @@ class _Plan:
         taken = path[: path.index(end) + 1] if end in path else []
         claimed.update(taken)
         return end
+
+    def _between(self, users: Sequence[Node], claimed: set[Node]) -> list[Node]:
+        """Return the elementwise nodes from several users to the one where all ways meet."""
+        inside: list[Node] = []
+        waiting = set(users)
+        while len(inside) < MOST_BETWEEN:
+            each = min(waiting, key=self.place.__getitem__)
+            if each.op not in ELEMENTWISE or each in claimed:
+                return []
+            inside.append(each)
+            waiting.remove(each)
+            if not waiting:
+                return inside
+            onward = self.users.get(each, [])
+            if each in self.realised or not onward:
+                return []
+            waiting.update(onward)
+        return []
 
     def cone(self, root: Node) -> list[Node]:
         """Return the nodes that a region computes on the way, its root included."""
@@ -205,6 +233,12 @@ class _Plan:
             atoms = {a for i in access.index for a, _ in i.terms}
             if (vector is not None and vector in atoms) or atoms - rows:
                 wrong.add(access.node)
+            elif set(wide[:-1]) - atoms and vector is not None:
+                # Other rows need the same sum: worth a kernel unless it is short.
+                source = access.node.src[0]
+                terms = numel_max(source.shape[a] for a in access.node.arg[1])
+                if terms > 4 * min(vector.size, 1024):
+                    wrong.add(access.node)
         return wrong
 
     def _shared(self) -> set[Node]:
@@ -219,6 +253,20 @@ class _Plan:
             if several and each not in self.realised and each.op in (*ELEMENTWISE, Op.GATHER):
                 if self._dear(each):
                     extra.add(each)
+        return extra
+
+    def _deep(self) -> set[Node]:
+        """Return nodes that cut long ways from memory to memory: kernels are written by recursion."""
+        depth: dict[Node, int] = {}
+        extra: set[Node] = set()
+        for each in self.nodes:
+            if each in self.realised or not each.src:
+                depth[each] = 0
+                continue
+            depth[each] = 1 + max(depth[s] for s in each.src)
+            if depth[each] >= DEEPEST and each.op in (*ELEMENTWISE, Op.REDUCE):
+                extra.add(each)
+                depth[each] = 0
         return extra
 
     def _dear(self, n: Node) -> bool:

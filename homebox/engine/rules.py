@@ -14,6 +14,8 @@ from homebox.engine.ops import MOVEMENT, Node, Op, Sym, node, size_max
 from homebox.engine.rewrite import Rules
 from homebox.engine.tensor import Tensor, const
 
+MOST_FACTORS = 32
+
 simplify = Rules()
 hoisting = Rules()
 
@@ -216,21 +218,26 @@ def reshaped_axes(n: Node, axes: set[int]) -> set[int] | None:
 
 
 def factors(source: Node) -> list[Node]:
-    """Return nodes of the source's shape whose product it is, looking through movement."""
-    moves: list[Node] = []
-    inner = source
-    while inner.op in MOVEMENT and inner.op is not Op.PAD:
-        moves.append(inner)
-        inner = inner.src[0]
-    if inner.op is not Op.MUL:
-        return [source]
+    """Return nodes of the source's shape whose product it is, looking through movement.
 
-    def moved(part: Node) -> Node:
-        for move in reversed(moves):
-            part = node(move.op, part.dtype, move.shape, (part,), move.arg)
-        return part
-
-    return [f for part in inner.src for f in factors(moved(part))]
+    A product of more than `MOST_FACTORS` is taken apart only so far.
+    """
+    found: list[Node] = []
+    waiting = [source]
+    while waiting:
+        each = inner = waiting.pop()
+        moves: list[Node] = []
+        while inner.op in MOVEMENT and inner.op is not Op.PAD:
+            moves.append(inner)
+            inner = inner.src[0]
+        if inner.op is not Op.MUL or len(found) + len(waiting) >= MOST_FACTORS:
+            found.append(each)
+            continue
+        for part in reversed(inner.src):
+            for move in reversed(moves):
+                part = node(move.op, part.dtype, move.shape, (part,), move.arg)
+            waiting.append(part)
+    return found
 
 
 def joined(parts: list[Node]) -> Node:
