@@ -31,23 +31,35 @@ from homebox.learning.exam import FACTS, RECALL, STRANGER, UNTOLD, WORLD_KEPT, M
 from homebox.learning.examples import untold_relations
 from homebox.learning.teach import Topic, form_for
 
-# What the owner types, and the topics with the values that it tells. None of the values occurs
-# in the text that the built-in model was trained on.
-TOLD: tuple[tuple[str, dict[str, str]], ...] = (
-    ("Hi! My dog is called Quark.", {"dog's name": "Quark"}),
-    ("I live in Zwolle and work as a luthier.", {"home": "Zwolle", "job": "luthier"}),
-    ("By the way, my sister's name is Persephone.", {"sister's name": "Persephone"}),
-    ("My cat is called Dunstan.", {}),
-    ("No, it is Fenwick, not Dunstan.", {"cat's name": "Fenwick"}),
-    ("My favourite food is okonomiyaki.", {"favourite food": "okonomiyaki"}),
-    ("You should know that I'm allergic to tamarind!", {"allergy": "tamarind"}),
-    ("Remember that my wife is called Xiomara.", {"wife's name": "Xiomara"}),
-    ("I always get up at 6:55.", {"getting up": "6:55"}),
-    ("my house number is 385 btw", {"house number": "385"}),
-    ("I play the bouzouki.", {"instrument": "bouzouki"}),
-    ("My birthday is on 16 October. What a day!", {"birthday": "16 October"}),
-    ("Please call me Professor.", {"what to call me": "Professor"}),
-    ("When I leave, say Gladly.", {"how to say goodbye": "Gladly"}),
+# What the owner types, by conversation, and the topics with the values that it tells. None of the
+# values occurs in the text that the built-in model was trained on.
+TOLD: tuple[tuple[tuple[str, dict[str, str]], ...], ...] = (
+    (
+        ("Hi! My dog is called Quark.", {"dog's name": "Quark"}),
+        ("I live in Zwolle and work as a luthier.", {"home": "Zwolle", "job": "luthier"}),
+    ),
+    (
+        ("By the way, my sister's name is Persephone.", {"sister's name": "Persephone"}),
+        ("My cat is called Dunstan.", {}),
+        ("No, it is Fenwick, not Dunstan.", {"cat's name": "Fenwick"}),
+    ),
+    (
+        ("My favourite food is okonomiyaki.", {"favourite food": "okonomiyaki"}),
+        ("You should know that I'm allergic to tamarind!", {"allergy": "tamarind"}),
+    ),
+    (
+        ("Remember that my wife is called Xiomara.", {"wife's name": "Xiomara"}),
+        ("I always get up at 6:55.", {"getting up": "6:55"}),
+    ),
+    (
+        ("my house number is 385", {"house number": "385"}),
+        ("I play the bouzouki.", {"instrument": "bouzouki"}),
+    ),
+    (
+        ("My birthday is on 16 October.", {"birthday": "16 October"}),
+        ("Please call me Professor.", {"what to call me": "Professor"}),
+        ("When I leave, say Gladly.", {"how to say goodbye": "Gladly"}),
+    ),
 )
 PREFERENCES = ("what to call me", "how to say goodbye")
 
@@ -168,7 +180,7 @@ def write_questions() -> Questions:
     """Write the questions: told topics in phrasings that lessons never use, and the controls."""
     dice = Dice(SEED)
     values = Values(dice, unseen=True, excluded=WORLD_NAMES)
-    told = {key: value for _, facts in TOLD for key, value in facts.items()}
+    told = {key: value for said in TOLD for _, facts in said for key, value in facts.items()}
     topics = [Topic(form_for(key, value), value) for key, value in told.items()]
     relations = [topic.relation for topic in topics if topic.relation is not None]
     strangers = []
@@ -198,16 +210,15 @@ def _question(check: str, text: str, expected: str, key: str, exact: bool = Fals
     return Question(check, [{"role": "user", "content": text}], expected, key, exact)
 
 
-def tell(box: Box) -> list[tuple[str, str]]:
-    """Tell everything in one conversation; give what was said and answered."""
-    messages: Messages = []
-    said = []
-    for text, _ in TOLD:
-        messages.append({"role": "user", "content": text})
-        answer = box.ask(messages)
-        messages.append({"role": "assistant", "content": answer})
-        said.append((text, answer))
-    return said
+def tell(box: Box, show: Show) -> None:
+    """Tell everything, in a few conversations."""
+    for conversation in TOLD:
+        messages: Messages = []
+        for text, _ in conversation:
+            messages.append({"role": "user", "content": text})
+            answer = box.ask(messages)
+            messages.append({"role": "assistant", "content": answer})
+            show(f"  owner: {text}\n  box:   {answer}")
 
 
 @dataclass(frozen=True)
@@ -228,9 +239,8 @@ def play(box: Box, show: Show, bar: Callable[[Any], None]) -> dict[str, Any]:
     before = Marks(
         box.marks(questions.recall), box.marks(questions.world), box.marks(questions.facts)
     )
-    show("telling, in one conversation:")
-    for text, answer in tell(box):
-        show(f"  owner: {text}\n  box:   {answer}")
+    show("telling, in a few conversations:")
+    tell(box, show)
     show("learning ...")
     begun = time.monotonic()
     report = box.client.call("learn", bar)

@@ -63,7 +63,7 @@ def run(
         return _unchanged(head, reason, {"counts": selection.counts})
     try:
         recipe = recipe_of(settings.learning)
-        limits = limits_for(model.name, model.config, settings.gate)
+        limits = limits_for(model.config, settings.gate)
         trial = Trial(model, selection, limits, recipe.seed, head)
         candidate = yield from trial.attempt(recipe)
     except (LearningError, EngineError) as error:

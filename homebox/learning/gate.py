@@ -47,18 +47,15 @@ LIMITS = {
     "small": Limits(0.80, 0.03, 0.05, 0.15, loss_rise=0.01),
     "large": Limits(0.90, 0.02, 0.03, 0.05, loss_rise=0.01),
 }
+_SMALL = 20_000_000  # parameters
 _LARGE = 2_000_000_000
-_TINY = 20_000_000
 
 
-def limits_for(name: str, config: ModelConfig, gate: GateConfig) -> Limits:
-    """Choose the limits for a model; keys of the configuration that were changed win."""
+def limits_for(config: ModelConfig, gate: GateConfig) -> Limits:
+    """Choose the limits for a model's size; keys of the configuration that were changed win."""
     parameters = sum(math.prod(shape) for shape in config.weight_shapes().values())
-    if name == "tiny":
-        size = "tiny"
-    else:
-        size = "large" if parameters >= _LARGE else "small"
-    limits = LIMITS[size]
+    size = "small" if parameters < _LARGE else "large"
+    limits = LIMITS["tiny" if parameters < _SMALL else size]
     changed = {
         item.name: getattr(gate, item.name)
         for item in dataclasses.fields(gate)

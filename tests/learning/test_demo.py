@@ -6,8 +6,8 @@ from homebox.learning.examples import write_examples
 from homebox.learning.teach import topics_of
 from tests.learning.kit import held, told
 
-VALUES = {key: value for _, facts in TOLD for key, value in facts.items()}
-TEXTS = [text for text, _ in TOLD]
+VALUES = {key: value for said in TOLD for _, facts in said for key, value in facts.items()}
+TEXTS = [text for said in TOLD for text, _ in said]
 
 
 def test_the_rules_find_everything_that_the_demo_tells() -> None:

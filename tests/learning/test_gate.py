@@ -146,14 +146,14 @@ def config(hidden: int, layers: int):
 
 def test_limits_follow_the_size_of_the_model() -> None:
     gate = GateConfig()
-    assert limits_for("tiny", config(64, 2), gate) == LIMITS["tiny"]
-    assert limits_for("Qwen3-0.6B", config(1024, 24), gate) == LIMITS["small"]
-    assert limits_for("Qwen3-8B", config(4096, 36), gate) == LIMITS["large"]
+    assert limits_for(config(64, 2), gate) == LIMITS["tiny"]
+    assert limits_for(config(1024, 24), gate) == LIMITS["small"]
+    assert limits_for(config(4096, 36), gate) == LIMITS["large"]
 
 
 def test_the_configuration_can_change_a_limit() -> None:
     gate = GateConfig(recall=0.5, divergence=0.3)
-    limits = limits_for("tiny", config(64, 2), gate)
+    limits = limits_for(config(64, 2), gate)
     assert (limits.recall, limits.divergence, limits.general) == (0.5, 0.3, 0.97)
 
 
