@@ -1,4 +1,4 @@
-"""Times functions side by side: rounds of alternating runs, so that a busy machine hits both alike."""
+"""Times functions side by side in alternating runs, so that a busy machine hits both alike."""
 
 import statistics
 import time

@@ -41,18 +41,24 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Job(Part, frozen=True):
+    """Kind, name and seed of a job."""
+
     kind: str
     name: str
     seed: int
 
 
 class VocabularySpec(Part, frozen=True):
+    """How the vocabulary is trained."""
+
     size: int
     documents: int
     seed: int
 
 
 class ModelSpec(Part, frozen=True):
+    """The model's shape."""
+
     dim: int
     layers: int
     heads: int
@@ -64,11 +70,15 @@ class ModelSpec(Part, frozen=True):
 
 
 class InitSpec(Part, frozen=True):
+    """The first weights."""
+
     embedding: float
     residual: float
 
 
 class BatchSpec(Part, frozen=True):
+    """The shape of a batch."""
+
     rows: int
     length: int
     targets: int
@@ -76,6 +86,8 @@ class BatchSpec(Part, frozen=True):
 
 
 class ScheduleSpec(Part, frozen=True):
+    """How long, and how the rates move."""
+
     tokens: int
     warmup_steps: int
     decay_from: float
@@ -83,6 +95,8 @@ class ScheduleSpec(Part, frozen=True):
 
 
 class MuonSpec(Part, frozen=True):
+    """Muon, for the matrices."""
+
     rate: float
     momentum: float
     newton_schulz: int
@@ -90,6 +104,8 @@ class MuonSpec(Part, frozen=True):
 
 
 class AdamSpec(Part, frozen=True):
+    """AdamW, for the rest."""
+
     rate: float
     beta1: float
     beta2: float
@@ -98,6 +114,8 @@ class AdamSpec(Part, frozen=True):
 
 
 class LossSpec(Part, frozen=True):
+    """The loss."""
+
     clip: float
 
 
@@ -180,9 +198,7 @@ class Training:
             decay=a.weight_decay,
             clip=spec.loss.clip,
         )
-        self.trainer = Pretrainer(
-            self.config, b.rows, b.length, b.targets, spec.job.seed, numbers
-        )
+        self.trainer = Pretrainer(self.config, b.rows, b.length, b.targets, spec.job.seed, numbers)
         self.packer = Packer(Generator(spec.job.seed), words, b.rows, b.length, b.waiting)
         self.number = 0
         self.tokens = 0
@@ -229,7 +245,8 @@ class Training:
         """Write everything that the next step depends on."""
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.savez(file, number=self.number, spec=self.spec.hash(), **self.trainer.state())
+            progress = {"number": np.array(self.number), "spec": np.array(self.spec.hash())}
+            np.savez(file, allow_pickle=False, **progress, **self.trainer.state())
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)

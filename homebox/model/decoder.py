@@ -29,6 +29,7 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Rows and length."""
         rows, length = self.ids.shape
         if not isinstance(rows, int) or not isinstance(length, int):
             raise TypeError("training batches have a fixed shape")

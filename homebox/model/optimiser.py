@@ -26,6 +26,7 @@ class Scalars:
 
     @staticmethod
     def of(values: Tensor) -> "Scalars":
+        """Return the four numbers of a float32 tensor (4,)."""
         parts = [values.slice(0, i, 1).reshape(()) for i in range(4)]
         return Scalars(*parts)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from homebox.engine import dtype as dt
 from homebox.engine.capture import Program, Spec, capture
 from homebox.engine.grad import gradient
-from homebox.engine.tensor import Tensor
+from homebox.engine.tensor import Tensor, size_of
 from homebox.model.decoder import Rotary, Rows, hidden_states
 from homebox.model.lora import init_adapter
 from homebox.model.model import Model
@@ -72,8 +72,7 @@ class LoraTrainer:
         start = init_adapter(model.config, rank, seed)
         self.tensors = {name: Tensor.from_numpy(value) for name, value in start.items()}
         self._moments = {
-            name: (Tensor.zeros(t.shape), Tensor.zeros(t.shape))
-            for name, t in self.tensors.items()
+            name: (Tensor.zeros(t.shape), Tensor.zeros(t.shape)) for name, t in self.tensors.items()
         }
         self._scalars = StepScalars(*BETAS)
         self.program = self._capture()
@@ -96,7 +95,7 @@ class LoraTrainer:
     def adapter(self) -> dict[str, Floats]:
         """Return a copy of the adapter as it is now."""
         return {
-            name: t.buffer.array.reshape(tuple(int(d) for d in t.shape)).copy()  # type: ignore[arg-type]
+            name: t.buffer.array.reshape(tuple(size_of(d) for d in t.shape)).copy()
             for name, t in self.tensors.items()
         }
 

@@ -1,4 +1,4 @@
-"""The job that makes the built-in model: its first steps again, bit for bit, on two kinds of code."""
+"""The job that makes the built-in model: its first steps again, on two kinds of code."""
 
 import json
 import os
@@ -21,7 +21,8 @@ STEPS = 3
 FIRST_STEPS = f"""
 from pathlib import Path
 from homebox.job import Training, read_spec
-training = Training(read_spec(Path({str(SPEC)!r})), Path({str(TINY)!r}, "tokenizer.model").read_bytes())
+vocabulary = Path({str(TINY)!r}, "tokenizer.model").read_bytes()
+training = Training(read_spec(Path({str(SPEC)!r})), vocabulary)
 for _ in range({STEPS}):
     training.step()
 print(training.weights_hash())

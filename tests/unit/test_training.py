@@ -175,7 +175,8 @@ def test_pretraining_learns_a_batch_by_heart() -> None:
     expected = 0.0
     for row, where in documents(batch):
         scores = log_softmax(reference.all_logits(batch.ids[row, where]).astype(np.float64))
-        for offset, place in enumerate(range(row * LENGTH + where.start, row * LENGTH + where.stop)):
+        first = row * LENGTH + where.start
+        for offset, place in enumerate(range(first, row * LENGTH + where.stop)):
             if place in places:
                 expected -= scores[offset, batch.target.reshape(-1)[place]] / 16
     assert np.isclose(losses[0], expected, rtol=1e-4)
