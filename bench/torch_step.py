@@ -41,7 +41,7 @@ class TorchStep:
         self.adam.param_groups[0]["lr"] = rate
         self.adam.step()
         self.muon(matrix_rate)
-        return float(loss)
+        return float(loss.detach())
 
     def loss(self, data: dict[str, torch.Tensor]) -> torch.Tensor:
         c, w = self.config, self.weights
