@@ -20,7 +20,7 @@ from homebox.engine.schedule import (
     Units,
     contract_schedule,
 )
-from homebox.engine.symbolic import ZERO, Index, Loaded, Loop, flatten, of, unflatten
+from homebox.engine.symbolic import ZERO, Index, Loaded, Loop, flatten, of, replace, unflatten
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,24 +295,6 @@ class MapLowering:
         else:
             with e.b.when(mask):
                 e.store(target, flat, e.b.alu("add", e.load(target, place, ()), value), None)
-
-
-def replace(index: Index, counter: Loop, by: Index) -> Index:
-    """Return the index with a counter replaced by another index, simplified again."""
-    from homebox.engine.symbolic import Div, Mod
-
-    out = Index(index.const)
-    for atom, c in index.terms:
-        if atom == counter:
-            part = by
-        elif isinstance(atom, Div):
-            part = replace(atom.index, counter, by) // atom.by
-        elif isinstance(atom, Mod):
-            part = replace(atom.index, counter, by) % atom.by
-        else:
-            part = of(atom)
-        out = out + part * c
-    return out
 
 
 def _units(sizes: list[Dim]) -> Units:

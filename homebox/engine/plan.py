@@ -4,9 +4,10 @@ Order: sources before users, and every read of a buffer's old contents before th
 overwrites it. Memory: temporaries live in one arena and share bytes when their lives do not overlap.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from homebox.engine.fuse import Partition, Region
+from homebox.engine.hazards import overlaps
 from homebox.engine.loops import memory_of
 from homebox.engine.ops import Node, Op, numel_max
 from homebox.errors import EngineError
@@ -38,12 +39,14 @@ def order_regions(cut: Partition) -> list[Region]:
     for i, nodes in enumerate(reads):
         for each in nodes:
             readers.setdefault(each, []).append(i)
+    near = _neighbourhoods(readers)
     before: list[set[int]] = []
     for i, region in enumerate(regions):
         needed = {by_root[n] for n in reads[i] if n in by_root}
         if region.root.op is Op.STORE:
-            for target in _overlapping(region.root.src[0], readers):
-                needed.update(j for j in readers[target] if j != i)
+            for target in near.get(region.root.src[0], []):
+                if overlaps(target, region.root.src[0]):
+                    needed.update(j for j in readers[target] if j != i)
         before.append(needed)
     done: set[int] = set()
     out: list[Region] = []
@@ -71,16 +74,19 @@ def order_regions(cut: Partition) -> list[Region]:
     return out
 
 
-def _overlapping(target: Node, readers: Mapping[Node, object]) -> list[Node]:
-    """Return what is read from the memory of a store's target: itself, and buffers that share it."""
-    if target.op is not Op.BUFFER:
-        return [target] if target in readers else []
-    start, end = target.arg.address, target.arg.address + target.arg.nbytes
-    return [
-        n
-        for n in readers
-        if n.op is Op.BUFFER and n.arg.address < end and start < n.arg.address + n.arg.nbytes
-    ]
+def _neighbourhoods(read: Iterable[Node]) -> dict[Node, list[Node]]:
+    """Return for each node the ones that may share its memory, itself among them."""
+    near: dict[Node, list[Node]] = {n: [n] for n in read if n.op is not Op.BUFFER}
+    group: list[Node] = []
+    end = 0
+    buffers = [n for n in read if n.op is Op.BUFFER]
+    for each in sorted(buffers, key=lambda n: n.arg.address):
+        if each.arg.address >= end:
+            group = []
+        group.append(each)
+        near[each] = group
+        end = max(end, each.arg.address + each.arg.nbytes)
+    return near
 
 
 def place(

@@ -207,6 +207,23 @@ def _order(atom: Atom) -> str:
     return repr(atom)
 
 
+def replace(index: Index, counter: Loop, by: Index) -> Index:
+    """Return the index with a counter replaced by another index, simplified again."""
+    out = Index(index.const)
+    for atom, c in index.terms:
+        part = of(atom)
+        if atom == counter:
+            part = by
+        elif isinstance(atom, Div):
+            part = replace(atom.index, counter, by) // atom.by
+        elif isinstance(atom, Mod):
+            part = replace(atom.index, counter, by) % atom.by
+        elif isinstance(atom, Loaded):
+            part = of(Loaded(atom.value, tuple(replace(i, counter, by) for i in atom.at)))
+        out = out + part * c
+    return out
+
+
 def flatten(index: tuple[Index, ...], shape: Shape) -> Index:
     """Return the position in row-major memory; symbolic axes count with their upper bound."""
     flat = ZERO
