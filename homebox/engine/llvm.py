@@ -29,10 +29,23 @@ def literal(value: Any, dtype: DType) -> str:
     """Return a constant in LLVM's notation (floats as the hexadecimal bits of a double)."""
     if dtype is dt.boolean:
         return "true" if value else "false"
+    if dtype is dt.bf16:
+        return str(struct.unpack("<I", struct.pack("<f", value))[0] >> 16)  # it is one already
     if dtype.is_float:
         rounded = struct.unpack("<f", struct.pack("<f", value))[0] if dtype is dt.f32 else value
         return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
     return str(int(value))
+
+
+def in_memory(dtype: DType) -> DType:
+    """Return the type as which elements are read and written: 16-bit floats move as integers."""
+    return I16 if dtype is dt.f16 else dtype
+
+
+def suffix(dtype: DType, lanes: int) -> str:
+    """Return how an intrinsic's name spells a type."""
+    element = {"half": "f16", "float": "f32", "double": "f64"}.get(dtype.llvm, dtype.llvm)
+    return element if lanes == 1 else f"v{lanes}{element}"
 
 
 class _Writer:
@@ -83,13 +96,6 @@ class _Writer:
         first = self.temp(f"insertelement {kind} poison, {dtype.llvm} {value}, i64 0")
         return self.temp(
             f"shufflevector {kind} {first}, {kind} poison, <{lanes} x i32> zeroinitializer"
-        )
-
-    def vector(self, inst: Inst) -> str:
-        return (
-            f"v{inst.lanes}{inst.dtype.llvm.replace('float', 'f32')}"
-            if inst.lanes > 1
-            else (inst.dtype.llvm.replace("float", "f32"))
         )
 
     # -- the whole ------------------------------------------------------------------------------
@@ -178,80 +184,95 @@ class _Writer:
 
     def place(self, inst: Inst) -> str:
         (pointer, base), (_, index) = self.arg(inst, 0), self.arg(inst, 1)
-        return self.temp(f"getelementptr inbounds {pointer.dtype.llvm}, ptr {base}, i64 {index}")
+        element = in_memory(pointer.dtype).llvm
+        return self.temp(f"getelementptr inbounds {element}, ptr {base}, i64 {index}")
+
+    def loaded(self, inst: Inst, words: str) -> str:
+        """Return what was read, given as the type that lies in memory."""
+        if inst.dtype is not dt.f16:
+            return self.temp(words)
+        return self.temp(
+            f"bitcast {self.type(I16, inst.lanes)} {self.temp(words)} to {self.of(inst)}"
+        )
+
+    def stored(self, value: Inst, name: str) -> str:
+        """Return a value as the type that lies in memory."""
+        if value.dtype is not dt.f16:
+            return name
+        return self.temp(f"bitcast {self.of(value)} {name} to {self.type(I16, value.lanes)}")
 
     def op_load(self, inst: Inst, i: int) -> str:
-        place, kind, size = self.place(inst), self.of(inst), inst.dtype.size
+        memory = in_memory(inst.dtype)
+        place, kind, size = self.place(inst), self.type(memory, inst.lanes), inst.dtype.size
         if len(inst.args) == 2:
-            return self.temp(f"load {kind}, ptr {place}, align {size}")
+            return self.loaded(inst, f"load {kind}, ptr {place}, align {size}")
         mask = self.arg(inst, 2)[1]
         masks = f"<{inst.lanes} x i1>"
-        function = f"llvm.masked.load.{self.vector(inst)}.p0"
+        function = f"llvm.masked.load.{suffix(memory, inst.lanes)}.p0"
         self.declared.add(f"declare {kind} @{function}(ptr, {masks}, {kind})")
-        return self.temp(
+        return self.loaded(
+            inst,
             f"call {kind} @{function}(ptr align {size} {place}, {masks} {mask}, "
-            f"{kind} zeroinitializer)"
+            f"{kind} zeroinitializer)",
         )
 
     def op_store(self, inst: Inst, i: int) -> None:
         place, size = self.place(inst), inst.dtype.size
         value, name = self.arg(inst, 2)
-        kind = self.of(value)
+        name = self.stored(value, name)
+        memory = in_memory(value.dtype)
+        kind = self.type(memory, value.lanes)
         if len(inst.args) == 3:
             self.line(f"store {kind} {name}, ptr {place}, align {size}")
             return
         mask = self.arg(inst, 3)[1]
         masks = f"<{value.lanes} x i1>"
-        function = f"llvm.masked.store.{self.vector(value)}.p0"
+        function = f"llvm.masked.store.{suffix(memory, value.lanes)}.p0"
         self.declared.add(f"declare void @{function}({kind}, ptr, {masks})")
         self.line(f"call void @{function}({kind} {name}, ptr align {size} {place}, {masks} {mask})")
 
     def _lane_places(self, inst: Inst) -> list[str]:
         (pointer, base), (index, name) = self.arg(inst, 0), self.arg(inst, 1)
+        element = in_memory(pointer.dtype).llvm
         places = []
         for k in range(index.lanes):
             at = self.temp(f"extractelement {self.of(index)} {name}, i64 {k}")
             if index.dtype is dt.i32:
                 at = self.temp(f"sext i32 {at} to i64")
-            places.append(
-                self.temp(f"getelementptr inbounds {pointer.dtype.llvm}, ptr {base}, i64 {at}")
-            )
+            places.append(self.temp(f"getelementptr inbounds {element}, ptr {base}, i64 {at}"))
         return places
 
     def op_gather(self, inst: Inst, i: int) -> str:
-        kind, element = self.of(inst), inst.dtype.llvm
+        memory, lanes, size = in_memory(inst.dtype), inst.lanes, inst.dtype.size
+        kind, element = self.type(memory, lanes), memory.llvm
         if len(inst.args) == 2:
             result = "poison"
             for k, place in enumerate(self._lane_places(inst)):
-                got = self.temp(f"load {element}, ptr {place}, align {inst.dtype.size}")
-                result = self.temp(f"insertelement {kind} {result}, {element} {got}, i64 {k}")
+                got = self.temp(f"load {element}, ptr {place}, align {size}")
+                words = f"insertelement {kind} {result}, {element} {got}, i64 {k}"
+                result = self.temp(words) if k < lanes - 1 else self.loaded(inst, words)
             return result
-        (pointer, base), (index, name) = self.arg(inst, 0), self.arg(inst, 1)
-        lanes = inst.lanes
-        pointers = self.temp(
-            f"getelementptr {pointer.dtype.llvm}, ptr {base}, {self.of(index)} {name}"
-        )
-        function = f"llvm.masked.gather.{self.vector(inst)}.v{lanes}p0"
+        (_, base), (index, name) = self.arg(inst, 0), self.arg(inst, 1)
+        pointers = self.temp(f"getelementptr {element}, ptr {base}, {self.of(index)} {name}")
+        function = f"llvm.masked.gather.{suffix(memory, lanes)}.v{lanes}p0"
         self.declared.add(f"declare {kind} @{function}(<{lanes} x ptr>, <{lanes} x i1>, {kind})")
         mask = self.arg(inst, 2)[1]
-        return self.temp(
-            f"call {kind} @{function}(<{lanes} x ptr> align {inst.dtype.size} {pointers}, "
-            f"<{lanes} x i1> {mask}, {kind} zeroinitializer)"
+        return self.loaded(
+            inst,
+            f"call {kind} @{function}(<{lanes} x ptr> align {size} {pointers}, "
+            f"<{lanes} x i1> {mask}, {kind} zeroinitializer)",
         )
 
     def op_scatter(self, inst: Inst, i: int) -> None:
         value, name = self.arg(inst, 2)
-        (pointer, base), (index, at) = self.arg(inst, 0), self.arg(inst, 1)
-        lanes, kind = value.lanes, self.of(value)
-        pointers = self.temp(
-            f"getelementptr {pointer.dtype.llvm}, ptr {base}, {self.of(index)} {at}"
-        )
-        mask = (
-            self.arg(inst, 3)[1]
-            if len(inst.args) > 3
-            else ("<" + ", ".join("i1 true" for _ in range(lanes)) + ">")
-        )
-        function = f"llvm.masked.scatter.{self.vector(value)}.v{lanes}p0"
+        name = self.stored(value, name)
+        (_, base), (index, at) = self.arg(inst, 0), self.arg(inst, 1)
+        memory, lanes = in_memory(value.dtype), value.lanes
+        kind = self.type(memory, lanes)
+        pointers = self.temp(f"getelementptr {memory.llvm}, ptr {base}, {self.of(index)} {at}")
+        every = "<" + ", ".join("i1 true" for _ in range(lanes)) + ">"
+        mask = self.arg(inst, 3)[1] if len(inst.args) > 3 else every
+        function = f"llvm.masked.scatter.{suffix(memory, lanes)}.v{lanes}p0"
         self.declared.add(f"declare void @{function}({kind}, <{lanes} x ptr>, <{lanes} x i1>)")
         self.line(
             f"call void @{function}({kind} {name}, <{lanes} x ptr> align {value.dtype.size} "
@@ -326,10 +347,12 @@ class _Writer:
         if inst.op in ("lt", "eq"):
             return self.compare(inst.op, first, names)
         if inst.op == "fma":
-            function = f"llvm.fma.{self.vector(inst)}"
+            function = f"llvm.fma.{suffix(inst.dtype, inst.lanes)}"
             return self.temp(self.call(kind, function, [kind] * 3, names))
         if inst.op == "sqrt":
-            return self.temp(self.call(kind, f"llvm.sqrt.{self.vector(inst)}", [kind], names))
+            return self.temp(
+                self.call(kind, f"llvm.sqrt.{suffix(inst.dtype, inst.lanes)}", [kind], names)
+            )
         if inst.op == "cast":
             return self.cast(inst, first, names[0])
         if inst.op == "bitcast":
@@ -349,8 +372,8 @@ class _Writer:
         a, b = source.dtype, inst.dtype
         if a.llvm == b.llvm:
             return name
-        if b is dt.bf16:
-            return self.rounded(inst, source, name)
+        if dt.bf16 in (a, b):
+            return self.rounded(inst, source, name) if b is dt.bf16 else self.widened(inst, name)
         if a.is_float and b.is_float:
             op = "fpext" if b.size > a.size else "fptrunc"
         elif a.is_float:
@@ -363,11 +386,20 @@ class _Writer:
             op = "sext" if a.kind == "i" else "zext"
         return self.temp(f"{op} {self.of(source)} {name} to {self.of(inst)}")
 
+    def widened(self, inst: Inst, name: str) -> str:
+        """Return bf16 as f32, which has the same upper half."""
+        if inst.dtype is not dt.f32:
+            raise EngineError(f"no conversion from bf16 to {inst.dtype}; go through f32")
+        words = self.type(dt.i32, inst.lanes)
+        wide = self.temp(f"zext {self.type(dt.bf16, inst.lanes)} {name} to {words}")
+        high = self.temp(f"shl {words} {wide}, {self.constant(16, dt.i32, inst.lanes)}")
+        return self.temp(f"bitcast {words} {high} to {self.of(inst)}")
+
     def rounded(self, inst: Inst, source: Inst, name: str) -> str:
         """Round f32 to bf16 by integer arithmetic: the machine's instruction flushes denormals."""
         if source.dtype is not dt.f32:
             raise EngineError(f"no conversion from {source.dtype} to bf16; go through f32")
-        words, halves = self.type(dt.i32, inst.lanes), self.type(I16, inst.lanes)
+        words = self.type(dt.i32, inst.lanes)
 
         def number(value: int) -> str:
             return self.constant(value, dt.i32, inst.lanes)
@@ -380,5 +412,4 @@ class _Writer:
         quiet = self.temp(f"or {words} {high}, {number(0x40)}")
         nan = self.temp(f"fcmp uno {self.of(source)} {name}, {name}")
         chosen = self.select(nan, words, inst.lanes, quiet, near)
-        narrow = self.temp(f"trunc {words} {chosen} to {halves}")
-        return self.temp(f"bitcast {halves} {narrow} to {self.of(inst)}")
+        return self.temp(f"trunc {words} {chosen} to {self.of(inst)}")

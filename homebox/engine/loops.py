@@ -246,7 +246,7 @@ class Emitter:
             return self.reduce(n, index, conditions)
         if n.op is Op.GATHER:
             inner, inside = gathered(n, index)
-            return self.value(n.src[0], inner, (*conditions, inside))
+            return self._guarded(n.src[0], inner, conditions, (inside,))
         if n.op is Op.COPY:
             return self.value(n.src[0], index, conditions)
         if n.op in MOVEMENT:
@@ -260,14 +260,20 @@ class Emitter:
 
     def _moved(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
         inner, more = through(n, index)
-        result = self.value(n.src[0], inner, (*conditions, *more))
+        return self._guarded(n.src[0], inner, conditions, more)
+
+    def _guarded(
+        self, source: Node, index: tuple[Index, ...], conditions: Conditions, more: Conditions
+    ) -> Value:
+        """Return source[index], or 0 where one of `more` fails."""
+        result = self.value(source, index, (*conditions, *more))
         mask = self.mask(more)
-        source = n.src[0]
+        dtype = source.dtype
         while source.op in MOVEMENT:
             source = source.src[0]
         if mask is None or source.op is Op.BUFFER or source in self.realised:
             return result  # a masked read is 0 already
-        return self.b.alu("where", mask, result, self.b.const(0, n.dtype))
+        return self.b.alu("where", mask, result, self.b.const(0, dtype))
 
     def elementwise(self, n: Node, src: list[Value]) -> Value:
         """Return an elementwise op applied to values."""

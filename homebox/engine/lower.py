@@ -600,6 +600,8 @@ class ContractLowering:
             if self.root.op is Op.STORE:
                 target = self.root.src[0]
                 value = e.value(self.root.src[1], at, edge)
+                if self.root.arg == "add":
+                    value = e.b.alu("add", e.load(target, at, edge), value)
                 e.store(target, flatten(at, target.shape), value, e.mask(edge))
             else:
                 value = e.value(self.root, at, edge)
