@@ -21,11 +21,11 @@ from homebox.engine.fuse import Region, partition
 from homebox.engine.jit import Jit
 from homebox.engine.llvm import render
 from homebox.engine.loops import memory_of
-from homebox.engine.lower import Lowered, lower
+from homebox.engine.lower import lower
 from homebox.engine.ops import Node, Op, Shape, Sym, node, numel_max, size_max, toposort
 from homebox.engine.plan import order_regions, place
 from homebox.engine.runtime_cpu import pool
-from homebox.engine.schedule import ContractSchedule
+from homebox.engine.schedule import ContractSchedule, Lowered
 from homebox.engine.signature import Lowering
 from homebox.engine.tensor import Tensor
 from homebox.errors import EngineError

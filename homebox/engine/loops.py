@@ -7,9 +7,8 @@ Invariant: a reduction's order depends on shapes alone. Row sums use 16 lanes an
 sums across rows run in order.
 """
 
-from collections.abc import Callable
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from homebox.engine import dtype as dt
 from homebox.engine import polynomials
@@ -59,8 +58,13 @@ class Emitter:
         self.written: set[Node] = set()  # owners of memory that the kernel will write
         self.env: dict[Atom, Value] = {}
         self.lane: Loop | None = None
-        self.override: dict[Node, Callable[[], Value]] = {}
+        self._given: dict[Node, Value] = {}
         self._memo: dict[tuple[object, ...], Value] = {}
+
+    def begin(self, given: dict[Node, Value]) -> None:
+        """Begin an expression in which some nodes have these values already."""
+        self._given = given
+        self._memo.clear()
 
     # -- memory ---------------------------------------------------------------------------------
 
@@ -230,8 +234,8 @@ class Emitter:
         return result
 
     def _compute(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
-        if n in self.override:
-            return self.override[n]()
+        if n in self._given:
+            return self._given[n]
         if n.op is Op.BUFFER or n in self.realised:
             return self.load(n, index, conditions)
         if n.op in ELEMENTWISE:

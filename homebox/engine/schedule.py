@@ -4,9 +4,11 @@ Choices depend on shapes only, never on the machine's load, and they do not chan
 outputs, never the order of a sum. The sum over k runs in segments of fixed length, each from zero.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from homebox.engine.ops import Dim, Sym, size_max
+from homebox.engine.linear import Kernel
+from homebox.engine.ops import Dim, Node, Sym, size_max
 
 SEGMENT = 1024  # length along k of one partial sum, in elements
 
@@ -18,13 +20,15 @@ class Units:
     fixed: int
     dynamic: tuple[tuple[Sym, int], ...] = ()
 
-    def count(self, values: dict[str, int]) -> int:
+    def count(self, values: Mapping[str, int]) -> int:
+        """Return the number for a run; `values` gives each run-time size by name."""
         total = self.fixed
         for sym, by in self.dynamic:
             total *= -(-values[sym.name] // by)
         return total
 
     def most(self) -> int:
+        """Return the largest number that a run can have."""
         total = self.fixed
         for sym, by in self.dynamic:
             total *= -(-sym.hi // by)
@@ -47,6 +51,28 @@ class MapSchedule:
 
     vector: int | None
     block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A kernel, the node behind each of its parameters, and how much work there is."""
+
+    kernel: Kernel
+    memory: tuple[Node, ...]
+    units: Units
+    schedule: ContractSchedule | MapSchedule
+    work: int  # multiply-adds or elements per unit, roughly
+
+
+def units_of(sizes: Sequence[Dim]) -> Units:
+    """Return one unit for each place along some axes."""
+    fixed, dynamic = 1, []
+    for size in sizes:
+        if isinstance(size, Sym):
+            dynamic.append((size, 1))
+        else:
+            fixed *= size
+    return Units(fixed, tuple(dynamic))
 
 
 ROWS = {"avx512": {1: 12, 2: 12, 3: 8, 4: 6}, "avx2": {1: 6}, "generic": {1: 4}}

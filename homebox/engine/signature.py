@@ -11,8 +11,8 @@ from typing import Any
 
 from homebox.engine.fuse import Region
 from homebox.engine.loops import memory_of
-from homebox.engine.lower import Lowered
 from homebox.engine.ops import Node, Op
+from homebox.engine.schedule import Lowered
 
 Key = tuple[Any, ...]
 

@@ -15,11 +15,11 @@ from homebox.engine.fuse import Region
 from homebox.engine.indexing import Conditions, accesses, holds
 from homebox.engine.linear import Value
 from homebox.engine.loops import LANES, memory_of
-from homebox.engine.lower import MapLowering, replace
+from homebox.engine.map_kernels import MapLowering
 from homebox.engine.ops import Dim, Node, Op, Sym, size_max
 from homebox.engine.simt_contract import ContractSimt
 from homebox.engine.simt_emitter import SimtEmitter
-from homebox.engine.symbolic import Index, Loaded, Loop, flatten, of
+from homebox.engine.symbolic import Index, Loaded, Loop, flatten, of, replace
 from homebox.engine.target import LoweredSimt, Simt, Span, flat_schedule, rows_schedule
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 
 from homebox.engine import dtype as dt
-from homebox.engine.contract import PANEL, classify, operand, sides
+from homebox.engine.contract import PANEL
+from homebox.engine.contract_kernels import ContractLowering, forward
 from homebox.engine.fuse import Region
 from homebox.engine.linear import Value
 from homebox.engine.loops import memory_of
-from homebox.engine.lower import ContractLowering, _forward
 from homebox.engine.ops import Dim, Node, Op, Sym, size_max
 from homebox.engine.schedule import SEGMENT
 from homebox.engine.simt_emitter import SimtEmitter
@@ -68,25 +68,6 @@ class ContractSimt(ContractLowering):
             self._place_outer(s.group(2))
             self._emit_tile(schedule)
         return LoweredSimt(s.b.kernel(group), tuple(s.memory), grid, schedule)
-
-    def _analyse(self) -> bool:
-        """Find axes and operands, and whether both can be read through strides."""
-        axes = classify(self.core)
-        if axes is None:
-            return False
-        a_node, b_node = sides(self.core, axes)
-        self.axes, self.shape = axes, self.core.src[0].shape
-        self.each = [self.counters.loop(size_max(d)) for d in self.shape]
-        self.blocks = -(-size_max(self.shape[axes.n]) // PANEL)
-        self.panel, self.lane = self.counters.loop(self.blocks), self.counters.loop(PANEL)
-        index = [of(x) for x in self.each]
-        self.a = operand(a_node, tuple(index))
-        index[axes.n] = of(self.panel) * PANEL + of(self.lane)
-        self.b = operand(b_node, tuple(index))
-        if not self._readable():
-            return False
-        self._merge_axes()
-        return True
 
     def _place_outer(self, number: Value) -> None:
         self.s.spread(
@@ -302,8 +283,8 @@ class ContractSimt(ContractLowering):
         index[self.axes.n] = of(n)
         at = tuple(index)
         for each in self.chain:
-            at = _forward(each, at)
-        s.override = {self.core: lambda: total}
+            at = forward(each, at)
+        s.begin({self.core: total})
         is_store = self.root.op is Op.STORE
         target, source = (self.root.src[0], self.root.src[1]) if is_store else (self.root,) * 2
         with ExitStack() as guard:
@@ -312,4 +293,6 @@ class ContractSimt(ContractLowering):
                     guard.enter_context(s.b.when(mask))
             with s.moving(n):
                 value = s.value(source, at)
+                if is_store and self.root.arg == "add":
+                    value = s.b.alu("add", s.load(target, at, ()), value)
             s.store(target, flatten(at, target.shape), value, None)

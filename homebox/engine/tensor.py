@@ -88,7 +88,9 @@ class Tensor:
         whole = self.buffer
         shape = self.shape[1:]
         count = numel_max(shape)
-        view = Buffer.over(whole.array[i * count : (i + 1) * count], self.dtype, frozen=whole.frozen)
+        view = Buffer.over(
+            whole.array[i * count : (i + 1) * count], self.dtype, frozen=whole.frozen
+        )
         return Tensor(node(Op.BUFFER, self.dtype, shape, (), view))
 
     def numpy(self) -> np.ndarray:

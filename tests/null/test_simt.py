@@ -11,9 +11,10 @@ from homebox.engine import interpret, oracle
 from homebox.engine.fuse import partition
 from homebox.engine.linear import Kernel
 from homebox.engine.loops import memory_of
-from homebox.engine.lower import Lowered, lower
+from homebox.engine.lower import lower
 from homebox.engine.ops import Node, Op, Sym, numel_max, size_max
 from homebox.engine.plan import order_regions
+from homebox.engine.schedule import Lowered
 from homebox.engine.simt import lower_simt
 from homebox.engine.target import Columns, Flat, LoweredSimt, Rows, Simt, Span, Tile
 from homebox.engine.tensor import Tensor

@@ -18,11 +18,12 @@ from homebox.engine.cpu import detect
 from homebox.engine.fuse import Partition, partition
 from homebox.engine.interpret import run as interpret
 from homebox.engine.loops import memory_of
-from homebox.engine.lower import Lowered, lower
+from homebox.engine.lower import lower
 from homebox.engine.ops import Node, Op, Sym, numel_max, toposort
 from homebox.engine.oracle import evaluate as oracle
 from homebox.engine.oracle import narrow, widen
 from homebox.engine.plan import order_regions
+from homebox.engine.schedule import Lowered
 from homebox.engine.tensor import Tensor
 
 Array = npt.NDArray[Any]
