@@ -197,17 +197,17 @@ class Program:
         if unknown:
             raise EngineError(f"{self.name} has no input {', '.join(sorted(unknown))}")
         values = {k: int(v) for k, v in given.items() if k in names}
-        for name, place in self.inputs.items():
+        for name, target in self.inputs.items():
             if name not in given:
                 continue
             array = np.asarray(given[name])
-            self.set_input(name, array)
-            for have, d in zip(array.shape, place.shape):
+            for have, d in zip(array.shape, target.shape):
                 if isinstance(d, Sym) and values.get(d.name, have) != have:
                     raise EngineError(
                         f"{self.name}: input {name} has {have} elements along an axis whose size "
                         f"{d.name} is {values[d.name]}"
                     )
+            self.set_input(name, array)
         self.run(values)
         return [self.output(i, values).copy() for i in range(len(self.roots))]
 

@@ -54,6 +54,7 @@ def operand(n: Node, index: tuple[Index, ...]) -> Operand:
 
 
 def loops(shape: Shape, counters: Counters) -> list[Loop]:
+    """Return a counter for each axis."""
     return [counters.loop(size_max(d)) for d in shape]
 
 
@@ -154,6 +155,7 @@ def compact(n: Node, shape: Shape) -> Tensor:
 
 
 def repeated(t: Tensor, shape: Shape) -> Node:
+    """Return a tensor's node, expanded."""
     return t.expand(shape).node
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """One element type: its name, its size in bytes and its kind ("f" float, "i" signed, "u", "b")."""
+    """One element type; `kind` is "f" (float), "i" (signed), "u" (unsigned) or "b" (bool)."""
 
     name: str
     size: int
@@ -18,9 +18,11 @@ class DType:
 
     @property
     def is_float(self) -> bool:
+        """Whether this is a floating-point type."""
         return self.kind == "f"
 
     def to_numpy(self) -> np.dtype:
+        """Return the numpy type that holds an element."""
         return np.dtype(self.numpy)
 
     def __repr__(self) -> str:

@@ -89,6 +89,7 @@ def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], 
 
 
 def is_forced(n: Node) -> bool:
+    """Whether a node asks for memory itself."""
     return n.op in (Op.STORE, Op.COPY) and n.arg != "detach"
 
 
@@ -104,7 +105,7 @@ class _Plan:
             for source in dict.fromkeys(each.src):
                 self.users.setdefault(source, []).append(each)
         self.realised = {n for n in self.nodes if is_forced(n)}
-        self.realised |= {n for n in (*roots, *(forced & set(self.nodes)))}
+        self.realised |= {*roots, *(forced & set(self.nodes))}
         for each in self.nodes:  # a store into something computed needs that in memory first
             if each.op is Op.STORE and each.src[0].op is not Op.BUFFER:
                 self.realised.add(each.src[0])
@@ -250,13 +251,13 @@ class _Plan:
         extra: set[Node] = set()
         for each, roots in homes.items():
             several = len(roots) > 1 and len(self.users.get(each, [])) > 1
-            if several and each not in self.realised and each.op in (*ELEMENTWISE, Op.GATHER):
-                if self._dear(each):
-                    extra.add(each)
+            candidate = several and each not in self.realised
+            if candidate and each.op in (*ELEMENTWISE, Op.GATHER) and self._dear(each):
+                extra.add(each)
         return extra
 
     def _deep(self) -> set[Node]:
-        """Return nodes that cut long ways from memory to memory: kernels are written by recursion."""
+        """Return nodes that cut long ways between memory: kernels are written by recursion."""
         depth: dict[Node, int] = {}
         extra: set[Node] = set()
         for each in self.nodes:

@@ -27,13 +27,13 @@ def gradient(loss: Tensor, wanted: Sequence[Tensor], seed: Tensor | None = None)
     order = toposort([loss.node])
     needed: set[Node] = set()
     for each in order:
-        if each in targets or any(s in needed for s in each.src):
-            if not (each.op is Op.COPY and each.arg == "detach"):
-                needed.add(each)
+        detached = each.op is Op.COPY and each.arg == "detach"
+        if not detached and (each in targets or any(s in needed for s in each.src)):
+            needed.add(each)
     start = seed if seed is not None else Tensor.full(loss.shape, 1.0)
     grads: dict[Node, Tensor] = {loss.node: start}
     for each in reversed(order):
-        if each not in needed or each not in grads or each in targets and not each.src:
+        if each not in needed or each not in grads or (each in targets and not each.src):
             continue
         incoming = grads[each] if each in targets else grads.pop(each)
         for source, part in zip(each.src, backward(each, incoming), strict=False):

@@ -40,6 +40,7 @@ class Counters:
         self.used = 0
 
     def loop(self, size: int) -> Loop:
+        """Return a new counter for 0 .. size - 1."""
         self.used += 1
         return Loop(self.used, size)
 

@@ -12,7 +12,8 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     group, local   arg = axis                    i64, work-group and work-item ids (SIMT)
     loop     (lo, hi) arg = step                 value = i64 counter; closed by `endloop`
     if       (bool scalar)                       closed by `endif`
-    add sub mul idiv mod max min (a, b)          idiv, mod: non-negative integers; floats: add sub mul max min div
+    add sub mul max min (a, b)                   numbers of any type
+    idiv mod (a, b)                              non-negative integers
     div      (a, b)                              float, correctly rounded
     fma      (a, b, c)                           a*b+c rounded once
     sqrt     (a)                                 correctly rounded
@@ -21,13 +22,13 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     cast, bitcast (a)                            to dtype; float -> int truncates
     lane                                         <lanes x i32> 0, 1, ..
     splat    (scalar)                            to lanes
-    load     (ptr, index[, mask])                lanes consecutive elements at index; masked-off lanes are 0
+    load     (ptr, index[, mask])                lanes consecutive elements; masked-off lanes are 0
     store    (ptr, index, value[, mask])
-    gather   (ptr, indices[, mask])              indices: <lanes x i32> or i64; masked-off lanes are 0
+    gather   (ptr, indices[, mask])              indices: <lanes x i32> or i64; masked-off: 0
     scatter  (ptr, indices, value[, mask])       lanes in order
     reg      (initial)                           a mutable register; read by `get`, written by `set`
     get      (reg)      set (reg, value)
-    tree     (vector) arg = add|max|mul          halving tree: lane i with lane i + n/2, then n/4, ..; scalar
+    tree     (vector) arg = add|max|mul          scalar; lane i with lane i + n/2, then n/4, ..
     stack    arg = count                         private array, 64-byte aligned; pointer
     shared   arg = count                         work-group memory (SIMT); pointer
     barrier                                      all work-items of the group (SIMT)
@@ -36,6 +37,7 @@ max(a, b) = a > b ? a : b and min(a, b) = a < b ? a : b, one compare and one sel
 target gives the same bits (a NaN in either operand yields b).
 """
 
+import builtins
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,11 +126,12 @@ class Builder:
     # -- scopes ---------------------------------------------------------------------------------
 
     @property
-    def depth(self) -> int:
+    def depth(self) -> builtins.int:
+        """How many brackets are open."""
         return len(self._scopes) - 1
 
     @contextmanager
-    def at(self, depth: int) -> Iterator[None]:
+    def at(self, depth: builtins.int) -> Iterator[None]:
         """Emit into an enclosing scope, before the brackets that are open inside it."""
         saved = self._scopes
         self._scopes = saved[: depth + 1]
@@ -148,7 +151,7 @@ class Builder:
         self._scopes[-1].items.append(opener)
 
     @contextmanager
-    def loop(self, lo: Value, hi: Value, step: int = 1) -> Iterator[Value]:
+    def loop(self, lo: Value, hi: Value, step: builtins.int = 1) -> Iterator[Value]:
         """Open a loop over lo <= counter < hi; yields the i64 counter."""
         counter = Value("loop", i64, 1, (lo, hi), step, self.depth + 1, self._scopes[-1])
         with self._bracket(counter, False):
@@ -164,7 +167,7 @@ class Builder:
 
     # -- instructions ---------------------------------------------------------------------------
 
-    def _home(self, op: str, args: tuple[Value, ...]) -> int | None:
+    def _home(self, op: str, args: tuple[Value, ...]) -> builtins.int | None:
         """Return the depth of the outermost scope that may hold a pure value, else None."""
         if op in PURE:
             return max((a.depth for a in args), default=0)
@@ -177,8 +180,14 @@ class Builder:
         return None
 
     def emit(
-        self, op: str, dtype: DType, lanes: int = 1, args: tuple[Value, ...] = (), arg: Any = None
+        self,
+        op: str,
+        dtype: DType,
+        lanes: builtins.int = 1,
+        args: tuple[Value, ...] = (),
+        arg: Any = None,
     ) -> Value:
+        """Add an instruction, or return the equal pure one that is there already."""
         home = self._home(op, args)
         depth = self.depth if home is None else home
         scope = self._scopes[depth]
@@ -193,14 +202,17 @@ class Builder:
             scope.shared[key] = value
         return value
 
-    def param(self, dtype: DType, count: int, written: bool) -> Value:
+    def param(self, dtype: DType, count: builtins.int, written: bool) -> Value:
+        """Add a buffer to the kernel and return its pointer."""
         self.params.append(Param(dtype, count, written))
         return self.emit("param", dtype, 1, (), len(self.params) - 1)
 
-    def const(self, value: Any, dtype: DType, lanes: int = 1) -> Value:
+    def const(self, value: Any, dtype: DType, lanes: builtins.int = 1) -> Value:
+        """Return a number, the same in all lanes."""
         return self.emit("const", dtype, lanes, (), value)
 
-    def int(self, value: int) -> Value:
+    def int(self, value: builtins.int) -> Value:
+        """Return an i64 number, as indices are."""
         return self.const(value, i64)
 
     def add(self, a: Value, b: Value) -> Value:
@@ -235,42 +247,53 @@ class Builder:
         return self.emit(op, dtype, lanes, args)
 
     def cast(self, value: Value, dtype: DType) -> Value:
+        """Return a value converted to another type."""
         return value if value.dtype is dtype else self.emit("cast", dtype, value.lanes, (value,))
 
     def bitcast(self, value: Value, dtype: DType) -> Value:
+        """Return the same bits as another type."""
         return value if value.dtype is dtype else self.emit("bitcast", dtype, value.lanes, (value,))
 
-    def splat(self, value: Value, lanes: int) -> Value:
+    def splat(self, value: Value, lanes: builtins.int) -> Value:
+        """Return a scalar in all lanes; a value of so many lanes as it is."""
         if value.lanes == lanes:
             return value
         if value.op == "const":
             return self.const(value.arg, value.dtype, lanes)
         return self.emit("splat", value.dtype, lanes, (value,))
 
-    def lane(self, lanes: int) -> Value:
+    def lane(self, lanes: builtins.int) -> Value:
+        """Return 0, 1, .. as int32."""
         return self.emit("lane", i32, lanes)
 
-    def load(self, ptr: Value, index: Value, lanes: int = 1, mask: Value | None = None) -> Value:
+    def load(
+        self, ptr: Value, index: Value, lanes: builtins.int = 1, mask: Value | None = None
+    ) -> Value:
+        """Read elements from `index` on, or at several indices; masked-off lanes give 0."""
         args = (ptr, index) if mask is None else (ptr, index, mask)
         return self.emit("gather" if index.lanes > 1 else "load", ptr.dtype, lanes, args)
 
     def store(self, ptr: Value, index: Value, value: Value, mask: Value | None = None) -> None:
+        """Write elements from `index` on, or at the indices of several lanes."""
         args = (ptr, index, value) if mask is None else (ptr, index, value, mask)
         self.emit("scatter" if index.lanes > 1 else "store", ptr.dtype, value.lanes, args)
 
     def reg(self, initial: Value) -> Value:
+        """Return a new register with this value."""
         return self.emit("reg", initial.dtype, initial.lanes, (initial,))
 
     def get(self, reg: Value) -> Value:
+        """Return what a register holds now."""
         return self.emit("get", reg.dtype, reg.lanes, (reg,))
 
     def set(self, reg: Value, value: Value) -> None:
+        """Put a value into a register."""
         self.emit("set", reg.dtype, reg.lanes, (reg, value))
 
-    def kernel(self, group: tuple[int, ...] = ()) -> Kernel:
+    def kernel(self, group: tuple[builtins.int, ...] = ()) -> Kernel:
         """Flatten the scopes into the finished kernel."""
         body: list[Inst] = []
-        place: dict[int, int] = {}
+        place: dict[builtins.int, builtins.int] = {}
 
         def write(scope: Scope) -> None:
             for value in scope.items:

@@ -57,7 +57,7 @@ class _Writer:
         self.lines: list[str] = []
         self.allocas: list[str] = []
         self.declared: set[str] = set()
-        self.open: list[tuple[str, int]] = []
+        self.open: list[int] = []  # where the open brackets begin
         self.label = "entry"
         self.temps = 0
 
@@ -104,7 +104,8 @@ class _Writer:
         for i, inst in enumerate(self.kernel.body):
             result = self.instruction(inst, i)
             self.names.append(result or "")
-        head = f'define void @{self.name}(ptr %args, i64 %lo, i64 %hi) nounwind "no-trapping-math"="true" {{'
+        arguments = "ptr %args, i64 %lo, i64 %hi"
+        head = f'define void @{self.name}({arguments}) nounwind "no-trapping-math"="true" {{'
         body = [head, "entry:", *self.allocas, *self.lines, "  ret void", "}"]
         return "\n".join([*sorted(self.declared), *body]) + "\n"
 
@@ -154,11 +155,11 @@ class _Writer:
         self.line(f"br i1 %go{i}, label %body{i}, label %done{i}")
         self.lines.append(f"body{i}:")
         self.label = f"body{i}"
-        self.open.append(("loop", i))
+        self.open.append(i)
         return f"%i{i}"
 
     def op_endloop(self, inst: Inst, _: int) -> None:
-        _, i = self.open.pop()
+        i = self.open.pop()
         step = self.kernel.body[i].arg
         self.line(f"br label %latch{i}")
         self.lines.append(f"latch{i}:")
@@ -172,10 +173,10 @@ class _Writer:
         self.line(f"br i1 {condition}, label %then{i}, label %fi{i}")
         self.lines.append(f"then{i}:")
         self.label = f"then{i}"
-        self.open.append(("if", i))
+        self.open.append(i)
 
     def op_endif(self, inst: Inst, _: int) -> None:
-        _, i = self.open.pop()
+        i = self.open.pop()
         self.line(f"br label %fi{i}")
         self.lines.append(f"fi{i}:")
         self.label = f"fi{i}"

@@ -9,13 +9,24 @@ sums across rows run in order.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from homebox.engine import dtype as dt
 from homebox.engine import polynomials
 from homebox.engine.dtype import DType
 from homebox.engine.indexing import Conditions, Counters, gathered, holds, through
 from homebox.engine.linear import Builder, Value
-from homebox.engine.ops import BINARY, ELEMENTWISE, MOVEMENT, Dim, Node, Op, Sym, numel_max
+from homebox.engine.ops import (
+    BINARY,
+    ELEMENTWISE,
+    MOVEMENT,
+    Dim,
+    Node,
+    Op,
+    Sym,
+    numel_max,
+    size_max,
+)
 from homebox.engine.symbolic import Atom, Div, Index, Loaded, Loop, Mod, flatten, of
 from homebox.errors import EngineError
 
@@ -43,6 +54,18 @@ ALU = {
     Op.XOR: "xor",
     Op.SHR: "shr",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A reduction being emitted: what is summed, how, from what, into which register."""
+
+    source: Node
+    how: str
+    start: Value
+    total: Value
+    conditions: Conditions
+    row: bool  # 16 lanes side by side, met by a halving tree; else each lane sums for itself
 
 
 class Emitter:
@@ -79,6 +102,7 @@ class Emitter:
         return self.pointers[owner]
 
     def load(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
+        """Read node[index] from its memory; 0 where a condition fails."""
         flat = flatten(index, n.shape)
         pointer = self.pointer(n)
         mask = self.mask(conditions)
@@ -145,12 +169,15 @@ class Emitter:
     # -- integers -------------------------------------------------------------------------------
 
     def variable(self, sym: Sym) -> Value:
+        """Return a run-time integer."""
         return self.b.emit("var", dt.i64, 1, (), self.syms.index(sym))
 
     def extent(self, dim: Dim) -> Value:
+        """Return the size of an axis in this run."""
         return self.variable(dim) if isinstance(dim, Sym) else self.b.int(dim)
 
     def atom(self, atom: Atom) -> Value:
+        """Return the value of an atom that does not move with the lanes."""
         if isinstance(atom, Sym):
             return self.variable(atom)
         if isinstance(atom, Div):
@@ -302,6 +329,7 @@ class Emitter:
         return polynomial[n.op](b, x)
 
     def converted(self, x: Value, dtype: DType) -> Value:
+        """Return a value converted to another type; bool counts as 0 and 1."""
         if x.dtype is dt.boolean and dtype is not dt.boolean:
             return self.b.alu(
                 "where", x, self.b.const(1, dtype, x.lanes), self.b.const(0, dtype, x.lanes)
@@ -321,6 +349,7 @@ class Emitter:
 
     @contextmanager
     def lanes(self, lane: Loop | None) -> Iterator[None]:
+        """Say which counter moves with the lanes inside of the block."""
         saved, self.lane = self.lane, lane
         yield
         self.lane = saved
@@ -330,9 +359,7 @@ class Emitter:
         moving = self.lane is not None and any(i.depends(self.lane) for i in index)
         if moving:
             return self._reduce(n, index, conditions, row=False)
-        known = {a for i in index for a, _ in i.terms}
-        # A condition on anything but this index (a ragged edge, say) cannot make it invalid.
-        conditions = tuple(c for c in conditions if {a for a, _ in c[0].terms} <= known)
+        conditions = own_conditions(n, index, conditions)
         key = (n, index, conditions, None, "row")
         done = self._memo.get(key)
         if done is not None and done.scope.open:
@@ -348,90 +375,76 @@ class Emitter:
         self, n: Node, index: tuple[Index, ...], conditions: Conditions, row: bool
     ) -> Value:
         how, axes = n.arg
-        (source,) = n.src
-        start = neutral(how, n.dtype)
-        total = self.b.reg(self.b.const(start, n.dtype, LANES))
-        self._nest(source, list(index), list(axes), conditions, how, total, start, row)
-        result = self.b.get(total)
+        start = self.b.const(neutral(how, n.dtype), n.dtype, LANES)
+        fold = Fold(n.src[0], how, start, self.b.reg(start), conditions, row)
+        self._nest(fold, list(index), list(axes))
+        result = self.b.get(fold.total)
         return self.b.emit("tree", n.dtype, 1, (result,), how) if row else result
 
-    def _nest(
-        self,
-        source: Node,
-        index: list[Index],
-        axes: list[int],
-        conditions: Conditions,
-        how: str,
-        total: Value,
-        start: float,
-        row: bool,
-    ) -> None:
-        """Loop over the axes in order; the last one runs in lanes if `row`."""
+    def _nest(self, fold: Fold, index: list[Index], axes: list[int]) -> None:
+        """Loop over the axes in order; the last one runs in lanes if the fold is a row's."""
         axis, rest = axes[0], axes[1:]
-        dim = source.shape[axis]
-        if not rest and row:
-            self._row(source, index, axis, conditions, how, total, start)
+        if not rest and fold.row:
+            self._row(fold, index, axis)
             return
-        counter = self.counters.loop(dim.hi if isinstance(dim, Sym) else dim)
+        dim = fold.source.shape[axis]
+        counter = self.counters.loop(size_max(dim))
         index[axis] = of(counter)
         with self.b.loop(self.b.int(0), self.extent(dim)) as i:
             self.env[counter] = i
             if rest:
-                self._nest(source, index, rest, conditions, how, total, start, row)
+                self._nest(fold, index, rest)
             else:
-                value = self.b.splat(self.value(source, tuple(index), conditions), LANES)
-                self.b.set(total, self.b.alu(how, self.b.get(total), value))
+                self._step(fold, index, ())
 
-    def _row(
-        self,
-        source: Node,
-        index: list[Index],
-        axis: int,
-        conditions: Conditions,
-        how: str,
-        total: Value,
-        start: float,
-    ) -> None:
-        dim = source.shape[axis]
-        limit = dim.hi if isinstance(dim, Sym) else dim
+    def _row(self, fold: Fold, index: list[Index], axis: int) -> None:
+        """Walk one axis in steps of 16 lanes, the ragged end under a mask."""
+        b, dim = self.b, fold.source.shape[axis]
         lane = self.counters.loop(LANES)
-        block = self.counters.loop(-(-limit // LANES))
+        block = self.counters.loop(-(-size_max(dim) // LANES))
         position = of(block) * LANES + of(lane)
         index[axis] = position
-        size = self.extent(dim)
-        sixteen = self.b.int(LANES)
-        whole = (
-            self.b.int(dim // LANES)
-            if isinstance(dim, int)
-            else self.b.emit("idiv", dt.i64, 1, (size, sixteen))
-        )
-
-        def step(counter: Value, edge: Conditions) -> None:
+        size, sixteen = self.extent(dim), b.int(LANES)
+        if isinstance(dim, int):
+            whole = b.int(dim // LANES)
+        else:
+            whole = b.emit("idiv", dt.i64, 1, (size, sixteen))
+        if size_max(dim) >= LANES:
+            with b.loop(b.int(0), whole) as counter, self.lanes(lane):
+                self.env[block] = counter
+                self._step(fold, index, ())
+        if isinstance(dim, int) and dim % LANES == 0:
+            return
+        if isinstance(dim, int):
+            blocks = b.int(-(-dim // LANES))
+        else:
+            blocks = b.emit("idiv", dt.i64, 1, (b.add(size, b.int(LANES - 1)), sixteen))
+        edge = tuple(c for c in ((position, dim),) if not holds(c))
+        with b.loop(whole, blocks) as counter, self.lanes(lane):
             self.env[block] = counter
-            with self.lanes(lane):
-                value = self.value(source, tuple(index), (*conditions, *edge))
-                value = self.b.splat(value, LANES)
-                mask = self.mask(edge)
-                if mask is not None:
-                    value = self.b.alu(
-                        "where", mask, value, self.b.const(start, value.dtype, LANES)
-                    )
-                self.b.set(total, self.b.alu(how, self.b.get(total), value))
+            self._step(fold, index, edge)
 
-        if limit >= LANES:
-            with self.b.loop(self.b.int(0), whole) as counter:
-                step(counter, ())
-        if isinstance(dim, Sym) or dim % LANES:
-            blocks = (
-                self.b.int(-(-dim // LANES))
-                if isinstance(dim, int)
-                else self.b.emit(
-                    "idiv", dt.i64, 1, (self.b.add(size, self.b.int(LANES - 1)), sixteen)
-                )
-            )
-            edge = ((position, dim),)
-            with self.b.loop(whole, blocks) as counter:
-                step(counter, tuple(c for c in edge if not holds(c)))
+    def _step(self, fold: Fold, index: list[Index], edge: Conditions) -> None:
+        """Add one element to each lane; lanes beyond the edge keep what they have."""
+        b = self.b
+        value = b.splat(self.value(fold.source, tuple(index), (*fold.conditions, *edge)), LANES)
+        mask = self.mask(edge)
+        if mask is not None:
+            value = b.alu("where", mask, value, fold.start)
+        b.set(fold.total, b.alu(fold.how, b.get(fold.total), value))
+
+
+def own_conditions(n: Node, index: tuple[Index, ...], conditions: Conditions) -> Conditions:
+    """Return what must hold so that a reduction may read its source, whoever asks for it.
+
+    A condition on anything but its index (a ragged edge, say) cannot make it invalid, and would tie
+    it to a place where it need not be computed.
+    """
+    known = {a for i in index for a, _ in i.terms}
+    kept = tuple(c for c in conditions if {a for a, _ in c[0].terms} <= known)
+    # Memory reaches to the upper bound of a size known only at run time.
+    inside = [(i, d) for i, d in zip(index, n.shape, strict=True) if not holds((i, size_max(d)))]
+    return (*kept, *(c for c in inside if c not in kept))
 
 
 def memory_of(n: Node) -> Node:

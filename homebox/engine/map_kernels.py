@@ -1,8 +1,8 @@
 """Kernels that compute each element of an output: elementwise, row and column sums, copies, stores.
 
 The output's axes are joined where memory allows, the last one runs in sixteen lanes, the others are
-work units. A sum inside becomes a loop of its own: along a row if it is the same for all lanes, else
-down the columns, one in each lane.
+work units. A sum inside becomes a loop of its own: along a row if it is the same for all lanes,
+else down the columns, one in each lane.
 Invariant: units write different elements, so they may run in any order; what must run in order (an
 indexed store) lies within one unit.
 """
@@ -26,7 +26,7 @@ FEW_UNITS = 64
 class Walk:
     """The loops over an output, outermost first, and the index of the element they reach.
 
-    The first `sequential` loops run in order, loop `vector` in lanes, in units of `block` (0 = all).
+    The first `sequential` loops run in order, loop `vector` in lanes, `block` to a unit (0 = all).
     """
 
     counters: tuple[Loop, ...]

@@ -1,7 +1,7 @@
 """Orders regions and gives their results places in memory.
 
 Order: sources before users, and every read of a buffer's old contents before the kernel that
-overwrites it. Memory: temporaries live in one arena and share bytes when their lives do not overlap.
+overwrites it. Memory: temporaries live in one arena and share bytes if their lives do not overlap.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

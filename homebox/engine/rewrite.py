@@ -22,6 +22,8 @@ class Rules:
         self.fired: Counter[str] = Counter()
 
     def on(self, *ops: Op) -> Callable[[Rule], Rule]:
+        """Return a decorator that registers a rule for some ops."""
+
         def register(rule: Rule) -> Rule:
             for op in ops:
                 self.by_op.setdefault(op, []).append(rule)

@@ -46,6 +46,7 @@ def filled(like: Node, value: float | int | bool) -> Node:
 
 @simplify.on(Op.ADD)
 def add_zero(n: Node) -> Node | None:
+    """x + 0 = x."""
     a, b = n.src
     if scalar(b) == 0:
         return a
@@ -54,6 +55,7 @@ def add_zero(n: Node) -> Node | None:
 
 @simplify.on(Op.MUL)
 def multiply_by_one(n: Node) -> Node | None:
+    """x * 1 = x."""
     a, b = n.src
     if scalar(b) == 1:
         return a
@@ -62,6 +64,7 @@ def multiply_by_one(n: Node) -> Node | None:
 
 @simplify.on(Op.ADD, Op.MUL, Op.MAX, Op.LT, Op.EQ, Op.XOR, Op.AND)
 def fold_binary(n: Node) -> Node | None:
+    """Compute an operation on constants, rounded as a kernel would."""
     a, b = (scalar(s) for s in n.src)
     if a is None or b is None:
         return None
@@ -79,6 +82,7 @@ def fold_binary(n: Node) -> Node | None:
 
 @simplify.on(Op.CAST)
 def fold_cast(n: Node) -> Node | None:
+    """Convert constants; drop conversions to the same type."""
     if n.src[0].dtype is n.dtype:
         return n.src[0]
     value = scalar(n.src[0])
@@ -98,6 +102,7 @@ def constants_last(n: Node) -> Node | None:
 
 @simplify.on(Op.WHERE)
 def known_choice(n: Node) -> Node | None:
+    """Drop a choice whose condition is a constant or whose values are equal."""
     condition = scalar(n.src[0])
     if condition is None:
         return n.src[1] if n.src[1] is n.src[2] else None
@@ -109,6 +114,7 @@ def known_choice(n: Node) -> Node | None:
 
 @simplify.on(Op.RESHAPE)
 def merge_reshape(n: Node) -> Node | None:
+    """Of two reshapes the last one counts."""
     (s,) = n.src
     if s.shape == n.shape:
         return s
@@ -119,6 +125,7 @@ def merge_reshape(n: Node) -> Node | None:
 
 @simplify.on(Op.PERMUTE)
 def merge_permute(n: Node) -> Node | None:
+    """Join two orders of axes to one."""
     (s,) = n.src
     if n.arg == tuple(range(len(n.arg))):
         return s
@@ -129,6 +136,7 @@ def merge_permute(n: Node) -> Node | None:
 
 @simplify.on(Op.EXPAND)
 def merge_expand(n: Node) -> Node | None:
+    """Of two repetitions the last one counts."""
     (s,) = n.src
     if s.shape == n.shape:
         return s
@@ -137,6 +145,7 @@ def merge_expand(n: Node) -> Node | None:
 
 @simplify.on(Op.SLICE)
 def whole_slice(n: Node) -> Node | None:
+    """Drop a slice of everything; slice before repeating, not after."""
     (s,) = n.src
     if all(
         start == 0 and step == 1 and size == dim
@@ -161,7 +170,7 @@ def empty_reduce(n: Node) -> Node | None:
     return s if s.shape == n.shape else None
 
 
-# -- R2: scale hoisting -----------------------------------------------------------------------------
+# -- R2: scale hoisting ---------------------------------------------------------------------------
 
 
 def varies(source: Node, axis: int) -> bool:

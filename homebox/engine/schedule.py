@@ -47,7 +47,7 @@ class ContractSchedule:
 
 @dataclass(frozen=True, slots=True)
 class MapSchedule:
-    """Elementwise and row kernels: 16 lanes along `vector` (None = scalars), in blocks of `block`."""
+    """Elementwise and row kernels: 16 lanes along `vector` (None = scalars), `block` to a unit."""
 
     vector: int | None
     block: int

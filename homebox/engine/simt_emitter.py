@@ -13,7 +13,7 @@ from homebox.engine import dtype as dt
 from homebox.engine.dtype import DType
 from homebox.engine.indexing import Conditions, Counters, holds
 from homebox.engine.linear import Value
-from homebox.engine.loops import LANES, Emitter, neutral
+from homebox.engine.loops import LANES, Emitter, neutral, own_conditions
 from homebox.engine.ops import Dim, Node, Sym, size_max
 from homebox.engine.symbolic import Index, Loop, of
 from homebox.errors import EngineError
@@ -93,8 +93,7 @@ class SimtEmitter(Emitter):
         """Return a reduction: in order if it moves with the work-items, else shared by a row."""
         if self.item is not None and any(i.depends(self.item) for i in index):
             return self._sum(n, index, conditions, row=False)
-        known = {a for i in index for a, _ in i.terms}
-        conditions = tuple(c for c in conditions if {a for a, _ in c[0].terms} <= known)
+        conditions = own_conditions(n, index, conditions)
         key = (n, index, conditions, None, "row")
         done = self._memo.get(key)
         if done is not None and done.scope.open:

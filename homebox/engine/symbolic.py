@@ -8,7 +8,7 @@ in order. All divisors are positive constants and all loop counters are non-nega
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Union
+from typing import Any
 
 from homebox.engine.ops import Shape, Sym, size_max, strides_of
 
@@ -47,7 +47,7 @@ class Loaded:
     at: tuple["Index", ...]
 
 
-Atom = Union[Loop, Sym, Div, Mod, Loaded]
+Atom = Loop | Sym | Div | Mod | Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class Index:
         return lo, hi
 
     def coefficient(self, atom: Atom) -> int:
+        """Return what an atom is multiplied by, 0 if it is no term."""
         return next((c for a, c in self.terms if a == atom), 0)
 
     def depends(self, atom: Atom) -> bool:
@@ -128,7 +129,7 @@ class Index:
         return Index(self.const // by, tuple(whole)), Index(self.const % by, tuple(rest))
 
     def _factor(self, by: int) -> tuple["Index", "Index", int] | None:
-        """Return (x, s, f) with self = f * x + s, f dividing `by` and 0 <= s < f, if there is one."""
+        """Return (x, s, f) with self = f * x + s, f dividing `by` and 0 <= s < f, else None."""
         lo, hi = self.bounds()
         if lo >= 0 and hi < by:
             return ZERO, self, by
@@ -153,6 +154,7 @@ def of(atom: Atom) -> Index:
 
 
 def atom_bounds(atom: Atom) -> tuple[int, int]:
+    """Return the smallest and largest possible value of an atom."""
     match atom:
         case Loop(_, size):
             return 0, max(size - 1, 0)

@@ -49,6 +49,7 @@ class Tensor:
 
     @staticmethod
     def full(shape: Shape, value: Number, dtype: DType = dt.f32) -> "Tensor":
+        """Return a tensor whose elements all are `value`."""
         return Tensor(const(value, dtype)).reshape((1,) * len(shape)).expand(shape)
 
     @staticmethod
@@ -65,14 +66,17 @@ class Tensor:
 
     @property
     def shape(self) -> Shape:
+        """The sizes of the axes."""
         return self.node.shape
 
     @property
     def dtype(self) -> DType:
+        """The type of the elements."""
         return self.node.dtype
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self.node.shape)
 
     @property
@@ -100,6 +104,7 @@ class Tensor:
         return evaluate([self])[0]
 
     def item(self) -> float:
+        """Compute now and return the only value."""
         return float(self.numpy())
 
     def __bool__(self) -> bool:
@@ -188,9 +193,11 @@ class Tensor:
         return self._binary(Op.EQ, other)
 
     def logical_not(self) -> "Tensor":
+        """The opposite of a boolean tensor."""
         return self._binary(Op.XOR, True)
 
     def maximum(self, other: "Tensor | Number") -> "Tensor":
+        """The larger of two, elementwise; the second one if either is NaN."""
         return self._binary(Op.MAX, other)
 
     def where(self, yes: "Tensor | Number", no: "Tensor | Number") -> "Tensor":
@@ -208,6 +215,7 @@ class Tensor:
         return Tensor(node(Op.WHERE, kind, shape, sources))
 
     def cast(self, dtype: DType) -> "Tensor":
+        """Convert values; 16-bit floats are reached through f32, and float to int truncates."""
         if dtype is self.dtype:
             return self
         if dt.f32 not in (dtype, self.dtype) and (is_narrow(dtype) or is_narrow(self.dtype)):
@@ -215,36 +223,47 @@ class Tensor:
         return Tensor(node(Op.CAST, dtype, self.shape, (self.node,)))
 
     def bitcast(self, dtype: DType) -> "Tensor":
+        """Reinterpret the bits as another type of the same size."""
         return Tensor(node(Op.BITCAST, dtype, self.shape, (self.node,)))
 
     def exp2(self) -> "Tensor":
+        """2 to the power of each element."""
         return self._unary(Op.EXP2)
 
     def log2(self) -> "Tensor":
+        """The binary logarithm."""
         return self._unary(Op.LOG2)
 
     def exp(self) -> "Tensor":
+        """e to the power of each element."""
         return (self * LOG2_E).exp2()
 
     def log(self) -> "Tensor":
+        """The natural logarithm."""
         return self.log2() * LN_2
 
     def sin(self) -> "Tensor":
+        """The sine; exact to 1e-6 up to 1e4."""
         return self._unary(Op.SIN)
 
     def sqrt(self) -> "Tensor":
+        """The square root."""
         return self._unary(Op.SQRT)
 
     def recip(self) -> "Tensor":
+        """1 divided by each element."""
         return self._unary(Op.RECIP)
 
     def rsqrt(self) -> "Tensor":
+        """1 divided by the square root."""
         return self.sqrt().recip()
 
     def sigmoid(self) -> "Tensor":
+        """1 / (1 + exp(-x))."""
         return ((self * -LOG2_E).exp2() + 1.0).recip()
 
     def silu(self) -> "Tensor":
+        """x * sigmoid(x)."""
         return self * self.sigmoid()
 
     def detach(self) -> "Tensor":
@@ -270,6 +289,7 @@ class Tensor:
         return Tensor(node(Op.RESHAPE, self.dtype, new, (self.node,), new))
 
     def permute(self, *order: int) -> "Tensor":
+        """Return the axes in another order."""
         order = tuple(o % self.ndim for o in order)
         if sorted(order) != list(range(self.ndim)):
             raise ValueError(f"{order} is no order of {self.ndim} axes")
@@ -277,11 +297,13 @@ class Tensor:
         return Tensor(node(Op.PERMUTE, self.dtype, shape, (self.node,), order))
 
     def transpose(self, a: int = -2, b: int = -1) -> "Tensor":
+        """Swap two axes, the last two by default."""
         order = list(range(self.ndim))
         order[a], order[b] = order[b], order[a]
         return self.permute(*order)
 
     def expand(self, shape: Shape) -> "Tensor":
+        """Repeat the elements along axes of size 1."""
         if shape == self.shape:
             return self
         if len(shape) != self.ndim or any(
@@ -356,20 +378,25 @@ class Tensor:
         return out.reshape(tuple(d for i, d in enumerate(self.shape) if i not in axes))
 
     def sum(self, axis: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Tensor":
+        """Sum over axes, all by default."""
         return self._reduce("add", axis, keepdim)
 
     def max(self, axis: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Tensor":
+        """Return the largest element along axes, all by default."""
         if self.dtype is dt.boolean:
             return self.cast(dt.i32).max(axis, keepdim) > 0
         return self._reduce("max", axis, keepdim)
 
     def prod(self, axis: int | tuple[int, ...] | None = None, keepdim: bool = False) -> "Tensor":
+        """Multiply along axes, all by default."""
         return self._reduce("mul", axis, keepdim)
 
     def mean(self, axis: int, keepdim: bool = False) -> "Tensor":
+        """Return the mean along an axis of fixed size."""
         return self.sum(axis, keepdim) * (1.0 / size_of(self.shape[axis]))
 
     def softmax(self, axis: int = -1) -> "Tensor":
+        """exp(x) / sum(exp(x)) along an axis."""
         shifted = (self - self.max(axis, keepdim=True).detach()).exp()
         return shifted * shifted.sum(axis, keepdim=True).recip()
 

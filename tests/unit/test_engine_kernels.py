@@ -129,6 +129,15 @@ def test_padding_keeps_reads_inside() -> None:
     check(z.pad(0, 16, 16).reshape((7, 16)) * 2.0)
 
 
+def test_sums_under_padding_do_not_read_outside() -> None:
+    x, y = tensor(random(4, 16)), tensor(random(8, 16, seed=1))
+    wide = x.sum(1, keepdim=True).expand((4, 16)).reshape((64,))
+    check(
+        wide.pad(0, 32, 32).reshape((8, 16)) * y, (wide + 1.0).pad(0, 16, 48).reshape((8, 16)) * y
+    )
+    check(x.max(1).reshape((2, 2)).pad(0, 1, 1).reshape((8,)).reshape((8, 1)) * y)
+
+
 def test_joining_parts_also_empty_ones() -> None:
     parts = [tensor(random(3, k, seed=k)) for k in (1, 5, 16, 17)]
     check(parts[0].cat(*parts[1:]), parts[0].cat(*parts[1:]).sum(1))
