@@ -7,7 +7,7 @@ schedules can be chosen from what memory is really read and in which order.
 
 from dataclasses import dataclass
 
-from homebox.engine.ops import ELEMENTWISE, Dim, Node, Op, Sym
+from homebox.engine.ops import ELEMENTWISE, Dim, Node, Op, Sym, size_max
 from homebox.engine.symbolic import (
     ZERO,
     Index,
@@ -82,7 +82,7 @@ def gathered(n: Node, index: tuple[Index, ...]) -> tuple[tuple[Index, ...], Cond
     """Return the index into a GATHER's table, and the condition that its row exists."""
     table, rows = n.src
     rank = len(rows.shape)
-    row = of(Loaded(rows, index[:rank]))
+    row = of(Loaded(rows, index[:rank], max(size_max(table.shape[0]), 1)))
     return (row, *index[rank:]), (row, table.shape[0])
 
 

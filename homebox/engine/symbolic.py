@@ -3,7 +3,8 @@
 An `Index` is a constant plus integer multiples of atoms (loop counters, run-time sizes, loaded
 integers, and divisions or remainders that did not dissolve). Reshapes turn into `//` and `%`; the
 rules below dissolve them whenever bounds allow, so that what is left tells whether memory is read
-in order. All divisors are positive constants and all loop counters are non-negative.
+in order. Divisors are positive constants, loop counters are not negative, and nothing that a kernel
+has to divide is (unless memory holds it: then the element is masked off).
 """
 
 from dataclasses import dataclass
@@ -41,10 +42,14 @@ class Mod:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An integer read from memory: `value` is the graph node, `at` where it is read."""
+    """An integer read from memory: `value` is the graph node, `at` where it is read.
+
+    It can be anything, but where it is not one of 0 .. size - 1 nothing is done with it.
+    """
 
     value: Any
     at: tuple["Index", ...]
+    size: int = LOADED
 
 
 Atom = Loop | Sym | Div | Mod | Loaded
@@ -69,11 +74,11 @@ class Index:
             return ZERO
         return Index(self.const * factor, tuple((a, c * factor) for a, c in self.terms))
 
-    def bounds(self) -> tuple[int, int]:
-        """Return the smallest and largest possible value."""
+    def bounds(self, valid: bool = False) -> tuple[int, int]:
+        """Return the smallest and largest possible value; `valid`: if memory holds good indices."""
         lo = hi = self.const
         for atom, c in self.terms:
-            a, b = atom_bounds(atom)
+            a, b = atom_bounds(atom, valid)
             lo += min(a * c, b * c)
             hi += max(a * c, b * c)
         return lo, hi
@@ -104,7 +109,8 @@ class Index:
             atom, c = rest.terms[0]
             if isinstance(atom, Div) and c == 1:
                 return whole + atom.index // (atom.by * by)
-        return whole + Index(0, ((Div(rest, by), 1),))
+        raised, turns = rest._raised(by)
+        return whole + Index(-turns, ((Div(raised, by), 1),))
 
     def __mod__(self, by: int) -> "Index":
         if by == 1:
@@ -120,13 +126,21 @@ class Index:
             atom, c = rest.terms[0]
             if isinstance(atom, Mod) and c == 1 and atom.by % by == 0:
                 return atom.index % by
-        return Index(0, ((Mod(rest, by), 1),))
+        return Index(0, ((Mod(rest._raised(by)[0], by), 1),))
 
     def _split(self, by: int) -> tuple["Index", "Index"]:
         """Return (q, r) with self = q * by + r, taking out every term that `by` divides."""
         whole = [(a, c // by) for a, c in self.terms if c % by == 0]
         rest = [(a, c) for a, c in self.terms if c % by]
         return Index(self.const // by, tuple(whole)), Index(self.const % by, tuple(rest))
+
+    def _raised(self, by: int) -> tuple["Index", int]:
+        """Return (self + n * by, n) so that it is not negative: machines divide towards zero."""
+        lo, _ = self.bounds(valid=True)
+        if lo >= 0:
+            return self, 0
+        turns = -(lo // by)
+        return self + turns * by, turns
 
     def _factor(self, by: int) -> tuple["Index", "Index", int] | None:
         """Return (x, s, f) with self = f * x + s, f dividing `by` and 0 <= s < f, else None."""
@@ -153,18 +167,20 @@ def of(atom: Atom) -> Index:
     return Index(0, ((atom, 1),))
 
 
-def atom_bounds(atom: Atom) -> tuple[int, int]:
-    """Return the smallest and largest possible value of an atom."""
+def atom_bounds(atom: Atom, valid: bool = False) -> tuple[int, int]:
+    """Return the smallest and largest possible value of an atom; `valid` as in `Index.bounds`."""
     match atom:
         case Loop(_, size):
             return 0, max(size - 1, 0)
         case Sym(_, lo, hi):
             return lo, hi
         case Div(index, by):
-            lo, hi = index.bounds()
+            lo, hi = index.bounds(valid)
             return lo // by, hi // by
         case Mod(_, by):
             return 0, by - 1
+        case Loaded(_, _, size) if valid:
+            return 0, size - 1
     return -LOADED, LOADED - 1
 
 
@@ -221,7 +237,9 @@ def replace(index: Index, counter: Loop, by: Index) -> Index:
         elif isinstance(atom, Mod):
             part = replace(atom.index, counter, by) % atom.by
         elif isinstance(atom, Loaded):
-            part = of(Loaded(atom.value, tuple(replace(i, counter, by) for i in atom.at)))
+            part = of(
+                Loaded(atom.value, tuple(replace(i, counter, by) for i in atom.at), atom.size)
+            )
         out = out + part * c
     return out
 

@@ -25,13 +25,13 @@ Environment = dict[Any, int]
 
 
 def value_of(index: Index, at: Environment) -> int:
-    """Evaluate an index with Python's floor division."""
+    """Evaluate an index as a kernel does."""
     total = index.const
     for atom, c in index.terms:
-        if isinstance(atom, Div):
-            part = value_of(atom.index, at) // atom.by
-        elif isinstance(atom, Mod):
-            part = value_of(atom.index, at) % atom.by
+        if isinstance(atom, (Div, Mod)):
+            inner = value_of(atom.index, at)
+            assert inner >= 0  # machines divide negative numbers another way
+            part = inner // atom.by if isinstance(atom, Div) else inner % atom.by
         else:
             part = at[atom]
         total += c * part
@@ -155,6 +155,13 @@ def test_replacing_a_counter_reaches_every_occurrence() -> None:
         at[i] = at[j] * 4 + at[k]
         plain = {**at, loaded: 0, Loaded("node", ((of(j) * 4 + of(k)) // 2,)): 0}
         assert value_of(moved, plain) == value_of(index, plain)
+
+
+def test_what_memory_holds_is_divided_safely_where_it_is_used() -> None:
+    row = Loaded("node", (), 24)
+    index = (of(row) // 3 * -3 + of(row) % 3 + 21) // 6 * 6 + (of(row) % 7 * -2 + 12) % 5
+    for r in range(24):
+        assert value_of(index, {row: r}) == (21 - r // 3 * 3 + r % 3) // 6 * 6 + (12 - r % 7 * 2) % 5
 
 
 def test_axes_without_elements_are_never_divided_by() -> None:

@@ -119,6 +119,15 @@ def test_movement_chains() -> None:
     check(Tensor.iota(40).reshape((5, 8)).permute(1, 0) % 3, Tensor.iota(3), Tensor.iota(40) // 7)
 
 
+def test_flipped_axes_that_are_joined_and_split_again() -> None:
+    """Going backwards, parts of an index are negative, and machines divide towards zero."""
+    x = tensor(random(33, 32))
+    back = x.slice(0, 32, 33, -1).reshape((4, 264)).slice(1, 263, 264, -1).reshape((1056,))
+    check(back, back.reshape((66, 16)).sum(1), back.reshape((3, 352)).transpose() * 2.0)
+    y = tensor(random(4, 6)).reshape((8, 3)).slice(0, 7, 8, -1).reshape((24,))
+    check(y.gather(ints(40, low=-2, high=26)), y.slice(0, 23, 24, -1).reshape((2, 12)))
+
+
 def test_padding_keeps_reads_inside() -> None:
     x = tensor(random(3, 1)).expand((3, 20))
     check(x.pad(1, 2, 20).pad(0, 1, 1) + 1.0, x.pad(0, 2, 2).pad(1, 1, 1).sum(0))
