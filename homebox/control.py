@@ -19,6 +19,7 @@ from typing import Any
 
 from homebox import errors
 from homebox.errors import DaemonError, HomeboxError, UsageError
+from homebox.listener import Listener
 
 log = logging.getLogger("homebox.control")
 
@@ -37,38 +38,45 @@ class ControlServer:
     def __init__(self, state: Path, commands: Mapping[str, Command]) -> None:
         self._state = state
         self._commands = commands
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._running: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen. The caller holds the lock of the state, so an old socket belongs to nobody."""
         with _reachable(self._state) as path:
             path.unlink(missing_ok=True)
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 # Linux gives the file the mode that the socket has before: it is never open.
-                os.fchmod(listener.fileno(), 0o600)
-                listener.bind(str(path))
-                self._server = await asyncio.start_unix_server(
-                    self._serve, sock=listener, limit=MAX_LINE
-                )
+                os.fchmod(listening.fileno(), 0o600)
+                listening.bind(str(path))
             except BaseException:
-                listener.close()
+                listening.close()
                 raise
+            listener = Listener([listening], self._protocol)
+            listener.start()
+            self._listener = listener
 
     async def stop(self) -> None:
         """Stop listening, break running commands off, and remove the socket."""
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            await self._listener.close()
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.end()
         (self._state / SOCKET).unlink(missing_ok=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(MAX_LINE), self._accept)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
         self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             last = await self._answer(reader, writer)
             writer.write(_line(last))
@@ -76,7 +84,6 @@ class ControlServer:
         except (ConnectionError, asyncio.CancelledError):
             pass  # the client left, or the daemon stops
         finally:
-            self._running.discard(task)
             writer.close()
 
     async def _answer(

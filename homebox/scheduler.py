@@ -108,27 +108,39 @@ class Generation:
         self.end: End | None = None
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[str | End | BaseException] = asyncio.Queue()
+        self._lock = threading.Lock()
+        self._unread: list[str] = []
+        self._last: End | BaseException | None = None
+        self._arrived = asyncio.Event()
+        self._announced = False  # the event is set, or will be in the loop's next turn
         self._wake = wake
 
     async def next(self, patience: float | None = None) -> str | None:
-        """Give the next piece of text, "" after `patience` seconds without one, None at the end.
+        """Give the text that came, "" after `patience` seconds without any, None at the end.
 
-        Raises what broke the generation, once.
+        A reader who is slower than the model gets several tokens at once. Raises what broke the
+        generation, once.
         """
         if self.end is not None:
             return None
+        await asyncio.sleep(0)  # where text is always at hand, the loop's other tasks run here
         try:
             async with asyncio.timeout(patience):
-                item = await self._items.get()
+                await self._arrived.wait()
         except TimeoutError:
             return ""
-        if isinstance(item, str):
-            return item
-        if isinstance(item, BaseException):
+        with self._lock:
+            text, last = "".join(self._unread), self._last
+            self._unread.clear()
+            if last is None:
+                self._arrived.clear()
+                self._announced = False
+        if text or last is None:
+            return text
+        if isinstance(last, BaseException):
             self.end = End(ERROR, len(self.prompt_ids), 0)
-            raise item
-        self.end = item
+            raise last
+        self.end = last
         return None
 
     def cancel(self) -> None:
@@ -138,16 +150,24 @@ class Generation:
 
     async def drain(self) -> str:
         """Wait until the engine let go of this answer; give the text that was not read yet."""
-        rest = ""
+        rest = []
         with contextlib.suppress(Exception):
             while (text := await self.next()) is not None:
-                rest += text
-        return rest
+                rest.append(text)
+        return "".join(rest)
 
     def deliver(self, item: str | End | BaseException) -> None:
-        """Hand an item to the event loop; called by the engine thread."""
+        """Hand text or the end to the event loop; called by the engine thread."""
+        with self._lock:
+            if isinstance(item, str):
+                self._unread.append(item)
+            else:
+                self._last = item
+            if self._announced:
+                return  # one wake-up is enough, however far behind the reader is
+            self._announced = True
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+            self._loop.call_soon_threadsafe(self._arrived.set)
 
 
 class Learning:

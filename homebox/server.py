@@ -32,6 +32,7 @@ from homebox.errors import (
     HomeboxError,
     RequestError,
 )
+from homebox.listener import Listener, bind
 from homebox.memory.ledger import Ledger
 from homebox.scheduler import Engine
 
@@ -87,7 +88,9 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._answering = 0
         self._stopping = False
-        self._sockets: asyncio.Server | None = None
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._listener: Listener | None = None
+        self._address: tuple[str, int] = ("", 0)
         app = web.Application(
             middlewares=[self._middleware], client_max_size=settings.max_body_bytes
         )
@@ -104,43 +107,44 @@ class Server:
         await self._runner.setup()
         host, port = self._settings.host, self._settings.port
         try:
-            self._sockets = await asyncio.get_running_loop().create_server(
-                self._connection, host, port
-            )
+            sockets = await bind(host, port)
+            self._address = sockets[0].getsockname()[:2]
+            listener = Listener(sockets, self._connection)
+            listener.start()
         except OSError as error:
             await self._runner.cleanup()
             raise DaemonError(_bind_error(error, host, port)) from None
+        self._listener = listener
         return self.url
 
     @property
     def url(self) -> str:
         """Where the server listens, without a trailing slash."""
-        assert self._sockets is not None, "the server has not been started"
-        host, port = self._sockets.sockets[0].getsockname()[:2]
+        assert self._listener is not None, "the server has not been started"
+        host, port = self._address
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def stop(self) -> None:
         """Refuse what is new, let running answers end for a while, cut off the rest."""
         self._stopping = True
-        if self._sockets is not None:
-            self._sockets.close()
+        if self._listener is not None:
+            await self._listener.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain):
                 while self._answering:
                     await asyncio.sleep(0.02)
-        open_connections = self._runner.server.connections if self._runner.server else []
-        transports = [connection.transport for connection in open_connections]
         await self._runner.cleanup()
-        for transport in transports:
-            # Closing alone would wait for readers who take nothing.
-            if transport is not None:
-                transport.abort()
+        if self._listener is not None:
+            await self._listener.end()
+        # Handlers that were cut off leave the rest of their answers to tasks of their own.
+        await asyncio.gather(*self._handlers, return_exceptions=True)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _connection(self) -> Connection:
         assert self._runner.server is not None
         return Connection(
             self._runner.server,
+            self._handlers,
             header_timeout=self._settings.header_timeout,
             idle_timeout=self._settings.idle_timeout,
             linger=self._settings.linger,

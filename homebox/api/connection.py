@@ -17,13 +17,17 @@ log = logging.getLogger("homebox.server")
 
 
 class Connection(web.RequestHandler):
-    """A connection that must send the headers of its first request in time."""
+    """A connection that must send the headers of its first request in time.
 
-    __slots__ = ("_silence", "_silence_limit")
+    While it is served, its task is one of `handlers`.
+    """
+
+    __slots__ = ("_handlers", "_silence", "_silence_limit")
 
     def __init__(
         self,
         server: web.Server,
+        handlers: set[asyncio.Task[None]],
         *,
         header_timeout: float,
         idle_timeout: float,
@@ -36,6 +40,7 @@ class Connection(web.RequestHandler):
             lingering_time=linger,
             access_log=None,  # type: ignore[arg-type]
         )
+        self._handlers = handlers
         self._silence_limit = header_timeout
         self._silence: asyncio.TimerHandle | None = None
 
@@ -49,6 +54,16 @@ class Connection(web.RequestHandler):
         if self._silence is not None:
             self._silence.cancel()
         super().connection_lost(exc)
+
+    async def start(self) -> None:
+        """Serve one request after the other; aiohttp calls this in a task of its own."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers.add(task)
+        try:
+            await super().start()
+        finally:
+            self._handlers.discard(task)
 
     def _cut_off(self) -> None:
         if not self._request_count and self.transport is not None:

@@ -36,8 +36,13 @@ class Exchange:
     ledger: Ledger
     id: str = field(default_factory=new_turn_id)
     time: str = field(default_factory=now)
-    text: str = ""
     finished: bool = False
+    _parts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it came."""
+        return "".join(self._parts)
 
     @property
     def answer(self) -> Answer:
@@ -60,7 +65,7 @@ class Exchange:
             text = await self.generation.next(patience)
             if text is None:
                 return
-            self.text += text
+            self._parts.append(text)
             yield text
 
     async def finish(self) -> str:
@@ -73,7 +78,7 @@ class Exchange:
         """Stop an answer that nobody reads any more, and write down what there was of it."""
         self.generation.cancel()
         with contextlib.suppress(Exception):
-            self.text += await self.generation.drain()
+            self._parts.append(await self.generation.drain())
         end = self.generation.end
         failed = end is not None and end.finish_reason == ERROR
         await self._write(ERROR if failed else CANCELLED)

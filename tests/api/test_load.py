@@ -22,7 +22,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def begin(box: Box, text: str, stream: bool) -> socket.socket:
     content = json.dumps(body(text, stream=stream)).encode()
-    connection = socket.create_connection(("127.0.0.1", box.port), timeout=20)
+    connection = socket.socket()
+    # What is sent to a reader who takes nothing shall not vanish in the system for long.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(20)
+    connection.connect(("127.0.0.1", box.port))
     connection.sendall(
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content)

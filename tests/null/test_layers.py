@@ -17,11 +17,12 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"engine", "errors"},
     "learner": {"model", "memory", "language", "config", "errors", "learning"},
     "learning": {"model", "memory", "language", "config", "errors"},
-    "control": {"errors"},
+    "listener": {"errors"},
+    "control": {"errors", "listener"},
     "job": {"model", "language", "memory", "config", "errors"},
     # The one thread that owns the model lies below everything that asks it for something.
     "scheduler": {"model", "config", "errors"},
-    "server": {"scheduler", "model", "memory", "language", "config", "errors", "api"},
+    "server": {"scheduler", "listener", "model", "memory", "language", "config", "errors", "api"},
     "api": {"scheduler", "model", "memory", "language", "config", "errors"},
 }
 # These tie the rooms together and may import everything but the command line.
