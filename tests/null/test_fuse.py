@@ -1,4 +1,4 @@
-"""Which kernels a graph is cut into: their number, what is written when, and the work of finding it."""
+"""Which kernels a graph is cut into: how many, what is written when, and the work of deciding."""
 
 import sys
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homebox.engine import fuse, indexing, rewrite
 from homebox.engine import dtype as dt
+from homebox.engine import fuse, indexing, rewrite
 from homebox.engine.fuse import DEEPEST, partition
 from homebox.engine.grad import gradient
 from homebox.engine.hazards import overlaps
@@ -34,7 +34,7 @@ def rms_norm(x: Tensor) -> Tensor:
     return x * ((x * x).mean(-1, keepdim=True) + 1e-5).rsqrt()
 
 
-# -- counts -----------------------------------------------------------------------------------------
+# -- counts ---------------------------------------------------------------------------------------
 
 
 def test_number_of_kernels() -> None:
@@ -85,7 +85,7 @@ def test_a_value_that_several_kernels_need_is_computed_again_only_if_cheap() -> 
     assert len(kernels(dear + 1.0, dear * 3.0)) == 3
 
 
-# -- stores -----------------------------------------------------------------------------------------
+# -- stores ---------------------------------------------------------------------------------------
 
 
 def test_in_place_updates_need_no_copy() -> None:
@@ -174,7 +174,7 @@ def test_memory_is_shared_only_by_values_that_do_not_live_together() -> None:
             assert apart or offsets[b] + size_in_bytes(b) <= offsets[a]
 
 
-# -- depth and work ---------------------------------------------------------------------------------
+# -- depth and work -------------------------------------------------------------------------------
 
 
 def test_deep_graphs_are_cut_so_that_kernels_can_be_written() -> None:

@@ -161,7 +161,9 @@ def test_what_memory_holds_is_divided_safely_where_it_is_used() -> None:
     row = Loaded("node", (), 24)
     index = (of(row) // 3 * -3 + of(row) % 3 + 21) // 6 * 6 + (of(row) % 7 * -2 + 12) % 5
     for r in range(24):
-        assert value_of(index, {row: r}) == (21 - r // 3 * 3 + r % 3) // 6 * 6 + (12 - r % 7 * 2) % 5
+        assert (
+            value_of(index, {row: r}) == (21 - r // 3 * 3 + r % 3) // 6 * 6 + (12 - r % 7 * 2) % 5
+        )
 
 
 def test_axes_without_elements_are_never_divided_by() -> None:

@@ -1,9 +1,10 @@
-"""Prints a digest of each of several programs' outputs: `python -m tests.unit.engine_bits`.
+"""Prints digests of programs' outputs: `python -m tests.unit.engine_bits THREADS`.
 
 What it prints must not depend on the number of threads or on the level of the CPU.
 """
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from homebox.engine import dtype as dt
 from homebox.engine.capture import evaluate
 from homebox.engine.grad import gradient
+from homebox.engine.runtime_cpu import pool
 from homebox.engine.tensor import Tensor
 from homebox.model.config import parse_config
 from homebox.model.pretraining import Optimisation, Pretrainer
@@ -116,11 +118,15 @@ def decoding() -> list[np.ndarray]:
     return [model.forward(0, a, ids[a:b], 0) for a, b in ((0, 27), (27, 28), (28, 30))]
 
 
-def main() -> None:
-    """Print one digest a line."""
-    for part in (kernels, lora_steps, pretraining_steps, decoding):
+def main(threads: int) -> None:
+    """Print one digest a line: kernels with several numbers of threads, the rest with one."""
+    for count in (1, 2, 3, 4, 7):
+        pool(count)
+        print("kernels", digest(kernels()))
+    pool(threads)
+    for part in (lora_steps, pretraining_steps, decoding):
         print(part.__name__, digest(part()))
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

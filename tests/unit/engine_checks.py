@@ -28,6 +28,7 @@ from homebox.engine.tensor import Tensor
 
 Array = npt.NDArray[Any]
 Values = Mapping[str, int]
+LITTLE = 20000  # elements and products that are interpreted without being asked to
 
 
 def random(*shape: int, seed: int = 0, spread: float = 1.0) -> Array:
@@ -89,8 +90,13 @@ def lowered_of(cut: Partition, syms: list[Sym]) -> list[Lowered]:
     return [lower(region, cut.realised, syms, level) for region in order_regions(cut)]
 
 
-def interpreted(tensors: Sequence[Tensor], values: Values) -> list[Array]:
-    """Run a graph's kernels in the checking interpreter and return the values of the tensors."""
+def interpreted(
+    tensors: Sequence[Tensor], values: Values, most: float = math.inf
+) -> list[Array] | None:
+    """Run a graph's kernels in the checking interpreter and return the values of the tensors.
+
+    Returns None if that takes more than `most` elements and products.
+    """
     roots = [t.node if t.node.op is Op.STORE else t.contiguous().node for t in tensors]
     syms = syms_of(roots)
     cut = partition(roots)
@@ -107,8 +113,11 @@ def interpreted(tensors: Sequence[Tensor], values: Values) -> list[Array]:
             array = memory[n]
         return array.view(np.uint8) if n.dtype is dt.boolean else array
 
-    for low in lowered_of(cut, syms):
-        count = low.units.count(dict(values))
+    lows = lowered_of(cut, syms)
+    if sum(low.units.count(values) * low.work for low in lows) > most:
+        return None
+    for low in lows:
+        count = low.units.count(values)
         interpret(low.kernel, [place(n) for n in low.memory], variables, (0, count))
     return [shown(root, place(memory_of(root)), values) for root in cut.roots]
 
@@ -137,18 +146,20 @@ def check(
     values: Values | None = None,
     rtol: float = 2e-5,
     atol: float = 2e-5,
-    interpret_too: bool = True,
+    interpret_too: bool | None = None,
     kernels: int | None = None,
 ) -> list[Array]:
     """Compare compiled values with the oracle and the interpreter; return them.
 
-    `kernels` is the number of launches that the program must have.
+    Without a wish, only graphs of little work are interpreted. `kernels` is the number of launches
+    that the program must have.
     """
     values = values or {}
     roots = [t.node for t in tensors]
     wanted = oracle(roots, dict(values))
     with memory_kept(roots):
-        stepped = interpreted(tensors, values) if interpret_too else None
+        most = {None: LITTLE, True: math.inf, False: -1}[interpret_too]
+        stepped = interpreted(tensors, values, most)
     with memory_kept(roots):
         program = program_of(tensors)
         program.run(values)

@@ -1,4 +1,4 @@
-"""Generated code changes only when that is meant: kernels against the stored list of their hashes."""
+"""Generated code changes only when that is meant: kernels against the stored list of hashes."""
 
 import json
 

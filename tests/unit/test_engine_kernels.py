@@ -19,7 +19,7 @@ def ints(*shape: int, low: int = 0, high: int = 10, seed: int = 0) -> Tensor:
     return tensor(values.astype(np.int32))
 
 
-# -- elementwise ------------------------------------------------------------------------------------
+# -- elementwise ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, *SIZES])
@@ -64,7 +64,7 @@ def test_bool() -> None:
     kept = tensor(np.zeros(40, bool))
     check(kept.store(a & b))
     check(kept.store(b.slice(0, 3, 5), ints(5, high=40)))
-    for refused in (lambda: a + b, lambda: a * b, lambda: a.maximum(b), lambda: a.sum()):
+    for refused in (lambda: a + b, lambda: a * b, lambda: a.maximum(b), a.sum):
         with pytest.raises(TypeError, match="bool; cast to i32 first"):
             refused()
 
@@ -103,7 +103,7 @@ def test_double_precision_is_for_arithmetic_only() -> None:
         x.exp2()
 
 
-# -- movement ---------------------------------------------------------------------------------------
+# -- movement -------------------------------------------------------------------------------------
 
 
 def test_movement_chains() -> None:
@@ -160,16 +160,15 @@ def test_shapes_without_elements() -> None:
         check(tensor(random(m, k)) @ tensor(random(k, n)))
 
 
-# -- reductions -------------------------------------------------------------------------------------
+# -- reductions -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rows", SIZES)
 @pytest.mark.parametrize("columns", [1, 16, 17, 33])
 def test_reductions_of_rows_columns_and_all(rows: int, columns: int) -> None:
     x = tensor(random(rows, columns))
-    both = rows * columns < 200
-    check(x.sum(1), x.sum(0), x.sum(), x.max(1), x.max(0), interpret_too=both)
-    check((x * 0.3).prod(0), x.transpose().sum(0) * 2.0, (x * x).sum(1).sqrt(), interpret_too=both)
+    check(x.sum(1), x.sum(0), x.sum(), x.max(1), x.max(0))
+    check((x * 0.3).prod(0), x.transpose().sum(0) * 2.0, (x * x).sum(1).sqrt())
 
 
 def test_reductions_over_several_axes() -> None:
@@ -203,7 +202,7 @@ def test_softmax_along_other_axes() -> None:
     check(x.softmax(1), x.softmax(0), x.permute(2, 0, 1).softmax())
 
 
-# -- contractions -----------------------------------------------------------------------------------
+# -- contractions ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("m", [1, 2, 7, 13, 16])
@@ -211,7 +210,7 @@ def test_softmax_along_other_axes() -> None:
 def test_contractions_with_ragged_edges(m: int, n: int) -> None:
     for k in (1, 3, 17):
         a, b = tensor(random(m, k)), tensor(random(k, n, seed=1))
-        check(a @ b, interpret_too=k == 3)
+        check(a @ b)
         check(
             tensor(random(k, m)).transpose() @ tensor(random(n, k)).transpose(), interpret_too=False
         )
@@ -219,13 +218,13 @@ def test_contractions_with_ragged_edges(m: int, n: int) -> None:
 
 def test_tall_contractions_use_several_units() -> None:
     for m, n, k in ((200, 48, 9), (97, 64, 16), (193, 80, 5)):
-        check(tensor(random(m, k)) @ tensor(random(k, n, seed=1)), interpret_too=False)
+        check(tensor(random(m, k)) @ tensor(random(k, n, seed=1)))
 
 
 def test_long_sums_run_in_segments() -> None:
     for m, n, k in ((2, 16, 1025), (1, 40, 2048), (3, 5, 3001)):
         a, b = tensor(random(m, k, spread=0.1)), tensor(random(k, n, seed=1, spread=0.1))
-        check(a @ b, atol=1e-4, interpret_too=m == 2)
+        check(a @ b, atol=1e-4)
 
 
 def test_batches_and_groups() -> None:
@@ -261,7 +260,7 @@ def test_sums_over_two_axes_that_cannot_be_joined() -> None:
     left = a.permute(2, 0, 1).reshape((6, 4, 1, 5)).permute(1, 2, 0, 3)  # (4, 1, 6, 5)
     right = b.permute(2, 0, 1).reshape((1, 18, 6, 5))
     shape = (4, 18, 6, 5)
-    check((left.expand(shape) * right.expand(shape)).sum((2, 3)), interpret_too=True)
+    check((left.expand(shape) * right.expand(shape)).sum((2, 3)))
 
 
 def test_products_that_are_no_contractions() -> None:
@@ -269,7 +268,7 @@ def test_products_that_are_no_contractions() -> None:
     check((x * y).sum(1), (x * x).sum(), (x * y).sum(0), (x * tensor(random(20))).sum(1))
 
 
-# -- sizes known at run time ------------------------------------------------------------------------
+# -- sizes known at run time ----------------------------------------------------------------------
 
 N = Sym("n", 1, 40)
 
@@ -278,7 +277,7 @@ N = Sym("n", 1, 40)
 def test_run_time_rows_columns_and_sums(n: int) -> None:
     rows = tensor(random(40, 18), (N, 18))
     columns = tensor(random(6, 40, seed=1), (6, N))
-    fine = {"values": {"n": n}, "interpret_too": n < 16}
+    fine = {"values": {"n": n}}
     check(rows * 2.0, rows.sum(0), rows.sum(1), rows.softmax(), rows.transpose().softmax(), **fine)
     check(columns.sum(1), columns.max(1), columns.softmax(), columns.sum(0), **fine)
     check(rows.linear(tensor(random(20, 18, seed=2))), **fine)  # m
@@ -299,7 +298,7 @@ def test_run_time_offsets_and_values() -> None:
         check(late.reshape((20, 1)).where(x, 0.0), Tensor.variable(start) * 3, values={"s": s})
 
 
-# -- memory -----------------------------------------------------------------------------------------
+# -- memory ---------------------------------------------------------------------------------------
 
 
 def test_gather_reads_zero_outside() -> None:
@@ -328,17 +327,17 @@ def test_stores_that_read_their_own_memory() -> None:
         lambda: w.slice(0, 31, 32, -1),
         lambda: w.transpose() + w,
         lambda: w * w.sum(),
-        lambda: w.softmax(),
+        w.softmax,
         lambda: w - w.sum(0, keepdim=True),
         lambda: x @ w,
         lambda: w * 0.5 + x @ x,
         lambda: w * 0.5 + w @ x,
     ]
     for value in values:
-        check(w.store(value()), atol=1e-4, interpret_too=False)
+        check(w.store(value()), atol=1e-4)
     narrow_w = tensor(random(5, 9))
     check(narrow_w.store(narrow_w.softmax()), narrow_w.sum(1))
-    check(w.store(w.gather(index) + 1.0, index), interpret_too=False)
+    check(w.store(w.gather(index) + 1.0, index))
     flat = tensor(random(40))
     check(flat.store(flat.slice(0, 39, 40, -1)), flat.exp())
 
