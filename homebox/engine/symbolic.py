@@ -51,6 +51,11 @@ class Loaded:
     at: tuple["Index", ...]
     size: int = LOADED
 
+    def __repr__(self) -> str:
+        # Terms are sorted by this, and an address would make their order differ from run to run.
+        what = getattr(self.value, "op", self.value), getattr(self.value, "shape", None)
+        return f"Loaded({what}, {self.at}, {self.size})"
+
 
 Atom = Loop | Sym | Div | Mod | Loaded
 

@@ -84,14 +84,14 @@ def memory_kept(roots: Sequence[Node]) -> Iterator[None]:
         buffer.array[:] = content
 
 
-def lowered_of(cut: Partition, syms: list[Sym]) -> list[Lowered]:
-    """Lower every region in the order in which they run."""
-    level = detect().level
+def lowered_of(cut: Partition, syms: list[Sym], level: str | None = None) -> list[Lowered]:
+    """Lower every region in the order in which they run, for a CPU level or this machine's."""
+    level = level or detect().level
     return [lower(region, cut.realised, syms, level) for region in order_regions(cut)]
 
 
 def interpreted(
-    tensors: Sequence[Tensor], values: Values, most: float = math.inf
+    tensors: Sequence[Tensor], values: Values, most: float = math.inf, level: str | None = None
 ) -> list[Array] | None:
     """Run a graph's kernels in the checking interpreter and return the values of the tensors.
 
@@ -113,7 +113,7 @@ def interpreted(
             array = memory[n]
         return array.view(np.uint8) if n.dtype is dt.boolean else array
 
-    lows = lowered_of(cut, syms)
+    lows = lowered_of(cut, syms, level)
     if sum(low.units.count(values) * low.work for low in lows) > most:
         return None
     for low in lows:
