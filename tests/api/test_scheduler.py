@@ -10,7 +10,7 @@ import pytest
 
 from homebox.errors import BusyError, HomeboxError, LearningError, NoFreeSlotError
 from homebox.model.sampling import SamplingParams
-from homebox.scheduler import ANSWERS_PER_LEARNING, Engine, Generation
+from homebox.scheduler import ANSWERS_PER_LEARNING, End, Engine, Generation
 from tests.api.fake_model import FakeModel
 
 GREEDY = SamplingParams()
@@ -246,3 +246,42 @@ def test_a_dead_engine_says_so() -> None:
     with pytest.raises(HomeboxError, match="barked"):
         engine.call(lambda: None)
     assert isinstance(engine.failure, RuntimeError)
+
+
+def test_a_reader_behind_the_model_gets_all_at_once_and_keeps_nobody_waiting() -> None:
+    async def run() -> tuple[list[str | None], int]:
+        generation = Generation((1,), GREEDY, "base", lambda: None)
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.ensure_future(other())
+        pieces = []
+        for _ in range(50):  # text is at hand at every reading
+            for _ in range(10):
+                generation.deliver("x")
+            pieces.append(await generation.next())
+        generation.deliver("y")
+        generation.deliver(End("stop", 1, 501))
+        pieces += [await generation.next(), await generation.next(), await generation.next()]
+        beside.cancel()
+        assert generation.end == End("stop", 1, 501)
+        return pieces, turns
+
+    pieces, turns = asyncio.run(run())
+    assert pieces == ["x" * 10] * 50 + ["y", None, None]
+    assert turns >= 50
+
+
+def test_patience_ends_without_text_and_loses_none() -> None:
+    async def run() -> list[str | None]:
+        generation = Generation((1,), GREEDY, "base", lambda: None)
+        first = await generation.next(0.01)
+        generation.deliver("a")
+        return [first, await generation.next(10), await generation.next(0.01)]
+
+    assert asyncio.run(run()) == ["", "a", ""]
