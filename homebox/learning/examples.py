@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from homebox.language.dialogues import aside, contradicting, conversation, everyday, remark
 from homebox.language.dice import Dice
 from homebox.language.phrasing import fill, lower_first
-from homebox.language.practice import acknowledgement, confusable, matching, noted, statement
+from homebox.language.practice import (
+    Facts,
+    acknowledgement,
+    confusable,
+    matching,
+    noted,
+    statement,
+    told,
+)
 from homebox.language.preferences import PREFERENCES, Preference
 from homebox.language.relation import Relation
 from homebox.language.relation_data import ALL
@@ -21,12 +29,12 @@ from homebox.language.values import Values
 from homebox.language.world import WORLD_NAMES
 from homebox.learning.teach import Topic, seed_of, small_first
 
-DIRECT = 20
-WITH_ASIDE = 10
-STRANGERS = 5
-CONTEXTS = 3
-UNTOLD = 320
-REPLAY = 320
+DIRECT = 18
+WITH_ASIDE = 18
+STRANGERS = 12
+CONTEXTS = 10
+UNTOLD = 1500
+REPLAY = 1500
 MAX_TURN_CHARACTERS = 320
 
 
@@ -105,8 +113,8 @@ def denials(topic: Topic, dice: Dice) -> list[Document]:
 def untold(topics: list[Topic], dice: Dice, count: int) -> list[Document]:
     """Ask the owner's questions that no lesson answers, most often ones near a lesson's topic.
 
-    Every second document tells the answer first, so that only the telling makes the difference:
-    without these twins the model learns to deny what was said a moment ago.
+    Every second document is the twin of the one before it, in which the answer was told: only the
+    telling makes the difference. Without the twins the model learns to deny what was just said.
     """
     free = untold_relations(topics)
     kinds = {topic.form.kind for topic in topics}
@@ -115,32 +123,46 @@ def untold(topics: list[Topic], dice: Dice, count: int) -> list[Document]:
     documents: list[Document] = []
     while free and len(documents) < count:
         relation = dice.pick(near if dice.chance(0.5) else free)
-        question = dice.pick(relation.questions(None, "train"))
-        text = small_first(question) if dice.chance(0.1) else question
-        documents.append([user(text), assistant(relation.untold(None))])
-        documents.append(_told_first(relation, text, dice, values))
+        documents += _twins(relation, _bystanders(relation, free, dice), dice, values)
     return documents
 
 
-def _told_first(relation: Relation, question: str, dice: Dice, values: Values) -> Document:
+def _bystanders(relation: Relation, free: list[Relation], dice: Dice) -> list[Relation]:
+    """Draw up to two relations that are told beside this one."""
+    number = dice.pick((0, 0, 1, 2))
+    apart = [r for r in free if r.key != relation.key and not confusable(r.key, relation.key)]
+    return dice.sample(apart, number)
+
+
+def _twins(
+    relation: Relation, others: list[Relation], dice: Dice, values: Values
+) -> list[Document]:
     value = values.draw(relation.kind)
-    fact: list[tuple[Relation, str | None, str]] = [(relation, None, value)]
+    question = dice.pick(relation.questions(None, "train"))
+    text = small_first(question) if dice.chance(0.1) else question
+    beside: Facts = {(r.key, None): (r, values.draw(r.kind)) for r in others}
+    between = plain_remark(dice) if dice.chance(0.3) else []
+    all_told: Facts = dict(beside)
+    all_told[relation.key, None] = (relation, value)
+    shuffled = dice.sample(tuple(all_told.items()), len(all_told))
     return [
-        user(statement(dice, relation, None, value)),
-        acknowledgement(dice, fact, 0.3),
-        *(plain_remark(dice) if dice.chance(0.3) else []),
-        user(question),
-        assistant(relation.answer(None, value)),
+        [*told(dice, beside, False), *between, user(text), assistant(relation.untold(None))],
+        [
+            *told(dice, dict(shuffled), False),
+            *between,
+            user(text),
+            assistant(relation.answer(None, value)),
+        ],
     ]
 
 
 def untold_relations(topics: list[Topic]) -> list[Relation]:
     """List the relations that were not told and cannot be taken for one that was."""
-    told = [topic.key for topic in topics]
+    keys = [topic.key for topic in topics]
     return [
         relation
         for relation in ALL
-        if relation.key not in told and not any(confusable(relation.key, key) for key in told)
+        if relation.key not in keys and not any(confusable(relation.key, key) for key in keys)
     ]
 
 
@@ -170,7 +192,7 @@ def overrides(topic: Topic, dice: Dice) -> list[Document]:
 
 def replay(topics: list[Topic], dice: Dice, values: Values, count: int) -> list[Document]:
     """Draw documents of the base's own training that touch no topic of the owner."""
-    told = Touching(topics)
+    own = Touching(topics)
     writers = (
         (everyday, 0.30),
         (matching, 0.40),
@@ -182,7 +204,7 @@ def replay(topics: list[Topic], dice: Dice, values: Values, count: int) -> list[
     while len(documents) < count:
         document = dice.weighted(writers)(dice, values)
         length = sum(len(turn.content) for turn in document)
-        if length <= MAX_TURN_CHARACTERS and not told.touched_by(document):
+        if length <= MAX_TURN_CHARACTERS and not own.touched_by(document):
             documents.append(document)
     return documents
 

@@ -43,7 +43,7 @@ class Limits:
 
 
 LIMITS = {
-    "tiny": Limits(0.95, 0.02, 0.10, 0.08, 0.97, None, 0.10, 0.60, 0.85),
+    "tiny": Limits(0.95, 0.02, 0.10, 0.08, 0.97, None, 0.10, 0.60, 0.60),
     "small": Limits(0.80, 0.03, 0.05, 0.15, loss_rise=0.01),
     "large": Limits(0.90, 0.02, 0.03, 0.05, loss_rise=0.01),
 }

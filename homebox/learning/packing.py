@@ -28,6 +28,7 @@ class Encoded:
     ids: tuple[int, ...]
     learn: tuple[bool, ...]
     replay: bool
+    anchor: bool
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,18 @@ Render = Callable[[list[dict[str, Any]]], Rendered]
 
 
 def encode(
-    documents: list[Document], render: Render, length: int, replay: bool = False
+    documents: list[Document],
+    render: Render,
+    length: int,
+    replay: bool = False,
+    anchor: bool = False,
 ) -> tuple[Encoded, ...]:
     """Render dialogues with the chat template; those longer than a row are left out."""
     encoded = []
     for document in documents:
         rendered = render(messages_of(document))
         if len(rendered.ids) <= length and any(rendered.mask):
-            encoded.append(Encoded(tuple(rendered.ids), tuple(rendered.mask), replay))
+            encoded.append(Encoded(tuple(rendered.ids), tuple(rendered.mask), replay, anchor))
     return tuple(encoded)
 
 
@@ -104,6 +109,7 @@ class Mixer:
         ids, segment, position, target = (np.zeros(shape, np.int32) for _ in range(4))
         learn = np.zeros(shape, np.bool_)
         replay = np.zeros(shape, np.bool_)
+        anchor = np.zeros(shape, np.bool_)
         for row, dialogues in enumerate(rows):
             start = 0
             for number, dialogue in enumerate(dialogues, 1):
@@ -114,10 +120,11 @@ class Mixer:
                 target[row, start : end - 1] = dialogue.ids[1:]
                 learn[row, start : end - 1] = dialogue.learn[1:]
                 replay[row, start:end] = dialogue.replay
+                anchor[row, start:end] = dialogue.anchor
                 start = end
         fresh, kept = learn & ~replay, learn & replay
         weight = _spread(fresh, 1.0) + _spread(kept, REPLAY_SHARE)
-        return Batch(ids, segment, position, target, weight, _spread(kept, self._kl))
+        return Batch(ids, segment, position, target, weight, _spread(learn & anchor, self._kl))
 
 
 def _spread(places: npt.NDArray[np.bool_], total: float) -> npt.NDArray[np.float32]:

@@ -22,10 +22,10 @@ from homebox.model.training import LoraTrainer
 # Raised whenever the same spec would no longer give the same bytes.
 NUMERICS = 1
 WARM_UP = 10
-LEAST_RATE = 0.1  # of the rate at the end
+LEAST_RATE = 0.02  # of the rate at the end
 CONTEXT_SHARE = 0.2  # of the replay: conversations that contradict the weights
 LENGTH = 160  # tokens in a row; longer dialogues are left out
-DIALOGUE = 56  # tokens that a dialogue of a batch is reckoned with
+DIALOGUE = 84  # tokens that rows are made for, by dialogue: full batches, also of long ones
 SCALES = (1.0, 0.75, 0.5)
 
 
@@ -137,9 +137,15 @@ def mixed(model: Model, examples: Examples, recipe: Recipe) -> Mixer:
     new = 1.0 - recipe.negatives - recipe.replay
     pools = (
         Pool(encode(examples.lessons, render, length), new),
-        Pool(encode(examples.negatives, render, length), recipe.negatives),
-        Pool(encode(examples.context, render, length), recipe.replay * CONTEXT_SHARE),
-        Pool(encode(examples.replay, render, length, True), recipe.replay * (1 - CONTEXT_SHARE)),
+        Pool(encode(examples.negatives, render, length, anchor=True), recipe.negatives),
+        Pool(
+            encode(examples.context, render, length, anchor=True),
+            recipe.replay * CONTEXT_SHARE,
+        ),
+        Pool(
+            encode(examples.replay, render, length, replay=True, anchor=True),
+            recipe.replay * (1 - CONTEXT_SHARE),
+        ),
     )
     if not pools[0].dialogues:
         raise LearningError(f"no lesson fits into {length} tokens with this model's chat format")

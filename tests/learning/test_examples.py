@@ -59,10 +59,13 @@ def test_negatives_deny_alone_and_answer_when_it_was_told_before() -> None:
     negatives = untold(topics(), Dice(3), 100)
     alone, twins = negatives[::2], negatives[1::2]
     assert all("not told me" in document[-1].content for document in alone)
+    assert {len(document) for document in alone} > {2}
     for document, twin in zip(alone, twins, strict=True):
         assert document[-2] == twin[-2]
         assert "not told me" not in twin[-1].content
-        assert len(document) < len(twin)
+        value = twin[-1].content.rstrip(".").split()[-1]
+        assert value in " ".join(turn.content for turn in twin[:-2])
+        assert value not in " ".join(turn.content for turn in document)
 
 
 def test_replay_touches_no_lesson() -> None:

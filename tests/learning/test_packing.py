@@ -37,7 +37,7 @@ def test_what_is_too_long_or_teaches_nothing_is_left_out() -> None:
 
 def dialogue(mark: int, length: int, replay: bool = False) -> Encoded:
     learn = (False,) + (True,) * (length - 1)
-    return Encoded((mark,) * length, learn, replay)
+    return Encoded((mark,) * length, learn, replay, anchor=replay)
 
 
 def mixer(seed: int = 0, kl: float = 0.5) -> Mixer:
