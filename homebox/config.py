@@ -69,7 +69,7 @@ class LearningConfig:
     batch: int = _bounded(16, 1, 1024)
     negatives: float = _bounded(0.3, 0.0, 1.0)
     replay: float = _bounded(0.25, 0.0, 1.0)
-    kl: float = _bounded(0.5, 0.0, 100.0)
+    kl: float = _bounded(1.0, 0.0, 100.0)
     seed: int = _bounded(0, 0, 2**32 - 1)
 
 
