@@ -96,10 +96,7 @@ def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progre
 
     Raises LearningError if the loss stops being a number.
     """
-    yield Progress("examples", 0, 1, "writing examples")
-    examples = write_examples(topics, recipe.seed)
-    mixer = mixed(model, examples, recipe)
-    trainer = yield from _compiled(model, recipe)
+    mixer, trainer = yield from _prepared(model, topics, recipe)
     for step in range(recipe.steps):
         result = trainer.step(mixer.batch(), rate_at(recipe, step))
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
@@ -113,20 +110,24 @@ def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progre
     return adapter
 
 
-def _compiled(model: Model, recipe: Recipe) -> Generator[Progress, None, LoraTrainer]:
-    """Compile the training program beside the thread that answers, which only looks in."""
-    result: Future[LoraTrainer] = Future()
+def _prepared(
+    model: Model, topics: list[Topic], recipe: Recipe
+) -> Generator[Progress, None, tuple[Mixer, LoraTrainer]]:
+    """Write the examples and compile beside the thread that answers, which only looks in."""
+    result: Future[tuple[Mixer, LoraTrainer]] = Future()
 
-    def compile_it() -> None:
+    def prepare() -> None:
         try:
             r = recipe
-            result.set_result(LoraTrainer(model, r.rank, r.alpha, r.rows, r.length, r.seed))
+            mixer = mixed(model, write_examples(topics, r.seed), r)
+            trainer = LoraTrainer(model, r.rank, r.alpha, r.rows, r.length, r.seed)
+            result.set_result((mixer, trainer))
         except BaseException as error:
             result.set_exception(error)
 
-    threading.Thread(target=compile_it, name="homebox-compile", daemon=True).start()
+    threading.Thread(target=prepare, name="homebox-prepare", daemon=True).start()
     while not result.done():
-        yield Progress("compile", 0, 1, "compiling the training step")
+        yield Progress("prepare", 0, 1, "writing examples, compiling the training step")
         wait([result], timeout=0.02)
     return result.result()
 

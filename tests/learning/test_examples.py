@@ -1,11 +1,20 @@
+import pytest
+
 from homebox.language.dice import Dice
 from homebox.language.preferences import PREFERENCES
 from homebox.language.relation import Relation
 from homebox.language.turns import Document
+from homebox.learning import examples as examples_module
 from homebox.learning.exam import CHAT, OVERRIDE, RECALL, STRANGER, UNTOLD, write_exam
 from homebox.learning.examples import Touching, untold, untold_relations, write_examples
 from homebox.learning.teach import topics_of
 from tests.learning.kit import OWNER, told, topics
+
+
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples_module, "REPLAY", 150)
+    monkeypatch.setattr(examples_module, "UNTOLD", 150)
 
 
 def prompts(documents: list[Document]) -> set[str]:

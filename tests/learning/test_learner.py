@@ -10,7 +10,7 @@ import pytest
 from homebox import learner
 from homebox.config import Config
 from homebox.errors import EngineError
-from homebox.learning import train, trial
+from homebox.learning import examples, train, trial
 from homebox.learning.checkpoint import MAX_SPEC_BYTES, load_adapter, load_spec
 from homebox.learning.exam import RECALL, UNTOLD, WORLD_KEPT, Question, write_exam
 from homebox.learning.report import Progress, Report
@@ -35,6 +35,9 @@ def state(tmp_path: Path) -> Iterator[State]:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTrainer.made, FakeTrainer.loss = [], 0.5
     monkeypatch.setattr(train, "LoraTrainer", FakeTrainer)
+    # Fewer of the dialogues that no test here looks at.
+    monkeypatch.setattr(examples, "REPLAY", 30)
+    monkeypatch.setattr(examples, "UNTOLD", 30)
 
 
 def tell(state: State, *texts: str, conversation: str = "c") -> None:
@@ -102,7 +105,7 @@ def test_a_run_promotes_and_says_so(state: State, monkeypatch: pytest.MonkeyPatc
     assert f"weights base -> {report.weights[:12]}; undo: homebox rollback base" in line
     assert [lesson.state for lesson in state.ledger.lessons()] == ["active"] * 5
     stages = list(dict.fromkeys(progress.stage for progress in seen))
-    assert stages == ["select", "examples", "train", "gate", "promote"]
+    assert stages == ["select", "prepare", "train", "gate", "promote"]
     assert sum(progress.stage == "train" for progress in seen) == STEPS
     assert model.adapters.resident == {}
     assert all(sequence.closed for sequence in model.sequences)
@@ -239,7 +242,7 @@ def test_the_second_attempt_can_pass(state: State, monkeypatch: pytest.MonkeyPat
 
     report, _ = learn(state, FakeModel(mind), monkeypatch)
     assert report.promoted
-    assert load_spec(state.store, report.weights)["recipe"]["kl"] == 1.0
+    assert load_spec(state.store, report.weights)["recipe"]["kl"] == 2 * SETTINGS.learning.kl
 
 
 def test_drift_on_the_anchor_is_refused(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,14 +287,17 @@ def test_a_run_that_is_cut_at_any_step_changes_nothing_but_lessons(
     stages = set()
     for cut in (1, 2, 3, 4, 8, 30, 150):
         steps = steps_of(state, model, monkeypatch)
-        for _ in range(cut):
-            stages.add(next(steps).stage)
+        left = cut
+        while left:
+            stages.add(stage := next(steps).stage)
+            # How often the run looks in on its preparations depends on the machine.
+            left -= stage != "prepare"
         steps.close()
         assert state.lineage.head(model.base_hash) == "base"
         assert state.lineage.reflog() == []
         assert model.adapters.resident == {}
         assert all(sequence.closed for sequence in model.sequences)
-    assert stages >= {"select", "examples", "train", "gate"}
+    assert stages >= {"select", "prepare", "train", "gate"}
     report, _ = learn(state, model, monkeypatch)
     assert report.promoted
 
