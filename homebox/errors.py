@@ -26,7 +26,7 @@ class UsageError(HomeboxError):
 
 
 class ModelFormatError(HomeboxError):
-    """A model, tokenizer or adapter file is broken, hostile or not supported; names file and field."""
+    """A model, tokenizer or adapter file is broken or not supported; names file and field."""
 
     exit_code = 3
     status = 400
