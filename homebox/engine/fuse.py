@@ -90,7 +90,7 @@ def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], 
 
 def is_forced(n: Node) -> bool:
     """Whether a node asks for memory itself."""
-    return n.op in (Op.STORE, Op.COPY) and n.arg != "detach"
+    return n.op in (Op.STORE, Op.COPY, Op.PACK) and n.arg != "detach"
 
 
 class _Plan:

@@ -7,6 +7,7 @@ schedules can be chosen from what memory is really read and in which order.
 
 from dataclasses import dataclass
 
+from homebox.engine.formats import element
 from homebox.engine.ops import ELEMENTWISE, Dim, Node, Op, Sym, size_max
 from homebox.engine.symbolic import (
     ZERO,
@@ -113,6 +114,10 @@ def accesses(
             stack.append((each.src[0], inner, (*conditions, extra), False))
             rank = len(each.src[1].shape)
             stack.append((each.src[1], at[:rank], conditions, False))
+        elif each.op is Op.UNPACK:
+            (stored,) = each.src
+            place = element(each.arg, size_max(each.shape[1]), *at)
+            found.append(Access(stored, place.at, (place.at,), conditions))
         elif each.op is Op.REDUCE:
             found.append(Access(each, ZERO, at, conditions, inline=True))
             _, axes = each.arg

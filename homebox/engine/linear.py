@@ -19,7 +19,8 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     sqrt     (a)                                 correctly rounded
     lt eq and or xor shr shl (a, b)              lt, eq -> bool; shr is logical
     where    (cond, a, b)
-    cast, bitcast (a)                            to dtype; float -> int truncates
+    cast, bitcast (a)                            to dtype; float -> int truncates; bitcast may
+                                                 change the number of lanes, not of bytes
     lane                                         <lanes x i32> 0, 1, ..
     splat    (scalar)                            to lanes
     load     (ptr, index[, mask])                lanes consecutive elements; masked-off lanes are 0
@@ -29,6 +30,9 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     reg      (initial)                           a mutable register; read by `get`, written by `set`
     get      (reg)      set (reg, value)
     tree     (vector) arg = add|max|mul          scalar; lane i with lane i + n/2, then n/4, ..
+    view     (ptr)                               the same memory as elements of dtype
+    dot4     (i32 acc, u8 a, i8 b)               acc + 4 products each; a, b have 4 * lanes
+    dotbf16  (f32 acc, bf16 a, bf16 b)           acc + 2 products each, rounded as the target does
     stack    arg = count                         private array, 64-byte aligned; pointer
     shared   arg = count                         work-group memory (SIMT); pointer
     barrier                                      all work-items of the group (SIMT)
@@ -106,7 +110,7 @@ class Value:
 
 PURE = frozenset(
     "const param var lo hi group local add sub mul idiv mod max min div fma sqrt lt eq and or xor "
-    "shr shl where cast bitcast lane splat tree".split()
+    "shr shl where cast bitcast lane splat tree view dot4 dotbf16".split()
 )
 READS = frozenset({"load", "gather"})
 
@@ -171,13 +175,19 @@ class Builder:
         """Return the depth of the outermost scope that may hold a pure value, else None."""
         if op in PURE:
             return max((a.depth for a in args), default=0)
-        if op in READS and args[0].op == "param" and not self.params[args[0].arg].written:
+        if op in READS and self._unwritten(args[0]):
             home = max(a.depth for a in args)
             for depth in range(self.depth, home, -1):
                 if self._scopes[depth].guard:
                     return depth
             return home
         return None
+
+    def _unwritten(self, pointer: Value) -> bool:
+        """Whether a pointer is to memory that the kernel only reads."""
+        while pointer.op == "view":
+            pointer = pointer.args[0]
+        return pointer.op == "param" and not self.params[pointer.arg].written
 
     def emit(
         self,
@@ -251,8 +261,15 @@ class Builder:
         return value if value.dtype is dtype else self.emit("cast", dtype, value.lanes, (value,))
 
     def bitcast(self, value: Value, dtype: DType) -> Value:
-        """Return the same bits as another type."""
-        return value if value.dtype is dtype else self.emit("bitcast", dtype, value.lanes, (value,))
+        """Return the same bits as another type; vectors get as many lanes as these bits fill."""
+        if value.dtype is dtype:
+            return value
+        lanes = value.lanes * value.dtype.size // dtype.size
+        return self.emit("bitcast", dtype, lanes, (value,))
+
+    def view(self, pointer: Value, dtype: DType) -> Value:
+        """Return a pointer to the same memory, read as elements of another type."""
+        return pointer if pointer.dtype is dtype else self.emit("view", dtype, 1, (pointer,))
 
     def splat(self, value: Value, lanes: builtins.int) -> Value:
         """Return a scalar in all lanes; a value of so many lanes as it is."""

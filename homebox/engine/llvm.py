@@ -125,6 +125,9 @@ class _Writer:
         slot = self.temp(f"getelementptr inbounds ptr, ptr %args, i64 {inst.arg}")
         return self.temp(f"load ptr, ptr {slot}, align 8")
 
+    def op_view(self, inst: Inst, i: int) -> str:
+        return self.arg(inst, 0)[1]
+
     def op_var(self, inst: Inst, i: int) -> str:
         slot = self.temp(f"getelementptr inbounds ptr, ptr %args, i64 {len(self.kernel.params)}")
         base = self.temp(f"load ptr, ptr {slot}, align 8")
@@ -357,7 +360,7 @@ class _Writer:
         if inst.op == "cast":
             return self.cast(inst, first, names[0])
         if inst.op == "bitcast":
-            if first.dtype.llvm == inst.dtype.llvm:
+            if self.of(first) == self.of(inst):
                 return names[0]
             return self.temp(f"bitcast {self.of(first)} {names[0]} to {self.of(inst)}")
         return self.binary(inst.op, inst.dtype, inst.lanes, names[0], names[1])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from homebox.engine import dtype as dt
 from homebox.engine import polynomials
 from homebox.engine.dtype import DType
+from homebox.engine.formats import element
 from homebox.engine.indexing import Conditions, Counters, gathered, holds, through
 from homebox.engine.linear import Builder, Value
 from homebox.engine.ops import (
@@ -103,26 +104,50 @@ class Emitter:
 
     def load(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
         """Read node[index] from its memory; 0 where a condition fails."""
-        flat = flatten(index, n.shape)
         pointer = self.pointer(n)
-        mask = self.mask(conditions)
         if numel_max(n.shape) == 0:
             return self.b.const(False if n.dtype is dt.boolean else 0, n.dtype)
-        if self.lane is None or not flat.depends(self.lane):
-            value = self._load_scalar(pointer, flat, mask)
-        else:
-            where = mask if mask is None or mask.lanes > 1 else self.b.splat(mask, LANES)
-            step = flat.coefficient(self.lane)
-            if step == 1 and flat.linear_in(self.lane):
-                base = self.integer(flat + of(self.lane) * -1)
-                value = self.b.load(pointer, base, LANES, where)
-            else:
-                value = self.b.load(pointer, self.vector(flat), LANES, where)
+        value = self.load_at(pointer, flatten(index, n.shape), self.mask(conditions))
         if n.dtype in (dt.f16, dt.bf16):
             return self.b.cast(value, n.dtype)
         if n.dtype is dt.boolean:
             return self.b.alu("lt", self.b.const(0, dt.u8, value.lanes), value)
         return value
+
+    def load_at(self, pointer: Value, flat: Index, mask: Value | None) -> Value:
+        """Read a flat position of memory, 16 lanes if it moves with the lane counter."""
+        if self.lane is None or not flat.depends(self.lane):
+            return self._load_scalar(pointer, flat, mask)
+        where = mask if mask is None or mask.lanes > 1 else self.b.splat(mask, LANES)
+        if flat.coefficient(self.lane) == 1 and flat.linear_in(self.lane):
+            base = self.integer(flat + of(self.lane) * -1)
+            return self.b.load(pointer, base, LANES, where)
+        return self.b.load(pointer, self.vector(flat), LANES, where)
+
+    def unpacked(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
+        """Return an element of an UNPACK, wherever it lies in the bytes."""
+        b, mask = self.b, self.mask(conditions)
+        place = element(n.arg, size_max(n.shape[1]), *index)
+        pointer = self.pointer(n.src[0])
+        number = self.load_at(b.view(pointer, place.dtype), place.at, mask)
+        if place.scale_at is None or place.scale_dtype is None:
+            return b.cast(number, dt.f32)
+        if place.high is not None:
+            shift = self.value_of(place.high, dt.u8)
+            four = b.alu("mul", shift, b.const(4, dt.u8, shift.lanes))
+            number = b.alu("shr", number, b.splat(four, number.lanes))
+            number = b.alu("and", number, b.const(15, dt.u8, number.lanes))
+        whole = b.cast(number, dt.i32)
+        if n.arg.zero:
+            whole = b.alu("sub", whole, b.const(n.arg.zero, dt.i32, whole.lanes))
+        scale = self.load_at(b.view(pointer, place.scale_dtype), place.scale_at, mask)
+        return b.alu("mul", b.cast(whole, dt.f32), b.cast(scale, dt.f32))
+
+    def value_of(self, index: Index, dtype: DType) -> Value:
+        """Return an index as a number of a type, in lanes if it moves with them."""
+        if self.lane is not None and index.depends(self.lane):
+            return self.b.cast(self.vector(index), dtype)
+        return self.b.cast(self.integer(index), dtype)
 
     def _load_scalar(self, pointer: Value, flat: Index, mask: Value | None) -> Value:
         place = self.integer(flat)
@@ -137,7 +162,10 @@ class Emitter:
 
     def _inside(self, pointer: Value, flat: Index, place: Value) -> Value:
         """Return a place that may be read even if every lane of the mask is off."""
-        count = self.b.params[pointer.arg].count
+        owner = pointer
+        while owner.op == "view":
+            owner = owner.args[0]
+        count = self.b.params[owner.arg].count * owner.dtype.size // pointer.dtype.size
         lo, hi = flat.bounds()
         if lo >= 0 and hi < count:
             return place
@@ -275,6 +303,8 @@ class Emitter:
             return self._iota(index[0])
         if n.op is Op.REDUCE:
             return self.reduce(n, index, conditions)
+        if n.op is Op.UNPACK:
+            return self.unpacked(n, index, conditions)
         if n.op is Op.GATHER:
             inner, inside = gathered(n, index)
             return self._guarded(n.src[0], inner, conditions, (inside,))

@@ -7,7 +7,8 @@ to a map although it is a sum of products is merely slower, never wrong.
 from homebox.engine.contract_kernels import ContractLowering
 from homebox.engine.fuse import Region
 from homebox.engine.map_kernels import MapLowering
-from homebox.engine.ops import Node, Sym
+from homebox.engine.ops import Node, Op, Sym
+from homebox.engine.pack_kernels import lower_pack
 from homebox.engine.schedule import Lowered
 
 
@@ -18,6 +19,8 @@ def lower(region: Region, realised: frozenset[Node], syms: list[Sym], level: str
     buffer.
     """
     inside = realised - {region.root}
+    if region.root.op is Op.PACK:
+        return lower_pack(region.root, inside, syms)
     if region.core is not None:
         lowered = ContractLowering(region, inside, syms, level).lower()
         if lowered is not None:

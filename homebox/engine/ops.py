@@ -1,4 +1,4 @@
-"""The graph's vocabulary: about 30 primitive operations, and the immutable nodes they make.
+"""The graph's vocabulary: 33 primitive operations, and the immutable nodes they make.
 
 A `Node` is an operation applied to other nodes. Nodes with the same content are the same object
 (interned), so equality is identity and a rewrite that changes nothing costs nothing.
@@ -59,6 +59,9 @@ class Op(Enum):
     #   after the write: without index value has target's shape; with index I: value is I + rest,
     #   target[index[i]] (+)= value[i] in the order of i; an index outside of 0..V-1 is skipped
     COPY = auto()  # src (x,); the same values, made contiguous in memory here
+    # packed numbers: `formats` says how they lie
+    UNPACK = auto()  # src (bytes,), arg = Format; shape (n, k) f32: what the bytes stand for
+    PACK = auto()  # src (x,) with x (m, k) f32, arg = Format; shape (m, bytes of a row) u8
 
 
 @dataclass(frozen=True, slots=True)

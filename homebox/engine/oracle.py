@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homebox.engine import formats
 from homebox.engine.dtype import DType, bf16
 from homebox.engine.ops import Node, Op, Shape, Sym, size_max, toposort
 from homebox.errors import EngineError
@@ -264,6 +265,15 @@ class _Evaluator:
         out[inside] = table[index[inside]]
         return out
 
+    def unpack(self, node: Node, sources: list[Array]) -> Array:
+        n, k = self.shape(node.shape)
+        stored = np.ascontiguousarray(sources[0]).reshape(-1)
+        return self.rest(node.dtype, formats.unpack(node.arg, stored, n, k))
+
+    def pack(self, node: Node, sources: list[Array]) -> Array:
+        stored = formats.pack(node.arg, sources[0].astype(np.float32))
+        return stored.reshape(self.shape(node.shape))
+
     def store(self, node: Node, sources: list[Array]) -> Array:
         target, value = sources[0], sources[1]
         if node.src[0].dtype is not node.src[1].dtype:
@@ -354,6 +364,8 @@ _RULES: dict[Op, Callable[[_Evaluator, Node, list[Array]], Array]] = {
     Op.IOTA: _Evaluator.iota,
     Op.CAST: _Evaluator.cast,
     Op.BITCAST: _Evaluator.bitcast,
+    Op.UNPACK: _Evaluator.unpack,
+    Op.PACK: _Evaluator.pack,
     Op.RESHAPE: _Evaluator.reshape,
     Op.PERMUTE: _Evaluator.permute,
     Op.EXPAND: _Evaluator.expand,

@@ -14,6 +14,7 @@ import numpy as np
 from homebox.engine import dtype as dt
 from homebox.engine.device import Buffer
 from homebox.engine.dtype import DType
+from homebox.engine.formats import A8, Format
 from homebox.engine.ops import Dim, Node, Op, Shape, Sym, node, numel_max
 
 Number = int | float | bool
@@ -425,6 +426,27 @@ class Tensor:
         rows = numel_max(self.shape[:-1])
         out = self.reshape((rows, self.shape[-1])).matmul(weight.transpose())
         return out.reshape((*self.shape[:-1], weight.shape[0]))
+
+    # -- packed numbers -------------------------------------------------------------------------
+
+    @staticmethod
+    def packed(form: Format, n: int, k: int, memory: "Tensor") -> "Tensor":
+        """Return the (n, k) float32 matrix that bytes of a format stand for; u8 (nbytes,)."""
+        if memory.dtype is not dt.u8 or numel_max(memory.shape) < form.nbytes(n, k):
+            raise ValueError(
+                f"{form} of ({n}, {k}) needs {form.nbytes(n, k)} bytes, "
+                f"not {memory.dtype} {list(memory.shape)}"
+            )
+        return Tensor(node(Op.UNPACK, dt.f32, (n, k), (memory.node,), form))
+
+    def quantised(self) -> "Tensor":
+        """Round x (m, k) to int8 with one scale for each 32 along k (format a8); float32 again."""
+        if self.ndim != 2 or self.dtype is not dt.f32:
+            raise TypeError(f"only float32 (m, k) can be quantised, not {self!r}")
+        rows, k = self.shape
+        width = A8.panel_bytes(size_of(k))
+        stored = node(Op.PACK, dt.u8, (rows, width), (self.node,), A8)
+        return Tensor(node(Op.UNPACK, dt.f32, self.shape, (stored,), A8))
 
     # -- memory ---------------------------------------------------------------------------------
 
