@@ -33,6 +33,10 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     view     (ptr)                               the same memory as elements of dtype
     dot4     (i32 acc, u8 a, i8 b)               acc + 4 products each; a, b have 4 * lanes
     dotbf16  (f32 acc, bf16 a, bf16 b)           acc + 2 products each, rounded as the target does
+    first                                        bool: the thread's first call of this launch
+    keep     arg = count                         array that a thread keeps from its first call of a
+                                                 launch to its last; 64-byte aligned; pointer (CPU)
+    shuffle  (a, b) arg = lanes                  lanes picked from a and b, one after the other
     stack    arg = count                         private array, 64-byte aligned; pointer
     shared   arg = count                         work-group memory (SIMT); pointer
     barrier                                      all work-items of the group (SIMT)
@@ -110,7 +114,7 @@ class Value:
 
 PURE = frozenset(
     "const param var lo hi group local add sub mul idiv mod max min div fma sqrt lt eq and or xor "
-    "shr shl where cast bitcast lane splat tree view dot4 dotbf16".split()
+    "shr shl where cast bitcast lane splat tree view dot4 dotbf16 shuffle first".split()
 )
 READS = frozenset({"load", "gather"})
 

@@ -1,4 +1,5 @@
-"""Prints linear IR as LLVM IR text, one function per kernel: `void name(ptr args, i64 lo, i64 hi)`.
+"""Prints linear IR as LLVM IR text, one function per kernel: `void name(ptr args, i64 lo, i64 hi,
+ptr kept, i64 first)`.
 
 `args` points to the buffer pointers in the order of the kernel's parameters, then the pointer of
 the int32 vars buffer. Floats: no fast-math, no contraction; every fused multiply-add is explicit.
@@ -11,6 +12,7 @@ from typing import Any
 from homebox.engine import dtype as dt
 from homebox.engine.dtype import DType
 from homebox.engine.linear import Inst, Kernel
+from homebox.engine.walker import KEPT_BYTES
 from homebox.errors import EngineError
 
 I16 = DType("i16", 2, "i", "int16", "i16", "short")  # bits on their way to bf16
@@ -60,6 +62,7 @@ class _Writer:
         self.open: list[int] = []  # where the open brackets begin
         self.label = "entry"
         self.temps = 0
+        self.kept = 0  # bytes of the thread's own memory in use
 
     # -- small helpers --------------------------------------------------------------------------
 
@@ -104,7 +107,7 @@ class _Writer:
         for i, inst in enumerate(self.kernel.body):
             result = self.instruction(inst, i)
             self.names.append(result or "")
-        arguments = "ptr %args, i64 %lo, i64 %hi"
+        arguments = "ptr %args, i64 %lo, i64 %hi, ptr %kept, i64 %first"
         head = f'define void @{self.name}({arguments}) nounwind "no-trapping-math"="true" {{'
         body = [head, "entry:", *self.allocas, *self.lines, "  ret void", "}"]
         return "\n".join([*sorted(self.declared), *body]) + "\n"
@@ -298,9 +301,25 @@ class _Writer:
         value, name = self.arg(inst, 1)
         self.line(f"store {self.of(value)} {name}, ptr {self.arg(inst, 0)[1]}")
 
+    def op_first(self, inst: Inst, i: int) -> str:
+        return self.temp("icmp ne i64 %first, 0")
+
+    def op_keep(self, inst: Inst, i: int) -> str:
+        place = self.kept
+        self.kept += -(-inst.arg * inst.dtype.size // 64) * 64
+        if self.kept > KEPT_BYTES:
+            raise EngineError(f"a kernel keeps {self.kept} bytes for a thread, above {KEPT_BYTES}")
+        return self.temp(f"getelementptr inbounds i8, ptr %kept, i64 {place}")
+
     def op_stack(self, inst: Inst, i: int) -> str:
         self.allocas.append(f"  %s{i} = alloca [{inst.arg} x {inst.dtype.llvm}], align 64")
         return f"%s{i}"
+
+    def op_shuffle(self, inst: Inst, i: int) -> str:
+        (first, a), (_, c) = self.arg(inst, 0), self.arg(inst, 1)
+        picked = ", ".join(f"i32 {k}" for k in inst.arg)
+        kind = self.of(first)
+        return self.temp(f"shufflevector {kind} {a}, {kind} {c}, <{inst.lanes} x i32> <{picked}>")
 
     def op_tree(self, inst: Inst, i: int) -> str:
         source, name = self.arg(inst, 0)

@@ -29,19 +29,19 @@ import numpy as np
 
 from homebox.engine.cpu import cpu_count
 from homebox.engine.device import Buffer
-from homebox.engine.dtype import i64
+from homebox.engine.dtype import i64, u8
 from homebox.engine.jit import Jit
-from homebox.engine.walker import COUNTER_WORDS, STATE_WORDS, walker_ir
+from homebox.engine.walker import COUNTER_WORDS, KEPT_BYTES, STATE_WORDS, walker_ir
 from homebox.errors import DeviceError, EngineError
 
 _SPIN_SECONDS = 50e-6  # how long an idle worker stays awake before it sleeps
 _MAX_THREADS = 1024
 
 _FUNCTIONS: dict[str, tuple[type | None, tuple[type, ...]]] = {
-    "homebox_worker": (None, (ctypes.c_void_p, ctypes.c_int64)),
+    "homebox_worker": (None, (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)),
     "homebox_run": (
         ctypes.c_int64,
-        (ctypes.c_void_p,) * 2 + (ctypes.c_int64,) + (ctypes.c_void_p,) * 3,
+        (ctypes.c_void_p,) * 2 + (ctypes.c_int64,) + (ctypes.c_void_p,) * 4,
     ),
     "homebox_quit": (None, (ctypes.c_void_p,)),
     "homebox_spin": (None, (ctypes.c_int64,)),
@@ -79,6 +79,7 @@ class Pool:
         self._workers: list[threading.Thread] = []
         self._state = Buffer(STATE_WORDS, i64)
         self._counters = Buffer(256 * COUNTER_WORDS, i64)
+        self._kept = Buffer(KEPT_BYTES, u8)
         _pools.add(self)
 
     def run(self, launches: np.ndarray, stop: int = 0) -> int:
@@ -134,7 +135,13 @@ class Pool:
                 self._counters = Buffer(2 * count * COUNTER_WORDS, i64)
             run = self._functions["homebox_run"]
             done: int = run(
-                self._state.address, address, count, self._counters.address, stop, times
+                self._state.address,
+                address,
+                count,
+                self._counters.address,
+                stop,
+                times,
+                self._kept.address,
             )
         return done
 
@@ -166,8 +173,9 @@ class Pool:
 
 
 def _enter(worker: Callable[..., int], state: Buffer, spins: int) -> None:
-    """Be a worker; this frame keeps the state alive as long as the worker reads it."""
-    worker(state.address, spins)
+    """Be a worker; this frame keeps its memory alive as long as the worker uses it."""
+    kept = Buffer(KEPT_BYTES, u8)
+    worker(state.address, spins, kept.address)
 
 
 def _load_walker(jit: Jit) -> dict[str, Callable[..., int]]:

@@ -1,14 +1,16 @@
 """The worker pool's own machine code, as LLVM IR: worker loop, program walker, dispatcher.
 
 One idea: a thread enters this code once and then needs no interpreter; what to run is data. The
-functions are `homebox_worker(state, spins)`, `homebox_run(state, launches, count, counters, stop,
-times) -> launches completed`, `homebox_quit(state)` and `homebox_spin(turns)`. The order of their
+functions are `homebox_worker(state, spins, kept)`, `homebox_run(state, launches, count, counters,
+stop, times, kept) -> launches completed`, `homebox_quit(state)` and `homebox_spin(turns)`. `kept` is
+memory of the thread's own, which a kernel may use from its first call of a launch to its last. The order of their
 memory accesses is explained in `runtime_cpu`. Invariant: nothing else writes to the state and the
 counters while a worker is inside.
 """
 
 _YIELD_MASK = 255  # a waiting thread gives its core away every 256 turns
 STATE_WORDS = 64  # 64-bit words
+KEPT_BYTES = 1 << 20  # of memory that is each thread's own
 COUNTER_WORDS = 8  # per launch: one cache line
 
 _ARCH = {
@@ -65,7 +67,7 @@ done:
 # done, 2 verdict (0 open, 1 run, 2 stop): the first thread to arrive decides for all. The
 # thread that completes a launch stamps its time, if times are wanted.
 _WALK = """
-define internal i64 @walk(ptr %state) {
+define internal i64 @walk(ptr %state, ptr %kept) {
 entry:
   %launches.at = getelementptr i64, ptr %state, i64 24
   %count.at = getelementptr i64, ptr %state, i64 25
@@ -121,13 +123,14 @@ late:
   %over = icmp sge i64 %done.first, %units
   br i1 %over, label %finished, label %grab
 grab:
+  %first = phi i64 [ 1, %late ], [ 0, %work ], [ 0, %stamp ]
   %lo = atomicrmw add ptr %taken.at, i64 %chunk monotonic
   %some = icmp slt i64 %lo, %units
   br i1 %some, label %work, label %wait
 work:
   %end = add i64 %lo, %chunk
   %hi = call i64 @llvm.smin.i64(i64 %end, i64 %units)
-  call void %fn(ptr %args, i64 %lo, i64 %hi)
+  call void %fn(ptr %args, i64 %lo, i64 %hi, ptr %kept, i64 %first)
   %size = sub i64 %hi, %lo
   %before.mine = atomicrmw add ptr %done.at, i64 %size acq_rel
   %after.mine = add i64 %before.mine, %size
@@ -161,7 +164,7 @@ out:
 """
 
 _WORKER = """
-define void @homebox_worker(ptr %state, i64 %spins) {
+define void @homebox_worker(ptr %state, i64 %spins, ptr %kept) {
 entry:
   %mode = alloca i64, align 8
   @DEFAULT@
@@ -208,7 +211,7 @@ missed:
   %back = atomicrmw sub ptr %active.at, i64 1 release
   br label %idle
 work:
-  %ignored = call i64 @walk(ptr %state)
+  %ignored = call i64 @walk(ptr %state, ptr %kept)
   br label %leave
 leave:
   %gone = atomicrmw sub ptr %active.at, i64 1 release
@@ -233,7 +236,7 @@ done:
 }
 
 define i64 @homebox_run(ptr %state, ptr %launches, i64 %count, ptr %counters, ptr %stop,
-                        ptr %times) {
+                        ptr %times, ptr %kept) {
 entry:
   %saved = alloca i64, align 8
   %mode = alloca i64, align 8
@@ -259,7 +262,7 @@ stamp:
 open:
   %closed = atomicrmw add ptr %state, i64 1 seq_cst
   call void @wake(ptr %state)
-  %ran = call i64 @walk(ptr %state)
+  %ran = call i64 @walk(ptr %state, ptr %kept)
   %opened = atomicrmw add ptr %state, i64 1 seq_cst
   %active.at = getelementptr i64, ptr %state, i64 8
   br label %wait
