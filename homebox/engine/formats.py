@@ -143,7 +143,7 @@ def pack_quantised(form: Format, numbers: npt.NDArray[np.int8], scale: Floats) -
     out[:, :, :64] = np.ascontiguousarray(inline).view(np.uint8).reshape(panels, supers, 64)
     if form is Q4:
         halves = stored.reshape(panels, PANEL, supers, 2, 2, 16)
-        stored = halves[:, :, :, :, 0] | (halves[:, :, :, :, 1] << 4)
+        stored = (halves[:, :, :, :, 0] + 16 * halves[:, :, :, :, 1]).astype(np.uint8)
     groups = stored.reshape(panels, PANEL, supers, -1, 4).transpose(0, 2, 3, 1, 4)
     out[:, :, 64:] = groups.reshape(panels, supers, -1)
     return out.reshape(-1)

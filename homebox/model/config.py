@@ -13,7 +13,7 @@ from typing import Any
 
 from homebox.errors import ModelFormatError, ModelNotFoundError
 
-ARCHITECTURES = ("llama",)
+ARCHITECTURES = ("llama", "qwen3")
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 MAX_JSON_BYTES = 1 << 20
@@ -23,6 +23,7 @@ _MAX_WIDTH = 1 << 17
 _MAX_LAYERS = 1024
 _MAX_HEADS = 1024
 _MAX_POSITIONS = 1 << 24
+_QWEN3_HEAD_DIM = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class ModelConfig:
     num_layers: int  # num_hidden_layers
     num_heads: int  # num_attention_heads
     num_kv_heads: int  # num_key_value_heads, default num_attention_heads
-    head_dim: int  # head_dim, default hidden_size / num_attention_heads
+    head_dim: int  # head_dim, default hidden_size / num_attention_heads; qwen3: 128
     max_positions: int  # max_position_embeddings
     rms_eps: float  # rms_norm_eps
     rope_theta: float  # rope_theta, default 10000
@@ -43,6 +44,16 @@ class ModelConfig:
     bos_id: int | None = None  # bos_token_id
     eos_ids: tuple[int, ...] = ()  # eos_token_id: a number, a list or null
     architecture: str = "llama"  # model_type
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether each head's query and key are normalised, with a weight of head_dim numbers."""
+        return self.architecture == "qwen3"
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights."""
+        return sum(math.prod(shape) for shape in self.weight_shapes().values())
 
     def projection_shape(self, name: str) -> tuple[int, int]:
         """Return (out, in) of one of `PROJECTIONS`."""
@@ -66,6 +77,9 @@ class ModelConfig:
                 shapes[f"layers.{layer}.{name}"] = self.projection_shape(name)
             shapes[f"layers.{layer}.attn_norm"] = (self.hidden_size,)
             shapes[f"layers.{layer}.mlp_norm"] = (self.hidden_size,)
+            if self.qk_norm:
+                shapes[f"layers.{layer}.q_norm"] = (self.head_dim,)
+                shapes[f"layers.{layer}.k_norm"] = (self.head_dim,)
         shapes["norm"] = (self.hidden_size,)
         if not self.tied:
             shapes["head"] = (self.vocab_size, self.hidden_size)
@@ -138,15 +152,16 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
     Raises ModelFormatError that names `where` and the field.
     """
     fields = _Fields(raw, where)
-    _refuse_unsupported(fields)
+    kind = _refuse_unsupported(fields)
     heads = fields.integer("num_attention_heads", 1, _MAX_HEADS)
     hidden = fields.integer("hidden_size", 1, _MAX_WIDTH)
     kv_heads = fields.integer("num_key_value_heads", 1, heads, default=heads)
     if heads % kv_heads:
         fields.fail("num_key_value_heads", f"{kv_heads} does not divide {heads} attention heads")
-    if fields.get("head_dim") is None and hidden % heads:
+    if fields.get("head_dim") is None and kind == "llama" and hidden % heads:
         fields.fail("hidden_size", f"{hidden} is no multiple of {heads} attention heads")
-    head_dim = fields.integer("head_dim", 2, 1024, default=hidden // heads)
+    usual = _QWEN3_HEAD_DIM if kind == "qwen3" else hidden // heads
+    head_dim = fields.integer("head_dim", 2, 1024, default=usual)
     if head_dim % 2:
         fields.fail("head_dim", f"must be even for rotary positions, not {head_dim}")
     vocab = fields.integer("vocab_size", 1, _MAX_VOCAB)
@@ -164,10 +179,12 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
         tied=fields.boolean("tie_word_embeddings", default=False),
         bos_id=fields.token("bos_token_id", vocab),
         eos_ids=fields.tokens("eos_token_id", vocab),
+        architecture=kind,
     )
 
 
-def _refuse_unsupported(fields: "_Fields") -> None:
+def _refuse_unsupported(fields: "_Fields") -> str:
+    """Check what must not be in a configuration; return the architecture."""
     kind = fields.get("model_type")
     if kind not in ARCHITECTURES:
         fields.fail(
@@ -181,6 +198,24 @@ def _refuse_unsupported(fields: "_Fields") -> None:
             fields.fail(name, "biases are not supported")
     if fields.get("quantization_config") is not None:
         fields.fail("quantization_config", "quantised weights are not supported")
+    _refuse_windows(fields)
+    return str(kind)
+
+
+def _refuse_windows(fields: "_Fields") -> None:
+    """Accept the fields of sliding windows where they say that no layer has one."""
+    if fields.boolean("use_sliding_window", default=False):
+        fields.fail("use_sliding_window", "sliding windows are not supported")
+    kinds = fields.get("layer_types")
+    if kinds is None:
+        return
+    if not isinstance(kinds, list):
+        fields.fail("layer_types", f"must be a list or null, not {_show(kinds)}")
+    if len(kinds) != fields.integer("num_hidden_layers", 1, _MAX_LAYERS):
+        fields.fail("layer_types", f"names {len(kinds)} layers, not num_hidden_layers")
+    for kind in kinds:
+        if kind != "full_attention":
+            fields.fail("layer_types", f"{_show(kind)} is not supported, only full_attention")
 
 
 def _rope_theta(fields: "_Fields") -> float:

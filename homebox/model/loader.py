@@ -1,15 +1,16 @@
 """Loads a Hugging Face model directory: config.json, tokenizer.model and *.safetensors.
 
 The one idea: the configuration says exactly which tensors of which shape there must be; every
-tensor is either one of those, or ignored for a written reason, or an error.
-Invariant: what `load_directory` returns is complete, finite, float32 and in homebox's names.
+tensor is either one of those, or ignored for a written reason, or an error. The numbers stay in
+their mapped files until one tensor is asked for, so a large model never exists as float32.
+Invariant: what `load_weights` returns is complete and in homebox's names; a tensor that was read is
+finite.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,15 @@ import numpy as np
 
 from homebox.errors import ModelFormatError, ModelNotFoundError
 from homebox.model.config import MAX_JSON_BYTES, ModelConfig, load_config
-from homebox.model.safetensors_reader import Float32, SafetensorsFile, read_index
+from homebox.model.file_digests import remembered_digest
+from homebox.model.safetensors_reader import (
+    Float32,
+    SafetensorsFile,
+    Stored,
+    finite,
+    read_index,
+    widened,
+)
 from homebox.model.sentencepiece_file import MAX_MODEL_BYTES
 from homebox.model.tokenizer import Tokenizer
 
@@ -32,14 +41,83 @@ _LAYER_NAMES = {
     "down": "mlp.down_proj.weight",
     "attn_norm": "input_layernorm.weight",
     "mlp_norm": "post_attention_layernorm.weight",
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
 }
 _TOP_NAMES = {
     "embed": "model.embed_tokens.weight",
     "norm": "model.norm.weight",
     "head": "lm_head.weight",
 }
+MAX_VOCABULARY_BYTES = 64 << 20
+_COMPARED = 1 << 20  # numbers that are compared at once
 # Old checkpoints carry the rotary frequencies, which follow from the configuration.
 _IGNORED = re.compile(r"^(model\.layers\.\d+\.self_attn|model)\.rotary_emb\.inv_freq$")
+
+
+class LoadedWeights(Mapping[str, Float32]):
+    """The weights of a model in their mapped files: the keys and shapes of config.weight_shapes().
+
+    Access by name gives a float32 copy of one tensor, checked to be finite; `stored` shows it as it
+    lies in the file. `base_hash` names the exact content of the directory. Raises ModelFormatError
+    that names file and tensor.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        sources: dict[str, tuple[SafetensorsFile, str]],
+        tied_copy: SafetensorsFile | None,
+        base_hash: str,
+    ) -> None:
+        self.config = config
+        self.base_hash = base_hash
+        self._sources = sources  # name -> the file, and the name in it
+        self._tied_copy = tied_copy
+
+    def __getitem__(self, name: str) -> Float32:
+        return widened(self.stored(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def stored(self, name: str, checked: bool = True) -> Stored:
+        """Return a tensor as it lies in the file, read-only: float32, float16 or bf16 as uint16.
+
+        `checked` = False leaves to the caller the check for NaN and infinity; see `refuse`.
+        """
+        file, source = self._sources[name]
+        array = file.view(source)
+        if checked and not finite(array):
+            raise self.refuse(name, "holds NaN or infinity")
+        return array
+
+    def refuse(self, name: str, reason: str) -> ModelFormatError:
+        """Return the error that says what is wrong with a tensor, and where."""
+        file, source = self._sources[name]
+        return ModelFormatError(f"{file.path}: {source}: {reason}")
+
+    def release(self, name: str) -> None:
+        """Say that a tensor will not be read again soon, which frees its memory."""
+        file, source = self._sources[name]
+        file.release(source)
+
+    def check_tied_head(self) -> None:
+        """Accept a stored copy of a tied head only if it is a copy."""
+        if self._tied_copy is None:
+            return
+        name = _TOP_NAMES["head"]
+        copy, embed = self._tied_copy.view(name), self.stored("embed", checked=False)
+        step = max(1, _COMPARED // max(1, embed.shape[1]))
+        for i in range(0, len(embed), step):
+            if not np.array_equal(widened(copy[i : i + step]), widened(embed[i : i + step])):
+                raise ModelFormatError(
+                    f"{self._tied_copy.path}: {name}: differs from the embedding although "
+                    "config.json says tie_word_embeddings"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +125,7 @@ class LoadedModel:
     """Everything that a model directory holds, checked; `base_hash` names its exact content."""
 
     config: ModelConfig
-    weights: dict[str, Float32]  # the keys and shapes of config.weight_shapes()
+    weights: Mapping[str, Float32]  # the keys and shapes of config.weight_shapes()
     tokenizer: Tokenizer
     base_hash: str  # sha256 over the names and sha256 of the files that were read
 
@@ -61,28 +139,58 @@ def file_name_of(name: str) -> str:
 
 
 def load_directory(directory: Path) -> LoadedModel:
-    """Read and check a model directory.
+    """Read and check a model directory; its weights are copied out as float32.
 
     Raises ModelNotFoundError if the directory or one of its files is missing, ModelFormatError if
     one is broken, hostile or not supported.
     """
+    config = _config(directory)
+    tokenizer = load_tokenizer(directory, config)
+    found = load_weights(directory)
+    weights = {name: found[name] for name in found}
+    found.check_tied_head()
+    return LoadedModel(config, weights, tokenizer, found.base_hash)
+
+
+def open_directory(directory: Path) -> LoadedModel:
+    """Like `load_directory`, but the weights stay `LoadedWeights`, each checked when it is read."""
+    config = _config(directory)
+    tokenizer = load_tokenizer(directory, config)
+    weights = load_weights(directory)
+    return LoadedModel(config, weights, tokenizer, weights.base_hash)
+
+
+def load_weights(directory: Path) -> LoadedWeights:
+    """Open the weights of a model directory, which needs no tokenizer.
+
+    Names, types and shapes are checked here, numbers when they are read. Raises ModelNotFoundError
+    and ModelFormatError.
+    """
+    config = _config(directory)
+    files = {path.name: SafetensorsFile(path) for path in _files(directory)}
+    tensors = _tensor_files(directory, files)
+    sources = _sources(config, tensors, directory)
+    digests = {name: remembered_digest(file.status, file.digest) for name, file in files.items()}
+    digests |= _small_digests(directory)
+    copy = tensors.get(_TOP_NAMES["head"]) if config.tied else None
+    return LoadedWeights(config, sources, copy, _combine(digests))
+
+
+def _config(directory: Path) -> ModelConfig:
     if not directory.is_dir():
         raise ModelNotFoundError(f"{directory} is no directory with a model")
-    config = load_config(directory)
+    return load_config(directory)
+
+
+def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
+    """Read the tokenizer of a model directory; it must fit the configuration."""
     tokenizer = _load_tokenizer(directory)
     if tokenizer.size > config.vocab_size:
         raise ModelFormatError(
             f"{directory / 'config.json'}: vocab_size: {config.vocab_size} is below the "
             f"{tokenizer.size} pieces of tokenizer.model"
         )
-    with ExitStack() as stack:
-        files = {
-            path.name: stack.enter_context(SafetensorsFile(path)) for path in _files(directory)
-        }
-        weights = _read_weights(config, _tensor_files(directory, files), directory)
-        digests = {name: file.digest() for name, file in files.items()}
-    digests |= _small_digests(directory)
-    return LoadedModel(config, weights, tokenizer, _combine(digests))
+    return tokenizer
 
 
 def _load_tokenizer(directory: Path) -> Tokenizer:
@@ -123,29 +231,24 @@ def _tensor_files(directory: Path, files: dict[str, SafetensorsFile]) -> dict[st
     return result
 
 
-def _read_weights(
+def _sources(
     config: ModelConfig, tensors: dict[str, SafetensorsFile], directory: Path
-) -> dict[str, Float32]:
+) -> dict[str, tuple[SafetensorsFile, str]]:
+    """Return homebox's name -> file and name there; all that can be known without reading holds."""
     shapes = config.weight_shapes()
     wanted = {file_name_of(name): name for name in shapes}
     _check_names(config, set(wanted), tensors, directory)
-    # All shapes first: a wrong one must not cost the reading of gigabytes before it is named.
+    if config.tied and _TOP_NAMES["head"] in tensors:
+        wanted[_TOP_NAMES["head"]] = "embed"
     for source, name in wanted.items():
-        found = tensors[source].tensors[source].shape
-        if found != shapes[name]:
+        file = tensors[source]
+        found, _ = file.find(source)
+        if found.shape != shapes[name]:
             raise ModelFormatError(
-                f"{tensors[source].path}: {source}: shape {list(found)} does not fit config.json, "
+                f"{file.path}: {source}: shape {list(found.shape)} does not fit config.json, "
                 f"which asks for {list(shapes[name])}"
             )
-    weights = {}
-    for source, name in wanted.items():
-        array = tensors[source].read(source)
-        if not np.isfinite(array).all():
-            raise ModelFormatError(f"{tensors[source].path}: {source}: holds NaN or infinity")
-        weights[name] = array
-    if config.tied and _TOP_NAMES["head"] in tensors:
-        _check_tied_head(tensors, weights["embed"])
-    return weights
+    return {name: (tensors[source], source) for name in shapes for source in [file_name_of(name)]}
 
 
 def _check_names(
@@ -163,16 +266,6 @@ def _check_names(
         )
 
 
-def _check_tied_head(tensors: dict[str, SafetensorsFile], embed: Float32) -> None:
-    """Accept a stored copy of a tied head only if it is a copy."""
-    head = tensors[_TOP_NAMES["head"]]
-    if not np.array_equal(head.read(_TOP_NAMES["head"]), embed):
-        raise ModelFormatError(
-            f"{head.path}: {_TOP_NAMES['head']}: differs from the embedding although config.json "
-            "says tie_word_embeddings"
-        )
-
-
 def _list(names: list[str]) -> str:
     shown = ", ".join(ascii(name[:80])[1:-1] for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -185,7 +278,10 @@ def _small_digests(directory: Path) -> dict[str, str]:
         ("config.json", MAX_JSON_BYTES),
         ("generation_config.json", MAX_JSON_BYTES),
         ("tokenizer.model", MAX_MODEL_BYTES),
+        ("tokenizer.json", MAX_VOCABULARY_BYTES),
     ):
+        if name == "tokenizer.json" and "tokenizer.model" in digests:
+            continue  # it is not read then
         path = directory / name
         if path.exists():
             with path.open("rb") as file:

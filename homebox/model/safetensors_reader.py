@@ -8,6 +8,7 @@ without overlaps or holes, each exactly as long as its dtype and shape say.
 """
 
 import hashlib
+import math
 import mmap
 import os
 import stat
@@ -29,14 +30,21 @@ MAX_SHARDS = 1024
 _MAX_NAME = 512
 _MAX_AXES = 8
 _MAX_DIM = 1 << 40
+_CHUNK = 1 << 18  # numbers that are looked at together
 
 # Bits per element of every type that the format knows; homebox loads the first three.
 _BITS = {"F32": 32, "F16": 16, "BF16": 16}
 _BITS |= {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8}
 _BITS |= {"I16": 16, "U16": 16, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64}
-READABLE = ("F32", "F16", "BF16")
+# How a readable type's numbers come out of `SafetensorsFile.view`: bf16 as its 16 bits.
+READABLE: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 
 Float32 = npt.NDArray[np.float32]
+Stored = npt.NDArray[Any]  # float32, float16, or bf16 as uint16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +58,15 @@ class TensorInfo:
 
 
 class SafetensorsFile:
-    """One open file; `tensors` says what it holds, `read` copies one tensor out of it."""
+    """One open file; `tensors` says what it holds, `view` shows and `read` copies a tensor."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._map: mmap.mmap | None = None
         descriptor = _open_regular(path)
         try:
-            size = os.fstat(descriptor).st_size
+            self.status = os.fstat(descriptor)
+            size = self.status.st_size
             header, self._data_start = _read_header(descriptor, size, str(path))
             self.tensors, self.metadata = parse_header(header, size - self._data_start, str(path))
             self._map = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
@@ -78,16 +87,35 @@ class SafetensorsFile:
         self.close()
 
     def close(self) -> None:
-        """Release the mapping; arrays that `read` returned stay valid."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        """Give up the mapping; it lives on while an array that `view` returned does."""
+        self._map = None
+
+    def view(self, name: str) -> Stored:
+        """Return the tensor as it lies in the mapped file, read-only; see `READABLE`.
+
+        The file must not be changed while the array is used. Raises as `read` does.
+        """
+        info, data = self.find(name)
+        return tensor_in(data, self._data_start, info)
+
+    def release(self, name: str) -> None:
+        """Let the system take back the memory of a tensor that was read; it stays readable."""
+        info, data = self.find(name)
+        page = mmap.PAGESIZE
+        begin = -(-(self._data_start + info.begin) // page) * page
+        end = (self._data_start + info.end) // page * page
+        if end > begin and hasattr(mmap, "MADV_DONTNEED"):
+            data.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
     def read(self, name: str) -> Float32:
         """Return a float32 copy of the tensor; F16 and BF16 are converted exactly.
 
         Raises ModelFormatError if there is no such tensor, or its type is none of `READABLE`.
         """
+        return widened(self.view(name))
+
+    def find(self, name: str) -> tuple[TensorInfo, mmap.mmap]:
+        """Return where a tensor lies, and the file's bytes; raises as `read` does."""
         info = self.tensors.get(name)
         if info is None:
             raise ModelFormatError(f"{self.path}: has no tensor {name!r}")
@@ -98,7 +126,7 @@ class SafetensorsFile:
             )
         if self._map is None:
             raise ModelFormatError(f"{self.path}: was closed before {name} was read")
-        return decode_tensor(memoryview(self._map), self._data_start, info)
+        return info, self._map
 
     def digest(self) -> str:
         """Return the sha256 of the whole file as 64 hex digits."""
@@ -107,20 +135,35 @@ class SafetensorsFile:
         return hashlib.sha256(self._map).hexdigest()
 
 
-def decode_tensor(data: memoryview, data_start: int, info: TensorInfo) -> Float32:
-    """Return a float32 copy of the tensor at `info` in `data`, whose tensors begin at `data_start`.
+def tensor_in(data: mmap.mmap | bytes, data_start: int, info: TensorInfo) -> Stored:
+    """Return the tensor at `info` in `data`, whose tensors begin at `data_start`, without a copy.
 
     The bounds are those of a checked header.
     """
-    with data, data[data_start + info.begin : data_start + info.end] as part:
-        if info.dtype == "BF16":
-            wide = np.frombuffer(part, dtype="<u2").astype("<u4")
-            wide <<= np.uint32(16)
-            values = wide.view("<f4")
-        else:
-            kind = "<f4" if info.dtype == "F32" else "<f2"
-            values = np.frombuffer(part, dtype=kind).astype(np.float32)
-    return values.astype(np.float32, copy=False).reshape(info.shape)
+    kind: np.dtype[Any] = READABLE[info.dtype]
+    count = math.prod(info.shape)
+    if count == 0:
+        return np.zeros(info.shape, kind)
+    return np.frombuffer(data, kind, count, data_start + info.begin).reshape(info.shape)
+
+
+def widened(stored: Stored) -> Float32:
+    """Return a float32 copy of numbers as `SafetensorsFile.view` shows them."""
+    if stored.dtype.kind == "u":
+        wide = stored.astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
+    return stored.astype(np.float32)
+
+
+def finite(stored: Stored) -> bool:
+    """Whether stored numbers hold neither NaN nor infinity; needs little memory of its own."""
+    exponent = {"f4": 0x7F800000, "f2": 0x7C00, "u2": 0x7F80}[stored.dtype.str[1:]]
+    words = stored.reshape(-1).view(f"<u{stored.dtype.itemsize}")
+    bits = words.dtype.type(exponent)
+    return all(
+        not ((words[i : i + _CHUNK] & bits) == bits).any() for i in range(0, len(words), _CHUNK)
+    )
 
 
 def _open_regular(path: Path) -> int:
