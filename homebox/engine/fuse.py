@@ -17,6 +17,7 @@ from homebox.engine.ops import (
     Node,
     Op,
     Shape,
+    is_name,
     numel_max,
     size_max,
     toposort,
@@ -90,7 +91,7 @@ def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], 
 
 def is_forced(n: Node) -> bool:
     """Whether a node asks for memory itself."""
-    return n.op in (Op.STORE, Op.COPY, Op.PACK) and n.arg != "detach"
+    return n.op in (Op.STORE, Op.COPY, Op.PACK) and not is_name(n)
 
 
 class _Plan:

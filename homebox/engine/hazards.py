@@ -12,7 +12,7 @@ from collections.abc import Container
 from homebox.engine.contract import loops, operand_bases
 from homebox.engine.indexing import Counters, accesses
 from homebox.engine.loops import memory_of
-from homebox.engine.ops import Node, Op
+from homebox.engine.ops import Node, Op, is_name
 from homebox.engine.rewrite import with_sources
 from homebox.engine.symbolic import flatten, of
 from homebox.engine.tensor import Tensor
@@ -37,7 +37,7 @@ def safe_store(store: Node, realised: set[Node], cores: Container[Node]) -> Node
     `realised` are nodes below it that are certain to have memory, contractions (`cores`) included.
     """
     target, value, *index = store.src
-    if value.op in (Op.COPY, Op.STORE) and value.arg != "detach":
+    if value.op in (Op.COPY, Op.STORE) and not is_name(value):
         return store
     counters = Counters()
     at = tuple(of(x) for x in loops(value.shape, counters))

@@ -58,7 +58,8 @@ class Op(Enum):
     )  # src (target, value) or (target, value, index); arg "set" | "add"; -> the target
     #   after the write: without index value has target's shape; with index I: value is I + rest,
     #   target[index[i]] (+)= value[i] in the order of i; an index outside of 0..V-1 is skipped
-    COPY = auto()  # src (x,); the same values, made contiguous in memory here
+    COPY = auto()  # src (x,); the same values, made contiguous in memory here; with a text as
+    #   argument a name only, without memory: "detach" stops gradients, others tell values apart
     # packed numbers: `formats` says how they lie
     UNPACK = auto()  # src (bytes,), arg = Format; shape (n, k) f32: what the bytes stand for
     PACK = auto()  # src (x,) with x (m, k) f32, arg = Format; shape (m, bytes of a row) u8
@@ -137,6 +138,11 @@ def numel_max(shape: Iterable[Dim]) -> int:
     for dim in shape:
         total *= size_max(dim)
     return total
+
+
+def is_name(n: Node) -> bool:
+    """Whether a node is a COPY without memory: another name for its source."""
+    return n.op is Op.COPY and isinstance(n.arg, str)
 
 
 def strides_of(shape: Shape) -> tuple[int, ...]:

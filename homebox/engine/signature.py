@@ -11,7 +11,7 @@ from typing import Any
 
 from homebox.engine.fuse import Region
 from homebox.engine.loops import memory_of
-from homebox.engine.ops import Node, Op
+from homebox.engine.ops import Node, Op, is_name
 from homebox.engine.schedule import Lowered
 
 Key = tuple[Any, ...]
@@ -35,8 +35,8 @@ def signature(region: Region, realised: frozenset[Node]) -> tuple[Key, list[Node
             stack.extend((s, False) for s in reversed(each.src))
             continue
         else:
-            # The argument of a copy only tells copies apart, but "detach" is no copy at all.
-            arg = each.arg == "detach" if each.op is Op.COPY else (type(each.arg), repr(each.arg))
+            # The argument of a copy only tells copies apart, but a mere name is no copy at all.
+            arg = is_name(each) if each.op is Op.COPY else (type(each.arg), repr(each.arg))
             sources = tuple(place[s] for s in each.src)
             rows.append((each.op, each.dtype, each.shape, arg, sources))
         place[each] = len(place)

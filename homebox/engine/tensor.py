@@ -271,6 +271,13 @@ class Tensor:
         """Return the same values, through which no gradient flows."""
         return Tensor(node(Op.COPY, self.dtype, self.shape, (self.node,), "detach"))
 
+    def again(self, label: str) -> "Tensor":
+        """Return the same values under another name.
+
+        What is computed from it is a new computation, not one that is shared and kept in memory.
+        """
+        return Tensor(node(Op.COPY, self.dtype, self.shape, (self.node,), f"again {label}"))
+
     def contiguous(self) -> "Tensor":
         """Return the same values, written to memory of their own here."""
         return Tensor(node(Op.COPY, self.dtype, self.shape, (self.node,)))
