@@ -66,7 +66,7 @@ class Program:
         cut = partition(roots)
         self.roots = cut.roots
         self.regions = order_regions(cut)
-        level = detect().level
+        level = detect().vector
         lowering = Lowering(lambda r: lower(r, cut.realised, self.syms, level), cut.realised)
         lowered = [lowering(region) for region in self.regions]
         self._keep: list[object] = [roots]
@@ -231,9 +231,9 @@ def _compile(lowered: list[Lowered]) -> list[tuple[str, int]]:
     wanted: list[str] = []
     for low in lowered:
         if low.kernel not in names:
-            name = f"k{debug.digest(render(low.kernel, 'kernel'))}"
+            name = f"k{debug.digest(render(low.kernel, 'kernel', jit().target))}"
             names[low.kernel] = name
-            texts[name] = render(low.kernel, name)
+            texts[name] = render(low.kernel, name, jit().target)
         wanted.append(names[low.kernel])
     debug.show_sources(texts)
     found = jit().load(texts)

@@ -1,9 +1,14 @@
 """Which machine code this computer can run, and for which of it the engine generates.
 
 One idea: a `CpuTarget` names everything that code generation depends on, so the same target gives
-the same machine code everywhere. Levels are "avx512" (F, BW, DQ, VL), "avx2" (with FMA) and
-"generic" (NEON on AArch64, SSE2 on x86-64). Invariant: every level computes the same bits in strict
-mode; a level changes speed only. `HOMEBOX_CPU` forces a level that the machine has.
+the same machine code everywhere. Invariant: every level computes the same bits in strict mode; a
+level changes speed only. `HOMEBOX_CPU` forces a level that the machine has. The levels, best first:
+
+    avx512-vnni   AVX-512 (F, BW, DQ, VL) with VNNI, and with BF16 where the processor has it
+    avx512        the same without dot instructions
+    avx-vnni      AVX2 with FMA and the 256-bit form of VNNI
+    avx2          AVX2 with FMA
+    generic       NEON with what else an AArch64 processor has; SSE2 on x86-64
 """
 
 import math
@@ -15,15 +20,28 @@ from typing import Any
 
 from homebox.errors import DeviceError
 
-LEVELS = ("avx512", "avx2", "generic")
+LEVELS = ("avx512-vnni", "avx512", "avx-vnni", "avx2", "generic")
+_AVX2 = frozenset({"avx2", "fma"})
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 _NEEDS = {
-    "avx512": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma"}),
-    "avx2": frozenset({"avx2", "fma"}),
+    "avx512-vnni": _AVX512 | {"avx512vnni"},
+    "avx512": _AVX512,
+    "avx-vnni": _AVX2 | {"avxvnni"},
+    "avx2": _AVX2,
     "generic": frozenset[str](),
 }
+VECTORS = ("avx512", "avx2", "generic")  # kinds of registers, on which tiles depend
 _LANES = {"avx512": 16, "avx2": 8, "generic": 4}
-# What must be off so that nothing encoded with EVEX or for tiles is chosen at level avx2.
-_ABOVE_AVX2 = ("avx512", "avx10", "amx", "evex512")
+# What must be off so that nothing above a level is chosen, by the beginnings of the names: dot
+# instructions, tiles, and what is encoded with EVEX. AVX10 implies all of AVX-512.
+_DOTS = ("avxvnni", "avx512vnni", "avx512bf16", "avx10", "amx")
+_EVEX = ("avx512", "avx10", "amx", "evex512")
+_OFF = {
+    "avx512-vnni": (),
+    "avx512": _DOTS,
+    "avx-vnni": _EVEX,
+    "avx2": (*_EVEX, "avxvnni"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +55,19 @@ class CpuTarget:
     lanes_hint: int
     triple: str
 
+    @property
+    def vector(self) -> str:
+        """The kind of registers, one of VECTORS."""
+        return vector_of(self.level)
+
     def has(self, feature: str) -> bool:
         """Say whether generated code may use an LLVM feature, for example "avx512vnni"."""
         return f"+{feature}" in self.features.split(",")
+
+
+def vector_of(level: str) -> str:
+    """Return the kind of registers of a level, one of VECTORS."""
+    return {"avx512-vnni": "avx512", "avx-vnni": "avx2"}.get(level, level)
 
 
 def import_llvm() -> Any:
@@ -73,20 +101,21 @@ def make_target(triple: str, name: str, features: dict[str, bool], level: str) -
             f"CPU level {level} does not run on this processor ({name}): "
             f"it lacks {', '.join(missing)}; unset HOMEBOX_CPU or choose another level"
         )
+    vector = vector_of(level)
     if level == "generic" and arch == "x86_64":
-        return CpuTarget(arch, level, "x86-64", "", _LANES[level], triple)
-    wanted = dict(features)
-    if level == "avx2":
-        for feature in wanted:
-            if feature.startswith(_ABOVE_AVX2):
-                wanted[feature] = False
-        # Known names whose default includes AVX-512 must lose it even if the host list is short.
-        wanted.update(dict.fromkeys(_NEEDS["avx512"] - _NEEDS["avx2"], False))
-    if level == "avx512":
+        return CpuTarget(arch, level, "x86-64", "", _LANES[vector], triple)
+    off = _OFF.get(level, ())
+    wanted = {key: on and not key.startswith(off) for key, on in features.items()}
+    # Known names whose default includes more must lose it even if the host list is short.
+    if vector == "avx2":
+        wanted.update(dict.fromkeys(_AVX512 - _AVX2, False))
+    if level in ("avx512", "avx2"):
+        wanted.update(dict.fromkeys(("avxvnni", "avx512vnni", "avx512bf16"), False))
+    if vector == "avx512":
         # Some processors are tuned to use half of their vector registers; kernels ask for all.
         wanted.update({"prefer-256-bit": False, "prefer-128-bit": False})
     flags = ",".join(("+" if on else "-") + key for key, on in sorted(wanted.items()))
-    return CpuTarget(arch, level, name, flags, _LANES[level], triple)
+    return CpuTarget(arch, level, name, flags, _LANES[vector], triple)
 
 
 @cache
@@ -104,17 +133,22 @@ def detect() -> CpuTarget:
 
     Raises DeviceError for an unknown level and for one that this machine cannot run.
     """
-    triple, name, items = _host()
-    features = dict(items)
     forced = os.environ.get("HOMEBOX_CPU", "")
-    if forced:
-        if forced not in LEVELS:
-            raise DeviceError(f"HOMEBOX_CPU={forced} is unknown; choose one of {', '.join(LEVELS)}")
-        return make_target(triple, name, features, forced)
-    for level in LEVELS:
-        if all(features.get(f, False) for f in _NEEDS[level]):
-            return make_target(triple, name, features, level)
-    return make_target(triple, name, features, "generic")
+    if forced and forced not in LEVELS:
+        raise DeviceError(f"HOMEBOX_CPU={forced} is unknown; choose one of {', '.join(LEVELS)}")
+    return target_of(forced or available()[0])
+
+
+def available() -> tuple[str, ...]:
+    """Return the levels that this machine can run, best first."""
+    features = dict(_host()[2])
+    return tuple(level for level in LEVELS if all(features.get(f, False) for f in _NEEDS[level]))
+
+
+def target_of(level: str) -> CpuTarget:
+    """Return this machine's target at a level; raise DeviceError if it cannot run that."""
+    triple, name, features = _host()
+    return make_target(triple, name, dict(features), level)
 
 
 def cpu_count() -> int:

@@ -1,7 +1,6 @@
-"""Prints linear IR as LLVM IR text, one function per kernel: `void name(ptr args, i64 lo, i64 hi,
-ptr kept, i64 first)`.
+"""Prints linear IR as LLVM IR text, one function per kernel.
 
-`args` points to the buffer pointers in the order of the kernel's parameters, then the pointer of
+Its signature is `void name(ptr args, i64 lo, i64 hi, ptr kept, i64 first)`. `args` points to the buffer pointers in the order of the kernel's parameters, then the pointer of
 the int32 vars buffer. Floats: no fast-math, no contraction; every fused multiply-add is explicit.
 Mutable registers are allocas, which SROA turns into SSA values.
 """
@@ -9,7 +8,9 @@ Mutable registers are allocas, which SROA turns into SSA values.
 import struct
 from typing import Any
 
+from homebox.engine import dots
 from homebox.engine import dtype as dt
+from homebox.engine.cpu import CpuTarget
 from homebox.engine.dtype import DType
 from homebox.engine.linear import Inst, Kernel
 from homebox.engine.walker import KEPT_BYTES
@@ -22,9 +23,12 @@ UNSIGNED_OPS = {"idiv": "udiv", "mod": "urem"}
 BIT_OPS = {"and": "and", "or": "or", "xor": "xor", "shr": "lshr", "shl": "shl"}
 
 
-def render(kernel: Kernel, name: str) -> str:
-    """Return the LLVM IR of a kernel as a function of that name."""
-    return _Writer(kernel, name).text()
+def render(kernel: Kernel, name: str, target: CpuTarget) -> str:
+    """Return the LLVM IR of a kernel as a function of that name.
+
+    Only the dot operations depend on the target; other kernels have one text for all.
+    """
+    return _Writer(kernel, name, target).text()
 
 
 def literal(value: Any, dtype: DType) -> str:
@@ -53,8 +57,8 @@ def suffix(dtype: DType, lanes: int) -> str:
 class _Writer:
     """State of printing one kernel: SSA names by position, text lines, open brackets."""
 
-    def __init__(self, kernel: Kernel, name: str) -> None:
-        self.kernel, self.name = kernel, name
+    def __init__(self, kernel: Kernel, name: str, target: CpuTarget) -> None:
+        self.kernel, self.name, self.target = kernel, name, target
         self.names: list[str] = []
         self.lines: list[str] = []
         self.allocas: list[str] = []
@@ -360,6 +364,14 @@ class _Writer:
     def select(self, condition: str, kind: str, lanes: int, a: str, c: str) -> str:
         bools = "i1" if lanes == 1 else f"<{lanes} x i1>"
         return self.temp(f"select {bools} {condition}, {kind} {a}, {kind} {c}")
+
+    def op_dot4(self, inst: Inst, i: int) -> str:
+        values = [self.arg(inst, k)[1] for k in range(3)]
+        return dots.dot4(self, self.target, inst.lanes, values, inst.arg)
+
+    def op_dotbf16(self, inst: Inst, i: int) -> str:
+        values = [self.arg(inst, k)[1] for k in range(3)]
+        return dots.dotbf16(self, self.target, inst.lanes, values)
 
     def arithmetic(self, inst: Inst) -> str:
         sources = [self.arg(inst, k) for k in range(len(inst.args))]

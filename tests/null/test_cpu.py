@@ -23,16 +23,45 @@ SERVER = {
 }
 
 
-def test_avx2_on_a_larger_processor_turns_everything_above_it_off() -> None:
-    full = cpu.make_target(LINUX, "znver5", SERVER, "avx512")
-    cut = cpu.make_target(LINUX, "znver5", SERVER, "avx2")
-    assert full.has("avx512vnni")
-    assert full.has("avx512f")
-    on = {f[1:] for f in cut.features.split(",") if f.startswith("+")}
-    assert on == {"avx2", "fma", "avxvnni"}
-    for feature in ("avx512f", "avx512vl", "avx512vnni", "avx10.1", "amx-int8"):
-        assert f"-{feature}" in cut.features.split(",")
-    assert (full.lanes_hint, cut.lanes_hint) == (16, 8)
+def switched_on(level: str) -> set[str]:
+    target = cpu.make_target(LINUX, "znver5", SERVER, level)
+    return {f[1:] for f in target.features.split(",") if f.startswith("+")}
+
+
+def test_a_level_turns_everything_above_it_off() -> None:
+    wide = {"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl"}
+    assert switched_on("avx512-vnni") == {key for key, on in SERVER.items() if on}
+    assert switched_on("avx512") == wide
+    assert switched_on("avx-vnni") == {"avx2", "fma", "avxvnni"}
+    assert switched_on("avx2") == {"avx2", "fma"}
+    assert switched_on("generic") == set()
+    cut = cpu.make_target(LINUX, "znver5", HASWELL, "avx2").features.split(",")
+    for feature in ("avx512f", "avx512vl", "avx512vnni", "avx512bf16", "avxvnni"):
+        assert f"-{feature}" in cut  # the processor's name alone would switch it on
+
+
+@pytest.mark.parametrize(
+    ("level", "vector", "lanes"),
+    [
+        ("avx512-vnni", "avx512", 16),
+        ("avx512", "avx512", 16),
+        ("avx-vnni", "avx2", 8),
+        ("avx2", "avx2", 8),
+        ("generic", "generic", 4),
+    ],
+)
+def test_levels_have_a_kind_of_registers(level: str, vector: str, lanes: int) -> None:
+    target = cpu.make_target(LINUX, "znver5", SERVER, level)
+    assert (target.vector, target.lanes_hint) == (vector, lanes)
+
+
+def test_what_can_run_is_not_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    zen4 = {**SERVER, "avxvnni": False}
+    monkeypatch.setattr(cpu, "_host", lambda: (LINUX, "znver4", tuple(zen4.items())))
+    assert cpu.available() == ("avx512-vnni", "avx512", "avx2", "generic")
+    alder = {"avx2": True, "fma": True, "avxvnni": True}
+    monkeypatch.setattr(cpu, "_host", lambda: (LINUX, "alderlake", tuple(alder.items())))
+    assert cpu.available() == ("avx-vnni", "avx2", "generic")
 
 
 def test_avx512_kernels_get_whole_registers() -> None:
@@ -58,7 +87,7 @@ def test_other_architectures_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "level"), [(SERVER, "avx512"), (HASWELL, "avx2"), ({"sse2": True}, "generic")]
+    ("features", "level"), [(SERVER, "avx512-vnni"), (HASWELL, "avx2"), ({"sse2": True}, "generic")]
 )
 def test_detect_takes_the_best_level(
     monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], level: str
@@ -75,7 +104,7 @@ def test_environment_forces_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="does not run"):
         cpu.detect()
     monkeypatch.setenv("HOMEBOX_CPU", "sse9")
-    with pytest.raises(DeviceError, match="avx512, avx2, generic"):
+    with pytest.raises(DeviceError, match="avx512-vnni, avx512, avx-vnni, avx2, generic"):
         cpu.detect()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from homebox.engine.cpu import LEVELS
+from homebox.engine.cpu import VECTORS
 from homebox.engine.ops import Node, Op, toposort
 from homebox.engine.oracle import evaluate
 from homebox.engine.tensor import Tensor
@@ -27,7 +27,7 @@ def test_a_decoder_block(rows: int) -> None:
     roots = filled(outputs)
     values = {**VALUES, "length": VALUES["start"] + rows}
     found = []
-    for level in LEVELS:
+    for level in VECTORS:
         with memory_kept(roots):
             found.append(interpreted(outputs, values, level=level) or [])
     for want, *others in zip(evaluate(roots, values), *found, strict=True):
@@ -38,7 +38,7 @@ def test_a_decoder_block(rows: int) -> None:
 @pytest.mark.parametrize(("m", "n", "k"), [(14, 50, 5), (3, 100, 6), (25, 16, 3)])
 def test_contractions_in_tiles_of_every_level(m: int, n: int, k: int) -> None:
     product = tensor(random(m, k)) @ tensor(random(k, n, seed=1))
-    found = [interpreted([product], {}, level=level) for level in LEVELS]
+    found = [interpreted([product], {}, level=level) for level in VECTORS]
     (want,) = evaluate([product.node])
     for outputs in found:
         assert outputs is not None

@@ -86,7 +86,7 @@ def memory_kept(roots: Sequence[Node]) -> Iterator[None]:
 
 def lowered_of(cut: Partition, syms: list[Sym], level: str | None = None) -> list[Lowered]:
     """Lower every region in the order in which they run, for a CPU level or this machine's."""
-    level = level or detect().level
+    level = level or detect().vector
     return [lower(region, cut.realised, syms, level) for region in order_regions(cut)]
 
 

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from homebox.engine.cpu import LEVELS
+from homebox.engine.cpu import VECTORS, make_target
 from homebox.engine.fuse import partition
 from homebox.engine.llvm import render
 from homebox.engine.lower import lower
@@ -20,6 +20,7 @@ from tests.unit.engine_programs import PROGRAMS
 
 STORED = Path(__file__).with_name("kernel_hashes.json")
 Hashes = dict[str, list[str]]
+NEEDED = "avx2 fma avx512f avx512bw avx512dq avx512vl".split()
 
 
 def texts(program: str, level: str) -> list[str]:
@@ -27,8 +28,10 @@ def texts(program: str, level: str) -> list[str]:
     tensors = PROGRAMS[program]()
     roots = [t.node if t.node.op is Op.STORE else t.contiguous().node for t in tensors]
     cut, syms = partition(roots), syms_of(roots)
+    features = dict.fromkeys(NEEDED, True)
+    target = make_target("x86_64-unknown-linux-gnu", "x86-64", features, level)
     return [
-        render(lower(region, cut.realised, syms, level).kernel, "kernel")
+        render(lower(region, cut.realised, syms, target.vector).kernel, "kernel", target)
         for region in order_regions(cut)
     ]
 
@@ -40,7 +43,7 @@ def hashes() -> Hashes:
             hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts(program, level)
         ]
         for program in PROGRAMS
-        for level in LEVELS
+        for level in VECTORS
     }
 
 

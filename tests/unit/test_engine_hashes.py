@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from homebox.engine.cpu import LEVELS
+from homebox.engine.cpu import VECTORS
 from homebox.engine.fuse import partition
 from homebox.engine.ops import Node, Op, toposort
 from homebox.engine.plan import order_regions
@@ -22,7 +22,7 @@ def test_kernels_are_the_stored_ones() -> None:
 
 def test_the_comparison_sees_a_changed_kernel() -> None:
     stored = json.loads(STORED.read_text())
-    assert set(stored) == {f"{program} {level}" for program in PROGRAMS for level in LEVELS}
+    assert set(stored) == {f"{program} {level}" for program in PROGRAMS for level in VECTORS}
     other = {**stored, "decode avx2": ["0" * 12, *stored["decode avx2"][1:]]}
     assert differences(stored, other) == [
         f"decode avx2: kernels [0] of {len(other['decode avx2'])} changed"

@@ -67,13 +67,7 @@ out:
 
 def levels() -> list[str]:
     """Return the levels that this machine can run."""
-    best = cpu.detect().level
-    return list(cpu.LEVELS[cpu.LEVELS.index(best) :])
-
-
-def target_of(level: str) -> cpu.CpuTarget:
-    triple, name, features = cpu._host()
-    return cpu.make_target(triple, name, dict(features), level)
+    return list(cpu.available())
 
 
 def call(address: int, *arguments: int) -> int:
@@ -131,7 +125,7 @@ def test_it_works_where_nothing_can_be_stored(tmp_path: Path) -> None:
 
 def test_the_key_covers_text_and_target(cache: DiskCache) -> None:
     text = ADD.format(n=1)
-    keys = {Jit(target_of(level), cache).key(text) for level in levels()}
+    keys = {Jit(cpu.target_of(level), cache).key(text) for level in levels()}
     assert len(keys) == len(levels())
     jit = Jit(cache=cache)
     assert jit.key(text) != jit.key(text + " ")
@@ -159,7 +153,7 @@ def test_multiply_add_is_fused_exactly_where_it_is_written(level: str, cache: Di
     data[:32] = rng.standard_normal(32)
     data[32:] = -data[:16] * data[16:32]
     x, y, z = data.reshape(3, 16).copy()
-    address = Jit(target_of(level), cache).load({"mixed": MIXED})["mixed"]
+    address = Jit(cpu.target_of(level), cache).load({"mixed": MIXED})["mixed"]
     ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(data.ctypes.data)
     two, one, difference = data.reshape(3, 16)
     # The product of two singles is exact in double, and so is this sum, whose parts cancel.
@@ -216,7 +210,7 @@ def neighbours(halves: np.ndarray) -> np.ndarray:
 def test_half_precision_is_rounded_like_numpy_rounds_it(level: str, cache: DiskCache) -> None:
     if level not in levels():
         pytest.skip(f"this machine has no {level}")
-    jit = Jit(target_of(level), cache)
+    jit = Jit(cpu.target_of(level), cache)
     halves = np.arange(65536, dtype=np.uint16)
     number = (halves & 0x7FFF) <= 0x7C00
     exact = halves.view(np.float16).astype(np.float32)
@@ -244,7 +238,7 @@ def test_half_precision_is_rounded_like_numpy_rounds_it(level: str, cache: DiskC
 def test_brain_floats_are_rounded_to_nearest_even(level: str, cache: DiskCache) -> None:
     if level not in levels():
         pytest.skip(f"this machine has no {level}")
-    jit = Jit(target_of(level), cache)
+    jit = Jit(cpu.target_of(level), cache)
     tops = (np.arange(65536, dtype=np.uint32) << 16).view(np.float32)
     singles = neighbours(tops)
     # Without denormals, which one of the instructions used here flushes to zero.

@@ -1,0 +1,187 @@
+"""Prints the dot operations of the linear IR for each CPU: `dot4` and `dotbf16` of 16 lanes.
+
+LLVM does not find these instructions by itself, and the same text would be slow everywhere. The one
+idea: a vector is cut into as many pieces as the target's registers need, each piece gets the best
+instructions that the target has, and the pieces are joined; LLVM removes the cutting and joining.
+Invariant: `dot4` is exact on every target, for all u8 and i8 operands.
+
+    VNNI             vpdpbusd, one instruction
+    AVX-512, AVX2    operands up to 127: vpmaddubsw, whose sums of two products fit 16 bits, then
+                     vpmaddwd by one; beyond that it saturates, so even and odd bytes are widened to
+                     16 bits and take one vpmaddwd each
+    AArch64          usdot (i8mm); sdot (dotprod); widened bytes and smull, smlal, addp otherwise
+    BF16             vdpbf16ps, bfdot; otherwise both halves as float32, even ones first
+"""
+
+from typing import Protocol
+
+from homebox.engine.cpu import CpuTarget
+
+SAFE = 127  # 2 * 127 * 128 is the largest sum of two products that 16 bits hold
+
+
+class Text(Protocol):
+    """What prints a kernel: it names results and keeps the declarations of what is called."""
+
+    def temp(self, text: str) -> str:
+        """Return the name of a new value."""
+
+    def call(self, ret: str, function: str, types: list[str], values: list[str]) -> str:
+        """Return the text of a call, and note its declaration."""
+
+
+def dot4(w: Text, target: CpuTarget, lanes: int, values: list[str], most: int) -> str:
+    """Return i32 `values[0]` plus 4 products a lane of u8 `values[1]` <= `most`, i8 `values[2]`."""
+    n = _lanes(target)
+    accs = _cut(w, values[0], lanes, n, "i32")
+    left, right = (_cut(w, value, 4 * lanes, 4 * n, "i8") for value in values[1:])
+    pieces = zip(accs, left, right, strict=True)
+    return _join(w, [_dot4(w, target, n, acc, a, b, most) for acc, a, b in pieces], n, "i32")
+
+
+def dotbf16(w: Text, target: CpuTarget, lanes: int, values: list[str]) -> str:
+    """Return f32 `values[0]` plus 2 products a lane of bf16 `values[1]` and `values[2]`."""
+    if target.has("avx512bf16") and lanes == 16:
+        return _instruction_bf16(w, "llvm.x86.avx512bf16.dpbf16ps.512", 16, *values)
+    if target.arch == "aarch64" and target.has("bf16"):
+        accs = _cut(w, values[0], lanes, 4, "float")
+        left, right = (_cut(w, value, 2 * lanes, 8, "i16") for value in values[1:])
+        function = "llvm.aarch64.neon.bfdot.v4f32.v8bf16"
+        pieces = zip(accs, left, right, strict=True)
+        done = [_instruction_bf16(w, function, 4, acc, a, b) for acc, a, b in pieces]
+        return _join(w, done, 4, "float")
+    return _widened_bf16(w, target, lanes, values)
+
+
+def _lanes(target: CpuTarget) -> int:
+    if target.arch == "aarch64":
+        return 4
+    return {"avx512": 16, "avx2": 8}.get(target.vector, 4)
+
+
+# -- pieces ---------------------------------------------------------------------------------------
+
+
+def _shuffle(w: Text, kind: str, a: str, b: str, indices: range) -> str:
+    places = ", ".join(f"i32 {i}" for i in indices)
+    return w.temp(f"shufflevector {kind} {a}, {kind} {b}, <{len(indices)} x i32> <{places}>")
+
+
+def _cut(w: Text, value: str, count: int, piece: int, element: str) -> list[str]:
+    if count == piece:
+        return [value]
+    kind = f"<{count} x {element}>"
+    starts = range(0, count, piece)
+    return [_shuffle(w, kind, value, "poison", range(s, s + piece)) for s in starts]
+
+
+def _join(w: Text, parts: list[str], piece: int, element: str) -> str:
+    while len(parts) > 1:
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        kind = f"<{piece} x {element}>"
+        parts = [_shuffle(w, kind, a, b, range(2 * piece)) for a, b in pairs]
+        piece *= 2
+    return parts[0]
+
+
+def _splat(lanes: int, element: str, value: int) -> str:
+    return "<" + ", ".join([f"{element} {value}"] * lanes) + ">"
+
+
+# -- 8-bit products -------------------------------------------------------------------------------
+
+
+def _dot4(w: Text, target: CpuTarget, n: int, acc: str, a: str, b: str, most: int) -> str:
+    """One piece of n lanes: whole registers of the target."""
+    if target.arch == "aarch64" and (target.has("dotprod") or target.has("i8mm")):
+        return _dot4_arm(w, target, acc, a, b, most)
+    words, byte = f"<{n} x i32>", f"<{4 * n} x i8>"
+    if n >= 8 and target.has("avx512vnni" if n == 16 else "avxvnni"):
+        function = f"llvm.x86.avx512.vpdpbusd.{32 * n}"
+        return w.temp(w.call(words, function, [words, byte, byte], [acc, a, b]))
+    if most <= SAFE and n >= 8:
+        function = {8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}[n]
+        pairs = w.temp(w.call(f"<{2 * n} x i16>", function, [byte, byte], [a, b]))
+        sums = _multiply_pairs(w, target, n, pairs, _splat(2 * n, "i16", 1))
+        return w.temp(f"add {words} {acc}, {sums}")
+    for x, y in zip(_halves(w, n, a, signed=False), _halves(w, n, b, signed=True), strict=True):
+        acc = w.temp(f"add {words} {acc}, {_multiply_pairs(w, target, n, x, y)}")
+    return acc
+
+
+def _halves(w: Text, n: int, value: str, *, signed: bool) -> tuple[str, str]:
+    """Return the even and the odd bytes as 16-bit numbers."""
+    kind = f"<{2 * n} x i16>"
+    both = w.temp(f"bitcast <{4 * n} x i8> {value} to {kind}")
+    eight = _splat(2 * n, "i16", 8)
+    if signed:
+        high = w.temp(f"shl {kind} {both}, {eight}")
+        return w.temp(f"ashr {kind} {high}, {eight}"), w.temp(f"ashr {kind} {both}, {eight}")
+    low = w.temp(f"and {kind} {both}, {_splat(2 * n, 'i16', 255)}")
+    return low, w.temp(f"lshr {kind} {both}, {eight}")
+
+
+def _multiply_pairs(w: Text, target: CpuTarget, n: int, x: str, y: str) -> str:
+    """Return n i32 sums of two neighbouring products of 16-bit numbers."""
+    short, words = f"<{2 * n} x i16>", f"<{n} x i32>"
+    if target.arch == "x86_64":
+        function = {
+            4: "llvm.x86.sse2.pmadd.wd",
+            8: "llvm.x86.avx2.pmadd.wd",
+            16: "llvm.x86.avx512.pmaddw.d.512",
+        }[n]
+        return w.temp(w.call(words, function, [short, short], [x, y]))
+    products = []
+    for half in (range(n), range(n, 2 * n)):
+        long = []
+        for value in (x, y):
+            part = _shuffle(w, short, value, "poison", half)
+            long.append(w.temp(f"sext <{n} x i16> {part} to {words}"))
+        products.append(w.temp(f"mul nsw {words} {long[0]}, {long[1]}"))
+    return w.temp(w.call(words, f"llvm.aarch64.neon.addp.v{n}i32", [words, words], products))
+
+
+def _dot4_arm(w: Text, target: CpuTarget, acc: str, a: str, b: str, most: int) -> str:
+    words, byte = "<4 x i32>", "<16 x i8>"
+
+    def dot(name: str, *values: str) -> str:
+        function = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
+        return w.temp(w.call(words, function, [words, byte, byte], list(values)))
+
+    if target.has("i8mm"):
+        return dot("usdot", acc, a, b)
+    if most <= SAFE:
+        return dot("sdot", acc, a, b)
+    top = _splat(16, "i8", -128)
+    signed = w.temp(f"xor {byte} {a}, {top}")  # a - 128, whose product with b lacks 128 b
+    lacking = dot("sdot", "zeroinitializer", top, b)
+    return w.temp(f"sub {words} {dot('sdot', acc, signed, b)}, {lacking}")
+
+
+# -- bf16 products --------------------------------------------------------------------------------
+
+
+def _instruction_bf16(w: Text, function: str, n: int, acc: str, a: str, b: str) -> str:
+    kinds = [f"<{n} x float>", *[f"<{2 * n} x bfloat>"] * 2]
+    cast = [w.temp(f"bitcast <{2 * n} x i16> {f} to {kinds[1]}") for f in (a, b)]
+    return w.temp(w.call(kinds[0], function, kinds, [acc, *cast]))
+
+
+def _widened_bf16(w: Text, target: CpuTarget, n: int, values: list[str]) -> str:
+    """Without the instruction: a product of two bf16 is exact in f32, so a sum rounds once."""
+    words, floats = f"<{n} x i32>", f"<{n} x float>"
+    acc, *factors = values
+    fused = target.arch == "aarch64" or target.has("fma")
+    bits = [w.temp(f"bitcast <{2 * n} x i16> {f} to {words}") for f in factors]
+    for change in (
+        f"shl {words} {{}}, {_splat(n, 'i32', 16)}",
+        f"and {words} {{}}, {_splat(n, 'i32', -65536)}",
+    ):
+        x, y = (
+            w.temp(f"bitcast {words} {w.temp(change.format(part))} to {floats}") for part in bits
+        )
+        if fused:
+            acc = w.temp(w.call(floats, f"llvm.fma.v{n}f32", [floats] * 3, [x, y, acc]))
+        else:
+            acc = w.temp(f"fadd {floats} {acc}, {w.temp(f'fmul {floats} {x}, {y}')}")
+    return acc
