@@ -1,15 +1,15 @@
 """How a matrix of numbers lies in memory as bytes: the formats of weights and of activations.
 
-Weights lie in panels of 16 rows (outputs), and a panel runs along k in groups of 4 bytes per row, so
-that one 64-byte load holds 16 rows and one group: 1 float32, 2 bf16 or 4 int8. Quantised formats
+Weights lie in panels of 16 rows (outputs), and a panel runs along k in groups of 4 bytes per row,
+so that one 64-byte load holds 16 rows and one group: 1 float32, 2 bf16 or 4 int8. Quantised formats
 interleave their scales: a super-block is 64 k x 16 rows, first 2 x 16 float16 scales, one for each
-32 k and row, then the numbers. Activations (`a8`) lie row by row in blocks of 32 with their own scale.
-`UNPACK` and `PACK` are the operations of the graph that read and write these bytes.
+32 k and row, then the numbers. Activations (`a8`) lie row by row in blocks of 32 with their own
+scale. `UNPACK` and `PACK` are the operations of the graph that read and write these bytes.
 
     f32   [n/16][k][16]
     bf16  [n/16][k/2][16][2]
     q8    [n/16][k/64]: 64 bytes of scales, then [16 groups][16][4] u8     value = (u - 128) * scale
-    q4    [n/16][k/64]: 64 bytes of scales, then [2 blocks][4][16][4] u8   value = (nibble - 8) * scale
+    q4    [n/16][k/64]: 64 bytes of scales, then [2 blocks][4][16][4] u8   value = (u4 - 8) * scale
           low nibbles hold the k groups 0 .. 3 of a block of 32, high nibbles the groups 4 .. 7
     a8    [m][k/32]: float32 scale, int32 sum of the block, 32 int8         value = i * scale
 
@@ -112,7 +112,7 @@ def quantise(form: Format, values: Floats) -> tuple[npt.NDArray[np.int8], Floats
     blocks = values.astype(np.float32).reshape(values.shape[0], -1, BLOCK)
     if form is Q4:
         largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)[..., 0]
-        scale = largest * np.float32(-0.125)
+        scale = largest * np.float32(-0.125) + np.float32(0)  # never -0
     else:
         scale = np.abs(blocks).max(-1) * np.float32(1 / 127)
     if form is not A8:
@@ -129,7 +129,7 @@ def quantise(form: Format, values: Floats) -> tuple[npt.NDArray[np.int8], Floats
 
 
 def pack_quantised(form: Format, numbers: npt.NDArray[np.int8], scale: Floats) -> Bytes:
-    """Return the bytes of a quantised weight: numbers (n, k), scales (n, k / 32) exact in float16."""
+    """Return a quantised weight's bytes: numbers (n, k), scales (n, k / 32) exact in float16."""
     n, k = numbers.shape
     rows, width = -(-n // PANEL) * PANEL, -(-k // SUPER) * SUPER
     whole = np.zeros((rows, width), np.int16)
