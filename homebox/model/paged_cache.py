@@ -1,0 +1,201 @@
+"""Keys and values of past tokens in pages of 64 positions, in the layout that attention reads.
+
+The one idea: a layer has one buffer of pages, a sequence is a table of page numbers, and every
+size is fixed; what is where is read at run time, so that one program serves every sequence.
+Invariant: `append` writes only places that it is given, and `attend` gives a row the same bits
+whatever rows and sequences it is computed with.
+
+A page of a kv head holds its keys as [4 panels][head_dim][16 positions] and its values as
+[dim / 16][64 positions][16], dim = head_dim rounded up to 16. In q8 numbers are int8 with a float32
+scale for each position and 32 channels: keys [4][dim / 32]: 16 scales, [32][16] numbers; values
+[dim / 32]: 64 scales, [2][64][16] numbers.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from homebox.engine import dtype as dt
+from homebox.engine.dtype import DType
+from homebox.engine.formats import A8, BLOCK
+from homebox.engine.ops import Op, node
+from homebox.engine.tensor import Tensor, size_of
+from homebox.errors import EngineError
+from homebox.model.attention import masked_attention, visible
+from homebox.model.config import ModelConfig
+from homebox.model.panels import PANEL, round_up
+
+PAGE = 64
+PANELS = PAGE // PANEL
+KINDS: dict[str, DType] = {"f32": dt.f32, "f16": dt.f16, "bf16": dt.bf16, "q8": dt.u8}
+
+Kind = DType | Literal["q8"]
+
+
+class PagedCache:
+    """Keys and values of all layers: `pages` pages of 64 positions, one buffer for each layer.
+
+    `dtype` is float32, float16, bfloat16 or "q8" (int8 with a scale for 32 channels, for which
+    head_dim must be a multiple of 32). Raises EngineError for anything else.
+    """
+
+    PAGE = PAGE
+
+    def __init__(self, config: ModelConfig, pages: int, dtype: Kind = dt.f16) -> None:
+        self.quantised = dtype == "q8"
+        kind = dt.u8 if isinstance(dtype, str) else dtype
+        if kind not in KINDS.values() or (kind is dt.u8) != self.quantised:
+            raise EngineError(f"a KV cache is of f32, f16, bf16 or q8, not {dtype}")
+        if self.quantised and config.head_dim % BLOCK:
+            raise EngineError(
+                f"a q8 KV cache needs heads of a multiple of {BLOCK} channels, this model has "
+                f"{config.head_dim}; use f16"
+            )
+        self.config, self.pages, self.dtype = config, pages, kind
+        self.heads, self.head_dim = config.num_kv_heads, config.head_dim
+        self.dim = round_up(config.head_dim)
+        if self.quantised:
+            unit = PAGE * self.heads * (self.head_dim // BLOCK) * (BLOCK + 4)
+            self.key_size, self.value_size = unit, unit
+        else:
+            self.key_size = self.heads * PAGE * self.head_dim
+            self.value_size = self.heads * PAGE * self.dim
+        self.page_size = self.key_size + self.value_size  # elements of a page
+        self.memory = [
+            Tensor.zeros((pages * self.page_size,), kind) for _ in range(config.num_layers)
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of all layers in bytes."""
+        return sum(m.buffer.nbytes for m in self.memory)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy the contents of a page in all layers; no program may be running."""
+        for memory in self.memory:
+            pages: np.ndarray = memory.buffer.array.reshape(self.pages, self.page_size)
+            pages[target] = pages[source]
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def append(self, layer: int, k: Tensor, v: Tensor, places: Tensor) -> Tensor:
+        """Write k, v (N, kv heads, head_dim) at `places` (N,) = page * 64 + offset; -1 is skipped.
+
+        Places that are not -1 must differ from each other. Returns the layer's memory after it.
+        """
+        rows, heads, dim = size_of(k.shape[0]), self.heads, self.head_dim
+        shape = (2, rows, heads, dim)
+        keys_first = Tensor.iota(2).reshape((2, 1, 1, 1)).equal(0)
+        both = keys_first.where(k.reshape((1, *shape[1:])), v.reshape((1, *shape[1:])))
+        place = places.reshape((1, rows, 1, 1))
+        head = Tensor.iota(heads).reshape((1, 1, heads, 1))
+        if self.quantised:
+            return self._append_quantised(layer, both, place, head, keys_first)
+        channel = Tensor.iota(dim).reshape((1, 1, 1, dim))
+        start, offset = place // PAGE * self.page_size, place % PAGE
+        panel = head * PANELS + offset // PANEL
+        key_at = start + (panel * dim + channel) * PANEL + offset % PANEL
+        block = head * (self.dim // PANEL) + channel // PANEL
+        value_at = start + (block * PAGE + offset) * PANEL + channel % PANEL + self.key_size
+        at = (place < 0).where(-1, keys_first.where(key_at, value_at)).broadcast(shape)
+        return self.memory[layer].store(both.cast(self.dtype), at)
+
+    def _append_quantised(
+        self, layer: int, both: Tensor, place: Tensor, head: Tensor, keys_first: Tensor
+    ) -> Tensor:
+        """Write rows in format a8: a float32 scale, an int32 sum (left out), 32 int8, and again."""
+        _, rows, heads, dim = (size_of(d) for d in both.shape)
+        blocks = dim // BLOCK
+        flat = both.reshape((2 * rows * heads, dim))
+        width = A8.panel_bytes(dim)
+        packed = Tensor(node(Op.PACK, dt.u8, (2 * rows * heads, width), (flat.node,), A8))
+        stored = packed.reshape((2, rows, heads, blocks, A8.unit_bytes))
+        # The four bytes of the scale, then the numbers.
+        byte = Tensor.iota(A8.unit_bytes).reshape((1, 1, 1, 1, A8.unit_bytes))
+        number = byte + -8
+        place, head = place.reshape((1, rows, 1, 1, 1)), head.reshape((1, 1, heads, 1, 1))
+        keys_first = keys_first.reshape((2, 1, 1, 1, 1))
+        block = Tensor.iota(blocks).reshape((1, 1, 1, blocks, 1))
+        start, offset = place // PAGE * self.page_size, place % PAGE
+        piece = (head * PANELS + offset // PANEL) * blocks + block
+        scale_at = offset % PANEL * 4 + byte
+        number_at = number * PANEL + offset % PANEL + 4 * PANEL
+        key_at = piece * (PANEL * (BLOCK + 4)) + (number < 0).where(scale_at, number_at)
+        piece = head * blocks + block
+        scale_at = offset * 4 + byte
+        half = number // PANEL * PAGE + offset
+        number_at = half * PANEL + number % PANEL + 4 * PAGE
+        value_at = piece * (PAGE * (BLOCK + 4)) + (number < 0).where(scale_at, number_at)
+        at = start + keys_first.where(key_at, value_at + self.key_size)
+        skipped = (place < 0).where(True, (byte > 3) & (number < 0))
+        at = skipped.where(-1, at).broadcast(stored.shape)
+        return self.memory[layer].store(stored, at)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def attend(
+        self,
+        layer: int,
+        memory: Tensor,
+        query: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        window: int | None = None,
+    ) -> Tensor:
+        """Attend from query (B, T, heads, head_dim) f32 at positions (B, T) to each one's past.
+
+        `memory` is what `append` returned, tables (B, max_pages) int32 the sequences' pages. A row
+        at position p sees the keys 0 .. p of its sequence, with a window only the last `window` of
+        them; one at -1 sees nothing and gives zeros. Returns (B, T, heads * head_dim).
+        """
+        batch, length, heads, dim = (size_of(d) for d in query.shape)
+        groups = heads // self.heads
+        q = (query * dim**-0.5).reshape((batch, length, self.heads, groups, dim))
+        keys, values = self._past(memory, tables)
+        seen = visible(positions, size_of(tables.shape[1]) * PAGE, window)
+        out = masked_attention(q.permute(0, 2, 3, 1, 4), keys, values, seen)
+        return out.permute(0, 3, 1, 2, 4).reshape((batch, length, heads * dim))
+
+    def _past(self, memory: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of each sequence's pages, both (B, kv heads, 1, L, head_dim)."""
+        batch, count = (size_of(d) for d in tables.shape)
+        pages = memory.reshape((self.pages, self.page_size)).gather(tables)
+        key_part = pages.slice(2, 0, self.key_size)
+        value_part = pages.slice(2, self.key_size, self.value_size)
+        if self.quantised:
+            return self._dequantised(key_part, value_part)
+        heads, dim = self.heads, self.head_dim
+        keys = key_part.reshape((batch, count, heads, PANELS, dim, PANEL))
+        keys = keys.permute(0, 2, 1, 3, 5, 4).reshape((batch, heads, 1, count * PAGE, dim))
+        values = value_part.reshape((batch, count, heads, self.dim // PANEL, PAGE, PANEL))
+        values = values.permute(0, 2, 1, 4, 3, 5)
+        values = values.reshape((batch, heads, 1, count * PAGE, self.dim))
+        return keys.cast(dt.f32), values.slice(4, 0, dim).cast(dt.f32)
+
+    def _dequantised(self, key_part: Tensor, value_part: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of pages of q8 as numbers times scales."""
+        batch, count = (size_of(d) for d in key_part.shape[:2])
+        heads, dim, blocks = self.heads, self.head_dim, self.head_dim // BLOCK
+        parts = key_part.reshape((batch, count, heads, PANELS, blocks, PANEL * (BLOCK + 4)))
+        scale = float_of(parts.slice(5, 0, 4 * PANEL))
+        number = parts.slice(5, 4 * PANEL, BLOCK * PANEL).bitcast(dt.i8).cast(dt.f32)
+        keys = number.reshape((batch, count, heads, PANELS, blocks, BLOCK, PANEL))
+        keys = keys * scale.reshape((batch, count, heads, PANELS, blocks, 1, PANEL))
+        keys = keys.permute(0, 2, 1, 3, 6, 4, 5).reshape((batch, heads, 1, count * PAGE, dim))
+        parts = value_part.reshape((batch, count, heads, blocks, PAGE * (BLOCK + 4)))
+        scale = float_of(parts.slice(4, 0, 4 * PAGE))
+        number = parts.slice(4, 4 * PAGE, BLOCK * PAGE).bitcast(dt.i8).cast(dt.f32)
+        values = number.reshape((batch, count, heads, blocks, BLOCK // PANEL, PAGE, PANEL))
+        values = values * scale.reshape((batch, count, heads, blocks, 1, PAGE, 1))
+        values = values.permute(0, 2, 1, 5, 3, 4, 6)
+        return keys, values.reshape((batch, heads, 1, count * PAGE, dim))
+
+
+def float_of(stored: Tensor) -> Tensor:
+    """Return the float32 numbers that groups of four bytes along the last axis hold."""
+    words = stored.reshape((*stored.shape[:-1], size_of(stored.shape[-1]) // 4, 4)).cast(dt.u32)
+    last = words.ndim - 1
+    total = words.slice(last, 0, 1)
+    for i in (1, 2, 3):
+        total = total + words.slice(last, i, 1) * (1 << 8 * i)
+    return total.bitcast(dt.f32).reshape(words.shape[:-1])
