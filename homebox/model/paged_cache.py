@@ -21,7 +21,7 @@ from homebox.engine.formats import A8, BLOCK
 from homebox.engine.ops import Op, node
 from homebox.engine.tensor import Tensor, size_of
 from homebox.errors import EngineError
-from homebox.model.attention import masked_attention, visible
+from homebox.model.masked_attention import masked_attention, visible
 from homebox.model.config import ModelConfig
 from homebox.model.panels import PANEL, round_up
 
