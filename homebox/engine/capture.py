@@ -152,8 +152,8 @@ class Program:
             self.variables.array[i] = value
         for row, low in self._dynamic:
             self.launches[row, 2] = low.units.count(values)
-        if debug.level() >= 2:
-            debug.show_times(self, pool().run_profiled(self.launches))
+        if debug.profiling():
+            debug.show_run(self, values, pool().run_profiled(self.launches))
         else:
             pool().run(self.launches)
 

@@ -1,29 +1,47 @@
-"""Lets people look inside: what DEBUG=1..4 print.
+"""Lets people look inside: what DEBUG=1..4 print, and the pages that GRAPH writes.
 
-1 one line per program; 2 time, GB/s and GFLOP/s per kernel; 3 schedules and how often rules fired;
-4 generated source.
+1 one line per program; 2 time and share of the roof per kernel; 3 schedules and how often rules
+fired; 4 generated source. GRAPH=1 writes one HTML page per program into the working directory,
+GRAPH=DIR into another. Whoever wants times of runs takes them from `recording`.
 """
 
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from homebox.engine.demand import Demand, demand, largest
+from homebox.engine.roof import Roof, roof
 from homebox.engine.rules import hoisting, simplify
+from homebox.engine.schedule import Lowered
 
 if TYPE_CHECKING:
     from homebox.engine.capture import Program
+    from homebox.engine.fuse import Region
 
 LONGEST = 40  # kernels that DEBUG=2 lists
+_PAGES = 2  # runs after which GRAPH stops writing a program's page: the first one is cold
 
 
 def level() -> int:
     """Return the DEBUG level from the environment."""
     text = os.environ.get("DEBUG", "0")
     return int(text) if text.isdecimal() else 0
+
+
+def graph_folder() -> Path | None:
+    """Return where GRAPH wants pages, or None."""
+    text = os.environ.get("GRAPH", "")
+    if text in ("", "0"):
+        return None
+    return Path() if text == "1" else Path(text)
 
 
 def digest(text: str) -> str:
@@ -34,6 +52,59 @@ def digest(text: str) -> str:
 def say(text: str) -> None:
     """Print a line where it does not mix with a program's own output."""
     print(text, file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class ProfiledRun:
+    """One run of a program: its run-time integers and the nanoseconds of each launch."""
+
+    program: "Program"
+    values: dict[str, int]
+    nanoseconds: np.ndarray  # (launches,) int64
+
+    def demands(self) -> list[Demand]:
+        """Return what each launch demanded."""
+        realised = frozenset(r.root for r in self.program.regions)
+        return [demand(r, realised, self.values) for r, _, _ in self.program.kernels]
+
+
+_recorders: list[list[ProfiledRun]] = []
+_pages: "weakref.WeakKeyDictionary[Program, int]" = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def recording() -> Iterator[list[ProfiledRun]]:
+    """Profile every run of a program inside the block and collect them."""
+    runs: list[ProfiledRun] = []
+    _recorders.append(runs)
+    try:
+        yield runs
+    finally:
+        _recorders.remove(runs)
+
+
+def profiling() -> bool:
+    """Say whether somebody wants the times of launches."""
+    return bool(_recorders) or level() >= 2 or graph_folder() is not None
+
+
+def show_run(program: "Program", values: Mapping[str, int], nanoseconds: np.ndarray) -> None:
+    """Give a profiled run to those who want it."""
+    run = ProfiledRun(program, dict(values), nanoseconds)
+    for runs in _recorders:
+        runs.append(run)
+    if level() >= 2:
+        for line in table(run, roof()):
+            say(line)
+    folder = graph_folder()
+    if folder is not None and _pages.get(program, 0) < _PAGES:
+        from homebox.engine.graph_html import page
+
+        _pages[program] = _pages.get(program, 0) + 1
+        path = folder / f"{program.name.replace(' ', '-').replace('/', '-')}.html"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(run, roof()), encoding="utf-8")
+        say(f"program {program.name}: {path}")
 
 
 def show_program(program: "Program") -> None:
@@ -51,38 +122,59 @@ def show_program(program: "Program") -> None:
         say(f"  rules: {dict((simplify.fired + hoisting.fired).most_common())}")
 
 
+def title_of(region: "Region", low: Lowered, name: str) -> str:
+    """Return a line that names a kernel: hash, what it makes and of which shape, its schedule."""
+    kind = type(low.schedule).__name__.removesuffix("Schedule").lower()
+    shape = "x".join(map(str, largest(region))) or "scalar"
+    return f"{name[:9]} {region.root.op.name.lower()} {shape} {region.root.dtype} {kind}"
+
+
 @dataclass(slots=True)
 class _Times:
     """What launches of one kernel came to."""
 
     nanoseconds: int = 0
     launches: int = 0
-    flops: int = 0
-    moved: int = 0  # bytes of all buffers, each counted once per launch
+    demands: list[Demand] = field(default_factory=list)
+
+    def add(self, nanoseconds: int, wanted: Demand) -> None:
+        self.nanoseconds += nanoseconds
+        self.launches += 1
+        self.demands.append(wanted)
+
+    def rates(self, top: Roof) -> str:
+        """Return GB/s, GFLOP/s and the share of the nearer roof."""
+        ns = max(self.nanoseconds, 1)
+        moved = sum(d.moved for d in self.demands)
+        operations = sum(d.operations for d in self.demands)
+        share = 100e9 * sum(d.least_seconds(top) for d in self.demands) / ns
+        return f"{moved / ns:7.1f} GB/s {operations / ns:8.1f} GFLOP/s {share:5.1f} % of roof"
 
 
-def show_times(program: "Program", nanoseconds: np.ndarray) -> None:
-    """Print where a run's time went, kernels of equal code together, the longest first.
-
-    Work and bytes are those of the largest sizes that run-time integers can have.
-    """
+def table(run: ProfiledRun, top: Roof) -> list[str]:
+    """Return where a run's time went, kernels of equal code together, the longest first."""
     total: dict[str, _Times] = {}
-    for (region, low, name), ns in zip(program.kernels, nanoseconds, strict=True):
-        kind = " contract" if region.core is not None else ""
-        title = f"{name[:9]} {region.root.op.name}{list(region.root.shape)}{kind}"
-        row = total.setdefault(title, _Times())
-        row.nanoseconds += int(ns)
-        row.launches += 1
-        row.flops += 2 * low.units.most() * low.work if kind else 0
-        row.moved += sum(p.count * p.dtype.size for p in low.kernel.params)
-    everything = max(sum(row.nanoseconds for row in total.values()), 1)
-    say(f"{program.name}: {everything / 1e3:.0f} us in {len(program.kernels)} launches")
-    for title, row in sorted(total.items(), key=lambda item: -item[1].nanoseconds)[:LONGEST]:
-        ns = max(row.nanoseconds, 1)
-        say(
-            f"  {ns / 1e3:9.1f} us {100 * ns / everything:5.1f} % {row.launches:4d}x "
-            f"{row.flops / ns:7.1f} GFLOP/s {row.moved / ns:6.1f} GB/s  {title}"
+    whole = _Times()
+    for (region, low, name), ns, wanted in zip(
+        run.program.kernels, run.nanoseconds, run.demands(), strict=True
+    ):
+        total.setdefault(title_of(region, low, name), _Times()).add(int(ns), wanted)
+        whole.add(int(ns), wanted)
+    everything = max(whole.nanoseconds, 1)
+    lines = [
+        f"{run.program.name}: {everything / 1e3:.0f} us in {whole.launches} launches, "
+        f"{whole.rates(top)}"
+    ]
+    ordered = sorted(total.items(), key=lambda item: -item[1].nanoseconds)
+    for title, row in ordered[:LONGEST]:
+        lines.append(
+            f"  {row.nanoseconds / 1e3:9.1f} us {100 * row.nanoseconds / everything:5.1f} % "
+            f"{row.launches:4d}x {row.rates(top)}  {title}"
         )
+    if len(ordered) > LONGEST:
+        rest = sum(row.nanoseconds for _, row in ordered[LONGEST:])
+        lines.append(f"  {rest / 1e3:9.1f} us in {len(ordered) - LONGEST} more kernels")
+    return lines
 
 
 def show_sources(texts: dict[str, str]) -> None:
