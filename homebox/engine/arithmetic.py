@@ -24,7 +24,7 @@ Array = NDArray[Any]
 Function = Callable[..., Any]
 
 # Operations whose operands may lie outside of what the IR defines; they raise ValueError.
-PARTIAL = frozenset({"idiv", "mod", "shr", "shl"})
+PARTIAL = frozenset({"idiv", "mod", "shr", "shl", "dot4"})
 
 
 def operation(inst: Inst, operands: list[Inst]) -> Function:
@@ -34,7 +34,13 @@ def operation(inst: Inst, operands: list[Inst]) -> Function:
         return lambda a: settle(convert(np.asarray(a), source, inst.dtype), inst)
     if inst.op == "bitcast":
         before, after = operands[0].dtype.to_numpy(), inst.dtype.to_numpy()
-        return lambda a: settle(np.asarray(a, before).view(after), inst)
+        return lambda a: settle(np.atleast_1d(np.asarray(a, before)).view(after), inst)
+    if inst.op == "shuffle":
+        return lambda a, b: np.concatenate([a, b])[list(inst.arg)]
+    if inst.op == "dot4":
+        return _dot4(inst.arg)
+    if inst.op == "dotbf16":
+        return _dotbf16
     if inst.op == "splat":
         return lambda a: settle(np.full(inst.lanes, a, inst.dtype.to_numpy()), inst)
     if inst.op == "where":
@@ -160,6 +166,22 @@ def _fma64(a: float, b: float, c: float) -> float:
         return float(exact)
     except OverflowError:
         return float("inf") if exact > 0 else float("-inf")
+
+
+def _dot4(most: int) -> Function:
+    def dot(acc: Array, a: Array, b: Array) -> Array:
+        if a.max() > most:
+            raise ValueError(f"multiplies {a.max()}, which was said to be at most {most}")
+        products = (a.astype(np.int32) * b).reshape(len(acc), 4)
+        return np.asarray(acc + products.sum(1, dtype=np.int32))
+
+    return dot
+
+
+def _dotbf16(acc: Array, a: Array, b: Array) -> Array:
+    """Return both products added in turn, each rounded once; machines may round otherwise."""
+    x, y = widen(a), widen(b)
+    return np.asarray(fma(x[1::2], y[1::2], fma(x[::2], y[::2], acc, f32), f32))
 
 
 def _where_scalar(condition: Any, a: Any, b: Any) -> Any:

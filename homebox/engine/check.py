@@ -8,23 +8,23 @@ Invariant: a kernel that passes can only fail in the interpreter for reasons tha
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from homebox.engine.dtype import DType, boolean, i32, i64
+from homebox.engine.dtype import DType, bf16, boolean, f32, i8, i32, i64, u8
 from homebox.engine.linear import Inst, Kernel
 from homebox.errors import EngineError
 
-POINTERS = frozenset({"param", "stack", "shared"})
+POINTERS = frozenset({"param", "stack", "shared", "keep", "view"})
 _SILENT = frozenset({"store", "scatter", "set", "if", "endif", "endloop", "barrier"})
 _ARITY = {
     **dict.fromkeys("const param var lo hi group local lane stack shared barrier".split(), 0),
-    **dict.fromkeys("endloop endif".split(), 0),
-    **dict.fromkeys("sqrt cast bitcast splat reg get tree if".split(), 1),
+    **dict.fromkeys("endloop endif first keep".split(), 0),
+    **dict.fromkeys("sqrt cast bitcast splat reg get tree if view".split(), 1),
     **dict.fromkeys(
-        "add sub mul idiv mod max min div lt eq and or xor shr shl set loop".split(), 2
+        "add sub mul idiv mod max min div lt eq and or xor shr shl set loop shuffle".split(), 2
     ),
-    **dict.fromkeys("fma where".split(), 3),
+    **dict.fromkeys("fma where dot4 dotbf16".split(), 3),
 }
 _ARITY_MASKED = {"load": (2, 3), "gather": (2, 3), "store": (3, 4), "scatter": (3, 4)}
-_CPU_ONLY = frozenset({"lo", "hi"})
+_CPU_ONLY = frozenset({"lo", "hi", "first", "keep"})
 _SIMT_ONLY = frozenset({"group", "local", "shared", "barrier"})
 
 
@@ -130,7 +130,7 @@ class _Checker:
             self.require(
                 self.visible[source], f"%{source} was computed in a scope that is closed here"
             )
-            if place == 0 and inst.op in _ARITY_MASKED:
+            if place == 0 and (inst.op in _ARITY_MASKED or inst.op == "view"):
                 self.require(op in POINTERS, f"%{source} ({op}) is not a pointer")
             elif place == 0 and inst.op in ("get", "set"):
                 self.require(op == "reg", f"%{source} ({op}) is not a register")
@@ -201,8 +201,8 @@ class _Checker:
         self.require(operands[0].lanes == inst.lanes, "changes the number of lanes")
 
     def bitcast(self, inst: Inst, operands: list[Inst]) -> None:
-        self.cast(inst, operands)
-        self.require(operands[0].dtype.size == inst.dtype.size, "changes the size of an element")
+        before = operands[0].lanes * operands[0].dtype.size
+        self.require(before == inst.lanes * inst.dtype.size, f"has {before} bytes to fill")
         self.require("b" not in (operands[0].dtype.kind, inst.dtype.kind), "bool has no bits")
 
     def splat(self, inst: Inst, operands: list[Inst]) -> None:
@@ -227,9 +227,12 @@ class _Checker:
         rest = list(zip(inst.args[2:], operands[2:]))
         if inst.op in ("store", "scatter"):
             self.is_a(*rest.pop(0), inst.dtype, inst.lanes)
-            if operands[0].op == "param":
-                written = self.kernel.params[operands[0].arg].written
-                self.require(written, f"writes p{operands[0].arg}, which is not marked written")
+            owner = operands[0]
+            while owner.op == "view":
+                owner = self.body[owner.args[0]]
+            if owner.op == "param":
+                written = self.kernel.params[owner.arg].written
+                self.require(written, f"writes p{owner.arg}, which is not marked written")
         for mask, operand in rest:
             self.is_a(mask, operand, boolean, inst.lanes)
 
@@ -264,6 +267,31 @@ class _Checker:
         known = isinstance(inst.arg, int) and inst.arg > 0
         self.require(known, f"needs a positive count, has {inst.arg!r}")
 
+    def view(self, inst: Inst, operands: list[Inst]) -> None:
+        self.require(inst.lanes == 1, "is a pointer, so it has one lane")
+        self.require("b" not in (operands[0].dtype.kind, inst.dtype.kind), "bool has no bits")
+
+    def first(self, inst: Inst, operands: list[Inst]) -> None:
+        self.require(inst.dtype is boolean and inst.lanes == 1, "must be a bool")
+
+    def shuffle(self, inst: Inst, operands: list[Inst]) -> None:
+        lanes = operands[0].lanes
+        for source, operand in zip(inst.args, operands):
+            self.is_a(source, operand, inst.dtype, lanes)
+        self.require(len(inst.arg) == inst.lanes > 1 < lanes, "needs a vector's lanes")
+        self.require(all(0 <= k < 2 * lanes for k in inst.arg), f"picks from {2 * lanes} lanes")
+
+    def dot(self, inst: Inst, operands: list[Inst]) -> None:
+        """Check that each of 16 lanes gets 4 bytes of each factor."""
+        acc, *kinds = (i32, u8, i8) if inst.op == "dot4" else (f32, bf16, bf16)
+        self.require(inst.dtype is acc and inst.lanes == 16, f"must be {acc}x16")
+        self.is_a(inst.args[0], operands[0], acc, 16)
+        for source, operand, kind in zip(inst.args[1:], operands[1:], kinds, strict=True):
+            self.is_a(source, operand, kind, 64 // kind.size)
+        if inst.op == "dot4":
+            known = isinstance(inst.arg, int) and 0 < inst.arg < 256
+            self.require(known, f"needs the largest u8 that occurs, has {inst.arg!r}")
+
 
 _Rule = Callable[[_Checker, Inst, list[Inst]], Any]
 _RULES: dict[str, _Rule] = {
@@ -275,7 +303,11 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys("reg get set".split(), _Checker.same),
     **dict.fromkeys("load gather store scatter".split(), _Checker.index),
     **dict.fromkeys("var lo hi group local loop".split(), _Checker.scalar),
-    **dict.fromkeys("stack shared".split(), _Checker.memory),
+    **dict.fromkeys("stack shared keep".split(), _Checker.memory),
+    **dict.fromkeys("dot4 dotbf16".split(), _Checker.dot),
+    "view": _Checker.view,
+    "first": _Checker.first,
+    "shuffle": _Checker.shuffle,
     "where": _Checker.where,
     "cast": _Checker.cast,
     "bitcast": _Checker.bitcast,

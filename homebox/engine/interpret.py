@@ -3,8 +3,8 @@
 It computes what a kernel must compute, to the bit, and stops with `EngineError` at an access
 outside of a buffer, a read of memory that nothing has written, a race, a barrier that some
 work-items do not reach, or an undefined division or shift. The one idea: units and work-items run
-one after another, while every element of a written buffer remembers who touched it since the last
-barrier; two that are not ordered by a barrier may share an element only if both read it.
+one after another, and the memories they share notice who touched what (`memories`). Units take
+turns on two threads, each of which has memory of its own that it keeps.
 The body is compiled once into nested Python functions over a list of values.
 """
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from homebox.engine.arithmetic import PARTIAL, constant, operation, settle
 from homebox.engine.check import Site, check_kernel, format_instruction, format_kernel
 from homebox.engine.linear import Inst, Kernel
+from homebox.engine.memories import Frame, Memory, Tracker, bind, called, smallest_views
 from homebox.errors import EngineError
 
 __all__ = ["format_instruction", "format_kernel", "run", "run_simt"]
@@ -25,7 +26,8 @@ __all__ = ["format_instruction", "format_kernel", "run", "run_simt"]
 Array = NDArray[Any]
 Values = list[Any]  # one entry per instruction, then the frame
 Stop = tuple[int, tuple[int, ...]]  # a barrier, and the counters of the loops around it
-_GIVEN = frozenset({"param", "var", "lo", "hi", "group", "local"})
+_GIVEN = frozenset({"param", "var", "lo", "hi", "first", "group", "local"})
+_THREADS = 2
 Step = Callable[[Values], Any]  # returns None, or a generator of stops if it contains a barrier
 
 
@@ -43,10 +45,14 @@ def run(
     if kernel.group:
         raise EngineError("a SIMT kernel needs run_simt and a grid")
     program = _Program(kernel)
-    params = _bind(kernel, buffers, 1)
+    params = bind(kernel, buffers, 1)
+    kept: list[dict[int, Memory]] = [{} for _ in range(_THREADS)]
+    called_before = [False] * _THREADS
     with np.errstate(all="ignore"):
         for unit in range(*units):
-            frame = _Frame(unit, 1, (unit,), (unit, unit + 1))
+            thread = unit % _THREADS
+            frame = Frame(unit, 1, (unit,), (unit, unit + 1), kept=kept[thread])
+            frame.first, called_before[thread] = not called_before[thread], True
             frame.epoch = unit
             program.walk(program.values(params, variables, frame))
 
@@ -62,164 +68,16 @@ def run_simt(
         raise EngineError(f"a grid of {len(grid)} axes does not fit groups of {kernel.group}")
     program = _Program(kernel)
     size = int(np.prod(kernel.group))
-    params = _bind(kernel, buffers, size)
+    params = bind(kernel, buffers, size)
     epoch = 0
     with np.errstate(all="ignore"):
         for number, group in enumerate(product(*map(range, grid))):
-            shared: dict[int, _Memory] = {}
+            shared: dict[int, Memory] = {}
             items = []
             for place, local in enumerate(product(*map(range, kernel.group))):
-                frame = _Frame(number * size + place, size, group, local, shared)
+                frame = Frame(number * size + place, size, group, local, shared)
                 items.append(program.values(params, variables, frame))
             epoch = program.group(items, epoch) + 1
-
-
-class _Frame:
-    """Who is running: one unit, or one work-item of a group."""
-
-    __slots__ = ("epoch", "group", "ids", "item", "local", "shared", "size")
-
-    def __init__(
-        self,
-        item: int,
-        size: int,
-        group: tuple[int, ...],
-        local: tuple[int, ...],
-        shared: "dict[int, _Memory] | None" = None,
-    ) -> None:
-        self.item, self.size, self.group, self.local = item, size, group, local
-        self.shared = shared  # by position; None for a unit
-        self.epoch = 0  # grows at each barrier; never the same in two groups
-
-
-def _name(item: int, frame: _Frame) -> str:
-    if frame.shared is None:
-        return "another unit" if item < 0 else f"unit {item}"
-    if item < 0:
-        return "another work-item"
-    return f"work-item {item % frame.size} of group {item // frame.size}"
-
-
-class _Tracker:
-    """Who touched each element of one memory, as far as it matters for races."""
-
-    __slots__ = ("elements",)
-
-    NOBODY, SEVERAL = -1, -2
-
-    def __init__(self) -> None:
-        # element -> [write epoch, writer, read epoch, reader, reading group]
-        self.elements: dict[int, list[int]] = {}
-
-    def _element(self, index: int) -> list[int]:
-        return self.elements.setdefault(index, [-1, self.NOBODY, -1, self.NOBODY, self.NOBODY])
-
-    def _after_write(self, element: list[int], frame: _Frame) -> str | None:
-        epoch, writer = element[0], element[1]
-        if writer in (self.NOBODY, frame.item):
-            return None
-        if epoch == frame.epoch or writer // frame.size != frame.item // frame.size:
-            return f"race with {_name(writer, frame)}, which wrote it, and no barrier between"
-        return None
-
-    def read(self, index: int, frame: _Frame) -> str | None:
-        """Note a read; return what it races with."""
-        element = self._element(index)
-        conflict = self._after_write(element, frame)
-        alone = element[2] != frame.epoch or element[3] == frame.item
-        element[2], element[3] = frame.epoch, frame.item if alone else self.SEVERAL
-        group = frame.item // frame.size
-        element[4] = group if element[4] in (self.NOBODY, group) else self.SEVERAL
-        return conflict
-
-    def write(self, index: int, frame: _Frame) -> str | None:
-        """Note a write; return what it races with."""
-        element = self._element(index)
-        conflict = self._after_write(element, frame)
-        group = frame.item // frame.size
-        same_epoch = element[2] == frame.epoch and element[3] != frame.item
-        if conflict is None and (same_epoch or element[4] not in (self.NOBODY, group)):
-            reader = element[3] if element[3] != frame.item else self.SEVERAL
-            conflict = f"race with {_name(reader, frame)}, which read it, and no barrier between"
-        element[0], element[1] = frame.epoch, frame.item
-        return conflict
-
-
-class _Memory:
-    """One array that a kernel can reach, with its limits."""
-
-    __slots__ = ("count", "data", "known", "name", "tracker")
-
-    def __init__(
-        self, name: str, data: Array, count: int, tracker: _Tracker | None, known: bool
-    ) -> None:
-        self.name, self.data, self.count, self.tracker = name, data, count, tracker
-        self.known = None if known else np.zeros(count, np.bool_)  # which elements were written
-
-    def read(self, indices: Sequence[int] | Array, frame: _Frame, site: Site) -> None:
-        """Check that these elements may be read now."""
-        self._inside(indices, frame, site)
-        if self.known is not None and not self.known[indices].all():
-            first = next(int(i) for i in indices if not self.known[i])
-            self._refuse("reads", first, "which nothing has written", frame, site)
-        if self.tracker is not None:
-            for index in indices:
-                conflict = self.tracker.read(int(index), frame)
-                if conflict:
-                    self._refuse("reads", int(index), conflict, frame, site)
-
-    def write(self, indices: Sequence[int] | Array, frame: _Frame, site: Site) -> None:
-        """Check that these elements may be written now, and note that they are."""
-        self._inside(indices, frame, site)
-        if self.known is not None:
-            self.known[indices] = True
-        if self.tracker is not None:
-            for index in indices:
-                conflict = self.tracker.write(int(index), frame)
-                if conflict:
-                    self._refuse("writes", int(index), conflict, frame, site)
-
-    def _inside(self, indices: Sequence[int] | Array, frame: _Frame, site: Site) -> None:
-        if isinstance(indices, range):  # a step of 1, so the ends are enough
-            if indices[0] >= 0 and indices[-1] < self.count:
-                return
-        elif np.all(np.asarray(indices) >= 0) and np.all(np.asarray(indices) < self.count):
-            return
-        outside = next(int(i) for i in indices if not 0 <= i < self.count)
-        limit = f"which has {self.count} elements"
-        self._refuse("reaches", outside, limit, frame, site)
-
-    def _refuse(self, verb: str, index: int, why: str, frame: _Frame, site: Site) -> None:
-        who = _name(frame.item, frame)
-        site.fail(f"{who} {verb} element {index} of {self.name}, {why}")
-
-
-def _bind(kernel: Kernel, buffers: Sequence[Array], size: int) -> list[_Memory]:
-    """Return the params as memories; buffers that start at one address share a tracker."""
-    if len(buffers) != len(kernel.params):
-        raise EngineError(f"the kernel has {len(kernel.params)} params, got {len(buffers)} buffers")
-    trackers = {
-        _address(buffer): _Tracker()
-        for param, buffer in zip(kernel.params, buffers)
-        if param.written
-    }
-    memories = []
-    for i, (param, buffer) in enumerate(zip(kernel.params, buffers)):
-        if buffer.dtype != param.dtype.to_numpy():
-            raise EngineError(f"p{i} is {param.dtype}, its buffer is {buffer.dtype}")
-        if not buffer.flags.c_contiguous or buffer.size < param.count:
-            raise EngineError(
-                f"p{i} needs {param.count} contiguous elements, its buffer has {buffer.size}"
-            )
-        if param.written and not buffer.flags.writeable:
-            raise EngineError(f"p{i} is written, its buffer is read-only")
-        tracker = trackers.get(_address(buffer))
-        memories.append(_Memory(f"p{i}", buffer.reshape(-1), param.count, tracker, known=True))
-    return memories
-
-
-def _address(buffer: Array) -> int:
-    return int(buffer.__array_interface__["data"][0])
 
 
 class _Program:
@@ -232,10 +90,11 @@ class _Program:
         self.loops: list[int] = []
         self.initial: Values = [None] * len(self.body)
         self.given = [i for i, inst in enumerate(self.body) if inst.op in _GIVEN]
+        self.smallest = smallest_views(kernel)
         self.has_barrier = any(inst.op == "barrier" for inst in self.body)
         self.walk = _sequence(self.block())
 
-    def values(self, params: list[_Memory], variables: Array, frame: _Frame) -> Values:
+    def values(self, params: list[Memory], variables: Array, frame: Frame) -> Values:
         """Return a fresh list of values for one unit or work-item."""
         values = self.initial.copy()
         for position in self.given:
@@ -248,6 +107,8 @@ class _Program:
                 values[position] = int(variables[inst.arg])
             elif inst.op in ("lo", "hi"):
                 values[position] = frame.local[inst.op == "hi"]
+            elif inst.op == "first":
+                values[position] = frame.first
             else:
                 values[position] = (frame.group if inst.op == "group" else frame.local)[inst.arg]
         values.append(frame)
@@ -277,7 +138,7 @@ class _Program:
         for i in (0, other):
             stop = stops[i]
             where = "has ended" if stop is None else f"waits at {stop[0]} in rounds {list(stop[1])}"
-            said.append(f"{_name(items[i][-1].item, items[i][-1])} {where}")
+            said.append(f"{called(items[i][-1].item, items[i][-1])} {where}")
         stop = stops[0] or stops[other]
         Site(self.kernel, stop[0] if stop else 0).fail(f"barrier divergence: {', '.join(said)}")
 
@@ -363,8 +224,10 @@ class _Program:
                 values[target] = values[source]
 
             return move
-        if inst.op in ("stack", "shared"):
-            return _memory(position, inst)
+        if inst.op in ("stack", "shared", "keep"):
+            return _memory(position, inst, inst.dtype.size // self.smallest[position])
+        if inst.op == "view":
+            return _view(position, inst)
         return _arithmetic(position, inst, [self.body[arg] for arg in inst.args], site)
 
 
@@ -423,21 +286,38 @@ def _arithmetic(position: int, inst: Inst, operands: list[Inst], site: Site) -> 
     return general
 
 
-def _memory(position: int, inst: Inst) -> Step:
-    dtype, count = inst.dtype.to_numpy(), inst.arg
+def _memory(position: int, inst: Inst, cells: int) -> Step:
+    dtype, count, name = inst.dtype.to_numpy(), inst.arg, f"the {inst.op} memory %{position}"
+
+    def made(tracker: Tracker | None) -> Memory:
+        known = np.zeros(count * cells, np.bool_)
+        return Memory(name, np.zeros(count, dtype), tracker, known, cells)
 
     def stack(values: Values) -> None:
-        data = np.zeros(count, dtype)
-        values[position] = _Memory(f"the stack %{position}", data, count, None, known=False)
+        values[position] = made(None)
+
+    def keep(values: Values) -> None:
+        kept = values[-1].kept
+        if position not in kept:
+            kept[position] = made(None)
+        values[position] = kept[position]
 
     def shared(values: Values) -> None:
         memories = values[-1].shared
         if position not in memories:
-            data, name = np.zeros(count, dtype), f"the shared memory %{position}"
-            memories[position] = _Memory(name, data, count, _Tracker(), known=False)
+            memories[position] = made(Tracker())
         values[position] = memories[position]
 
-    return stack if inst.op == "stack" else shared
+    return {"stack": stack, "keep": keep, "shared": shared}[inst.op]
+
+
+def _view(position: int, inst: Inst) -> Step:
+    pointer, dtype = inst.args[0], inst.dtype.to_numpy()
+
+    def view(values: Values) -> None:
+        values[position] = values[pointer].viewed(dtype)
+
+    return view
 
 
 def _places(inst: Inst, mask: int | None) -> Callable[[Values], tuple[Any, Any]]:
@@ -463,7 +343,7 @@ def _load(position: int, inst: Inst, site: Site) -> Step:
     places = _places(inst, inst.args[2] if len(inst.args) == 3 else None)
 
     def load(values: Values) -> None:
-        memory: _Memory = values[pointer]
+        memory: Memory = values[pointer]
         indices, active = places(values)
         memory.read(indices, values[-1], site)
         if active is None:
@@ -486,7 +366,7 @@ def _store(inst: Inst, site: Site) -> Step:
     places = _places(inst, inst.args[3] if len(inst.args) == 4 else None)
 
     def store(values: Values) -> None:
-        memory: _Memory = values[pointer]
+        memory: Memory = values[pointer]
         indices, active = places(values)
         memory.write(indices, values[-1], site)
         value = values[source]

@@ -1,8 +1,9 @@
 """Prints linear IR as LLVM IR text, one function per kernel.
 
-Its signature is `void name(ptr args, i64 lo, i64 hi, ptr kept, i64 first)`. `args` points to the buffer pointers in the order of the kernel's parameters, then the pointer of
-the int32 vars buffer. Floats: no fast-math, no contraction; every fused multiply-add is explicit.
-Mutable registers are allocas, which SROA turns into SSA values.
+Its signature is `void name(ptr args, i64 lo, i64 hi, ptr kept, i64 first)`. `args` points to the
+buffer pointers in the order of the kernel's parameters, then the pointer of the int32 vars buffer.
+Floats: no fast-math, no contraction; every fused multiply-add is explicit. Mutable registers are
+allocas, which SROA turns into SSA values.
 """
 
 import struct

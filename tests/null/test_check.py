@@ -3,7 +3,7 @@
 import pytest
 
 from homebox.engine.check import check_kernel
-from homebox.engine.dtype import boolean, f32, f64, i8, i64
+from homebox.engine.dtype import bf16, boolean, f32, f64, i8, i32, i64, u8
 from homebox.engine.linear import Inst, Kernel, Param
 from homebox.errors import EngineError
 
@@ -16,6 +16,8 @@ def malformed() -> dict[str, tuple[Kernel, str]]:
     wide = Inst("const", f32, 4, (), 1.0)
     read, write = Param(f32, 4, False), Param(f32, 4, True)
     pointer = Inst("param", f32, 1, (), 0)
+    sums, halves = Inst("const", i32, 16, (), 0), Inst("const", bf16, 32, (), 0.0)
+    u8s, i8s = Inst("const", u8, 64, (), 1), Inst("const", i8, 64, (), 1)
 
     def simple(*body: Inst, params: tuple[Param, ...] = ()) -> Kernel:
         return Kernel(params, body)
@@ -79,7 +81,7 @@ def malformed() -> dict[str, tuple[Kernel, str]]:
         "fraction": (simple(Inst("const", i8, 1, (), 1.5)), "no constant of i8"),
         "integer": (simple(one, Inst("mod", f32, 1, (0, 0))), "defined for integers"),
         "float": (simple(zero, Inst("div", i64, 1, (0, 0))), "defined for floats"),
-        "bitcast": (simple(one, Inst("bitcast", f64, 1, (0,))), "changes the size"),
+        "bitcast": (simple(one, Inst("bitcast", f64, 1, (0,))), "has 4 bytes to fill"),
         "tree": (
             simple(Inst("const", f32, 3, (), 1.0), Inst("tree", f32, 1, (0,), "add")),
             "power of two",
@@ -87,6 +89,38 @@ def malformed() -> dict[str, tuple[Kernel, str]]:
         "cpu": (Kernel((), (Inst("lo", i64, 1),), (4,)), "exists on CPU targets only"),
         "simt": (simple(Inst("barrier", i64, 1)), "exists on SIMT targets only"),
         "axis": (Kernel((), (Inst("local", i64, 1, (), 1),), (4,)), "the kernel has 1 axes"),
+        "view": (simple(one, Inst("view", i8, 1, (0,))), "%0 .const. is not a pointer"),
+        "view of read-only": (
+            simple(
+                pointer,
+                Inst("view", i8, 1, (0,)),
+                zero,
+                Inst("const", i8, 1, (), 1),
+                Inst("store", i8, 1, (1, 2, 3)),
+                params=(read,),
+            ),
+            "writes p0, which is not marked written",
+        ),
+        "view as value": (
+            simple(pointer, Inst("view", i8, 1, (0,)), Inst("add", i8, 1, (1, 1)), params=(read,)),
+            "is a pointer, not a value",
+        ),
+        "dot4": (simple(sums, u8s, u8s, Inst("dot4", i32, 16, (0, 1, 2), 15)), "must be i8x64"),
+        "dot4's bound": (
+            simple(sums, u8s, i8s, Inst("dot4", i32, 16, (0, 1, 2), 256)),
+            "needs the largest u8",
+        ),
+        "dotbf16": (
+            simple(halves, halves, Inst("dotbf16", bf16, 32, (0, 0, 1))),
+            "must be f32x16",
+        ),
+        "shuffle": (simple(wide, Inst("shuffle", f32, 2, (0, 0), (0, 8))), "picks from 8 lanes"),
+        "shuffled lanes": (
+            simple(wide, Inst("shuffle", f32, 2, (0, 0), (0, 1, 2))),
+            "needs a vector's lanes",
+        ),
+        "first": (Kernel((), (Inst("first", boolean, 1),), (4,)), "exists on CPU targets only"),
+        "keep": (simple(Inst("keep", f32, 1, (), 0)), "positive count"),
         "stack": (simple(Inst("stack", f32, 1, (), 0)), "positive count"),
     }
 

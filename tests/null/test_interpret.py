@@ -7,7 +7,7 @@ import pytest
 
 from homebox.engine.arithmetic import fma
 from homebox.engine.check import check_kernel
-from homebox.engine.dtype import f32, i32, i64
+from homebox.engine.dtype import DType, bf16, boolean, f32, i8, i32, i64, u8
 from homebox.engine.interpret import format_kernel, run, run_simt
 from homebox.engine.linear import Builder, Kernel, Value
 from homebox.errors import EngineError
@@ -476,3 +476,158 @@ def test_listing_reads_well() -> None:
     ]
     assert "= fma %" in format_kernel(gemm(32, 64, 48))
     assert any(line.strip().endswith("{") for line in format_kernel(saxpy(45)).splitlines())
+
+
+def block_of(owner: DType, *, stack: bool = False) -> Kernel:
+    """Write a float and 4 bytes as one block of 8, read it as elements of `owner`."""
+    b = Builder()
+    out = b.param(owner, 8 // owner.size, True)
+    block = b.emit("stack", owner, 1, (), 8 // owner.size) if stack else out
+    b.store(b.view(block, f32), b.int(0), b.const(1.5, f32))
+    b.store(b.view(block, i8), b.int(4), b.const(-3, i8, 4))
+    b.store(out, b.int(0), b.load(block, b.int(0), 8 // owner.size))
+    return b.kernel()
+
+
+@pytest.mark.parametrize("stack", [False, True])
+@pytest.mark.parametrize("owner", [u8, i32])
+def test_memory_may_be_seen_as_several_types(owner: DType, stack: bool) -> None:
+    out = np.zeros(8 // owner.size, owner.to_numpy())
+    run(block_of(owner, stack=stack), [out], NONE)
+    assert out.tobytes() == np.float32(1.5).tobytes() + b"\xfd" * 4
+
+
+@pytest.mark.parametrize("kind", [f32, bf16, i8])
+@pytest.mark.parametrize("beyond", [False, True])
+def test_a_view_has_the_limits_of_its_memory(kind: DType, beyond: bool) -> None:
+    b = Builder()
+    data, out = b.param(u8, 7, False), b.param(kind, 1, True)
+    place = 7 // kind.size - (not beyond)
+    b.store(out, b.int(0), b.load(b.view(data, kind), b.int(place)))
+    memory = [np.zeros(16, np.uint8), np.zeros(1, kind.to_numpy())]
+    if beyond:
+        with pytest.raises(EngineError, match=f"element {place} of p0 as"):
+            run(b.kernel(), memory, NONE)
+    else:
+        run(b.kernel(), memory, NONE)
+
+
+@pytest.mark.parametrize(("written", "read", "fine"), [(4, 0, True), (3, 0, False), (0, 0, False)])
+def test_a_read_needs_every_byte_to_be_written(written: int, read: int, fine: bool) -> None:
+    b = Builder()
+    out, memory = b.param(i32, 1, True), b.emit("stack", i32, 1, (), 2)
+    if written:
+        b.store(b.view(memory, i8), b.int(0), b.const(1, i8, written))
+    b.store(out, b.int(0), b.load(memory, b.int(read)))
+    result = np.zeros(1, np.int32)
+    if fine:
+        run(b.kernel(), [result], NONE)
+        assert result[0] == 0x01010101
+    else:
+        with pytest.raises(EngineError, match=r"element 0 of the stack memory .*nothing has writ"):
+            run(b.kernel(), [result], NONE)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_race_is_seen_through_views(apart: bool) -> None:
+    """One unit writes byte 3, the next one a word: of the same place, or of the one after it."""
+    b = Builder()
+    data = b.param(u8, 8, True)
+    unit = b.emit("lo", i64)
+    with b.when(b.alu("eq", unit, b.int(0))):
+        b.store(data, b.int(3), b.const(1, u8))
+    with b.when(b.alu("eq", unit, b.int(1))):
+        b.store(b.view(data, i32), b.int(int(apart)), b.const(7, i32))
+    memory = np.zeros(8, np.uint8)
+    if apart:
+        run(b.kernel(), [memory], NONE, (0, 2))
+        assert memory.tolist() == [0, 0, 0, 1, 7, 0, 0, 0]
+    else:
+        with pytest.raises(EngineError, match="unit 1 writes element 0 of p0 as int32, race with"):
+            run(b.kernel(), [memory], NONE, (0, 2))
+
+
+def test_params_of_two_types_at_one_address_share_their_watch() -> None:
+    b = Builder()
+    bytes_, words = b.param(u8, 8, True), b.param(i32, 2, True)
+    unit = b.emit("lo", i64)
+    with b.when(b.alu("eq", unit, b.int(0))):
+        b.store(bytes_, b.int(7), b.const(1, u8))
+    with b.when(b.alu("eq", unit, b.int(1))):
+        b.store(words, b.int(1), b.const(7, i32))
+    memory = np.zeros(8, np.uint8)
+    with pytest.raises(EngineError, match="race"):
+        run(b.kernel(), [memory, memory.view(np.int32)], NONE, (0, 2))
+    run(b.kernel(), [memory, np.zeros(2, np.int32)], NONE, (0, 2))
+
+
+def kept(*, guarded: bool) -> Kernel:
+    """y[unit] = 2 x[unit], where 2 lies in memory that a thread keeps."""
+    b = Builder()
+    x, y = b.param(f32, 5, False), b.param(f32, 5, True)
+    memory, unit = b.emit("keep", f32, 1, (), 1), b.emit("lo", i64)
+    begins = b.emit("first", boolean)
+    if not guarded:
+        begins = b.alu("eq", unit, b.int(0))
+    with b.when(begins):
+        b.store(memory, b.int(0), b.const(2.0, f32))
+    b.store(y, unit, b.alu("mul", b.load(memory, b.int(0)), b.load(x, unit)))
+    return b.kernel()
+
+
+def test_a_thread_keeps_memory_from_its_first_call_on() -> None:
+    x, y = numbers(5), np.zeros(5, np.float32)
+    run(kept(guarded=True), [x, y], NONE, (0, 5))
+    assert np.array_equal(y, 2 * x)
+    with pytest.raises(EngineError, match="unit 1 reads element 0 of the keep memory"):
+        run(kept(guarded=False), [x, y], NONE, (0, 5))  # another thread has not seen unit 0
+
+
+def dots(op: str, most: int | None = None) -> Kernel:
+    b = Builder()
+    acc_kind, left, right = (i32, u8, i8) if op == "dot4" else (f32, bf16, bf16)
+    lanes = 64 // left.size
+    out = b.param(acc_kind, 16, True)
+    a, c = b.param(left, lanes, False), b.param(right, lanes // 16, False)
+    word = b.load(b.view(c, i32), b.int(0))
+    factor = b.bitcast(b.splat(word, 16), right)
+    acc = b.load(out, b.int(0), 16)
+    total = b.emit(op, acc_kind, 16, (acc, b.load(a, b.int(0), lanes), factor), most)
+    b.store(out, b.int(0), total)
+    return b.kernel()
+
+
+def test_dot4_is_exact_and_wraps() -> None:
+    rng = np.random.default_rng(2)
+    a, c = rng.integers(0, 256, 64).astype(np.uint8), np.array([-128, 127, -1, -128], np.int8)
+    a[:4] = 255
+    acc = rng.integers(-(1 << 31), 1 << 31, 16).astype(np.int32)
+    acc[0] = -(1 << 31)
+    want = acc.astype(np.int64) + a.astype(np.int64).reshape(16, 4) @ c
+    run(dots("dot4", 255), [acc, a, c], NONE)
+    assert np.array_equal(acc, want.astype(np.int32))
+    assert want[0] < -(1 << 31)
+    with pytest.raises(EngineError, match="multiplies 255, which was said to be at most 15"):
+        run(dots("dot4", 15), [acc, a, c], NONE)
+
+
+def test_dotbf16_rounds_after_each_product() -> None:
+    big, small = 1.0, 2.0**-24
+    as_bits = (np.array([1.0, small], np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    a = np.tile(as_bits, 16)
+    one = np.full(2, np.float32(big).view(np.uint32) >> 16, np.uint16)
+    acc = np.full(16, small, np.float32)
+    run(dots("dotbf16"), [acc, a, one], NONE)
+    assert np.array_equal(acc, np.ones(16, np.float32))  # in one sum it would be 1 + 2**-23
+
+
+def test_shuffle_picks_from_both() -> None:
+    b = Builder()
+    data, out = b.param(f32, 8, False), b.param(f32, 6, True)
+    low, high = b.load(data, b.int(0), 4), b.load(data, b.int(4), 4)
+    picked = b.emit("shuffle", f32, 4, (low, high), (7, 0, 0, 4))
+    b.store(out, b.int(0), picked)
+    b.store(out, b.int(4), b.emit("shuffle", f32, 2, (high, low), (1, 6)))
+    result = np.zeros(6, np.float32)
+    run(b.kernel(), [np.arange(8, dtype=np.float32), result], NONE)
+    assert result.tolist() == [7, 0, 0, 4, 5, 2]
