@@ -105,7 +105,7 @@ def _cpu() -> Check:
     from homebox.engine.cpu import detect
 
     target = detect()
-    chosen = ("avx2", "fma", "avx512f", "avx512vnni", "avx512bf16", "amx-tile", "neon", "i8mm")
+    chosen = "avx2 fma avxvnni avx512f avx512vnni avx512bf16 neon dotprod i8mm bf16".split()
     features = [name for name in chosen if target.has(name)]
     return Check("cpu", True, " ".join([target.name, f"level {target.level}", *features]))
 
