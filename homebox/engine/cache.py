@@ -28,6 +28,23 @@ def cache_root() -> Path:
     return Path("~/.cache/homebox").expanduser()
 
 
+def usable_folder(folder: Path) -> bool:
+    """Create a cache folder; refuse one that others can write to, because entries are executed."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except (OSError, RuntimeError) as error:
+        log.warning("working without the cache %s: %s", folder, error)
+        return False
+    if hasattr(os, "getuid") and status.st_uid != os.getuid():
+        log.warning("working without the cache %s: it belongs to another user", folder)
+        return False
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        log.warning("working without the cache %s: other users can write to it", folder)
+        return False
+    return True
+
+
 class DiskCache:
     """A folder of verified entries; a key is a hex digest."""
 
@@ -74,24 +91,8 @@ class DiskCache:
 
     def _ready(self) -> bool:
         if self._usable is None:
-            self._usable = self._open()
+            self._usable = usable_folder(self.folder)
         return self._usable
-
-    def _open(self) -> bool:
-        """Create the folder; refuse one that others can write to, because entries are executed."""
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = self.folder.stat()
-        except (OSError, RuntimeError) as error:
-            log.warning("working without the cache %s: %s", self.folder, error)
-            return False
-        if hasattr(os, "getuid") and status.st_uid != os.getuid():
-            log.warning("working without the cache %s: it belongs to another user", self.folder)
-            return False
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            log.warning("working without the cache %s: other users can write to it", self.folder)
-            return False
-        return True
 
     def _prune_once(self) -> None:
         """Remove the oldest entries above the limit, once per process."""

@@ -30,6 +30,7 @@ MAX_SHARDS = 1024
 _MAX_NAME = 512
 _MAX_AXES = 8
 _MAX_DIM = 1 << 40
+_HASHED = 64 << 20  # bytes that are hashed before their memory is given back
 _CHUNK = 1 << 18  # numbers that are looked at together
 
 # Bits per element of every type that the format knows; homebox loads the first three.
@@ -100,12 +101,8 @@ class SafetensorsFile:
 
     def release(self, name: str) -> None:
         """Let the system take back the memory of a tensor that was read; it stays readable."""
-        info, data = self.find(name)
-        page = mmap.PAGESIZE
-        begin = -(-(self._data_start + info.begin) // page) * page
-        end = (self._data_start + info.end) // page * page
-        if end > begin and hasattr(mmap, "MADV_DONTNEED"):
-            data.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+        info, _ = self.find(name)
+        self._forget(self._data_start + info.begin, self._data_start + info.end)
 
     def read(self, name: str) -> Float32:
         """Return a float32 copy of the tensor; F16 and BF16 are converted exactly.
@@ -132,7 +129,21 @@ class SafetensorsFile:
         """Return the sha256 of the whole file as 64 hex digits."""
         if self._map is None:
             raise ModelFormatError(f"{self.path}: was closed before it was hashed")
-        return hashlib.sha256(self._map).hexdigest()
+        hasher = hashlib.sha256()
+        with memoryview(self._map) as data:
+            for begin in range(0, len(data), _HASHED):
+                end = min(begin + _HASHED, len(data))
+                with data[begin:end] as part:
+                    hasher.update(part)
+                self._forget(begin, end)
+        return hasher.hexdigest()
+
+    def _forget(self, begin: int, end: int) -> None:
+        """Take whole pages out of this process's memory; they are read again when needed."""
+        page = mmap.PAGESIZE
+        begin, end = -(-begin // page) * page, end // page * page
+        if self._map is not None and end > begin and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
 
 def tensor_in(data: mmap.mmap | bytes, data_start: int, info: TensorInfo) -> Stored:
