@@ -10,6 +10,7 @@ are read in place.
 from dataclasses import dataclass
 
 from homebox.engine import dtype as dt
+from homebox.engine import packed as packing
 from homebox.engine.indexing import Counters, through
 from homebox.engine.ops import MOVEMENT, Dim, Node, Op, Shape, Sym, node, size_max
 from homebox.engine.symbolic import Index, Loop, flatten, of
@@ -101,6 +102,13 @@ def prepare(c: Node) -> Node | None:
         return None
     product = c.src[0]
     a, b = sides(c, axes)
+    each = loops(product.shape, Counters())
+    found = packed_product(c, axes, each)
+    if found is not None:
+        if packing.readable(found, each, axes.k[0]):
+            return c
+        a = repeated(compact(a, product.shape).contiguous(), product.shape)
+        return _with_sides(c, axes, a, b)
     counters = Counters()
     each = loops(product.shape, counters)
     panel, lane = counters.loop(-(-each[axes.n].size // PANEL)), counters.loop(PANEL)
@@ -122,15 +130,36 @@ def prepare(c: Node) -> Node | None:
         if any(isinstance(d, Sym) for d in compact(b, product.shape).shape):
             return None  # cannot be packed; a slower kernel sums it where it lies
         b = packed(b, product.shape, axes)
+    return _with_sides(c, axes, a, b)
+
+
+def _with_sides(c: Node, axes: Axes, a: Node, b: Node) -> Node:
+    """Return a contraction with other factors."""
+    product = c.src[0]
     sources = (b, a) if axes.swap else (a, b)
-    if sources != product.src:
-        product = node(Op.MUL, product.dtype, product.shape, sources)
-        c = node(Op.REDUCE, c.dtype, c.shape, (product,), c.arg)
-    return c
+    if sources == product.src:
+        return c
+    product = node(Op.MUL, product.dtype, product.shape, sources)
+    return node(Op.REDUCE, c.dtype, c.shape, (product,), c.arg)
+
+
+def packed_product(
+    c: Node, axes: Axes | None = None, each: list[Loop] | None = None
+) -> packing.Packed | None:
+    """Return how a contraction reads a packed weight; None if it does not."""
+    axes = axes or classify(c)
+    if axes is None or axes.batch:
+        return None
+    a, b = sides(c, axes)
+    each = each or loops(c.src[0].shape, Counters())
+    return packing.find(a, b, each, axes.n, axes.k)
 
 
 def operand_bases(c: Node) -> list[Node]:
     """Return the nodes that a contraction reads from memory."""
+    found = packed_product(c)
+    if found is not None:
+        return [found.a, found.stored]
     bases = []
     for source in c.src[0].src:
         while source.op in MOVEMENT:

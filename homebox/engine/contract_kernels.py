@@ -52,7 +52,7 @@ class ContractLowering:
         self, region: Region, realised: frozenset[Node], syms: list[Sym], level: str
     ) -> None:
         assert region.core is not None
-        self.root, self.core = region.root, region.core
+        self.region, self.root, self.core = region, region.root, region.core
         self.counters = Counters()
         self.e = Emitter(realised, self.counters, syms)
         self.e.written.add(memory_of(region.root))
@@ -325,9 +325,17 @@ class ContractLowering:
 
     def _finish(self, row: Index, v: int, total: Value) -> None:
         """Compute the epilogue for one row of one panel and write it."""
-        e = self.e
+        self._finish_with(row, v, {self.core: total})
+
+    @property
+    def across(self) -> int:
+        """How many panels a work unit is wide."""
+        return self.schedule.panels
+
+    def _place(self, row: Index, v: int) -> tuple[tuple[Index, ...], Conditions]:
+        """Return the index of the root for a row of a panel, and what a ragged edge asks."""
         n = self.shape[self.axes.n]
-        column = (of(self.n_loop) * self.schedule.panels + v) * PANEL + of(self.lane)
+        column = (of(self.n_loop) * self.across + v) * PANEL + of(self.lane)
         index = [of(x) if i in self.outer else ZERO for i, x in enumerate(self.each)]
         for i, part in self._split(row, self.m_inner).items():
             index[i] = part
@@ -335,9 +343,22 @@ class ContractLowering:
         at = tuple(index)
         for each in self.chain:
             at = forward(each, at)
-        ragged = isinstance(n, Sym) or n % (PANEL * self.schedule.panels) != 0
+        ragged = isinstance(n, Sym) or n % (PANEL * self.across) != 0
         edge: Conditions = ((column, n),) if ragged and not holds((column, n)) else ()
-        e.begin({self.core: total})
+        return at, edge
+
+    def _value_of(self, n: Node, row: Index, v: int, given: dict[Node, Value]) -> Value:
+        """Return 16 elements of the epilogue at a row of a panel, given the contractions' sums."""
+        at, edge = self._place(row, v)
+        self.e.begin(given)
+        with self.e.lanes(self.lane):
+            return self.e.b.splat(self.e.value(n, at, edge), LANES)
+
+    def _finish_with(self, row: Index, v: int, given: dict[Node, Value]) -> None:
+        """Compute the epilogue for one row of one panel and write it."""
+        e = self.e
+        at, edge = self._place(row, v)
+        e.begin(given)
         with e.lanes(self.lane):
             if self.root.op is Op.STORE:
                 target = self.root.src[0]

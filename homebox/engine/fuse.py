@@ -7,13 +7,15 @@ that several kernels need is computed again in each if it is cheap, else realise
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from homebox.engine.contract import operand_bases, prepare
+from homebox.engine import dtype as dt
+from homebox.engine.contract import classify, operand_bases, packed_product, prepare
 from homebox.engine.hazards import safe_store
 from homebox.engine.indexing import Counters, accesses
 from homebox.engine.ops import (
     ELEMENTWISE,
+    MOVEMENT,
     Node,
     Op,
     Shape,
@@ -24,19 +26,27 @@ from homebox.engine.ops import (
 )
 from homebox.engine.rewrite import rewrite, with_sources
 from homebox.engine.rules import disabled, hoisting, simplify
+from homebox.engine.schedule import FEW
 from homebox.engine.symbolic import of
 
 MOST_BETWEEN = 16  # operations that a contraction's epilogue takes where ways part
+LARGEST_RESIDENT = 32768  # elements of an operand that a kernel computes for itself
 DEEPEST = 100  # operations from memory to memory inside one kernel
 COSTLY = frozenset({Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One kernel to be: the node it writes, and the contraction at its heart, if any."""
+    """One kernel to be: the node it writes, and the contraction at its heart, if any.
+
+    `others` are further contractions with outputs of the same shape, which meet the first one on the
+    way to the root. `resident` are small operands that the kernel computes for itself.
+    """
 
     root: Node
     core: Node | None
+    others: tuple[Node, ...] = ()
+    resident: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,7 @@ def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], 
         if found is not None:
             (current,) = rewrite([found], simplify, finished)
             cores.add(current)
-            forced.update(operand_bases(current))
+            forced.update(b for b in operand_bases(current) if not few_rows(current))
         elif current.op is Op.STORE:
             current = safe_store(current, known, cores)
         if current in cores or is_forced(current):
@@ -87,6 +97,18 @@ def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], 
         done[each] = current
         finished.add(current)
     return [done[r] for r in roots], cores, forced
+
+
+def _squeezed(n: Node) -> Shape:
+    return tuple(d for d in n.shape if d != 1)
+
+
+def few_rows(core: Node) -> bool:
+    """Whether a contraction has so few rows that it streams a packed weight once."""
+    axes = classify(core)
+    if axes is None or packed_product(core, axes) is None:
+        return False
+    return numel_max(core.src[0].shape[i] for i in axes.m) <= FEW
 
 
 def is_forced(n: Node) -> bool:
@@ -105,7 +127,7 @@ class _Plan:
         for each in self.nodes:
             for source in dict.fromkeys(each.src):
                 self.users.setdefault(source, []).append(each)
-        self.realised = {n for n in self.nodes if is_forced(n)}
+        self.realised = {n for n in self.nodes if is_forced(n) and n.op is not Op.PACK}
         self.realised |= {*roots, *(forced & set(self.nodes))}
         for each in self.nodes:  # a store into something computed needs that in memory first
             if each.op is Op.STORE and each.src[0].op is not Op.BUFFER:
@@ -115,21 +137,89 @@ class _Plan:
         self.regions: dict[Node, Region] = {}
 
     def settle(self) -> None:
-        claimed: set[Node] = set()
+        claimed: dict[Node, Node] = {}
         for each in reversed(self.nodes):
             if each in self.cores:
                 end = self._chain(each, claimed, meeting=True)
-                self.realised.add(end)
-                self.regions[end] = Region(end, each)
+                if not self._join(each, end, claimed):
+                    self.realised.add(end)
+                    self.regions[end] = Region(end, each)
+        self._own_operands()
         while True:
             for root in self.realised:
                 self.regions.setdefault(root, Region(root, None))
             extra = self._reductions() or self._shared() or self._deep()
             if not extra:
-                return
+                break
             self.realised |= extra
+        self._note_residents()
 
-    def _chain(self, start: Node, claimed: set[Node], meeting: bool = False) -> Node:
+    def _join(self, core: Node, end: Node, claimed: dict[Node, Node]) -> bool:
+        """Let a contraction join the region in which its only user is; both read packed weights."""
+        last = end
+        users = self.users.get(last, [])
+        while last not in self.realised and len(users) == 1 and users[0].op is Op.RESHAPE:
+            last = users[0]
+            users = self.users.get(last, [])
+        if last in self.realised or len(users) != 1 or users[0] not in claimed:
+            return False
+        region = self.regions[claimed[users[0]]]
+        if region.core is None or len({_squeezed(n) for n in (core, last, region.core)}) > 1:
+            return False
+        if packed_product(core) is None or packed_product(region.core) is None:
+            return False
+        claimed[core] = claimed[end] = region.root
+        self.regions[region.root] = replace(region, others=(*region.others, core))
+        return True
+
+    def _own_operands(self) -> None:
+        """Give memory to the operands of contractions that are not computed inside their kernels."""
+        bases = {b for c in self.cores for b in operand_bases(c) if b.op is not Op.BUFFER}
+        bases |= {n for n in self.nodes if n.op is Op.PACK}
+        for base in bases:
+            if not self._is_resident(base):
+                self.realised.add(base)
+
+    def _is_resident(self, base: Node) -> bool:
+        """Whether all who read an operand are contractions of few rows, and it is quickly made."""
+        if base in self.realised or base.op in (Op.STORE, Op.COPY) or base in self.roots:
+            return False
+        if numel_max(base.shape) > LARGEST_RESIDENT or base.dtype not in (dt.f32, dt.u8, dt.bf16):
+            return False
+        if base.op is Op.PACK and not self._only_multiplied(base):
+            return False
+        return all(few_rows(c) for c in self._readers(base)) and not (
+            set(self.cone(base)) & (self.cores | {n for n in self.nodes if n.op is Op.GATHER})
+        )
+
+    def _only_multiplied(self, base: Node) -> bool:
+        """Whether a node is read by contractions only."""
+        stack = list(self.users.get(base, []))
+        while stack:
+            each = stack.pop()
+            users = self.users.get(each, [])
+            if each.op is Op.MUL and users and all(u in self.cores for u in users):
+                continue
+            if each.op not in MOVEMENT and each.op is not Op.UNPACK:
+                return False
+            stack.extend(users)
+            if not users:
+                return False
+        return True
+
+    def _readers(self, base: Node) -> list[Node]:
+        return [c for c in self.cores if base in operand_bases(c)]
+
+    def _note_residents(self) -> None:
+        """Write down for each region which operands its kernel computes."""
+        for end, region in list(self.regions.items()):
+            cores = [c for c in (region.core, *region.others) if c is not None]
+            bases = [b for c in cores for b in operand_bases(c) if b.op is not Op.BUFFER]
+            resident = tuple(dict.fromkeys(b for b in bases if b not in self.realised))
+            if resident:
+                self.regions[end] = replace(region, resident=resident)
+
+    def _chain(self, start: Node, claimed: dict[Node, Node], meeting: bool = False) -> Node:
         """Follow single users upwards through elementwise ops; return the last one taken.
 
         With `meeting`, several users are taken too if they meet again, as in x * sigmoid(x).
@@ -150,6 +240,11 @@ class _Plan:
                 end = user
             elif user.op in (Op.RESHAPE, Op.PERMUTE):
                 path.append(user)
+            elif user.op is Op.PACK:
+                if meeting and current.shape == start.shape[: len(current.shape)]:
+                    end = user
+                    path.append(user)
+                break
             elif is_forced(user) and user.src[0 if user.op is Op.COPY else 1] is current:
                 if len(user.src) < 3:
                     end = user
@@ -159,10 +254,10 @@ class _Plan:
                 break
             current = user
         taken = path[: path.index(end) + 1] if end in path else []
-        claimed.update(taken)
+        claimed.update(dict.fromkeys(taken, end))
         return end
 
-    def _between(self, users: Sequence[Node], claimed: set[Node]) -> list[Node]:
+    def _between(self, users: Sequence[Node], claimed: dict[Node, Node]) -> list[Node]:
         """Return the elementwise nodes from several users to the one where all ways meet."""
         inside: list[Node] = []
         waiting = set(users)
@@ -200,25 +295,39 @@ class _Plan:
         keep = "R1" not in disabled()
         for region in self.regions.values():
             inner = [
-                n for n in self.cone(region.root) if n.op is Op.REDUCE and n is not region.core
+                n
+                for n in self.cone(region.root)
+                if n.op is Op.REDUCE and n not in (region.core, *region.others)
             ]
             if not inner:
                 continue
             for each in inner:
                 homes.setdefault(each, set()).add(region.root)
             if region.core is not None:
-                strict.update(inner)
+                strict.update(n for n in inner if not self._in_few_rows(region, n))
                 continue
             strict.update(self._misplaced(region.root))
         extra: set[Node] = set()
         for each, roots in homes.items():
-            end = self._chain(each, set())
+            end = self._chain(each, {})
+            if each not in strict and all(self._in_few_rows(self.regions[r], each) for r in roots):
+                continue
             alone = len(roots) == 1 and end in roots
             if alone:
                 continue
             if len(roots) > 1 or each in strict or not keep:
                 extra.add(end)
         return extra - self.realised
+
+    def _in_few_rows(self, region: Region, n: Node) -> bool:
+        """Whether a region computes few rows, and a sum belongs to a row or to an operand of it."""
+        if region.core is None or not few_rows(region.core):
+            return False
+        if numel_max(n.shape) <= 64:
+            return True
+        cores = [region.core, *region.others]
+        bases = {b for c in cores for b in operand_bases(c)} - self.realised
+        return any(n in self.cone(b) for b in bases)
 
     def _misplaced(self, root: Node) -> set[Node]:
         """Return reductions that a region would compute anew for each element of a row."""
@@ -253,6 +362,8 @@ class _Plan:
         for each, roots in homes.items():
             several = len(roots) > 1 and len(self.users.get(each, [])) > 1
             candidate = several and each not in self.realised
+            if candidate and all(self._in_few_rows(self.regions[r], each) for r in roots):
+                continue
             if candidate and each.op in (*ELEMENTWISE, Op.GATHER) and self._dear(each):
                 extra.add(each)
         return extra

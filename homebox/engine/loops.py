@@ -82,6 +82,7 @@ class Emitter:
         self.written: set[Node] = set()  # owners of memory that the kernel will write
         self.env: dict[Atom, Value] = {}
         self.lane: Loop | None = None
+        self.floor = 0  # row sums are not moved out of this scope
         self._given: dict[Node, Value] = {}
         self._memo: dict[tuple[object, ...], Value] = {}
 
@@ -395,7 +396,7 @@ class Emitter:
         if done is not None and done.scope.open:
             return done
         with self.lanes(None):
-            depth = self.depth_of(index, conditions)
+            depth = max(self.depth_of(index, conditions), self.floor)
             with self.b.at(depth):
                 done = self._reduce(n, index, conditions, row=True)
         self._memo[key] = done

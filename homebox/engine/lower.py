@@ -4,11 +4,13 @@ A contraction gets register tiles over panels, everything else a map over its ou
 to a map although it is a sum of products is merely slower, never wrong.
 """
 
+from homebox.engine.contract import packed_product
 from homebox.engine.contract_kernels import ContractLowering
 from homebox.engine.fuse import Region
 from homebox.engine.map_kernels import MapLowering
 from homebox.engine.ops import Node, Op, Sym
 from homebox.engine.pack_kernels import lower_pack
+from homebox.engine.packed_kernels import PackedLowering
 from homebox.engine.schedule import Lowered
 
 
@@ -19,10 +21,12 @@ def lower(region: Region, realised: frozenset[Node], syms: list[Sym], level: str
     buffer.
     """
     inside = realised - {region.root}
-    if region.root.op is Op.PACK:
-        return lower_pack(region.root, inside, syms)
     if region.core is not None:
-        lowered = ContractLowering(region, inside, syms, level).lower()
+        packed = packed_product(region.core) is not None
+        kind = PackedLowering if packed else ContractLowering
+        lowered = kind(region, inside, syms, level).lower()
         if lowered is not None:
             return lowered
+    if region.root.op is Op.PACK:
+        return lower_pack(region.root, inside, syms)
     return MapLowering(region.root, inside, syms).lower()

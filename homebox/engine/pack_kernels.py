@@ -52,10 +52,11 @@ def emit_row(e: Emitter, source: Node, row: Index, target: Value, start: Value) 
                 mask = e.mask(edge)
             zero = b.const(0.0, dt.f32, LANES)
             halves.append(value if mask is None else b.alu("where", mask, value, zero))
-        _write_block(e, halves, target, b.add(start, b.mul(i, b.int(8 + BLOCK))))
+        write_block(e, halves, target, b.add(start, b.mul(i, b.int(8 + BLOCK))))
 
 
-def _write_block(e: Emitter, halves: list[Value], target: Value, at: Value) -> None:
+def write_block(e: Emitter, halves: list[Value], target: Value, at: Value) -> None:
+    """Write 2 x 16 float32 as one block from byte `at` of `target` (u8) on."""
     b = e.b
     zero, rounder = b.const(0.0, dt.f32, LANES), b.const(ROUND, dt.f32, LANES)
     sizes = [b.alu("max", h, b.alu("sub", zero, h)) for h in halves]

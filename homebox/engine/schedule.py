@@ -7,6 +7,7 @@ outputs, never the order of a sum. The sum over k runs in segments of fixed leng
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from homebox.engine.formats import Format
 from homebox.engine.linear import Kernel
 from homebox.engine.ops import Dim, Node, Sym, size_max
 
@@ -46,6 +47,21 @@ class ContractSchedule:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedSchedule:
+    """Register tiles of `rows` x `panels` over packed weights.
+
+    A unit is `tiles` tiles down and `wide` panels across. With `scratch` the unit's panels are
+    decoded into memory first.
+    """
+
+    rows: int
+    panels: int
+    tiles: int
+    wide: int
+    scratch: bool
+
+
+@dataclass(frozen=True, slots=True)
 class MapSchedule:
     """Elementwise and row kernels: 16 lanes along `vector` (None = scalars), `block` to a unit."""
 
@@ -60,7 +76,7 @@ class Lowered:
     kernel: Kernel
     memory: tuple[Node, ...]
     units: Units
-    schedule: ContractSchedule | MapSchedule
+    schedule: ContractSchedule | PackedSchedule | MapSchedule
     work: int  # multiply-adds or elements per unit, roughly
 
 
@@ -93,3 +109,51 @@ def contract_schedule(level: str, m: Dim, n: Dim) -> ContractSchedule:
         better = [r for r in range(rows, rows // 2, -1) if m % r == 0]
         rows = better[0] if better else min(rows, m)
     return ContractSchedule(rows, panels, max(1, 96 // rows), 4)
+
+
+FEW = 8  # rows that are computed in one tile, streaming the weight once
+TALL = 240  # rows of a unit, about
+DIRECT = {"avx512": (6, 2), "avx2": (3, 1), "generic": (2, 1)}  # int8 and bf16 straight from panels
+SCRATCH = {"avx512": (6, 4), "avx2": (6, 1), "generic": (4, 1)}
+
+
+def packed_schedule(
+    level: str,
+    arithmetic: str,
+    form: Format,
+    transposed: bool,
+    m: int,
+    blocks: int,
+    products: int,
+    packs: bool,
+) -> PackedSchedule:
+    """Choose tiles for m rows and `blocks` panels; `packs` wants an even number of panels."""
+    vector = vector_level(level)
+    if m <= FEW and not transposed:
+        narrow_weights = arithmetic == "bf16" and form.name != "bf16"
+        panels = 2 if packs else 1
+        if not narrow_weights:
+            return PackedSchedule(m, panels, 1, panels, False)
+    direct = not transposed and (
+        arithmetic == "int8" or (arithmetic, form.name) in (("bf16", "bf16"), ("f32", "f32"))
+    )
+    if direct or products > 1:
+        rows, panels = SCRATCH[vector] if arithmetic != "int8" else DIRECT[vector]
+        wide = max(panels, 2 if packs else 1)
+        while blocks % wide or wide % panels:
+            panels = max(panels // 2, 1)
+            wide = max(panels, 2 if packs else 1)
+        rows = min(rows, m)
+        return PackedSchedule(rows, panels, max(1, TALL // rows), wide, False)
+    rows, panels = SCRATCH[vector]
+    wide = next(w for w in (4, 3, 2, 1) if blocks % w == 0)
+    panels = min(panels, wide)
+    rows = min(rows, m)
+    return PackedSchedule(rows, panels, max(1, TALL // rows), wide, True)
+
+
+def vector_level(level: str) -> str:
+    """Return which registers a CPU level has: "avx512", "avx2" or "generic"."""
+    if level.startswith("avx512"):
+        return "avx512"
+    return "avx2" if level.startswith("avx") else "generic"

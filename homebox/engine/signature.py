@@ -42,7 +42,8 @@ def signature(region: Region, realised: frozenset[Node]) -> tuple[Key, list[Node
         place[each] = len(place)
     owners.setdefault(memory_of(region.root), len(owners))
     core = -1 if region.core is None else place[region.core]
-    return (core, owners[memory_of(region.root)], *rows), list(owners)
+    inner = tuple(place[n] for n in (*region.others, *region.resident))
+    return (core, len(region.others), inner, owners[memory_of(region.root)], *rows), list(owners)
 
 
 class Lowering:
