@@ -9,7 +9,8 @@ Invariant: `dot4` is exact on every target, for all u8 and i8 operands.
     AVX-512, AVX2    operands up to 127: vpmaddubsw, whose sums of two products fit 16 bits, then
                      vpmaddwd by one; beyond that it saturates, so even and odd bytes are widened to
                      16 bits and take one vpmaddwd each
-    AArch64          usdot (i8mm); sdot (dotprod); widened bytes and smull, smlal, addp otherwise
+    AArch64          usdot (i8mm); sdot (dotprod); otherwise smull of bytes up to 127, whose sums
+                     of two fit 16 bits, or smull and smlal of widened bytes; then addp
     BF16             vdpbf16ps, bfdot; otherwise both halves as float32, even ones first
 """
 
@@ -93,8 +94,9 @@ def _splat(lanes: int, element: str, value: int) -> str:
 
 def _dot4(w: Text, target: CpuTarget, n: int, acc: str, a: str, b: str, most: int) -> str:
     """One piece of n lanes: whole registers of the target."""
-    if target.arch == "aarch64" and (target.has("dotprod") or target.has("i8mm")):
-        return _dot4_arm(w, target, acc, a, b, most)
+    if target.arch == "aarch64":
+        known = target.has("dotprod") or target.has("i8mm")
+        return (_dot4_arm if known else _dot4_neon)(w, target, acc, a, b, most)
     words, byte = f"<{n} x i32>", f"<{4 * n} x i8>"
     if n >= 8 and target.has("avx512vnni" if n == 16 else "avxvnni"):
         function = f"llvm.x86.avx512.vpdpbusd.{32 * n}"
@@ -102,10 +104,10 @@ def _dot4(w: Text, target: CpuTarget, n: int, acc: str, a: str, b: str, most: in
     if most <= SAFE and n >= 8:
         function = {8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}[n]
         pairs = w.temp(w.call(f"<{2 * n} x i16>", function, [byte, byte], [a, b]))
-        sums = _multiply_pairs(w, target, n, pairs, _splat(2 * n, "i16", 1))
+        sums = _multiply_pairs(w, n, pairs, _splat(2 * n, "i16", 1))
         return w.temp(f"add {words} {acc}, {sums}")
     for x, y in zip(_halves(w, n, a, signed=False), _halves(w, n, b, signed=True), strict=True):
-        acc = w.temp(f"add {words} {acc}, {_multiply_pairs(w, target, n, x, y)}")
+        acc = w.temp(f"add {words} {acc}, {_multiply_pairs(w, n, x, y)}")
     return acc
 
 
@@ -121,24 +123,15 @@ def _halves(w: Text, n: int, value: str, *, signed: bool) -> tuple[str, str]:
     return low, w.temp(f"lshr {kind} {both}, {eight}")
 
 
-def _multiply_pairs(w: Text, target: CpuTarget, n: int, x: str, y: str) -> str:
+def _multiply_pairs(w: Text, n: int, x: str, y: str) -> str:
     """Return n i32 sums of two neighbouring products of 16-bit numbers."""
     short, words = f"<{2 * n} x i16>", f"<{n} x i32>"
-    if target.arch == "x86_64":
-        function = {
-            4: "llvm.x86.sse2.pmadd.wd",
-            8: "llvm.x86.avx2.pmadd.wd",
-            16: "llvm.x86.avx512.pmaddw.d.512",
-        }[n]
-        return w.temp(w.call(words, function, [short, short], [x, y]))
-    products = []
-    for half in (range(n), range(n, 2 * n)):
-        long = []
-        for value in (x, y):
-            part = _shuffle(w, short, value, "poison", half)
-            long.append(w.temp(f"sext <{n} x i16> {part} to {words}"))
-        products.append(w.temp(f"mul nsw {words} {long[0]}, {long[1]}"))
-    return w.temp(w.call(words, f"llvm.aarch64.neon.addp.v{n}i32", [words, words], products))
+    function = {
+        4: "llvm.x86.sse2.pmadd.wd",
+        8: "llvm.x86.avx2.pmadd.wd",
+        16: "llvm.x86.avx512.pmaddw.d.512",
+    }[n]
+    return w.temp(w.call(words, function, [short, short], [x, y]))
 
 
 def _dot4_arm(w: Text, target: CpuTarget, acc: str, a: str, b: str, most: int) -> str:
@@ -156,6 +149,35 @@ def _dot4_arm(w: Text, target: CpuTarget, acc: str, a: str, b: str, most: int) -
     signed = w.temp(f"xor {byte} {a}, {top}")  # a - 128, whose product with b lacks 128 b
     lacking = dot("sdot", "zeroinitializer", top, b)
     return w.temp(f"sub {words} {dot('sdot', acc, signed, b)}, {lacking}")
+
+
+def _dot4_neon(w: Text, target: CpuTarget, acc: str, a: str, b: str, most: int) -> str:
+    """4 lanes without dot instructions."""
+    words, shorts = "<4 x i32>", "<8 x i16>"
+    if most <= SAFE:
+        products = [_product(w, "i8", a, b, range(k, k + 8)) for k in (0, 8)]
+        name = "llvm.aarch64.neon.addp.v8i16"
+        pairs = w.temp(w.call(shorts, name, [shorts, shorts], products))
+        name = "llvm.aarch64.neon.saddlp.v4i32.v8i16"
+        return w.temp(f"add {words} {acc}, {w.temp(w.call(words, name, [shorts], [pairs]))}")
+    even, odd = zip(_halves(w, 4, a, signed=False), _halves(w, 4, b, signed=True), strict=True)
+    sums = []
+    for half in (range(4), range(4, 8)):
+        both = [_product(w, "i16", *each, half) for each in (even, odd)]
+        sums.append(w.temp(f"add {words} {both[0]}, {both[1]}"))
+    total = w.temp(w.call(words, "llvm.aarch64.neon.addp.v4i32", [words, words], sums))
+    return w.temp(f"add {words} {acc}, {total}")
+
+
+def _product(w: Text, element: str, x: str, y: str, part: range) -> str:
+    """Return products of twice the width of the elements `part` of a whole register."""
+    width = int(element[1:])
+    kind, long = f"<{128 // width} x {element}>", f"<{len(part)} x i{2 * width}>"
+    wide = []
+    for value in (x, y):
+        cut = _shuffle(w, kind, value, "poison", part)
+        wide.append(w.temp(f"sext <{len(part)} x {element}> {cut} to {long}"))
+    return w.temp(f"mul nsw {long} {wide[0]}, {wide[1]}")
 
 
 # -- bf16 products --------------------------------------------------------------------------------
