@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from homebox.engine.demand import Demand, demand, largest
+from homebox.engine.ops import Node
 from homebox.engine.roof import Roof, roof
 from homebox.engine.rules import hoisting, simplify
 from homebox.engine.schedule import Lowered
@@ -54,18 +55,23 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+Kernels = Sequence[tuple["Region", Lowered, str]]  # one a launch, with the name of its code
+
+
 @dataclass(frozen=True)
 class ProfiledRun:
     """One run of a program: its run-time integers and the nanoseconds of each launch."""
 
-    program: "Program"
-    values: dict[str, int]
+    name: str
+    kernels: Kernels
+    realised: frozenset[Node]
+    arena: int  # bytes of temporaries
+    values: Mapping[str, int]
     nanoseconds: np.ndarray  # (launches,) int64
 
     def demands(self) -> list[Demand]:
         """Return what each launch demanded."""
-        realised = frozenset(r.root for r in self.program.regions)
-        return [demand(r, realised, self.values) for r, _, _ in self.program.kernels]
+        return [demand(region, self.realised, self.values) for region, _, _ in self.kernels]
 
 
 _recorders: list[list[ProfiledRun]] = []
@@ -90,7 +96,10 @@ def profiling() -> bool:
 
 def show_run(program: "Program", values: Mapping[str, int], nanoseconds: np.ndarray) -> None:
     """Give a profiled run to those who want it."""
-    run = ProfiledRun(program, dict(values), nanoseconds)
+    realised = frozenset(region.root for region in program.regions)
+    run = ProfiledRun(
+        program.name, program.kernels, realised, program.arena.nbytes, dict(values), nanoseconds
+    )
     for runs in _recorders:
         runs.append(run)
     if level() >= 2:
@@ -156,14 +165,13 @@ def table(run: ProfiledRun, top: Roof) -> list[str]:
     total: dict[str, _Times] = {}
     whole = _Times()
     for (region, low, name), ns, wanted in zip(
-        run.program.kernels, run.nanoseconds, run.demands(), strict=True
+        run.kernels, run.nanoseconds, run.demands(), strict=True
     ):
         total.setdefault(title_of(region, low, name), _Times()).add(int(ns), wanted)
         whole.add(int(ns), wanted)
     everything = max(whole.nanoseconds, 1)
     lines = [
-        f"{run.program.name}: {everything / 1e3:.0f} us in {whole.launches} launches, "
-        f"{whole.rates(top)}"
+        f"{run.name}: {everything / 1e3:.0f} us in {whole.launches} launches, {whole.rates(top)}"
     ]
     ordered = sorted(total.items(), key=lambda item: -item[1].nanoseconds)
     for title, row in ordered[:LONGEST]:
