@@ -1,9 +1,10 @@
 """Run launch lists on every core: a worker pool and a program walker in generated code.
 
-A program is an array of launches, four 64-bit numbers each: {function, arguments, units, chunk}.
-One idea: threads do not own parts of a program. All of them walk the same list; at each launch they
-take chunks of units from its counter until none is left, then wait until all are done. A thread
-that the system takes off its core delays the others by at most the chunk that it holds.
+A program is an array of launches, five 64-bit numbers each: {function, arguments, end of the units,
+units per chunk, first unit}. One idea: threads do not own parts of a program. All of them walk the
+same list; at each launch they take chunks of units from its counter until none is left, then wait
+until all are done. A thread that the system takes off its core delays the others by at most the
+chunk that it holds.
 
 Memory order: taking a chunk is relaxed, since it publishes nothing. Finishing one adds to `done`
 with acquire-release order, and nobody goes on before an acquire load sees all units in `done`; so
@@ -29,9 +30,10 @@ import numpy as np
 
 from homebox.engine.cpu import cpu_count
 from homebox.engine.device import Buffer
-from homebox.engine.dtype import i64, u8
-from homebox.engine.jit import Jit
+from homebox.engine.dtype import i32, i64, u8
+from homebox.engine.jit import Jit, shared_jit
 from homebox.engine.walker import COUNTER_WORDS, KEPT_BYTES, STATE_WORDS, walker_ir
+from homebox.engine.walker import ROW as ROW
 from homebox.errors import DeviceError, EngineError
 
 _SPIN_SECONDS = 50e-6  # how long an idle worker stays awake before it sleeps
@@ -62,6 +64,26 @@ def thread_count(asked: int | None = None) -> int:
     return asked
 
 
+class StopFlag:
+    """A word that generated code looks at between launches; any thread may set or clear it."""
+
+    def __init__(self) -> None:
+        self._word = Buffer(1, i32)
+        self.address = self._word.address
+
+    def set(self) -> None:
+        """Ask the programs that run with this flag to stop after the launch in progress."""
+        self._word.array[0] = 1
+
+    def clear(self) -> None:
+        """Let programs run to their end again."""
+        self._word.array[0] = 0
+
+    def is_set(self) -> bool:
+        """Whether programs are asked to stop."""
+        return bool(self._word.array[0])
+
+
 class Pool:
     """Workers that run launch lists. The calling thread takes part, so `threads` - 1 are started.
 
@@ -73,7 +95,7 @@ class Pool:
         if sys.platform != "linux":
             raise DeviceError("the CPU device needs Linux; use an OpenCL device on this system")
         self.threads = thread_count(threads)
-        self._functions = _load_walker(jit or Jit())
+        self._functions = _load_walker(jit or shared_jit())
         self._spins = self._calibrate()
         self._lock = threading.Lock()
         self._workers: list[threading.Thread] = []
@@ -85,8 +107,9 @@ class Pool:
     def run(self, launches: np.ndarray, stop: int = 0) -> int:
         """Run a program and return the number of launches completed.
 
-        `launches` is (n, 4) int64, contiguous: function address, address of its arguments, units,
-        units per chunk. A launch of no units is skipped. `stop` is the address of an int32, or 0:
+        `launches` is (n, 5) int64, contiguous: function address, address of its arguments, end of
+        the units, units per chunk, first unit; or (n, 4), where units begin with 0. A launch of no
+        units is skipped. `stop` is the address of an int32, or 0:
         once it is not zero the program ends after the launch in progress, and
         `run(launches[result:])` later finishes it with the same bits.
         """
@@ -118,12 +141,14 @@ class Pool:
         return [w.ident for w in self._workers if w.ident is not None and w.is_alive()]
 
     def _run(self, launches: np.ndarray, stop: int, times: int) -> int:
-        if launches.dtype != np.int64 or launches.ndim != 2 or launches.shape[1] != 4:
+        if launches.dtype != np.int64 or launches.ndim != 2 or launches.shape[1] not in (4, ROW):
             raise EngineError(
-                f"a launch list is (n, 4) int64, not {launches.shape} {launches.dtype}"
+                f"a launch list is (n, {ROW}) int64, not {launches.shape} {launches.dtype}"
             )
         if not launches.flags.c_contiguous:
             raise EngineError("a launch list must be contiguous; copy it first")
+        if launches.shape[1] != ROW:
+            launches = np.pad(launches, ((0, 0), (0, ROW - launches.shape[1])))
         count = len(launches)
         if count == 0:
             return 0

@@ -2,16 +2,17 @@
 
 One idea: a thread enters this code once and then needs no interpreter; what to run is data. The
 functions are `homebox_worker(state, spins, kept)`, `homebox_run(state, launches, count, counters,
-stop, times, kept) -> launches completed`, `homebox_quit(state)` and `homebox_spin(turns)`. `kept` is
-memory of the thread's own, which a kernel may use from its first call of a launch to its last. The order of their
-memory accesses is explained in `runtime_cpu`. Invariant: nothing else writes to the state and the
-counters while a worker is inside.
+stop, times, kept) -> launches completed`, `homebox_quit(state)` and `homebox_spin(turns)`. `kept`
+is memory of the thread's own, which a kernel may use from its first call of a launch to its last.
+The order of their memory accesses is explained in `runtime_cpu`. Invariant: nothing else writes to
+the state and the counters while a worker is inside.
 """
 
 _YIELD_MASK = 255  # a waiting thread gives its core away every 256 turns
 STATE_WORDS = 64  # 64-bit words
 KEPT_BYTES = 1 << 20  # of memory that is each thread's own
 COUNTER_WORDS = 8  # per launch: one cache line
+ROW = 5  # words of a launch: function, arguments, end of its units, units per chunk, first unit
 
 _ARCH = {
     "x86_64": {
@@ -107,14 +108,17 @@ judge:
   %halt = icmp eq i64 %verdict, 2
   br i1 %halt, label %stopped, label %start
 start:
-  %at0 = shl i64 %i, 2
+  %at0 = mul i64 %i, @ROW@
   %fn.at = getelementptr i64, ptr %launches, i64 %at0
   %args.at = getelementptr i64, ptr %fn.at, i64 1
-  %units.at = getelementptr i64, ptr %fn.at, i64 2
+  %end.at = getelementptr i64, ptr %fn.at, i64 2
   %chunk.at = getelementptr i64, ptr %fn.at, i64 3
+  %base.at = getelementptr i64, ptr %fn.at, i64 4
   %fn = load ptr, ptr %fn.at
   %args = load ptr, ptr %args.at
-  %units = load i64, ptr %units.at
+  %last = load i64, ptr %end.at
+  %base = load i64, ptr %base.at
+  %units = sub i64 %last, %base
   %chunk.raw = load i64, ptr %chunk.at
   %chunk = call i64 @llvm.smax.i64(i64 %chunk.raw, i64 1)
   br label %late
@@ -123,28 +127,33 @@ late:
   %over = icmp sge i64 %done.first, %units
   br i1 %over, label %finished, label %grab
 grab:
-  %first = phi i64 [ 1, %late ], [ 0, %work ], [ 0, %stamp ]
-  %lo = atomicrmw add ptr %taken.at, i64 %chunk monotonic
-  %some = icmp slt i64 %lo, %units
+  %first = phi i64 [ 1, %late ], [ 0, %more.left ]
+  %taken = atomicrmw add ptr %taken.at, i64 %chunk monotonic
+  %some = icmp slt i64 %taken, %units
   br i1 %some, label %work, label %wait
 work:
+  %lo = add i64 %base, %taken
   %end = add i64 %lo, %chunk
-  %hi = call i64 @llvm.smin.i64(i64 %end, i64 %units)
+  %hi = call i64 @llvm.smin.i64(i64 %end, i64 %last)
   call void %fn(ptr %args, i64 %lo, i64 %hi, ptr %kept, i64 %first)
   %size = sub i64 %hi, %lo
   %before.mine = atomicrmw add ptr %done.at, i64 %size acq_rel
   %after.mine = add i64 %before.mine, %size
   %completed = icmp sge i64 %after.mine, %units
-  %stamping = and i1 %completed, %timed
-  br i1 %stamping, label %stamp, label %grab
+  br i1 %completed, label %complete, label %more.left
+more.left:
+  %exhausted = icmp sge i64 %hi, %last
+  br i1 %exhausted, label %wait, label %grab
+complete:
+  br i1 %timed, label %stamp, label %finished
 stamp:
   %i.stamp = add i64 %i, 1
   %time.index = shl i64 %i.stamp, 1
   %time.at = getelementptr i64, ptr %times, i64 %time.index
   %clock = call i32 @clock_gettime(i32 1, ptr %time.at)
-  br label %grab
+  br label %finished
 wait:
-  %turn = phi i64 [ 0, %grab ], [ %turn.next, %again ]
+  %turn = phi i64 [ 0, %grab ], [ 0, %more.left ], [ %turn.next, %again ]
   %done = load atomic i64, ptr %done.at acquire, align 8
   %all = icmp sge i64 %done, %units
   br i1 %all, label %finished, label %again
@@ -308,4 +317,4 @@ def walker_ir(arch: str) -> str:
     text = _COMMON + _WALK + _WORKER + _HOST
     for name, value in _ARCH[arch].items():
         text = text.replace(f"@{name}@", value)
-    return text.replace("@YIELD_MASK@", str(_YIELD_MASK))
+    return text.replace("@YIELD_MASK@", str(_YIELD_MASK)).replace("@ROW@", str(ROW))

@@ -47,13 +47,21 @@ def test_replay_gives_the_bits_of_the_first_run() -> None:
     assert again(x=x)[0].tobytes() == first
 
 
-def test_results_are_copies_and_outputs_are_views() -> None:
-    program = capture(doubled, {"x": Spec((4,))})
-    (kept,) = program(x=random(4))
-    view = program.output(0)
-    before = kept.copy()
+def test_results_are_copies_and_outputs_are_for_now() -> None:
+    program = capture(doubled, {"x": Spec((4,))}, name="doubling")
+    x = random(4)
+    (kept,) = program(x=x)
+    output = program.output(0)
+    view = output.numpy()
+    assert len(output) == 4 and output.shape == (4,) and np.array_equal(output, 2 * x)
+    assert float(output[1]) == 2 * x[1] and np.array_equal(output.copy(), view)
     program(x=random(4, seed=1))
-    assert np.array_equal(kept, before) and not np.array_equal(view, before)
+    for read in (output.numpy, output.copy, lambda: output[0], lambda: np.asarray(output)):
+        with pytest.raises(EngineError, match="doubling: this output was overwritten"):
+            read()
+    assert np.array_equal(kept, 2 * x)
+    assert not np.array_equal(view, kept)  # the control: the memory did change
+    assert not np.array_equal(program.output(0), kept)
 
 
 def test_wrong_inputs_are_refused() -> None:
@@ -138,9 +146,10 @@ def test_frozen_weights_are_packed_once_for_all_programs() -> None:
     w = Tensor.from_numpy(random(40, 24), frozen=True)
     programs = [capture(lambda x: x.linear(w), {"x": Spec((rows, 24))}) for rows in (1, 5)]
     assert [len(p.kernels) for p in programs] == [1, 1]
-    packed = [[n for _, low, _ in p.kernels for n in low.memory][1] for p in programs]
-    assert packed[0] is packed[1]
-    assert programs[0].address(packed[0]) == programs[1].address(packed[1])
+    packed = [[p.plan.places[i] for i in p.plan.launches[0].arguments] for p in programs]
+    assert [places[1].kind for places in packed] == ["constant", "constant"]
+    one, other = (p.address_of(places[1]) for p, places in zip(programs, packed))
+    assert one == other
     loose = Tensor.from_numpy(random(40, 24))
     assert len(capture(lambda x: x.linear(loose), {"x": Spec((5, 24))}).kernels) == 2
 
