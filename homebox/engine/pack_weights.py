@@ -28,7 +28,12 @@ _KINDS = {"float32": dt.f32, "float16": dt.f16, "uint16": dt.bf16}
 _MAX_HALF = 65504.0
 
 # The largest magnitude that a format can hold: scales are float16, bf16 rounds up to infinity.
-LARGEST = {F32: 3.4028234e38, BF16: 3.3895313e38, Q8: 127 * _MAX_HALF, Q4: 8 * _MAX_HALF}
+LARGEST = {
+    F32: (2 - 2.0**-23) * 2.0**127,
+    BF16: (2 - 2.0**-7) * 2.0**127,
+    Q8: 127 * _MAX_HALF,
+    Q4: 8 * _MAX_HALF,
+}
 
 Stored = npt.NDArray[Any]
 
@@ -40,9 +45,7 @@ def packed(form: Format, source: Stored) -> Iterator[tuple[Bytes, float]]:
     ones are asked for. A magnitude is infinite or NaN where a number was, and the bytes are
     meaningless then, as they are where it is above `LARGEST`.
     """
-    if source.ndim != 2 or source.dtype.name not in _KINDS or form not in LARGEST:
-        raise EngineError(f"cannot pack {source.dtype} {source.shape} as {form}")
-    n, k = source.shape
+    n, k = _shape(form, source)
     kernel = _compiled(form, _KINDS[source.dtype.name], k)
     size = form.panel_bytes(k)
     panels = -(-n // PANEL)
@@ -66,7 +69,7 @@ def packed(form: Format, source: Stored) -> Iterator[tuple[Bytes, float]]:
 
 def pack_array(form: Format, source: Stored) -> Bytes:
     """Return the bytes of a matrix; raise EngineError if a number does not fit into the format."""
-    out = np.empty(form.nbytes(*source.shape), np.uint8)
+    out = np.empty(form.nbytes(*_shape(form, source)), np.uint8)
     at = 0
     for part, largest in packed(form, source):
         if not largest <= LARGEST[form]:
@@ -74,6 +77,13 @@ def pack_array(form: Format, source: Stored) -> Bytes:
         out[at : at + part.size] = part
         at += part.size
     return out
+
+
+def _shape(form: Format, source: Stored) -> tuple[int, int]:
+    if source.ndim != 2 or source.dtype.name not in _KINDS or form not in LARGEST:
+        raise EngineError(f"cannot pack {source.dtype} {source.shape} as {form}")
+    n, k = source.shape
+    return n, k
 
 
 @cache

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from homebox.errors import ConfigError, ModelFormatError, ModelNotFoundError
 from homebox.model.config import PROJECTIONS, load_config, parse_config
 from homebox.model.model import choose_context, model_directory
-from tests.unit.model_files import CONFIG
+from tests.unit.model_files import CONFIG, QWEN3
 
 
 def changed(**changes: Any) -> dict[str, Any]:
@@ -55,8 +56,22 @@ def test_shapes_follow_from_the_fields() -> None:
     assert "head" not in parse_config(CONFIG).weight_shapes()
 
 
+def test_qwen3_has_head_norms_and_its_own_head_size() -> None:
+    config = parse_config(QWEN3)
+    assert (config.architecture, config.qk_norm, config.head_dim) == ("qwen3", True, 32)
+    assert not parse_config(CONFIG).qk_norm
+    shapes = config.weight_shapes()
+    assert shapes["layers.1.q_norm"] == shapes["layers.1.k_norm"] == (32,)
+    assert (shapes["layers.0.q"], shapes["layers.0.o"]) == ((128, 64), (64, 128))
+    assert "layers.0.q_norm" not in parse_config(CONFIG).weight_shapes()
+    assert config.parameters == sum(int(np.prod(shape)) for shape in shapes.values())
+    assert parse_config({**QWEN3, "head_dim": None}).head_dim == 128  # as transformers has it
+    windows = {"sliding_window": 4096, "layer_types": ["full_attention"] * 2}
+    assert parse_config({**QWEN3, **windows}) == config
+
+
 BAD_FIELDS: list[tuple[str, Any, str]] = [
-    ("model_type", "gpt2", "'gpt2' is not supported; supported architectures: llama"),
+    ("model_type", "gpt2", "'gpt2' is not supported; supported architectures: llama, qwen3"),
     ("model_type", ..., "None is not supported"),
     ("model_type", ["llama"], "not supported"),
     ("hidden_act", "gelu", "only silu"),
@@ -64,6 +79,11 @@ BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("mlp_bias", True, "biases"),
     ("attention_bias", 1, "true or false"),
     ("quantization_config", {"bits": 4}, "quantised"),
+    ("use_sliding_window", True, "not supported"),
+    ("use_sliding_window", 1, "true or false"),
+    ("layer_types", ["full_attention", "sliding_attention"], "'sliding_attention' is not"),
+    ("layer_types", ["full_attention"], "names 1 layers"),
+    ("layer_types", "full_attention", "list or null"),
     ("rope_scaling", {"rope_type": "llama3"}, "'llama3' is not supported"),
     ("rope_scaling", {"type": "linear", "factor": 2}, "'linear' is not supported"),
     ("rope_scaling", "linear", "object"),

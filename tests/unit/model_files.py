@@ -32,6 +32,21 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+# Heads wider than hidden_size / heads, and normalised.
+QWEN3: dict[str, Any] = {
+    **CONFIG,
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "head_dim": 32,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "sliding_window": None,
+    "max_window_layers": 2,
+}
+
 Array = npt.NDArray[np.float32]
 
 
@@ -83,14 +98,34 @@ def file_tensors(weights: dict[str, Array]) -> dict[str, Array]:
     return {file_name_of(name): array for name, array in weights.items()}
 
 
-def safetensors_bytes(tensors: dict[str, Array], metadata: dict[str, str] | None = None) -> bytes:
-    """Return a safetensors file of float32 tensors, written by hand."""
+def rounded(array: Array, kind: str) -> Array:
+    """Return float32 numbers that a safetensors type can hold."""
+    if kind == "F16":
+        return array.astype(np.float16).astype(np.float32)
+    if kind == "BF16":
+        bits = array.view(np.uint32)
+        near = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+        return near.astype(np.uint32).view(np.float32)
+    return array
+
+
+def stored_bytes(array: Array, kind: str) -> bytes:
+    """Return numbers that a safetensors type can hold as it stores them."""
+    if kind == "BF16":
+        return (array.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    return array.astype({"F32": "<f4", "F16": "<f2"}[kind]).tobytes()
+
+
+def safetensors_bytes(
+    tensors: dict[str, Array], metadata: dict[str, str] | None = None, kind: str = "F32"
+) -> bytes:
+    """Return a safetensors file of tensors of one type, written by hand."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     body = b""
     for name, array in tensors.items():
-        data = array.astype("<f4").tobytes()
+        data = stored_bytes(array, kind)
         offsets = [len(body), len(body) + len(data)]
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": offsets}
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": offsets}
         body += data
     return pack(json.dumps(header).encode(), body)
 
@@ -101,14 +136,23 @@ def pack(header: bytes, body: bytes) -> bytes:
 
 
 def write_model(
-    directory: Path, changes: dict[str, Any] | None = None, seed: int = 0
+    directory: Path,
+    changes: dict[str, Any] | None = None,
+    seed: int = 0,
+    kind: str = "F32",
+    base: dict[str, Any] | None = None,
 ) -> ModelConfig:
-    """Write a whole model directory and return its configuration."""
-    raw = {**CONFIG, **(changes or {})}
+    """Write a whole model directory and return its configuration.
+
+    `base` is the configuration before `changes`: CONFIG (llama) or QWEN3; `kind` is the type of the
+    weights in the file.
+    """
+    raw = {**(base or CONFIG), **(changes or {})}
     config = parse_config(raw)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(raw))
     (directory / "tokenizer.model").write_bytes(train_tokenizer())
-    tensors = file_tensors(random_weights(config, seed))
-    (directory / "model.safetensors").write_bytes(safetensors_bytes(tensors))
+    weights = {n: rounded(w, kind) for n, w in random_weights(config, seed).items()}
+    data = safetensors_bytes(file_tensors(weights), kind=kind)
+    (directory / "model.safetensors").write_bytes(data)
     return config
