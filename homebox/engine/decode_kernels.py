@@ -22,13 +22,18 @@ def load_words(b: Builder, stored: Value, at: Value, offset: int) -> Value:
     return b.load(b.view(stored, dt.i32), b.add(place, b.int(offset // 4)), WORDS)
 
 
-def blocks(b: Builder, form: Format, stored: Value, at: Value) -> Iterator[tuple[int, Value]]:
-    """Yield (k, 16 float32) for one piece of a panel that begins at byte `at`, k in order."""
+def blocks(
+    b: Builder, form: Format, stored: Value, at: Value, most: int
+) -> Iterator[tuple[int, Value]]:
+    """Yield (k, 16 float32) for one piece of a panel that begins at byte `at`, k in order.
+
+    Float formats yield, and read, the first `most` k; others all of the super-block.
+    """
     if form is F32:
-        for k in range(PIECE["f32"]):
+        for k in range(min(PIECE["f32"], most)):
             yield k, b.bitcast(load_words(b, stored, at, 64 * k), dt.f32)
     elif form is BF16:
-        for k in range(0, PIECE["bf16"], 2):
+        for k in range(0, min(PIECE["bf16"], most), 2):
             word = load_words(b, stored, at, 32 * k)
             yield k, low_half(b, word)
             yield k + 1, high_half(b, word)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from homebox.engine import dtype as dt
-from homebox.engine.contract import PANEL, Axes, classify, merged, packed_product, sides
+from homebox.engine.contract import PANEL, classify, merged, packed_product
 from homebox.engine.contract_kernels import ContractLowering, Registers
 from homebox.engine.decode_kernels import (
     PIECE,
@@ -23,15 +23,14 @@ from homebox.engine.decode_kernels import (
     pair_words,
     scales,
 )
-from homebox.engine.formats import A8, BF16, BLOCK, F32, Q4, Q8, SUPER
-from homebox.engine.fuse import Region
+from homebox.engine.formats import A8, BLOCK, Q8, SUPER
 from homebox.engine.linear import Value
 from homebox.engine.loops import LANES
 from homebox.engine.ops import Dim, Node, Op, Sym, size_max
 from homebox.engine.packed import Packed
 from homebox.engine.resident import emit_residents
 from homebox.engine.schedule import SEGMENT, Lowered, PackedSchedule, Units, packed_schedule
-from homebox.engine.symbolic import ZERO, Index, flatten, of, replace
+from homebox.engine.symbolic import ZERO, Index, of, replace
 
 KEYS = {"int8": dt.u8, "bf16": dt.bf16, "f32": dt.f32}
 
@@ -389,7 +388,7 @@ class PackedLowering(ContractLowering):
         def piece(at: Value, most: int) -> None:
             places = [b.add(s, b.mul(at, b.int(per))) for s in starts]
             k0 = b.mul(at, b.int(length))
-            for values in zip(*(blocks(b, form, self.stored[i], p) for p in places), strict=True):
+            for values in zip(*(blocks(b, form, self.stored[i], p, most) for p in places), strict=True):
                 k = values[0][0]
                 if k >= most:
                     return
@@ -424,6 +423,9 @@ class PackedLowering(ContractLowering):
             return
         self.sums = b.emit("stack", dt.f32, 1, (), tall * wide)
         self.block_top = b.mul(m_block, b.int(s.rows * s.tiles))
+        zero = b.const(0.0, dt.f32, LANES)
+        with b.loop(b.int(0), b.int(tall * wide), LANES) as place:
+            b.store(self.sums, place, zero)
         full, rest = divmod(product.k, SEGMENT)
         last = full - 1 if not rest else full
         with b.loop(b.int(0), b.int(last)) as segment:
@@ -446,8 +448,6 @@ class PackedLowering(ContractLowering):
         """Add a segment to the sums that lie in memory; finish the tile after the last one."""
         b, step, wide = self.e.b, self.plan.panels, self.plan.wide * PANEL
         row = b.alu("sub", self.e.integer(top), self.block_top)
-        zero = b.const(0.0, dt.f32, LANES)
-        is_first = b.alu("lt", begin, b.int(1))
         for v in range(0, self.plan.wide, step):
             parts = self._zeros(rows, step)
             self._multiply_scratch(top, v, begin, count, parts)
@@ -456,9 +456,7 @@ class PackedLowering(ContractLowering):
                 values.append([])
                 for p, part in enumerate(part_row):
                     place = b.add(b.mul(row, b.int(wide)), b.int(r * wide + (v + p) * PANEL))
-                    before = b.alu("where", b.splat(is_first, LANES), zero,
-                                   b.load(self.sums, place, LANES))
-                    total = b.alu("add", before, b.get(part))
+                    total = b.alu("add", b.load(self.sums, place, LANES), b.get(part))
                     values[-1].append(total)
                     if not last:
                         b.store(self.sums, place, total)
@@ -503,13 +501,20 @@ class PackedLowering(ContractLowering):
         length = PIECE[form.name]
         per = length // form.unit * form.unit_bytes
         first = b.emit("idiv", dt.i64, 1, (begin, b.int(length)))
-        pieces = -(-count // length)
+        whole = count // length
         for p in range(self.plan.wide):
             start = self._panel_start(0, p)
-            with b.loop(b.int(0), b.int(pieces)) as at:
+
+            def piece(at: Value, most: int, start: Value = start, column: int = p * PANEL) -> None:
                 place = b.add(start, b.mul(b.add(first, at), b.int(per)))
-                values = [value for _, value in blocks(b, form, self.stored[0], place)]
-                self._keep_values(values, b.mul(at, b.int(length)), wide, p * PANEL, narrow)
+                values = [value for _, value in blocks(b, form, self.stored[0], place, most)]
+                self._keep_values(values, b.mul(at, b.int(length)), wide, column, narrow)
+
+            if whole:
+                with b.loop(b.int(0), b.int(whole)) as at:
+                    piece(at, length)
+            if count % length:
+                piece(b.int(whole), count % length)
 
     def _keep_values(
         self, values: list[Value], k: Value, wide: int, column: int, narrow: bool
