@@ -117,11 +117,15 @@ def prepare(c: Node) -> Node | None:
     index[axes.n] = of(panel) * PANEL + of(lane)
     b_side = operand(b, tuple(index))
     wanted = [each[i] for i in (*axes.k, *axes.m, *axes.batch)]
-    if a_side.conditional or not all(a_side.flat.linear_in(x) for x in wanted):
+    # Packed bytes that no packed kernel reads are unpacked into a copy: the UNPACK itself never gets
+    # memory, since other contractions may read the bytes.
+    copied = a_side.conditional or a_side.base.op is Op.UNPACK
+    if copied or not all(a_side.flat.linear_in(x) for x in wanted):
         a = repeated(compact(a, product.shape).contiguous(), product.shape)
     wanted = [each[i] for i in (*axes.k, *axes.batch)] + [panel, lane]
     in_order = (
         not b_side.conditional
+        and b_side.base.op is not Op.UNPACK
         and all(b_side.flat.linear_in(x) for x in wanted)
         and b_side.flat.coefficient(lane) == 1
         and size_max(product.shape[axes.n]) % PANEL == 0

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from homebox.engine import dtype as dt
+from homebox.engine.attend import attention
 from homebox.engine.contract import classify, operand_bases, packed_product, prepare
 from homebox.engine.hazards import safe_store
 from homebox.engine.indexing import Counters, accesses
@@ -59,8 +60,10 @@ class Partition:
 
 
 def optimise(roots: Sequence[Node]) -> list[Node]:
-    """Apply the algebraic rules (simplification, then R2 unless switched off)."""
+    """Apply the algebraic rules (simplification, then R3 and R2 unless switched off)."""
     current = rewrite(roots, simplify)
+    if "R3" not in disabled():
+        current = rewrite(rewrite(current, attention), simplify)
     if "R2" not in disabled():
         current = rewrite(rewrite(current, hoisting), simplify)
     return current
@@ -99,6 +102,14 @@ def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], 
     return [done[r] for r in roots], cores, forced
 
 
+def _read_directly(core: Node) -> bool:
+    """Whether a contraction multiplies packed panels as they lie, without decoding them first."""
+    packed = packed_product(core)
+    if packed is None or packed.transposed:
+        return False
+    return packed.arithmetic != "bf16" or packed.form.name == "bf16"
+
+
 def _squeezed(n: Node) -> Shape:
     return tuple(d for d in n.shape if d != 1)
 
@@ -113,7 +124,7 @@ def few_rows(core: Node) -> bool:
 
 def is_forced(n: Node) -> bool:
     """Whether a node asks for memory itself."""
-    return n.op in (Op.STORE, Op.COPY, Op.PACK) and not is_name(n)
+    return n.op in (Op.STORE, Op.COPY, Op.PACK, Op.ATTEND) and not is_name(n)
 
 
 class _Plan:
@@ -166,7 +177,7 @@ class _Plan:
         region = self.regions[claimed[users[0]]]
         if region.core is None or len({_squeezed(n) for n in (core, last, region.core)}) > 1:
             return False
-        if packed_product(core) is None or packed_product(region.core) is None:
+        if not (_read_directly(core) and _read_directly(region.core)):
             return False
         claimed[core] = claimed[end] = region.root
         self.regions[region.root] = replace(region, others=(*region.others, core))

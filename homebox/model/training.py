@@ -1,11 +1,13 @@
-"""Trains a LoRA adapter on a frozen base, one captured program per step.
+"""Trains a LoRA adapter on a frozen base: one program gathers gradients, another one updates.
 
-The program holds everything: the base's own prediction (for the anchor), the adapted one, the loss,
-its gradient, clipping and AdamW. Invariant: a step is a function of (base, batch, state), to the
-bit, whatever the number of threads.
+The backward pass is written out layer by layer (`lora_layer`), keeps what `checkpoint` says, and
+never holds all logits (`cross_entropy`). Invariant: in numerics "f32" a step is a function of
+(base, batch, state), to the bit, whatever the number of threads and the kind of CPU.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +15,29 @@ import numpy.typing as npt
 from homebox.engine import dtype as dt
 from homebox.engine.capture import Program, Spec, capture
 from homebox.engine.grad import gradient
-from homebox.engine.tensor import Tensor, size_of
-from homebox.model.decoder import Rotary, Rows, hidden_states
+from homebox.engine.tensor import Tensor
+from homebox.model.checkpoint import check_policy, layer_backward
+from homebox.model.config import ModelConfig
+from homebox.model.cross_entropy import BUFFER_BYTES, CrossEntropy, Shares
+from homebox.model.decoder import Rotary, Rows, rms_norm
+from homebox.model.frozen_base import FrozenBase
 from homebox.model.lora import init_adapter
-from homebox.model.model import Model
-from homebox.model.optimiser import Scalars, StepScalars, adamw, clip_factor, global_norm
-
-BETAS = (0.9, 0.999)
-CLIP = 1.0
+from homebox.model.lora_layer import Gradients, Kept, LoraLayer, Low
+from homebox.model.parameters import GROUPS, Parameters
+from homebox.model.row_attention import RowAttention
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
+
+
+class Trainable(Protocol):
+    """What a trainer asks of a loaded model."""
+
+    config: ModelConfig
+
+    def base_tensors(self) -> dict[str, Tensor]:
+        """Return the frozen weights by name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,101 +73,153 @@ def log_probabilities(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LoraTrainer:
-    """Owns an adapter in training. `step` trains on one batch; `adapter` returns the tensors."""
+    """Owns an adapter in training. `step` trains on one batch; `adapter` returns the tensors.
+
+    `numerics` is "f32" (strict bits) or "bf16" (products with frozen weights take rounded
+    activations; faster). `checkpoint` is a policy of `checkpoint`; it changes memory and time, not
+    results. Without `anchored` a batch's anchor is ignored and the base is not run.
+    """
 
     def __init__(
-        self, model: Model, rank: int, alpha: float, rows: int, length: int, seed: int
+        self,
+        model: Trainable,
+        rank: int,
+        alpha: float,
+        rows: int,
+        length: int,
+        seed: int,
+        *,
+        numerics: str = "f32",
+        checkpoint: str = "matmul",
+        anchored: bool = True,
+        logits_bytes: int = BUFFER_BYTES,
     ) -> None:
         self.config = model.config
         self.scale = alpha / rank
         self.shape = (rows, length)
         self.rotary = Rotary(model.config, length)
-        self._base = model.base_tensors()
-        start = init_adapter(model.config, rank, seed)
-        self.tensors = {name: Tensor.from_numpy(value) for name, value in start.items()}
-        self._moments = {
-            name: (Tensor.zeros(t.shape), Tensor.zeros(t.shape)) for name, t in self.tensors.items()
-        }
-        self._scalars = StepScalars(*BETAS)
-        self.program = self._capture()
+        self.base = FrozenBase(model.config, model.base_tensors().__getitem__, numerics)
+        self.parameters = Parameters(model.config, rank, init_adapter(model.config, rank, seed))
+        self._policy = check_policy(checkpoint)
+        self._anchored = anchored
+        self._logits_bytes = logits_bytes
+        self.program = self._capture(self._gradients, "lora gradients")
+        self._evaluation: Program | None = None
 
     def step(self, batch: Batch, rate: float) -> StepResult:
         """Train on one batch with this learning rate."""
-        values = self._scalars.next(rate)
-        loss, kl, norm, *_ = _run(
-            self.program,
-            ids=batch.ids,
-            segment=batch.segment,
-            position=batch.position,
-            target=batch.target,
-            weight=batch.weight,
-            anchor=batch.anchor,
-            scalars=values,
-        )
-        return StepResult(loss, kl, norm)
+        loss, kl = self.accumulate(batch)
+        return StepResult(loss, kl, self.update(rate))
+
+    def accumulate(self, batch: Batch) -> tuple[float, float]:
+        """Add a batch's gradient to what `update` will follow; return (loss, KL)."""
+        return _run(self.program, batch)
+
+    def update(self, rate: float) -> float:
+        """Take one step of AdamW along the gathered gradient and return its norm."""
+        return self.parameters.update(rate)
+
+    def evaluate(self, batch: Batch) -> tuple[float, float]:
+        """Return (loss, KL) of a batch and learn nothing; compiles a program at the first call."""
+        if self._evaluation is None:
+            self._evaluation = self._capture(self._losses, "lora evaluation")
+        return _run(self._evaluation, batch)
 
     def adapter(self) -> dict[str, Floats]:
         """Return a copy of the adapter as it is now."""
-        return {
-            name: t.buffer.array.reshape(tuple(size_of(d) for d in t.shape)).copy()
-            for name, t in self.tensors.items()
-        }
+        return self.parameters.adapter()
 
     # -- the graph ------------------------------------------------------------------------------
 
-    def _frozen(self, name: str, x: Tensor) -> Tensor:
-        return x.linear(self._base[name])
+    def _layers(self, rows: Rows, adapted: bool) -> list[LoraLayer]:
+        layers = []
+        for i in range(self.config.num_layers):
+            norms = None
+            if self.config.qk_norm:
+                first, second = (self.base.vector(f"layers.{i}.{n}_norm") for n in "qk")
+                norms = first, second
+            attention = RowAttention(self.config, self.rotary, rows, norms)
+            low = {group: self._low(i, group) for group in GROUPS} if adapted else {}
+            layers.append(LoraLayer(self.base, i, attention, low))
+        return layers
 
-    def _adapted(self, name: str, x: Tensor) -> Tensor:
-        a, b = self.tensors[f"{name}.A"], self.tensors[f"{name}.B"]
-        return self._frozen(name, x) + x.linear(a).linear(b) * self.scale
+    def _low(self, layer: int, group: str) -> Low:
+        values, part = self.parameters.values, self.parameters.part
+        a = part(values, f"layers.{layer}.{group}.A")
+        b = tuple(part(values, f"layers.{layer}.{member}.B") for member in GROUPS[group])
+        return Low(a, b, self.scale)
 
-    def _logits(self, batch: Rows, adapted: bool) -> Tensor:
-        linear = self._adapted if adapted else self._frozen
-        hidden = hidden_states(self.config, self._base.__getitem__, linear, self.rotary, batch)
-        return hidden.linear(self._base["embed" if self.config.tied else "head"])
+    def _hidden(self, rows: Rows, layers: list[LoraLayer]) -> tuple[Tensor, list[Kept]]:
+        """Return the hidden states before the last norm, and what each layer keeps."""
+        x = self.base.vector("embed").gather(rows.ids.reshape((self.shape[0] * self.shape[1],)))
+        x = x.contiguous()
+        keeps = []
+        for layer in layers:
+            x, kept = layer.forward(x)
+            keeps.append(kept)
+        return x, keeps
 
-    def _capture(self) -> Program:
-        def step(
+    def _normed(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.base.vector("norm"), self.config.rms_eps)
+
+    def _losses(self, rows: Rows, shares: Shares) -> list[Tensor]:
+        hidden, _ = self._hidden(rows, self._layers(rows, True))
+        losses = self._entropy()(self._normed(hidden), self._anchor(rows), shares, backward=False)
+        return [losses.cross + losses.kl, losses.kl]
+
+    def _gradients(self, rows: Rows, shares: Shares) -> list[Tensor]:
+        layers = self._layers(rows, True)
+        hidden, keeps = self._hidden(rows, layers)
+        losses = self._entropy()(self._normed(hidden), self._anchor(rows), shares)
+        if losses.d_hidden is None:
+            raise ValueError("the loss came without a gradient")
+        x = hidden if self._policy == "none" else hidden.again("hidden")
+        (g,) = gradient(self._normed(x), [x], losses.d_hidden)
+        g = g.contiguous()
+        stores: list[Tensor] = []
+        for layer, kept in zip(reversed(layers), reversed(keeps), strict=True):
+            g, found = layer_backward(self._policy, layer, kept, g)
+            stores += self._gathered(found)
+        return [losses.cross + losses.kl, losses.kl, *stores]
+
+    def _gathered(self, found: Gradients) -> list[Tensor]:
+        stores = []
+        for name, value in found.items():
+            memory = self.parameters.part(self.parameters.gradients, name)
+            stores.append(memory.store(memory + value))
+        return stores
+
+    def _anchor(self, rows: Rows) -> Tensor | None:
+        if not self._anchored:
+            return None
+        return self._normed(self._hidden(rows, self._layers(rows, False))[0])
+
+    def _entropy(self) -> CrossEntropy:
+        count = self.shape[0] * self.shape[1]
+        return CrossEntropy(self.base, count, self._anchored, self._logits_bytes)
+
+    def _capture(self, build: Callable[[Rows, Shares], list[Tensor]], name: str) -> Program:
+        count = self.shape[0] * self.shape[1]
+
+        def graph(
             ids: Tensor,
             segment: Tensor,
             position: Tensor,
             target: Tensor,
             weight: Tensor,
             anchor: Tensor,
-            scalars: Tensor,
         ) -> list[Tensor]:
-            count = self.shape[0] * self.shape[1]
-            rows = Rows(ids, segment, position)
-            student, base = self._logits(rows, True), self._logits(rows, False)
-            total, hit = log_probabilities(student, target.reshape((count,)))
-            cross = ((total - hit) * weight.reshape((count, 1))).sum()
-            # KL(base || student) = sum_v p (log p - log q), log q = student - total
-            base_total = base.logsumexp()
-            p = (base - base_total).exp().detach()
-            apart = (p * (base - base_total - student)).sum(-1, keepdim=True) + total
-            kl = (apart * anchor.reshape((count, 1))).sum()
-            loss = cross + kl
-            names = list(self.tensors)
-            grads = gradient(loss, [self.tensors[n] for n in names])
-            grads = [g.contiguous() for g in grads]
-            norm = global_norm(grads)
-            factor = clip_factor(norm, CLIP)
-            rates = Scalars.of(scalars)
-            updates: list[Tensor] = []
-            for name, g in zip(names, grads, strict=True):
-                updates += adamw(self.tensors[name], g * factor, self._moments[name], rates, BETAS)
-            return [loss, kl, norm, *updates]
+            shares = Shares(*(t.reshape((count,)) for t in (target, weight, anchor)))
+            return build(Rows(ids, segment, position), shares)
 
         ints = {k: Spec(self.shape, dt.i32) for k in ("ids", "segment", "position", "target")}
         floats = {k: Spec(self.shape) for k in ("weight", "anchor")}
-        return capture(step, {**ints, **floats, "scalars": Spec((4,))}, name="lora step")
+        return capture(graph, {**ints, **floats}, name=name)
 
 
-def _run(program: Program, **inputs: np.ndarray) -> list[float]:
-    """Run a step and return its first outputs, the scalars."""
-    for name, value in inputs.items():
-        program.set_input(name, value)
+def _run(program: Program, batch: Batch) -> tuple[float, float]:
+    """Run a program on a batch and return its first two outputs, loss and KL."""
+    for name in ("ids", "segment", "position", "target", "weight", "anchor"):
+        program.set_input(name, getattr(batch, name))
     program.run()
-    scalars = [i for i, root in enumerate(program.roots) if root.shape == ()]
-    return [float(program.output(i)) for i in scalars]
+    return float(program.output(0)), float(program.output(1))

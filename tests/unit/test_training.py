@@ -90,8 +90,7 @@ def grown_adapter(seed: int) -> dict[str, Any]:
 
 def trainer_with(adapter: dict[str, Any], base: Base) -> LoraTrainer:
     trainer = LoraTrainer(base, 4, 8.0, ROWS, LENGTH, 5)  # type: ignore[arg-type]
-    for name, tensor in trainer.tensors.items():
-        tensor.buffer.array[:] = adapter[name].reshape(-1)
+    trainer.parameters.load(adapter)
     return trainer
 
 

@@ -1,0 +1,148 @@
+"""Cross-entropy and KL to the base without ever holding all logits, and their gradient.
+
+Rows are taken in chunks through one buffer: a chunk's logits are written, turned in place into
+their own gradient, and multiplied back to the hidden states; nothing is computed twice.
+With q = softmax(student), p = softmax(base) and a row's shares w (cross-entropy), a (KL):
+
+    loss = w (log sum exp s - s[target]) + a sum p (log p - log q)
+    dloss / ds = w (q - onehot(target)) + a (q - p)
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from homebox.engine.tensor import Tensor, size_of
+from homebox.model.frozen_base import FrozenBase
+
+BUFFER_BYTES = 32 << 20
+_ROWS = 16  # chunks are a multiple of this
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What each place asks for, all (N,): the next token, its weight, and that of the KL."""
+
+    target: Tensor
+    weight: Tensor
+    anchor: Tensor
+
+    def all(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three."""
+        return self.target, self.weight, self.anchor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted sums over all places, scalars; and the gradient of their total, (N, H)."""
+
+    cross: Tensor
+    kl: Tensor
+    d_hidden: Tensor | None
+
+
+def chunk_rows(count: int, vocabulary: int, buffers: int, limit: int = BUFFER_BYTES) -> int:
+    """Return how many rows of float32 logits are held at a time."""
+    fitting = limit // (4 * vocabulary * buffers)
+    most = max(_ROWS, fitting // _ROWS * _ROWS)
+    chunks = math.ceil(count / most)
+    return min(count, math.ceil(count / chunks / _ROWS) * _ROWS)
+
+
+class CrossEntropy:
+    """Owns the buffers of one program; call it once."""
+
+    def __init__(
+        self, base: FrozenBase, count: int, anchored: bool, limit: int = BUFFER_BYTES
+    ) -> None:
+        self.base, self.count, self.anchored = base, count, anchored
+        vocabulary = base.config.vocab_size
+        self.rows = chunk_rows(count, vocabulary, 2 if anchored else 1, limit)
+        self._student = Tensor.zeros((self.rows, vocabulary))
+        self._anchor = Tensor.zeros((self.rows, vocabulary)) if anchored else None
+        self._gradient = Tensor.zeros((count, base.config.hidden_size))
+
+    def __call__(
+        self, hidden: Tensor, anchor: Tensor | None, shares: Shares, backward: bool = True
+    ) -> Losses:
+        """Return losses for hidden states (N, H), and for those of the base if `anchored`."""
+        cross: list[Tensor] = []
+        kl: list[Tensor] = []
+        student, base, gathered = self._student, self._anchor, self._gradient
+        for start in range(0, self.count, self.rows):
+            part = Shares(*(self._cut(t, start) for t in shares.all()))
+            student = self._logits(student, self._cut(hidden, start))
+            if base is not None and anchor is not None:
+                base = self._logits(base, self._cut(anchor, start))
+            done = Chunk(student, base, part)
+            # In memory at once: the next chunk overwrites what they are computed from.
+            cross.append(done.cross().contiguous())
+            if base is not None:
+                kl.append(done.kl().contiguous())
+            if backward:
+                student = student.store(done.d_logits())
+                d = self.base.backward(student, self.base.head)
+                gathered = gathered.store(d, Tensor.iota(self.rows) + start)
+        total_kl = _total(kl) if kl else Tensor.full((), 0.0)
+        return Losses(_total(cross), total_kl, gathered if backward else None)
+
+    def _cut(self, x: Tensor, start: int) -> Tensor:
+        """Return the rows of a chunk; the last chunk ends with zeros, which weigh nothing."""
+        return x.pad(0, 0, -self.count % self.rows).slice(0, start, self.rows)
+
+    def _logits(self, memory: Tensor, hidden: Tensor) -> Tensor:
+        """Write the logits of some rows into a buffer."""
+        return memory.store(self.base.forward(hidden, self.base.head))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Logits (rows, V) of student and base in memory."""
+
+    student: Tensor
+    base: Tensor | None
+    shares: Shares
+
+    def cross(self) -> Tensor:
+        """Return the weighted cross-entropy."""
+        rows, vocabulary = (size_of(d) for d in self.student.shape)
+        at = Tensor.iota(rows) * vocabulary + self.shares.target
+        hit = self.student.reshape((rows * vocabulary,)).gather(at)
+        total = self.student.logsumexp().reshape((rows,))
+        return ((total - hit) * self.shares.weight).sum()
+
+    def kl(self) -> Tensor:
+        """Return the weighted KL(base || student) = sum p (log p - s) + log sum exp s."""
+        base = self._known()
+        log_p = base - base.logsumexp()
+        apart = (log_p.exp() * (log_p - self.student)).sum(-1, keepdim=True)
+        apart = apart + self.student.logsumexp()
+        return (apart * _column(self.shares.anchor)).sum()
+
+    def d_logits(self) -> Tensor:
+        """Return the gradient of the student's logits, (rows, V)."""
+        q = (self.student - self.student.logsumexp()).exp()
+        vocabulary = size_of(self.student.shape[1])
+        place = Tensor.iota(vocabulary).reshape((1, vocabulary))
+        hit = place.equal(_column(self.shares.target))
+        d = _column(self.shares.weight) * (q - hit.where(1.0, 0.0))
+        if self.base is None:
+            return d
+        p = (self._known() - self._known().logsumexp()).exp()
+        return d + _column(self.shares.anchor) * (q - p)
+
+    def _known(self) -> Tensor:
+        if self.base is None:
+            raise ValueError("there is no base to compare with")
+        return self.base
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.reshape((size_of(values.shape[0]), 1))
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
