@@ -87,6 +87,19 @@ def gathered(n: Node, index: tuple[Index, ...]) -> tuple[tuple[Index, ...], Cond
     return (row, *index[rank:]), (row, table.shape[0])
 
 
+def attended(
+    n: Node, index: tuple[Index, ...], counters: Counters
+) -> list[tuple[Node, tuple[Index, ...]]]:
+    """Return what an ATTEND's element (b, t, h, g, ..) is computed from, and at which index."""
+    batch, query, head, group = index[:4]
+    q, k, v, *options = n.src
+    key, channel = (of(counters.loop(size_max(d))) for d in k.shape[2:])
+    row = (batch, head, group, query)
+    reads = [(q, (*row, channel)), (k, (batch, head, key, channel))]
+    reads.append((v, (batch, head, key, of(counters.loop(size_max(v.shape[3]))))))
+    return [*reads, *((o, (*row, key)[: len(o.shape)]) for o in options)]
+
+
 def accesses(
     n: Node, index: tuple[Index, ...], realised: frozenset[Node] | set[Node], counters: Counters
 ) -> list[Access]:
@@ -118,6 +131,8 @@ def accesses(
             (stored,) = each.src
             place = element(each.arg, size_max(each.shape[1]), *at)
             found.append(Access(stored, place.at, (place.at,), conditions))
+        elif each.op is Op.ATTEND:
+            stack.extend((*read, conditions, False) for read in attended(each, at, counters))
         elif each.op is Op.REDUCE:
             found.append(Access(each, ZERO, at, conditions, inline=True))
             _, axes = each.arg

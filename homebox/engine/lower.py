@@ -4,6 +4,7 @@ A contraction gets register tiles over panels, everything else a map over its ou
 to a map although it is a sum of products is merely slower, never wrong.
 """
 
+from homebox.engine.attend_kernels import lower_attend
 from homebox.engine.contract import packed_product
 from homebox.engine.contract_kernels import ContractLowering
 from homebox.engine.fuse import Region
@@ -27,6 +28,8 @@ def lower(region: Region, realised: frozenset[Node], syms: list[Sym], level: str
         lowered = kind(region, inside, syms, level).lower()
         if lowered is not None:
             return lowered
+    if region.root.op is Op.ATTEND:
+        return lower_attend(region.root, inside, syms, level)
     if region.root.op is Op.PACK:
         return lower_pack(region.root, inside, syms)
     return MapLowering(region.root, inside, syms).lower()
