@@ -71,3 +71,21 @@ def segments_of(config: ModelConfig, form: Format) -> tuple[tuple[Segment, ...],
         if name in shapes:
             place(name, (name,))
     return tuple(segments), end
+
+
+def parts_of(config: ModelConfig, segments: tuple[Segment, ...]) -> list[Segment]:
+    """Return the weights that are whole panels of a stacked segment, as segments of their own."""
+    shapes = config.weight_shapes()
+    found = []
+    for segment in segments:
+        if len(segment.parts) == 1 or segment.form is None:
+            continue
+        if any(shapes[part][0] % segment.form.rows for part in segment.parts):
+            continue
+        offset = segment.offset
+        for part in segment.parts:
+            n, k = shapes[part][0], segment.k
+            size = segment.form.nbytes(n, k)
+            found.append(Segment(part, (part,), segment.form, n, k, offset, size))
+            offset += size
+    return found

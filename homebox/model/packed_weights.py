@@ -35,7 +35,7 @@ from homebox.engine.tensor import Tensor
 from homebox.errors import ModelFormatError
 from homebox.model.config import ModelConfig
 from homebox.model.loader import LoadedWeights, load_weights
-from homebox.model.packed_layout import PAGE, Segment, segments_of
+from homebox.model.packed_layout import PAGE, Segment, parts_of, segments_of
 from homebox.model.safetensors_reader import Stored, finite, widened
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ Sink = Callable[[int, Bytes], None]
 class PackedWeights:
     """The weights of one model in one format.
 
-    `memory` holds them all; `buffers` names the parts "weights:<name>", the same in every run.
+    `memory` holds them all; `buffers` names the parts "weights:<name>", the same in every run, and
+    `tensors` has them by name.
     `path` is the mapped file, None if there is no usable cache.
     """
 
@@ -73,18 +74,36 @@ class PackedWeights:
         self._digest = digest
         segments, self.nbytes = segments_of(config, form)
         self.segments = {segment.name: segment for segment in segments}
-        self.buffers = {f"weights:{s.name}": self._buffer(s) for s in segments}
-        self._tensors = {s.name: self._tensor(s) for s in segments}
+        self.buffers: dict[str, Buffer] = {}
+        self.tensors: dict[str, Tensor] = {}
+        for segment in (*segments, *parts_of(config, segments)):
+            self._add(segment)
         if config.tied:
-            self._tensors["head"] = self._tensors["embed"]
+            self.tensors["head"] = self.tensors["embed"]
+
+    def _add(self, segment: Segment) -> None:
+        """Give a segment, or whole panels of one, a buffer and a tensor of its name."""
+        array: Bytes = self.memory.array[segment.offset : segment.offset + segment.nbytes]
+        if segment.form is None:
+            buffer = Buffer.over(array.view(np.float32), dt.f32, frozen=True)
+        else:
+            buffer = Buffer.over(array, dt.u8, frozen=True)
+        flat = Tensor(node(Op.BUFFER, buffer.dtype, (buffer.count,), (), buffer))
+        self.buffers[f"weights:{segment.name}"] = buffer
+        self.tensors[segment.name] = (
+            flat
+            if segment.form is None
+            else Tensor.packed(segment.form, segment.n, segment.k, flat)
+        )
 
     def tensor(self, name: str) -> Tensor:
         """Return a weight as a frozen float32 tensor: (n, k), or (n,) for a norm.
 
-        Names: embed, norm, head, and layers.{i}. with qkv, o, gate, up, down, attn_norm, mlp_norm
-        and, where heads are normalised, q_norm, k_norm; any other raises KeyError.
+        Names: embed, norm, head, and layers.{i}. with qkv, o, gate, up, down, attn_norm, mlp_norm;
+        where heads are normalised, q_norm, k_norm; where they are whole panels of qkv, q, k, v. Any
+        other raises KeyError.
         """
-        return self._tensors[name]
+        return self.tensors[name]
 
     def bytes_of(self, name: str) -> Bytes:
         """Return the bytes of a segment as they are stored."""
@@ -102,19 +121,6 @@ class PackedWeights:
         raise ModelFormatError(
             f"{self.path}: the packed weights are damaged; remove the file, and it is made again"
         )
-
-    def _buffer(self, segment: Segment) -> Buffer:
-        array = self.bytes_of(segment.name)
-        if segment.form is None:
-            return Buffer.over(array.view(np.float32), dt.f32, frozen=True)
-        return Buffer.over(array, dt.u8, frozen=True)
-
-    def _tensor(self, segment: Segment) -> Tensor:
-        buffer = self.buffers[f"weights:{segment.name}"]
-        flat = Tensor(node(Op.BUFFER, buffer.dtype, (buffer.count,), (), buffer))
-        if segment.form is None:
-            return flat
-        return Tensor.packed(segment.form, segment.n, segment.k, flat)
 
 
 def pack_model(source: Path | LoadedWeights, form: Format) -> PackedWeights:
@@ -171,8 +177,8 @@ def _pack(weights: LoadedWeights, form: Format, put: Sink) -> None:
                 raise _refused(weights, segment, form)
             put(at, part)
             at += part.size
-        for name in segment.parts:
-            weights.release(name)
+            for name in segment.parts:
+                weights.release(name)
 
 
 def _stacked(weights: LoadedWeights, segment: Segment) -> Stored:

@@ -123,6 +123,8 @@ class SafetensorsFile:
             )
         if self._map is None:
             raise ModelFormatError(f"{self.path}: was closed before {name} was read")
+        if self._map.size() != self.status.st_size:  # touching what was cut off ends the process
+            raise ModelFormatError(f"{self.path}: was changed while it was open; load it again")
         return info, self._map
 
     def digest(self) -> str:

@@ -36,7 +36,8 @@ FORMS = [F32, BF16, Q8, Q4]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give each test a cache of its own; return the folder of packed weights."""
+    """Give each test a cache of its own, on a disk that is never waited for; return its folder."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setenv("HOMEBOX_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache" / "weights"
 
@@ -91,13 +92,24 @@ def test_tensors_are_what_the_graph_reads(directory: Path) -> None:
                 wanted = formats.unpack(form, formats.pack(form, wanted), *wanted.shape)
             assert model.tensor(name).numpy().tobytes() == wanted.tobytes()
         assert model.tensor("head") is model.tensor("embed")  # tied: the same bytes
+        for name in ("layers.0.q", "layers.1.k", "layers.1.v"):  # whole panels of qkv
+            wanted = weights[name]
+            wanted = formats.unpack(form, formats.pack(form, wanted), *wanted.shape)
+            assert model.tensor(name).numpy().tobytes() == wanted.tobytes()
         with pytest.raises(KeyError):
-            model.tensor("layers.0.q")
+            model.tensor("layers.2.q")
+
+
+def test_projections_that_share_a_panel_have_no_tensor_of_their_own(tmp_path: Path) -> None:
+    write_model(tmp_path)  # 24 + 12 + 12 rows
+    assert "layers.0.q" not in pack_model(tmp_path, F32).tensors
 
 
 def test_buffers_have_names_and_whole_pages(directory: Path) -> None:
     model = pack_model(directory, Q4)
-    assert set(model.buffers) == {f"weights:{name}" for name in model.segments}
+    parts = {f"layers.{i}.{part}" for i in range(model.config.num_layers) for part in "qkv"}
+    assert set(model.buffers) == {f"weights:{name}" for name in parts | set(model.segments)}
+    assert set(model.tensors) == parts | set(model.segments) | {"head"}
     for name, segment in model.segments.items():
         buffer = model.buffers[f"weights:{name}"]
         assert buffer.frozen
@@ -234,6 +246,24 @@ def test_without_a_usable_cache_weights_are_packed_in_memory(
     assert list(cache.iterdir()) == []
 
 
+def test_the_header_follows_when_the_numbers_are_on_the_disk(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    write = os.pwrite
+
+    def written(handle: int, data: memoryview, offset: int) -> int:
+        calls.append("numbers" if offset else "header")
+        return write(handle, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", written)
+    monkeypatch.setattr(os, "fsync", lambda _: calls.append("sync"))
+    pack_model(directory, Q4)
+    assert [*dict.fromkeys(calls)] == ["numbers", "sync", "header"]
+    assert calls[-4:] == ["sync", "header", "sync", "sync"]  # the file, then the folder
+    assert calls.count("header") == 1
+
+
 def broken_model(directory: Path, name: str, value: float) -> None:
     tensors = dict(file_tensors(random_weights(parse_config(CONFIG))))
     tensors[name] = tensors[name].copy()
@@ -302,6 +332,14 @@ def test_weights_stay_in_the_file_until_they_are_read(directory: Path) -> None:
         assert weights[name].tobytes() == array.tobytes()
     (directory / "tokenizer.model").unlink()
     assert load_weights(directory).base_hash != weights.base_hash
+
+
+def test_a_file_that_was_cut_while_it_was_open_is_named(directory: Path) -> None:
+    weights = load_weights(directory)
+    path = directory / "model.safetensors"
+    os.truncate(path, path.stat().st_size // 2)  # without the check: a bus error
+    with pytest.raises(ModelFormatError, match="was changed while it was open"):
+        weights["norm"]
 
 
 def test_large_files_are_hashed_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
