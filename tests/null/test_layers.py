@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "memory": {"errors"},
     "language": {"errors"},
     "model": {"engine", "errors"},
+    "benchmarks": {"model", "engine", "errors"},
     "learner": {"model", "memory", "language", "config", "errors", "learning"},
     "learning": {"model", "memory", "language", "config", "errors"},
     "listener": {"errors"},

@@ -1,0 +1,145 @@
+"""Measures one group of metrics in a process of its own: `python -m homebox.benchmarks.child`.
+
+A fresh process, because loading and memory are metrics: what another group left behind must not
+count. Prints one JSON line for each metric as it is known; the parent adds the machine's roof.
+"""
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from homebox.benchmarks import work
+from homebox.benchmarks.measure import measure
+from homebox.benchmarks.subject import Ids, Subject, Trainee, random_ids
+from homebox.errors import DeviceError
+
+PROMPT = 512
+DEEP = 2000
+BEGIN = 8  # tokens before the first decoded one
+STEPS = 128  # decoded tokens before a sequence begins again
+SEQUENCES = 4
+FIRST = 16  # tokens of the prompt whose first answer is waited for
+_STATUS = Path("/proc/self/status")
+_BURST = 0.15  # seconds: shorter runs are too short for the system's counters
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what the arguments ask for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("group", choices=["start", "serve", "train"])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--type", required=True)
+    parser.add_argument("--only", required=True, help="comma-separated names")
+    parser.add_argument("--budget", type=float, required=True, help="seconds for each metric")
+    parser.add_argument("--shape", default="1x512", help="of a training batch")
+    args = parser.parse_args(arguments)
+    wanted = frozenset(args.only.split(","))
+    if args.group == "train":
+        found = train(args.model, args.type, args.shape, wanted, args.budget)
+    else:
+        found = serve(args.model, args.type, wanted, args.budget)
+    for each in found:
+        print(json.dumps(asdict(each)), flush=True)
+
+
+def peak_mib() -> float:
+    """Return the most memory that this program ever had resident, in MiB.
+
+    Not getrusage's figure, which begins with that of the process that started this one.
+    """
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text("ascii"), re.MULTILINE)
+    if found is None:
+        raise DeviceError(f"{_STATUS} does not say how much memory was used")
+    return int(found[1]) / 1024
+
+
+def serve(
+    directory: Path, form: str, wanted: frozenset[str], budget: float
+) -> Iterator[work.Measured]:
+    """Yield the metrics of serving; for the peak of memory all of them are run at least once."""
+    everything = "peak_rss" in wanted
+    began = time.perf_counter()
+    subject = Subject(directory, form, DEEP + STEPS + 64, SEQUENCES)
+    prompt = random_ids(subject.config, DEEP)
+    subject.prefill(prompt[:FIRST])
+    yield work.Measured("load_to_first_token", time.perf_counter() - began, "s")
+    name = f"prefill_{PROMPT}"
+    if name in wanted or everything:
+        ids = prompt[:PROMPT]
+        subject.prefill(ids)
+    if name in wanted:
+        sample = measure(lambda: subject.prefill(ids), 5, budget)
+        does = work.prefill(subject.config, subject.form, subject.kind, PROMPT)
+        yield work.rate(name, sample, PROMPT, does)
+    for name, count, at in (
+        ("decode_ctx0", 1, BEGIN),
+        (f"decode_ctx{DEEP}", 1, DEEP),
+        (f"decode_x{SEQUENCES}", SEQUENCES, BEGIN),
+    ):
+        if name in wanted or everything:
+            yield from _decode(subject, name, prompt, count, at, budget if name in wanted else 0)
+    if everything:
+        yield work.Measured("peak_rss", peak_mib(), "MiB")
+
+
+def _decode(
+    subject: Subject, name: str, prompt: Ids, count: int, at: int, budget: float
+) -> Iterator[work.Measured]:
+    """Decode from position `at` on, in bursts; without a budget only once."""
+    if at + STEPS > subject.config.max_positions:
+        return
+    for slot in range(count):
+        subject.prefill(prompt[slot : slot + at], slot)
+    steps = _Steps(subject, count, at)
+    steps.run(1)
+    began = time.perf_counter()
+    steps.run(4)
+    if not budget:
+        return
+    each = (time.perf_counter() - began) / 4
+    burst = next((n for n in (16, 32, 64) if n * each >= _BURST), STEPS)
+    sample = measure(lambda: steps.run(burst), max(5, STEPS // burst), budget)
+    seen = at + STEPS / 2
+    does = work.decode(subject.config, subject.form, subject.kind, count, seen, subject.cache_bytes)
+    yield work.rate(name, sample, burst * count, does)
+
+
+class _Steps:
+    """Decodes greedily, and begins again at `at` after STEPS tokens."""
+
+    def __init__(self, subject: Subject, count: int, at: int) -> None:
+        self._subject, self._count, self._at = subject, count, at
+        self._first = random_ids(subject.config, count, 2)
+        self._ids, self._done = self._first, 0
+
+    def run(self, steps: int) -> None:
+        """Decode so many tokens of each sequence."""
+        if self._done + steps > STEPS:
+            self._ids, self._done = self._first, 0
+        for _ in range(steps):
+            position = self._at + self._done
+            self._ids = self._subject.decode(self._ids, [position] * self._count)
+            self._done += 1
+
+
+def train(
+    directory: Path, form: str, shape: str, wanted: frozenset[str], budget: float
+) -> Iterator[work.Measured]:
+    """Yield the speed of a training step, and the most memory it took."""
+    rows, length = map(int, shape.split("x"))
+    trainee = Trainee(directory, form, rows, length)
+    trainee.step()
+    if "lora_step" in wanted:
+        sample = measure(trainee.step, 3, budget)
+        does = work.lora_step(trainee.config, trainee.form, trainee.kind, rows, length)
+        yield work.rate("lora_step", sample, rows * length, does, shape)
+    if "lora_peak_rss" in wanted:
+        yield work.Measured("lora_peak_rss", peak_mib(), "MiB", shape)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Runs one of a model's programs with the time of every launch: what `homebox graph` draws."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from homebox.benchmarks.subject import Subject, Trainee, random_ids
+from homebox.engine.debug import ProfiledRun, recording
+
+PROGRAMS = ("decode", "chunk", "train")
+PAST = 64  # tokens before a decoded one
+
+
+def profiled(directory: Path, form: str, program: str, shape: str = "1x128") -> ProfiledRun:
+    """Return the second run of a program: "decode", "chunk" (of a prompt) or "train".
+
+    `shape` is that of a training batch, rows x length. Of several programs that one step runs, it
+    is the one that took longest.
+    """
+    step = _training(directory, form, shape) if program == "train" else None
+    if step is None:
+        step = _serving(directory, form, program)
+    step()
+    with recording() as runs:
+        step()
+    return max(runs, key=lambda run: int(run.nanoseconds.sum()))
+
+
+def _training(directory: Path, form: str, shape: str) -> Callable[[], object]:
+    rows, length = map(int, shape.split("x"))
+    return Trainee(directory, form, rows, length).step
+
+
+def _serving(directory: Path, form: str, program: str) -> Callable[[], object]:
+    subject = Subject(directory, form, 1024, 1)
+    if program == "chunk":
+        prompt = random_ids(subject.config, subject.transformer.prefill_chunk)
+        return lambda: subject.prefill(prompt)
+    past = random_ids(subject.config, PAST)
+    subject.prefill(past)
+    first = np.zeros(1, np.int32)
+    return lambda: subject.decode(first, [PAST])

@@ -1,0 +1,133 @@
+"""What is measured: a model without its tokenizer, served and trained with ids drawn by lot.
+
+The rest of the benchmark sees only the few methods here, so a change of the model's interface is a
+change of this file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from homebox.engine.tensor import Tensor
+from homebox.model.config import ModelConfig
+from homebox.model.loader import load_weights
+from homebox.model.model import choose_activations
+from homebox.model.packed_layout import choose_format
+from homebox.model.packed_weights import PackedWeights, pack_model
+from homebox.model.training import Batch, LoraTrainer
+from homebox.model.transformer import Transformer
+
+RANK = 16
+Ids = npt.NDArray[np.int32]
+
+
+def random_ids(config: ModelConfig, count: int, seed: int = 0) -> Ids:
+    """Return ids drawn by lot, the same for a seed."""
+    return np.random.default_rng(seed).integers(0, config.vocab_size, count).astype(np.int32)
+
+
+def open_packed(directory: Path, form: str) -> PackedWeights:
+    """Return the weights of a model directory in a format, by name or "auto"."""
+    weights = load_weights(directory)
+    return pack_model(weights, choose_format(weights.config, form))
+
+
+class Subject:
+    """A model that serves: slot i holds sequence i."""
+
+    def __init__(self, directory: Path, form: str, context: int, slots: int) -> None:
+        packed = open_packed(directory, form)
+        self.config, self.form = packed.config, packed.form
+        self.activations = choose_activations(packed.form.name, "auto")
+        strict = self.activations == "f32"
+        self.transformer = Transformer(
+            packed.config,
+            packed,
+            context,
+            slots,
+            activations=self.activations,
+            cache="f32" if strict else "f16",
+        )
+
+    @property
+    def kind(self) -> str:
+        """The arithmetic of its products: "f32", "bf16" or "int8"."""
+        return self.activations
+
+    @property
+    def cache_bytes(self) -> float:
+        """The bytes of keys and values of one position in all layers."""
+        cache = self.transformer.cache
+        return cache.nbytes / (cache.pages * cache.PAGE)
+
+    def prefill(self, ids: Ids, slot: int = 0) -> int:
+        """Process a prompt from the beginning of a slot and return the likeliest next id."""
+        chunk = self.transformer.prefill_chunk
+        logits = np.zeros(1, np.float32)
+        for at in range(0, len(ids), chunk):
+            logits = self.transformer.forward(slot, at, ids[at : at + chunk], 0)
+        return int(logits.argmax())
+
+    def decode(self, ids: Ids, positions: Sequence[int]) -> Ids:
+        """Process one id of each of the first slots; return the likeliest next ids."""
+        slots = range(len(ids))
+        logits = self.transformer.decode(slots, ids, positions, [0] * len(ids))
+        found: Ids = logits.argmax(-1).astype(np.int32)
+        return found
+
+
+@dataclass
+class _Base:
+    """What a trainer asks of a model."""
+
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+
+    def base_tensors(self) -> dict[str, Tensor]:
+        return self.tensors
+
+
+class Trainee:
+    """A model whose adapter is trained on one batch again and again.
+
+    A base of float32 is trained with strict bits, any other one with rounded activations.
+    """
+
+    def __init__(self, directory: Path, form: str, rows: int, length: int) -> None:
+        packed = open_packed(directory, form)
+        self.config, self.form = packed.config, packed.form
+        self.kind = "f32" if packed.form.name == "f32" else "bf16"
+        tensors = {name: packed.tensor(name) for name in packed.segments}
+        self._trainer = LoraTrainer(
+            _Base(packed.config, tensors),
+            RANK,
+            2.0 * RANK,
+            rows,
+            length,
+            seed=0,
+            numerics=self.kind,
+            anchored=False,
+        )
+        self._batch = random_batch(packed.config, rows, length)
+
+    def step(self) -> float:
+        """Train once and return the loss."""
+        return self._trainer.step(self._batch, 1e-4).loss
+
+
+def random_batch(config: ModelConfig, rows: int, length: int) -> Batch:
+    """Return rows of one document each, in which every id but the first is to be predicted."""
+    ids = random_ids(config, rows * length, 1).reshape(rows, length)
+    weight = np.full((rows, length), 1 / (rows * (length - 1)), np.float32)
+    weight[:, -1] = 0
+    return Batch(
+        ids=ids,
+        segment=np.ones((rows, length), np.int32),
+        position=np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)).copy(),
+        target=np.roll(ids, -1, 1),
+        weight=weight,
+        anchor=np.zeros((rows, length), np.float32),
+    )

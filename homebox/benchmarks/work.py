@@ -1,0 +1,91 @@
+"""How much must be read and computed for a token: what speeds are judged by.
+
+Bytes are those of the matrices in their format, each read once for a step of the batch, and of the
+keys and values that a token sees. A product and its sum are two operations. Adapters, norms and the
+recomputation of checkpointed layers are left out: they are a way, not the goal.
+"""
+
+from dataclasses import dataclass
+
+from homebox.benchmarks.measure import Sample
+from homebox.engine.formats import Format
+from homebox.engine.roof import Roof
+from homebox.model.config import PROJECTIONS, ModelConfig
+from homebox.model.packed_layout import segments_of
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one token takes: bytes read, operations, and of which kind ("f32", "bf16", "int8")."""
+
+    moved: float
+    operations: float
+    kind: str
+
+    def share(self, rate: float, roof: Roof) -> tuple[float, str]:
+        """Return the percentage of the nearer roof at `rate` tokens a second, and its name."""
+        memory = self.moved * rate / (roof.read_gbs * 1e9)
+        compute = self.operations * rate / (roof.compute(self.kind) * 1e9)
+        return (100 * memory, "memory") if memory >= compute else (100 * compute, "compute")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric: `work` where it is a rate of tokens, `sample` where it was timed."""
+
+    metric: str
+    value: float
+    unit: str
+    shape: str | None = None
+    work: Work | None = None
+    sample: Sample | None = None
+
+
+def rate(
+    metric: str, sample: Sample, tokens: int, work: Work, shape: str | None = None
+) -> Measured:
+    """Return a rate of tokens a second from a sample of runs of so many tokens."""
+    return Measured(metric, tokens / sample.seconds, "tok/s", shape, work, sample)
+
+
+def body_weights(config: ModelConfig) -> int:
+    """Return the numbers in the matrices of all layers."""
+    sizes = [config.projection_shape(name) for name in PROJECTIONS]
+    return config.num_layers * sum(n * k for n, k in sizes)
+
+
+def head_weights(config: ModelConfig) -> int:
+    """Return the numbers in the matrix of the logits."""
+    return config.vocab_size * config.hidden_size
+
+
+def _attention(config: ModelConfig, seen: float) -> float:
+    """Return the operations of attention for a token that sees so many positions."""
+    return 4 * config.num_layers * config.num_heads * config.head_dim * seen
+
+
+def decode(
+    config: ModelConfig, form: Format, kind: str, batch: int, seen: float, cache_bytes: float
+) -> Work:
+    """A token of a batch in which each sequence sees `seen` positions of `cache_bytes` each."""
+    segments, _ = segments_of(config, form)
+    unread = () if config.tied else ("embed",)
+    matrices = sum(s.nbytes for s in segments if s.name not in unread)
+    operations = 2 * (body_weights(config) + head_weights(config)) + _attention(config, seen)
+    return Work(matrices / batch + seen * cache_bytes, operations, kind)
+
+
+def prefill(config: ModelConfig, form: Format, kind: str, length: int) -> Work:
+    """A token of a prompt of `length`, of which only the last one gets logits."""
+    segments, _ = segments_of(config, form)
+    matrices = body_weights(config) + head_weights(config) / length
+    operations = 2 * matrices + _attention(config, length / 2)
+    return Work(sum(s.nbytes for s in segments) / length, operations, kind)
+
+
+def lora_step(config: ModelConfig, form: Format, kind: str, rows: int, length: int) -> Work:
+    """A token of a training step: forwards, and backwards to the inputs of every matrix."""
+    segments, _ = segments_of(config, form)
+    matrices = body_weights(config) + head_weights(config)
+    operations = 4 * matrices + 3 * _attention(config, length / 2)
+    return Work(2 * sum(s.nbytes for s in segments) / (rows * length), operations, kind)
