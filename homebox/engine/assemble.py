@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from homebox.engine import debug
-from homebox.engine.cpu import detect
+from homebox.engine.cpu import cpu_count, detect
 from homebox.engine.device import Buffer
 from homebox.engine.fuse import Partition, Region, partition
 from homebox.engine.jit import Jit
@@ -28,7 +28,7 @@ from homebox.engine.program_plan import (
     memory_like,
     sizes_of,
 )
-from homebox.engine.schedule import Lowered, MapSchedule
+from homebox.engine.schedule import Lowered, MapSchedule, PackedSchedule
 from homebox.engine.signature import Lowering
 
 ELEMENTS_PER_CHUNK = 4096
@@ -205,6 +205,9 @@ def _launch(region: Region, low: Lowered, kernel: str, number: int, where: _Plac
 
 def _chunk(low: Lowered) -> int:
     """Return how many units one thread takes at a time: enough work to pay for the taking."""
+    if isinstance(low.schedule, PackedSchedule) and low.schedule.streams:
+        # Long ways through the weight: the machine reads ahead, and only a few starts cost.
+        return max(1, low.units.most() // (4 * cpu_count()))
     small = isinstance(low.schedule, MapSchedule)
     wanted = ELEMENTS_PER_CHUNK if small else PRODUCTS_PER_CHUNK
     return max(1, wanted // max(low.work, 1))

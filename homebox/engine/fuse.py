@@ -144,6 +144,7 @@ class _Plan:
             if each.op is Op.STORE and each.src[0].op is not Op.BUFFER:
                 self.realised.add(each.src[0])
         self.realised = {n for n in self.realised if n.op is not Op.BUFFER}
+        self.bases = {b for c in self.cores for b in operand_bases(c) if b.op is not Op.BUFFER}
         self.place = {n: i for i, n in enumerate(self.nodes)}
         self.regions: dict[Node, Region] = {}
 
@@ -185,9 +186,7 @@ class _Plan:
 
     def _own_operands(self) -> None:
         """Give memory to the operands of contractions that are not computed inside their kernels."""
-        bases = {b for c in self.cores for b in operand_bases(c) if b.op is not Op.BUFFER}
-        bases |= {n for n in self.nodes if n.op is Op.PACK}
-        for base in bases:
+        for base in self.bases | {n for n in self.nodes if n.op is Op.PACK}:
             if not self._is_resident(base):
                 self.realised.add(base)
 
@@ -249,6 +248,8 @@ class _Plan:
             if user.op in ELEMENTWISE:
                 path.append(user)
                 end = user
+                if user in self.bases:  # what a contraction reads ends here
+                    break
             elif user.op in (Op.RESHAPE, Op.PERMUTE):
                 path.append(user)
             elif user.op is Op.PACK:

@@ -59,6 +59,7 @@ class PackedSchedule:
     tiles: int
     wide: int
     scratch: bool
+    streams: bool = False  # one tile holds all rows: the weight is read once, at memory's speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def packed_schedule(
         narrow_weights = arithmetic == "bf16" and form.name != "bf16"
         panels = 2 if packs else 1
         if not narrow_weights:
-            return PackedSchedule(m, panels, 1, panels, False)
+            return PackedSchedule(m, panels, 1, panels, False, True)
     direct = not transposed and (
         arithmetic == "int8" or (arithmetic, form.name) in (("bf16", "bf16"), ("f32", "f32"))
     )
