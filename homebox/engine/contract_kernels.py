@@ -390,6 +390,11 @@ def _reaches(n: Node, core: Node, realised: frozenset[Node]) -> bool:
 def forward(n: Node, index: tuple[Index, ...]) -> tuple[Index, ...]:
     """Return the index of an element after a node of the epilogue."""
     if n.op is Op.RESHAPE:
+        wide = [(d, i) for d, i in zip(n.src[0].shape, index, strict=True) if d != 1]
+        if [d for d, _ in wide] == [d for d in n.shape if d != 1]:
+            # Division would not see that lanes beyond the last column are never stored.
+            rest = iter([i for _, i in wide])
+            return tuple(ZERO if d == 1 else next(rest) for d in n.shape)
         return unflatten(flatten(index, n.src[0].shape), n.shape)
     if n.op is Op.PERMUTE:
         return tuple(index[axis] for axis in n.arg)
