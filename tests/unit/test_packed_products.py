@@ -1,0 +1,125 @@
+"""Products with packed weights: right, inside their memory, with equal bits at every CPU level."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from homebox.engine import dtype as dt
+from homebox.engine import formats
+from homebox.engine.cpu import VECTORS, available, target_of, vector_of
+from homebox.engine.formats import A8, WEIGHTS, Format
+from homebox.engine.fuse import partition
+from homebox.engine.loops import memory_of
+from homebox.engine.ops import Node, Op, numel_max
+from homebox.engine.tensor import Tensor
+from tests.unit.engine_checks import (
+    Array,
+    check,
+    interpreted,
+    lowered_of,
+    random,
+    same_bits,
+    shown,
+    syms_of,
+    tensor,
+)
+from tests.unit.test_dot_ops import call
+
+SHAPES = [(1, 1), (5, 3), (17, 65), (64, 34)]  # (n, k) of the weight
+KINDS = ("f32", "bf16", "int8", "turned")
+
+
+@cache
+def packed(form: Format, n: int, k: int) -> Tensor:
+    return Tensor.packed(form, n, k, Tensor.from_numpy(formats.pack(form, random(n, k, seed=n))))
+
+
+def product(form: Format, m: int, n: int, k: int, kind: str) -> Tensor:
+    """Return a product of m rows with an (n, k) weight in one kind of arithmetic."""
+    weight = packed(form, n, k)
+    if kind == "turned":
+        return tensor(random(m, n, seed=5)) @ weight
+    x = tensor(random(m, k, seed=4))
+    if kind == "bf16":
+        x = x.cast(dt.bf16).cast(dt.f32)
+    return (x.quantised() if kind == "int8" else x).linear(weight)
+
+
+@pytest.mark.parametrize(("m", "k"), [(1, 32), (3, 64), (5, 33), (2, 7), (1, 96), (4, 1)])
+def test_activations_are_packed_as_numpy_does_it(m: int, k: int) -> None:
+    rows = random(m, k, seed=k)
+    rows[m // 2] = 0  # a row without a scale
+    x = tensor(rows).quantised()
+    (stored,) = check(Tensor(x.node.src[0]), interpret_too=True)
+    assert np.array_equal(stored.reshape(-1), formats.pack(A8, rows))
+    check(x, interpret_too=True)
+
+
+@pytest.mark.parametrize("form", WEIGHTS.values(), ids=repr)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_weights_are_unpacked_exactly(form: Format, n: int, k: int) -> None:
+    (values,) = check(packed(form, n, k) + 0.0, interpret_too=n * k < 2000)
+    assert np.array_equal(
+        values, formats.unpack(form, formats.pack(form, random(n, k, seed=n)), n, k)
+    )
+
+
+@pytest.mark.parametrize("form", WEIGHTS.values(), ids=repr)
+@pytest.mark.parametrize("kind", KINDS)
+def test_products(form: Format, kind: str) -> None:
+    for m, (n, k) in zip((10, 1, 3, 10), SHAPES, strict=True):
+        # bf16 arithmetic rounds quantised weights to bf16 as well, which the oracle does not.
+        loose = kind == "bf16" and form.name != "bf16"
+        check(
+            product(form, m, n, k, kind),
+            rtol=1e-4,
+            atol=0.3 if loose else 1e-4,
+            interpret_too=kind != "bf16" and n * k < 2000,
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_in_segments(kind: str) -> None:
+    """More than 1024 along k, with a rest; many rows are summed in memory, few in registers."""
+    n, k = (1090, 20) if kind == "turned" else (20, 1090)
+    for name, m in (("f32", 9), ("bf16", 1)):
+        form = WEIGHTS[name]
+        atol = 1.0 if kind == "bf16" else 2e-4
+        check(product(form, m, n, k, kind), rtol=1e-4, atol=atol, interpret_too=kind != "bf16")
+
+
+def compiled_at(level: str, made: Tensor) -> Array:
+    """Run a graph's kernels, compiled for a level that this machine has, one after another."""
+    roots = [made.contiguous().node]
+    cut = partition(roots)
+    memory: dict[Node, Array] = {}
+
+    def place(n: Node) -> Array:
+        if n.op is Op.BUFFER:
+            array: Array = n.arg.array
+            return array
+        if n not in memory:
+            raw = np.zeros(numel_max(n.shape) * n.dtype.size + 64, np.uint8)
+            start = -raw.ctypes.data % 64
+            memory[n] = raw[start : len(raw) - 64 + start].view(n.dtype.to_numpy())
+        return memory[n]
+
+    for low in lowered_of(cut, syms_of(roots), vector_of(level)):
+        call(low.kernel, target_of(level), [place(n) for n in low.memory], low.units.count({}))
+    return shown(cut.roots[0], place(memory_of(cut.roots[0])), {})
+
+
+@pytest.mark.parametrize("form", WEIGHTS.values(), ids=repr)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_level_has_the_same_bits(form: Format, kind: str) -> None:
+    for m, n, k in ((1, 33, 66), (9, 64, 34)):
+        made = product(form, m, n, k, kind)
+        found = {level: compiled_at(level, made) for level in available()}
+        want = interpreted([made], {}, level=VECTORS[0])
+        assert want is not None
+        for level, values in found.items():
+            if kind == "bf16":  # each instruction rounds in its own way
+                np.testing.assert_allclose(values, want[0], rtol=1e-4, atol=1e-3)
+            else:
+                assert same_bits(values, want[0]), level
