@@ -20,7 +20,7 @@ from homebox.engine.indexing import Conditions, Counters, holds
 from homebox.engine.linear import Value
 from homebox.engine.loops import LANES, Emitter, memory_of
 from homebox.engine.ops import Node, Sym
-from homebox.engine.polynomials import EXP2, ROUND, exp2, horner
+from homebox.engine.polynomials import EXP2, ROUND, horner
 from homebox.engine.schedule import ContractSchedule, Lowered, Units
 from homebox.engine.symbolic import ZERO, Index, flatten, of, replace
 from homebox.engine.tensor import LOG2_E
@@ -444,10 +444,7 @@ class _Lowering:
         old = b.load(self.exponent, row)
         new = b.alu("max", whole, old)
         b.store(self.exponent, row, new)
-        down = b.cast(b.alu("sub", old, new), dt.i32)
-        power = b.alu("shl", b.alu("add", down, b.const(127, dt.i32)), b.const(23, dt.i32))
-        tiny = b.alu("lt", down, b.const(-126, dt.i32))
-        factor = b.alu("where", tiny, b.const(0.0, dt.f32), b.bitcast(power, dt.f32))
+        factor = self._whole_power(b.alu("sub", old, new))
         factor = b.splat(factor, LANES)
         shift = b.splat(b.bitcast(b.alu("add", new, rounder), dt.i32), LANES)
         weights = [self._power(score, shift) for score in masked]
@@ -461,6 +458,13 @@ class _Lowering:
                 weight = b.alu("where", self.values.valid, weight, none)
             b.store(self.weights, b.int(r * BLOCK + i * PANEL), weight)
         return factor
+
+    def _whole_power(self, x: Value) -> Value:
+        """Return 2 to the power of x, a whole number that is not positive; 0 below -126."""
+        b = self.e.b
+        low = b.const(-127.0, dt.f32, x.lanes)
+        field = b.alu("add", b.cast(b.alu("max", x, low), dt.i32), b.const(127, dt.i32, x.lanes))
+        return b.bitcast(b.alu("shl", field, b.const(23, dt.i32, x.lanes)), dt.f32)
 
     def _power(self, x: Value, shift: Value) -> Value:
         """Return 2 to the power of x - m, with m given as the bits of m + ROUND; 0 if tiny.
@@ -560,8 +564,8 @@ class _Lowering:
         mine, top = b.load(self.exponent, row), b.load(self.top, row)
         new = b.alu("max", mine, top)
         b.store(self.top, row, new)
-        here = b.splat(exp2(b, b.alu("sub", mine, new)), LANES)
-        before = b.splat(exp2(b, b.alu("sub", top, new)), LANES)
+        here = b.splat(self._whole_power(b.alu("sub", mine, new)), LANES)
+        before = b.splat(self._whole_power(b.alu("sub", top, new)), LANES)
         with b.loop(b.int(0), b.int(s.wide), LANES) as i:
             at = b.add(b.mul(row, b.int(s.wide)), i)
             old = b.alu("mul", b.load(self.joined, at, LANES), before)
@@ -585,7 +589,7 @@ class _Lowering:
         total = b.reg(b.const(0.0, dt.f32, LANES))
         with b.loop(b.int(0), b.int(self.columns), LANES) as i:
             at = b.add(b.mul(row, b.int(self.columns)), i)
-            scale = exp2(b, b.alu("sub", b.load(self.exponents, at, LANES), top))
+            scale = self._whole_power(b.alu("sub", b.load(self.exponents, at, LANES), top))
             part = b.alu("mul", b.load(self.totals, at, LANES), scale)
             b.set(total, b.alu("add", b.get(total), part))
         return b.emit("tree", dt.f32, 1, (b.get(total),), "add")
