@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -75,6 +74,8 @@ class DiskCache:
         """Store bytes under `key`; a full disk or a read-only folder is not an error."""
         if not self._ready():
             return
+        import tempfile  # late: a start that finds everything does not need it
+
         temporary = ""
         try:
             handle, temporary = tempfile.mkstemp(prefix=key[:16], suffix=".tmp", dir=self.folder)

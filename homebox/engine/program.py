@@ -9,6 +9,7 @@ a suspended one; an output can be read only until the next run begins.
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from homebox.engine.assemble import Graph
     from homebox.engine.fuse import Region
     from homebox.engine.schedule import Lowered
+
+BRIEF = 5e-3  # seconds that a run goes on if it is asked to stop from the start
 
 
 class _Constant:
@@ -241,7 +244,9 @@ class Program:
         """Execute on the memory as it is; `variables` gives a value for each Sym, in its bounds.
 
         Once `stop` is set, by any thread, the run is suspended after the launch in progress and
-        this returns False; `resume` finishes it with the bits that it would have had.
+        this returns False; `resume` finishes it with the bits that it would have had. If it is set
+        from the start, the run gets on for 5 ms, so that whoever is always asked to stop gets
+        through too.
         """
         if self._next is not None:
             raise EngineError(
@@ -265,11 +270,22 @@ class Program:
         self._next = None
 
     def _go_on(self, first: int, stop: StopFlag | None) -> bool:
-        rows = self.launches[first:] if first else self.launches
+        count = len(self.launches)
         self._next = first  # stays if the pool refuses
-        done = first + pool().run(rows, 0 if stop is None else stop.address)
-        self._next = None if done >= len(self.launches) else done
-        return self._next is None
+        if stop is not None and stop.is_set():
+            until = time.perf_counter() + BRIEF
+            while self._next < count:
+                pool().run(self.launches[self._next : self._next + 1])
+                self._next += 1
+                if time.perf_counter() >= until:
+                    break
+        else:
+            rows = self.launches[first:] if first else self.launches
+            self._next += pool().run(rows, 0 if stop is None else stop.address)
+        if self._next < count:
+            return False
+        self._next = None
+        return True
 
     def profile(self, variables: Mapping[str, int] | None = None) -> list[LaunchTime]:
         """Run and return the time of each launch of the plan, in order.

@@ -1,14 +1,19 @@
 """Programs: inputs and run-time integers, replay, memory that several programs share."""
 
 import gc
+import threading
+import time
 import weakref
 
 import numpy as np
 import pytest
 
+from homebox.engine import assemble
 from homebox.engine import dtype as dt
+from homebox.engine import program as program_module
 from homebox.engine.capture import Program, Spec, capture, evaluate
-from homebox.engine.ops import Sym
+from homebox.engine.ops import Op, Sym, node
+from homebox.engine.runtime_cpu import StopFlag
 from homebox.engine.tensor import Tensor
 from homebox.errors import EngineError
 from tests.unit.engine_checks import random, tensor
@@ -185,6 +190,137 @@ def test_a_program_gives_its_memory_back() -> None:
     del program
     gc.collect()
     assert arena() is None
+
+
+def layers(memory: Tensor, weights: list[Tensor]) -> Program:
+    """Return a program of many launches that also changes memory which it reads."""
+
+    def run(x: Tensor) -> list[Tensor]:
+        for w in weights:
+            x = (x @ w).softmax().contiguous() + x
+        return [x, memory.store(memory + x.sum(0))]
+
+    return capture(run, {"x": Spec((24, 32))})
+
+
+def test_a_suspended_program_goes_on_with_equal_bits() -> None:
+    weights = [tensor(random(32, 32, seed=i)) for i in range(20)]
+    memories = [Tensor.zeros((32,)) for _ in range(2)]
+    whole, parts = (layers(m, weights) for m in memories)
+    x = random(24, 32)
+    want = [a.tobytes() for a in whole(x=x)]
+    stop = StopFlag()
+    parts.set_input("x", x)
+    pauses = 0
+    ending = threading.Event()
+
+    def nuisance() -> None:
+        """Ask for a stop again and again, at any moment."""
+        while not ending.is_set():
+            stop.set()
+            time.sleep(0)
+
+    thread = threading.Thread(target=nuisance)
+    thread.start()
+    try:
+        finished = parts.run(stop=stop)
+        while not finished:
+            pauses += 1
+            assert parts.suspended
+            whole(x=random(24, 32, seed=pauses))  # of the same kernels, in an arena of its own
+            stop.clear()
+            finished = parts.resume(stop)
+    finally:
+        ending.set()
+        thread.join()
+    assert [parts.output(i).copy().tobytes() for i in range(2)] == want
+    assert not parts.suspended and parts.run(stop=StopFlag())
+
+
+def test_a_program_that_is_always_asked_to_stop_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program_module, "BRIEF", 0.0)
+    memories = [Tensor.zeros((32,)) for _ in range(2)]
+    weights = [tensor(random(32, 32, seed=i)) for i in range(4)]
+    whole, parts = (layers(m, weights) for m in memories)
+    x = random(24, 32)
+    want = [a.tobytes() for a in whole(x=x)]
+    stop = StopFlag()
+    stop.set()
+    assert stop.is_set()
+    parts.set_input("x", x)
+    rounds = 1
+    finished = parts.run(stop=stop)
+    while not finished:
+        rounds += 1
+        whole(x=random(24, 32, seed=rounds))
+        finished = parts.resume(stop)
+    assert rounds == len(parts.launches)  # one launch at a time
+    assert [parts.output(i).copy().tobytes() for i in range(2)] == want
+
+
+def test_a_program_can_stop_itself() -> None:
+    """A launch in the middle sets the flag, so that the stop is always at the same place."""
+    stop = StopFlag()
+    word = Tensor(node(Op.BUFFER, dt.i32, (1,), (), stop._word))
+
+    def run(x: Tensor) -> list[Tensor]:
+        half = (x @ x).softmax().contiguous()
+        asked = word.store((half.sum().reshape((1,)) * 0.0 + 1.0).cast(dt.i32))
+        return [asked, (half @ x).softmax().contiguous() @ half]
+
+    plain = capture(lambda x: run(x)[1], {"x": Spec((32, 32))})
+    program = capture(run, {"x": Spec((32, 32))})
+    x = random(32, 32)
+    (want,) = plain(x=x)
+    program.set_input("x", x)
+    assert not program.run(stop=stop) and stop.is_set()
+    assert 0 < (program._next or 0) < len(program.launches)
+    plain(x=random(32, 32, seed=1))
+    stop.clear()
+    assert program.resume(stop)
+    assert program.output(1).copy().tobytes() == want.tobytes()
+    stop.clear()
+    assert program.run() and stop.is_set()  # the control: without the flag nothing stops it
+
+
+def test_what_a_suspended_program_refuses() -> None:
+    program = capture(lambda x: (x @ x).softmax() @ x, {"x": Spec((32, 32))}, name="chain")
+    with pytest.raises(EngineError, match="chain is not suspended"):
+        program.resume()
+    program(x=random(32, 32))
+    kept = program.output(0)
+    program._next = 1  # as if it had been stopped after one launch
+    with pytest.raises(EngineError, match="chain is suspended in the middle of a run"):
+        program.run()
+    with pytest.raises(EngineError, match="its inputs cannot change"):
+        program.set_input("x", random(32, 32))
+    with pytest.raises(EngineError, match="overwritten"):
+        kept.copy()
+    program.abandon()
+    assert program.run() and program.output(0).copy().shape == (32, 32)
+
+
+def test_long_launches_are_cut_into_pieces_of_equal_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    n = Sym("n", 1, 400)
+    w = tensor(random(64, 48))
+
+    def made() -> Program:
+        return capture(lambda x: [x.linear(w), x * 2.0], {"x": Spec((n, 48))}, [n])
+
+    whole = made()
+    assert len(whole.launches) == len(whole.plan.launches)
+    monkeypatch.setattr(assemble, "LONG_MAP", 2000)
+    monkeypatch.setattr(assemble, "LONG_CONTRACT", dict.fromkeys(assemble.LONG_CONTRACT, 200_000))
+    pieces = made()
+    assert len(pieces.launches) > 2 * len(pieces.plan.launches)
+    for count in (400, 1, 133, 399, 400):
+        x = random(count, 48, seed=count)
+        for one, other in zip(whole(x=x, n=count), pieces(x=x, n=count), strict=True):
+            assert one.tobytes() == other.tobytes()
+        assert (pieces.launches[:, 2] >= 0).all()
+    times = pieces.profile({"n": 400})
+    assert [t.pieces > 1 for t in times].count(True) >= 2
+    assert all(0 <= t.longest <= t.nanoseconds for t in times)
 
 
 def test_values_can_be_had_at_once() -> None:
