@@ -81,10 +81,10 @@ def open_for_writing(config: Config) -> State:
 
 def base_hash(config: Config) -> str:
     """Name the configured base model by its content, without compiling anything."""
-    from homebox.model.loader import load_directory
+    from homebox.model.loader import open_directory
     from homebox.model.model import model_directory
 
-    return load_directory(model_directory(config.model.path)).base_hash
+    return open_directory(model_directory(config.model.path)).base_hash
 
 
 def print_json(value: Any) -> None:

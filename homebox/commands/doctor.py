@@ -132,12 +132,23 @@ def _writable(name: str, path: Path) -> Check:
 
 
 def _model(config: Config) -> Check:
-    from homebox.model.loader import load_directory
+    """Read the model whole, and what was packed of it, which no start does."""
+    from homebox.engine.formats import WEIGHTS
+    from homebox.model.loader import load_weights, open_directory
     from homebox.model.model import model_directory
+    from homebox.model.packed_weights import find_packed
 
-    loaded = load_directory(model_directory(config.model.path))
-    size = sum(weight.size for weight in loaded.weights.values())
-    found = f"{config.model.path}, {size / 1e6:.1f} million weights, base {loaded.base_hash[:12]}"
+    directory = model_directory(config.model.path)
+    loaded = open_directory(directory)
+    weights = load_weights(directory)
+    weights.check()
+    size = loaded.config.parameters / 1e6
+    found = f"{config.model.path}, {size:.1f} million weights, base {loaded.base_hash[:12]}"
+    for name, form in WEIGHTS.items():
+        packed = find_packed(weights, form)
+        if packed is not None:
+            packed.verify()
+            found += f", packed as {name} ({packed.nbytes / 1e6:.1f} MB)"
     return Check("model", True, found)
 
 

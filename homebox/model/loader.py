@@ -105,6 +105,13 @@ class LoadedWeights(Mapping[str, Float32]):
         file, source = self._sources[name]
         file.release(source)
 
+    def check(self) -> None:
+        """Read everything, a tensor at a time, and raise for the first one that is not good."""
+        for name in self:
+            self.stored(name)
+            self.release(name)
+        self.check_tied_head()
+
     def check_tied_head(self) -> None:
         """Accept a stored copy of a tied head only if it is a copy."""
         if self._tied_copy is None:

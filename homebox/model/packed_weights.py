@@ -129,24 +129,30 @@ def pack_model(source: Path | LoadedWeights, form: Format) -> PackedWeights:
     Raises ModelNotFoundError, and ModelFormatError for what cannot be read or packed.
     """
     weights = source if isinstance(source, LoadedWeights) else load_weights(source)
-    folder = cache_root() / "weights"
-    if not usable_folder(folder):
+    found = find_packed(weights, form)
+    if found is not None:
+        return found
+    path = _path(weights, form)
+    if not usable_folder(path.parent):
         return _in_memory(weights, form)
-    path = folder / _key(weights.base_hash, form)
-    found = _open(path, weights, form)
-    if found is None:
-        try:
-            _write(path, weights, form)
-        except OSError as error:
-            log.warning("cannot keep packed weights in %s: %s", folder, error)
-            return _in_memory(weights, form)
-        _prune(folder, path)
-        found = _open(path, weights, form)
-    return found or _in_memory(weights, form)
+    try:
+        _write(path, weights, form)
+    except OSError as error:
+        log.warning("cannot keep packed weights in %s: %s", path.parent, error)
+        return _in_memory(weights, form)
+    _prune(path.parent, path)
+    return _open(path, weights, form) or _in_memory(weights, form)
 
 
-def _key(base_hash: str, form: Format) -> str:
-    return hashlib.sha256(f"{VERSION}\0{base_hash}\0{form}".encode()).hexdigest()
+def find_packed(weights: LoadedWeights, form: Format) -> PackedWeights | None:
+    """Return the weights of a model in a format if the cache has them."""
+    path = _path(weights, form)
+    return _open(path, weights, form) if path.exists() and usable_folder(path.parent) else None
+
+
+def _path(weights: LoadedWeights, form: Format) -> Path:
+    key = hashlib.sha256(f"{VERSION}\0{weights.base_hash}\0{form}".encode()).hexdigest()
+    return cache_root() / "weights" / key
 
 
 def _in_memory(weights: LoadedWeights, form: Format) -> PackedWeights:

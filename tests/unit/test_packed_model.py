@@ -18,7 +18,7 @@ from homebox.model import file_digests, packed_weights
 from homebox.model.config import parse_config
 from homebox.model.loader import LoadedWeights, load_weights
 from homebox.model.packed_layout import choose_format, segments_of
-from homebox.model.packed_weights import pack_model
+from homebox.model.packed_weights import find_packed, pack_model
 from homebox.model.safetensors_reader import SafetensorsFile
 from tests.unit.model_files import (
     CONFIG,
@@ -340,6 +340,44 @@ def test_a_file_that_was_cut_while_it_was_open_is_named(directory: Path) -> None
     os.truncate(path, path.stat().st_size // 2)  # without the check: a bus error
     with pytest.raises(ModelFormatError, match="was changed while it was open"):
         weights["norm"]
+
+
+def test_the_folder_keeps_what_was_used_last(
+    directory: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {form: pack_model(directory, form).path for form in (F32, Q8)}
+    kept, left = paths[F32], paths[Q8]
+    assert kept is not None and left is not None
+    working, abandoned = cache / "a.tmp", cache / "b.tmp"
+    for path in (working, abandoned):
+        path.write_bytes(b"x")
+    for path, used in ((kept, 20), (left, 10)):
+        os.utime(path, ns=(used, path.stat().st_mtime_ns))
+    assert pack_model(directory, Q8).path == left  # using it counts, and breaks no seal
+    assert left.stat().st_atime_ns > 20
+    monkeypatch.setattr(packed_weights, "_LIMIT", left.stat().st_size + kept.stat().st_size // 2)
+    pack_model(directory, Q4)
+    assert (kept.exists(), left.exists(), working.exists()) == (False, True, True)
+    monkeypatch.setattr(packed_weights, "_ABANDONED", -1)
+    last = pack_model(directory, BF16).path
+    assert last is not None and last.exists()
+    assert not working.exists() and not abandoned.exists()
+
+
+def test_checking_reads_everything(tmp_path: Path) -> None:
+    broken_model(tmp_path, "model.layers.1.mlp.up_proj.weight", np.inf)
+    weights = load_weights(tmp_path)
+    with pytest.raises(ModelFormatError, match=r"up_proj\.weight: holds NaN or infinity"):
+        weights.check()
+    write_model(tmp_path)
+    load_weights(tmp_path).check()
+
+
+def test_finding_packs_nothing(directory: Path) -> None:
+    weights = load_weights(directory)
+    assert find_packed(weights, Q8) is None
+    pack_model(weights, Q8)
+    assert find_packed(weights, Q8) is not None
 
 
 def test_large_files_are_hashed_once(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
