@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from homebox.engine import dtype as dt
-from homebox.engine.formats import A8, BF16
+from homebox.engine.formats import A8
 from homebox.engine.fuse import Region
 from homebox.engine.loops import memory_of
 from homebox.engine.ops import (
@@ -73,9 +73,11 @@ def demand(region: Region, realised: AbstractSet[Node], values: Mapping[str, int
     def need(source: Node, count: int) -> None:
         needed[source] = min(needed[source] + count, _count(source.shape, values))
 
+    kinds: dict[Node, str] = {}  # of sums of products, and of the products
     for each in cone:
-        work = _pass_on(each, needed[each], values, need)
-        operations[_kind(each) if each.op is Op.REDUCE else "f32"] += work
+        if each.op is Op.REDUCE and each.src[0].op is Op.MUL:
+            kinds[each] = kinds[each.src[0]] = _kind(each.src[0])
+        operations[kinds.get(each, "f32")] += _pass_on(each, needed[each], values, need)
     reads: dict[Node, int] = {}
     for each in order:
         if (each in leaves or each.op is Op.BUFFER) and needed[each]:
@@ -129,25 +131,20 @@ def _pass_on(
     return asked
 
 
-def _kind(n: Node) -> str:
-    """Return how a sum's products are made; the type of the operands decides."""
-    product = n.src[0]
-    if product.op is not Op.MUL:
-        return "f32"
-    sides = [_side(s) for s in product.src]
+def _kind(product: Node) -> str:
+    """Return how products are made; the type of the operand beside a weight decides."""
+    sides = {_side(s) for s in product.src}
     if "int8" in sides:
         return "int8"
-    return "bf16" if sides == ["bf16", "bf16"] else "f32"
+    return "bf16" if "bf16" in sides and "f32" not in sides else "f32"
 
 
 def _side(n: Node) -> str:
     while n.op in MOVEMENT or is_name(n):
         n = n.src[0]
     if n.op is Op.UNPACK:
-        return {A8: "int8", BF16: "bf16"}.get(n.arg, "f32")
-    if n.op is Op.CAST and n.src[0].dtype is dt.bf16:
-        return "bf16"
-    return "f32"
+        return "int8" if n.arg is A8 else "weight"
+    return "bf16" if n.op is Op.CAST and n.src[0].dtype is dt.bf16 else "f32"
 
 
 def largest(region: Region) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ _LARGEST_CACHE = 32 << 20  # where the system does not tell
 _CACHES = 16  # how many of the largest cache are read: with 4, a quarter came from the cache
 _MOST_READ = 1 << 30
 _BLOCK = 1 << 18  # bytes that one unit reads
-_TURNS = 4096  # of the hot loop, per unit
+TURNS = 4096  # of the hot loop, per unit
 _UNITS = 16  # per thread and run: about a millisecond
 _SECONDS = 0.025  # for each rate
 _CACHE_SIZES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -87,8 +87,9 @@ def probe(threads: int) -> Roof:
     shared = pool()
     workers = shared if shared.threads == threads else Pool(threads, jit)
     try:
+        sums = accumulators(jit.target)
         rates = {
-            kind: _compute(workers, addresses[f"probe_{kind}"], operations * _accumulators(jit))
+            kind: _compute(workers, addresses[f"probe_{kind}"], operations * sums)
             for kind, operations in _OPERATIONS.items()
         }
         read = _read(workers, addresses["probe_read"])
@@ -98,8 +99,9 @@ def probe(threads: int) -> Roof:
     return Roof(threads, read, rates["f32"], rates["bf16"], rates["int8"])
 
 
-def _accumulators(jit: Jit) -> int:
-    return _REGISTERS[jit.target.lanes_hint]
+def accumulators(target: CpuTarget) -> int:
+    """Return how many sums of 16 lanes the computing kernels keep."""
+    return _REGISTERS[target.lanes_hint]
 
 
 # -- running --------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def _compute(workers: Pool, address: int, operations: int) -> float:
     units = _UNITS * workers.threads
     source = Buffer(4 * LANES, dt.u8)
     seconds = _launched(workers, address, source, units)
-    return units * _TURNS * operations / seconds / 1e9
+    return units * TURNS * operations / seconds / 1e9
 
 
 def _read(workers: Pool, address: int) -> float:
@@ -159,7 +161,7 @@ def reading_kernel(target: CpuTarget) -> Kernel:
     """Return a kernel whose units each read a block as several streams and keep its checksum."""
     b = Builder()
     source, out = b.param(dt.i32, 1, False), b.param(dt.i32, LANES, True)
-    streams = min(_REGISTERS[target.lanes_hint], 8)
+    streams = target.lanes_hint // 2
     words = _BLOCK // 4
     turns = words // (streams * LANES)
 
@@ -197,8 +199,8 @@ def computing_kernel(target: CpuTarget, kind: str) -> Kernel:
 
     with b.loop(lo, hi) as unit:
         zero = b.const(0 if kind == "int8" else 0.0, sums_of, LANES)
-        sums = [b.reg(zero) for _ in range(_REGISTERS[target.lanes_hint])]
-        with b.loop(b.int(0), b.int(_TURNS)):
+        sums = [b.reg(zero) for _ in range(accumulators(target))]
+        with b.loop(b.int(0), b.int(TURNS)):
             for total in sums:
                 b.set(total, operate(b.get(total)))
         _keep(b, out, unit, sums, "add")
