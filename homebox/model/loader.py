@@ -90,6 +90,7 @@ class LoadedWeights(Mapping[str, Float32]):
         `checked` = False leaves to the caller the check for NaN and infinity; see `refuse`.
         """
         file, source = self._sources[name]
+        file.prefetch(source)
         array = file.view(source)
         if checked and not finite(array):
             raise self.refuse(name, "holds NaN or infinity")
@@ -99,6 +100,11 @@ class LoadedWeights(Mapping[str, Float32]):
         """Return the error that says what is wrong with a tensor, and where."""
         file, source = self._sources[name]
         return ModelFormatError(f"{file.path}: {source}: {reason}")
+
+    def prefetch(self, name: str) -> None:
+        """Say that a tensor will be read soon."""
+        file, source = self._sources[name]
+        file.prefetch(source)
 
     def release(self, name: str) -> None:
         """Say that a tensor will not be read again soon, which frees its memory."""

@@ -44,6 +44,7 @@ VERSION = 1  # of the layout, the formats and the rounding; another one packs ev
 _MAGIC = b"homebox packed weights\n\0"
 _FIXED = len(_MAGIC) + 8 + 32  # then the length of the header's JSON, and its sha256
 _LIMIT = 64 << 30  # bytes of the folder, after which the models unused for longest go
+_AHEAD = 4  # segments that the disk reads while one is packed
 _ABANDONED = 86_400  # seconds after which an unfinished file is nobody's
 
 Sink = Callable[[int, Bytes], None]
@@ -173,7 +174,11 @@ def _in_memory(weights: LoadedWeights, form: Format) -> PackedWeights:
 def _pack(weights: LoadedWeights, form: Format, put: Sink) -> None:
     """Hand out the bytes of all segments in order, with their offsets."""
     weights.check_tied_head()
-    for segment in segments_of(weights.config, form)[0]:
+    segments, _ = segments_of(weights.config, form)
+    for i, segment in enumerate(segments):
+        for following in segments[i + 1 : i + 1 + _AHEAD]:
+            for name in following.parts:
+                weights.prefetch(name)
         if segment.form is None:
             put(segment.offset, weights[segment.name].view(np.uint8))
             continue

@@ -99,10 +99,15 @@ class SafetensorsFile:
         info, data = self.find(name)
         return tensor_in(data, self._data_start, info)
 
+    def prefetch(self, name: str) -> None:
+        """Let the disk read a tensor that will be wanted soon; a page at a time is 10x slower."""
+        info, _ = self.find(name)
+        self._advise("MADV_WILLNEED", self._data_start + info.begin, self._data_start + info.end)
+
     def release(self, name: str) -> None:
         """Let the system take back the memory of a tensor that was read; it stays readable."""
         info, _ = self.find(name)
-        self._forget(self._data_start + info.begin, self._data_start + info.end)
+        self._advise("MADV_DONTNEED", self._data_start + info.begin, self._data_start + info.end)
 
     def read(self, name: str) -> Float32:
         """Return a float32 copy of the tensor; F16 and BF16 are converted exactly.
@@ -133,19 +138,23 @@ class SafetensorsFile:
             raise ModelFormatError(f"{self.path}: was closed before it was hashed")
         hasher = hashlib.sha256()
         with memoryview(self._map) as data:
+            self._advise("MADV_WILLNEED", 0, _HASHED)
             for begin in range(0, len(data), _HASHED):
-                end = min(begin + _HASHED, len(data))
+                end = begin + _HASHED
+                self._advise("MADV_WILLNEED", end, end + _HASHED)
                 with data[begin:end] as part:
                     hasher.update(part)
-                self._forget(begin, end)
+                self._advise("MADV_DONTNEED", begin, end)
         return hasher.hexdigest()
 
-    def _forget(self, begin: int, end: int) -> None:
-        """Take whole pages out of this process's memory; they are read again when needed."""
+    def _advise(self, name: str, begin: int, end: int) -> None:
+        """Tell the system what will be done with the whole pages of a range of the file."""
+        advice = getattr(mmap, name, None)
         page = mmap.PAGESIZE
-        begin, end = -(-begin // page) * page, end // page * page
-        if self._map is not None and end > begin and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+        begin = -(-begin // page) * page
+        end = min(end, self.status.st_size) // page * page
+        if self._map is not None and advice is not None and end > begin:
+            self._map.madvise(advice, begin, end - begin)
 
 
 def tensor_in(data: mmap.mmap | bytes, data_start: int, info: TensorInfo) -> Stored:
