@@ -5,7 +5,7 @@ never holds all logits (`cross_entropy`). Invariant: in numerics "f32" a step is
 (base, batch, state), to the bit, whatever the number of threads and the kind of CPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from homebox.engine import dtype as dt
 from homebox.engine.capture import Program, Spec, capture
 from homebox.engine.grad import gradient
+from homebox.engine.runtime_cpu import StopFlag
 from homebox.engine.tensor import Tensor
 from homebox.model.checkpoint import check_policy, layer_backward
 from homebox.model.config import ModelConfig
@@ -109,6 +110,16 @@ class LoraTrainer:
     def step(self, batch: Batch, rate: float) -> StepResult:
         """Train on one batch with this learning rate."""
         loss, kl = self.accumulate(batch)
+        return StepResult(loss, kl, self.update(rate))
+
+    def steps(self, batch: Batch, rate: float, stop: StopFlag) -> Generator[None, None, StepResult]:
+        """Like `step`, but yield whenever `stop` has suspended it; others may compute meanwhile."""
+        _set(self.program, batch)
+        finished = self.program.run(stop=stop)
+        while not finished:
+            yield
+            finished = self.program.resume(stop)
+        loss, kl = _losses_of(self.program)
         return StepResult(loss, kl, self.update(rate))
 
     def accumulate(self, batch: Batch) -> tuple[float, float]:
@@ -217,9 +228,18 @@ class LoraTrainer:
         return capture(graph, {**ints, **floats}, name=name)
 
 
-def _run(program: Program, batch: Batch) -> tuple[float, float]:
-    """Run a program on a batch and return its first two outputs, loss and KL."""
+def _set(program: Program, batch: Batch) -> None:
     for name in ("ids", "segment", "position", "target", "weight", "anchor"):
         program.set_input(name, getattr(batch, name))
-    program.run()
+
+
+def _losses_of(program: Program) -> tuple[float, float]:
+    """Return the first two outputs of a run, loss and KL."""
     return float(program.output(0)), float(program.output(1))
+
+
+def _run(program: Program, batch: Batch) -> tuple[float, float]:
+    """Run a program on a batch and return its loss and KL."""
+    _set(program, batch)
+    program.run()
+    return _losses_of(program)
