@@ -29,6 +29,12 @@ def _bounded(default: N, low: N, high: N) -> N:
     return value
 
 
+def _chosen(default: str, *others: str) -> str:
+    """Declare a text that must be one of a few."""
+    value: str = field(default=default, metadata={"words": (default, *others)})
+    return value
+
+
 @dataclass(frozen=True)
 class PathsConfig:
     """Where things lie; an empty string means the place that the XDG variables give."""
@@ -56,6 +62,8 @@ class ModelConfig:
     path: str = "tiny"
     context: int = _bounded(4096, 16, 1_048_576)
     slots: int = _bounded(8, 1, 256)
+    weights: str = _chosen("auto", "f32", "bf16", "q8", "q4")
+    activations: str = _chosen("auto", "f32", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -227,6 +235,9 @@ def _checked(key: str, given: object, where: object) -> Value:
     if not isinstance(given, str | int | float | bool) or type(given) is not item.type:
         kind = getattr(item.type, "__name__", item.type)
         raise ConfigError(f"{where}: {key} must be of type {kind}, not {given!r}")
+    words = item.metadata.get("words")
+    if words and given not in words:
+        raise ConfigError(f"{where}: {key} must be one of {', '.join(words)}, not {given!r}")
     if isinstance(given, int | float) and item.metadata:
         low, high = item.metadata["low"], item.metadata["high"]
         if not low <= given <= high:

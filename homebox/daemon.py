@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -30,7 +30,7 @@ from homebox.memory.lineage import Move, short
 from homebox.memory.manifest import BASE
 from homebox.memory.state import State, open_state
 from homebox.model.sampling import SamplingParams
-from homebox.scheduler import Engine, Learning, Running, run_inline
+from homebox.scheduler import Chunk, Engine, Learning, Running, run_inline
 from homebox.server import Server, ServerSettings, Service
 
 T = TypeVar("T")
@@ -75,6 +75,10 @@ class ServedModel(Protocol):
 
     def start(self, prompt_ids: Any, sampling: SamplingParams, adapter: str) -> Running:
         """Begin an answer."""
+        ...
+
+    def step(self, sequences: Sequence[Any]) -> Sequence[Chunk | Exception | None]:
+        """Take one step of several answers together."""
         ...
 
 
@@ -122,6 +126,8 @@ def load_model(config: Config) -> Any:
         context=None if default else asked,
         slots=config.model.slots,
         rank=max(DEFAULT_RANK, config.learning.rank),
+        weights=config.model.weights,
+        activations=config.model.activations,
     )
 
 
@@ -185,6 +191,7 @@ class Daemon:
             max_active=config.model.slots,
             max_waiting=config.server.max_queue,
             heartbeat=self._notifier.beat,
+            interrupt=getattr(self.model, "interrupt", None),
         )
         self._closing.callback(self._engine.stop)
         self._served = Served(

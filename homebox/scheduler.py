@@ -1,11 +1,12 @@
 """The engine thread: the one place where the model runs.
 
-Everything that touches the model is a small step taken here: one prefill chunk or one token per
-running answer, in turns, then at most one micro-step of learning, then whatever was handed to
-`call`. The event loop of the server only submits and listens.
+Everything that touches the model is a small step taken here: one token for each running answer, all
+computed together, with one prefill chunk of an answer that still reads its prompt, then at most one
+micro-step of learning, then whatever was handed to `call`. The event loop of the server only
+submits and listens.
 
 Invariant: one thread owns the model, and nothing waits for longer than one round of answers plus
-one micro-step of learning.
+one micro-step of learning, which `interrupt` cuts short as soon as somebody waits.
 """
 
 import asyncio
@@ -63,10 +64,6 @@ class Running(Protocol):
         """How many tokens were made so far."""
         ...
 
-    def step(self) -> Chunk | None:
-        """Read a chunk of the prompt (None) or make one token."""
-        ...
-
     def close(self) -> None:
         """Give the slot back."""
         ...
@@ -77,6 +74,25 @@ class Runner(Protocol):
 
     def start(self, prompt_ids: Sequence[int], sampling: SamplingParams, adapter: str) -> Running:
         """Take a slot and begin an answer; raises NoFreeSlotError."""
+        ...
+
+    def step(self, sequences: Sequence[Any]) -> Sequence[Chunk | Exception | None]:
+        """Make one token for each answer whose prompt is read, and read a chunk of the first other.
+
+        Gives for each answer what came, None, or what broke it.
+        """
+        ...
+
+
+class Interrupt(Protocol):
+    """Asks a computation that is running to pause soon; any thread may."""
+
+    def set(self) -> None:
+        """Ask for a pause."""
+        ...
+
+    def clear(self) -> None:
+        """Let computations run on."""
         ...
 
 
@@ -210,18 +226,20 @@ class Engine:
     """Owns the model and the thread it runs on.
 
     `max_active` answers run at once, `max_waiting` more may queue. `heartbeat` is called on every
-    round, so that a watchdog sees a hang of the model itself.
+    round, so that a watchdog sees a hang of the model itself. `interrupt` is set while somebody
+    waits or answers run: learning then pauses in the middle of a micro-step.
     """
 
     model: Runner
     max_active: int = 4
     max_waiting: int = 64
     heartbeat: Callable[[], None] = field(default=lambda: None)
+    interrupt: Interrupt | None = None
 
     def __post_init__(self) -> None:
         self.failure: BaseException | None = None
         self.learning: Learning | None = None
-        self._condition = threading.Condition()
+        self._condition = threading.Condition()  # its lock may be taken twice
         self._waiting: deque[Generation] = deque()
         self._active: list[tuple[Generation, Running]] = []
         self._calls: deque[tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = deque()
@@ -236,7 +254,7 @@ class Engine:
     def stop(self, timeout: float = 10.0) -> None:
         """End every answer as cancelled, stop learning, and join the thread."""
         self._stopping = True
-        self._wake()
+        self._wake(interrupt=True)
         if self._thread.ident is not None:
             self._thread.join(timeout)
 
@@ -257,7 +275,7 @@ class Engine:
                     f"{len(self._waiting)} requests are waiting already; try again later"
                 )
             self._waiting.append(generation)
-            self._condition.notify()
+            self._wake(interrupt=True)
         return generation
 
     def call(self, function: Callable[[], T]) -> "concurrent.futures.Future[T]":
@@ -266,7 +284,7 @@ class Engine:
         with self._condition:
             self._refuse_if_dead()
             self._calls.append((function, future))
-            self._condition.notify()
+            self._wake(interrupt=True)
         return future
 
     def learn(self, steps: Generator[Any, None, Any]) -> Learning:
@@ -285,7 +303,7 @@ class Engine:
         with self._condition:
             if self.learning is not None:
                 self.learning.stop_reason = reason
-                self._condition.notify()
+                self._wake(interrupt=True)
             return self.learning
 
     def _refuse_if_dead(self) -> None:
@@ -294,8 +312,10 @@ class Engine:
         if self._stopping:
             raise BusyError("homebox is shutting down")
 
-    def _wake(self) -> None:
+    def _wake(self, interrupt: bool = False) -> None:
         with self._condition:
+            if interrupt and self.interrupt is not None:
+                self.interrupt.set()
             self._condition.notify()
 
     def _has_work(self) -> bool:
@@ -320,19 +340,29 @@ class Engine:
             _settle(future, function)
         self._admit()
         begun = time.perf_counter()
-        for entry in list(self._active):
-            self._advance(*entry)
+        self._advance()
         self._owed += time.perf_counter() - begun
         learning = self.learning
         if learning is None:
             return
         if not self._active or self._owed >= ANSWERS_PER_LEARNING * learning.seconds:
             self._owed = 0.0
+            self._settle_interrupt()
             tell = learning.step()
             if tell is not None:
                 # Whoever hears that it is over may begin the next one at once.
                 self.learning = None
                 tell()
+
+    def _settle_interrupt(self) -> None:
+        """Let learning run on if nobody is there; under the lock, so that nobody is overlooked."""
+        if self.interrupt is None:
+            return
+        with self._condition:
+            if self._active or self._waiting or self._calls or self._stopping:
+                self.interrupt.set()
+            else:
+                self.interrupt.clear()
 
     def _admit(self) -> None:
         """Start waiting answers while there is room; an answer for which there is none waits on."""
@@ -363,27 +393,38 @@ class Engine:
         for generation in gone:
             generation.deliver(End(CANCELLED, len(generation.prompt_ids), 0))
 
-    def _advance(self, generation: Generation, sequence: Running) -> None:
-        """Take one step of one answer, and let it go if that was its last."""
-        reason: str | None = CANCELLED
-        try:
-            if not generation.cancelled:
-                chunk = sequence.step()
-                if chunk is not None and chunk.text:
-                    generation.deliver(chunk.text)
-                reason = (sequence.finish_reason or "stop") if sequence.finished else None
-            if reason is None:
-                return
-            end = End(reason, sequence.prompt_tokens, sequence.completion_tokens)
-            sequence.close()
-        except BaseException as error:
-            with contextlib.suppress(Exception):
-                sequence.close()
-            self._active.remove((generation, sequence))
-            generation.deliver(error)
+    def _advance(self) -> None:
+        """Take one step of all answers together, and let go of those for which it was the last."""
+        for generation, sequence in list(self._active):
+            if generation.cancelled:
+                self._let_go(generation, sequence, CANCELLED)
+        active = list(self._active)
+        if not active:
             return
+        outcomes = self.model.step([sequence for _, sequence in active])
+        # The next round begins with another answer: prompts are read by turns.
+        self._active.append(self._active.pop(0))
+        for (generation, sequence), outcome in zip(active, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                self._let_go(generation, sequence, outcome)
+                continue
+            if outcome is not None and outcome.text:
+                generation.deliver(outcome.text)
+            if sequence.finished:
+                self._let_go(generation, sequence, sequence.finish_reason or "stop")
+
+    def _let_go(self, generation: Generation, sequence: Running, reason: str | Exception) -> None:
+        """End an answer: close it and tell its reader why."""
         self._active.remove((generation, sequence))
-        generation.deliver(end)
+        try:
+            sequence.close()
+        except Exception as error:
+            reason = error if isinstance(reason, str) else reason
+        if isinstance(reason, str):
+            end = End(reason, sequence.prompt_tokens, sequence.completion_tokens)
+            generation.deliver(end)
+        else:
+            generation.deliver(reason)
 
     def _abandon_all(self) -> None:
         """Tell everybody who still waits that nothing more will come."""

@@ -4,7 +4,7 @@ The one idea: this is the only object that the rest of homebox holds of a model.
 Invariant: the base weights never change; what was learned is a named adapter beside them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Ids
 from pathlib import Path
 from typing import Protocol
@@ -12,14 +12,16 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from homebox.engine.runtime_cpu import StopFlag
 from homebox.engine.tensor import Tensor
 from homebox.errors import ConfigError, ModelNotFoundError
+from homebox.model.activations import Activations
 from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
 from homebox.model.chat import chat_format
 from homebox.model.generate import run
-from homebox.model.loader import LoadedModel, load_directory
+from homebox.model.loader import LoadedModel, LoadedWeights, open_directory
 from homebox.model.sampling import SamplingParams
-from homebox.model.sequence import Forward, Piece, Sequence, check_prompt
+from homebox.model.sequence import Forward, Piece, Sequence, check_prompt, step_all
 from homebox.model.strictmath import Float32
 
 DEFAULT_CONTEXT = 4096
@@ -27,6 +29,7 @@ DEFAULT_SLOTS = 8
 DEFAULT_ADAPTERS = 8  # with the base
 DEFAULT_RANK = 16
 BUILT_IN = "tiny"
+AUTO = "auto"
 
 
 class Computation(Forward, AdapterSlots, Protocol):
@@ -53,11 +56,13 @@ class Model:
         slots: int = DEFAULT_SLOTS,
         adapters: int = DEFAULT_ADAPTERS,
         rank: int = DEFAULT_RANK,
+        packed: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.name = name
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.weights = loaded.weights  # float32 arrays, named as in config.weight_shapes()
+        self.packed = packed  # the weights that are served, where these are not float32
         self.base_hash = loaded.base_hash
         self.context = context
         self.transformer = transformer
@@ -65,11 +70,18 @@ class Model:
         self.stop_ids = frozenset((*self.config.eos_ids, *self.chat.stop_ids))
         self.adapters = Adapters(self.config, transformer, adapters - 1, rank)
         self.slots = Slots(slots)
+        self.interrupt = StopFlag()  # set: training pauses between two launches
         self._tensors: dict[str, Tensor] | None = None
 
     def base_tensors(self) -> dict[str, Tensor]:
-        """Return the base's weights as frozen tensors, made at the first call (for training)."""
-        if self._tensors is None:
+        """Return the base's weights as frozen tensors, made at the first call (for training).
+
+        Float32 weights are those of `weights`; others are the packed matrices that are served, with
+        q, k and v stacked as "qkv".
+        """
+        if self._tensors is None and self.packed is not None:
+            self._tensors = dict(self.packed)
+        elif self._tensors is None:
             self._tensors = {
                 name: Tensor.from_numpy(array, frozen=True) for name, array in self.weights.items()
             }
@@ -101,6 +113,7 @@ class Model:
             raise
 
         def release() -> None:
+            self.transformer.release(slot)
             self.slots.give_back(slot)
             self.adapters.give_back(index)
 
@@ -120,6 +133,10 @@ class Model:
             release()
             raise
 
+    def step(self, sequences: Ids[Sequence]) -> list[Piece | Exception | None]:
+        """Step several sequences at once; see `sequence.step_all`."""
+        return step_all(self.transformer, sequences)
+
     def generate(
         self, prompt_ids: Ids[int], sampling: SamplingParams, adapter: str = BASE
     ) -> Iterator[Piece]:
@@ -133,22 +150,53 @@ def load(
     slots: int = DEFAULT_SLOTS,
     adapters: int = DEFAULT_ADAPTERS,
     rank: int = DEFAULT_RANK,
+    weights: str = AUTO,
+    activations: str = AUTO,
 ) -> Model:
     """Load a Hugging Face directory, or the built-in model by the name "tiny".
 
     `context` is the number of positions (prompt and answer) that a sequence may fill; by default
-    as many as the model was made for, at most 4096. Raises ModelNotFoundError, ModelFormatError,
-    and ConfigError for a context that the model cannot have.
+    as many as the model was made for, at most 4096. `weights` is f32, bf16, q8 or q4, by default
+    f32 for small models and q8 for others; `activations` is f32, bf16 or int8, by default what is
+    fastest for the weights: f32 for f32, bf16 for bf16, int8 for q8 and q4. Raises
+    ModelNotFoundError, ModelFormatError, and ConfigError for what the model cannot have.
     """
     # Late: reading files needs no compiler.
+    from homebox.model.packed_layout import choose_format
+    from homebox.model.packed_weights import pack_model
     from homebox.model.transformer import Transformer
 
     directory = model_directory(path)
-    loaded = load_directory(directory)
+    loaded = open_directory(directory)
     size = choose_context(loaded.config.max_positions, context)
-    transformer = Transformer(loaded.config, loaded.weights, size, slots, adapters, rank)
+    form = choose_format(loaded.config, weights)
+    arithmetic = choose_activations(form.name, activations)
+    strict = form.name == "f32" and arithmetic == "f32"
+    source = loaded.weights if isinstance(loaded.weights, LoadedWeights) else directory
+    packed = pack_model(source, form)
+    transformer = Transformer(
+        loaded.config,
+        packed,
+        size,
+        slots,
+        adapters,
+        rank,
+        activations=arithmetic,
+        cache="f32" if strict else "f16",
+    )
     name = BUILT_IN if str(path) == BUILT_IN else directory.resolve().name
-    return Model(name, loaded, transformer, size, slots, adapters, rank)
+    served = None if form.name == "f32" else {n: packed.tensor(n) for n in packed.segments}
+    return Model(name, loaded, transformer, size, slots, adapters, rank, served)
+
+
+def choose_activations(weights: str, asked: str) -> Activations:
+    """Return the arithmetic for weights of a format; raises ConfigError for an unknown one."""
+    usual: dict[str, Activations] = {"f32": "f32", "bf16": "bf16", "q8": "int8", "q4": "int8"}
+    kinds: dict[str, Activations] = {AUTO: usual[weights], "f32": "f32", "bf16": "bf16"}
+    kinds |= {"int8": "int8"}
+    if asked not in kinds:
+        raise ConfigError(f"activations must be one of {', '.join(kinds)}, not {asked!r}")
+    return kinds[asked]
 
 
 def model_directory(path: str | Path) -> Path:

@@ -79,7 +79,8 @@ class Pages:
         self._lengths[slot] = end
         self._write(slot)
         at = np.arange(start, end)
-        return (self.tables[slot][at // PAGE] * PAGE + at % PAGE).astype(np.int32)
+        places: Int32 = (self.tables[slot][at // PAGE] * PAGE + at % PAGE).astype(np.int32)
+        return places
 
     def truncate(self, slot: int, length: int) -> None:
         """Forget the positions from `length` on."""

@@ -1,7 +1,7 @@
 """One running generation: a prompt is taken in chunk by chunk, then one token comes per step.
 
-The one idea: whoever owns the model calls `step`, so that many sequences and a training run can
-take turns on one thread; a sequence never loops by itself.
+The one idea: whoever owns the model steps it, alone with `step` or many at once with `step_all`, so
+that sequences share one pass over the weights and a training run can take turns with them.
 Invariant: the texts of all pieces joined are the answer, cut before a stop text or stop token, and
 never broken inside a character; the KV slot is given back exactly once.
 """
@@ -9,12 +9,13 @@ never broken inside a character; the KV slot is given back exactly once.
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from homebox.errors import ContextLengthError, RequestError
+from homebox.errors import ContextLengthError, EngineError, RequestError
 from homebox.model.sampling import Sampler, SamplingParams
 from homebox.model.stopping import StopFinder
 from homebox.model.strictmath import Float32
@@ -24,12 +25,23 @@ from homebox.model.tokenizer import StreamDecoder, Tokenizer
 class Forward(Protocol):
     """The part of the transformer that a sequence needs."""
 
-    prefill_chunk: int
+    prefill_chunk: int  # most ids of one `forward`
+    shared_chunk: int  # the same while others wait for their next token
 
     def forward(
         self, slot: int, position: int, ids: npt.NDArray[np.int32], adapter: int
     ) -> Float32:
         """Take `ids` in at `position` of `slot`; return the last one's logits, float32 (V,)."""
+        ...
+
+    def decode(
+        self, slots: Ids[int], ids: npt.NDArray[np.int32], positions: Ids[int], adapters: Ids[int]
+    ) -> Float32:
+        """Take one id in for each of several slots; return their logits, float32 (B, V)."""
+        ...
+
+    def release(self, slot: int) -> None:
+        """Give the memory of a slot back."""
         ...
 
 
@@ -82,6 +94,11 @@ class Sequence:
         return self._on_close is None
 
     @property
+    def reading(self) -> bool:
+        """Whether the next step takes in a part of the prompt."""
+        return not self.finished and self._position < self.prompt_tokens
+
+    @property
     def prefilled(self) -> int:
         """The number of prompt tokens taken in so far."""
         return min(self._position, self.prompt_tokens)
@@ -93,12 +110,10 @@ class Sequence:
         """
         if self.finished:
             return None
-        try:
-            logits = self._forward()
-            return None if logits is None else self._take(self._sampler.next(logits))
-        except BaseException:
-            self.close()
-            raise
+        (outcome,) = step_all(self._transformer, [self])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def close(self) -> None:
         """Give the KV slot back; safe to call at any time and more than once."""
@@ -106,16 +121,27 @@ class Sequence:
         if callback is not None:
             callback()
 
-    def _forward(self) -> Float32 | None:
-        """Run the next ids; return logits if the next token can be chosen from them."""
-        if self._last is None:
-            end = min(self._position + self._transformer.prefill_chunk, self.prompt_tokens)
-            ids = self._prompt[self._position : end]
-        else:
-            ids = np.array([self._last], dtype=np.int32)
+    def read(self, most: int) -> Piece | None:
+        """Take in the next `most` ids of the prompt; return the first piece after the last one."""
+        end = min(self._position + most, self.prompt_tokens)
+        ids = self._prompt[self._position : end]
         logits = self._transformer.forward(self._slot, self._position, ids, self._adapter)
-        self._position += len(ids)
-        return logits if self._position >= self.prompt_tokens else None
+        self._position = end
+        return self._choose(logits) if end == self.prompt_tokens else None
+
+    def row(self) -> tuple[int, int, int, int]:
+        """Return slot, id, position and adapter of the token that is to be taken in next."""
+        if self._last is None:
+            raise EngineError("a sequence that still reads its prompt cannot decode")
+        return self._slot, self._last, self._position, self._adapter
+
+    def answer(self, logits: Float32) -> Piece:
+        """Return the piece that follows from the logits (V,) of `row`."""
+        self._position += 1
+        return self._choose(logits)
+
+    def _choose(self, logits: Float32) -> Piece:
+        return self._take(self._sampler.next(logits))
 
     def _take(self, token: int) -> Piece:
         """Return the piece that a chosen token brings, and end the sequence if it must end."""
@@ -138,6 +164,41 @@ class Sequence:
         self.finish_reason = reason
         self.close()
         return Piece(text, (token,), reason)
+
+
+def step_all(transformer: Forward, sequences: Ids[Sequence]) -> list[Piece | Exception | None]:
+    """Step several sequences of a model: one token each, computed together, or one prompt chunk.
+
+    Of those that still read their prompts only the first is stepped, so that nobody waits for more
+    than one chunk. Returns for each sequence what its `step` would return or, where it broke and
+    was closed, raise.
+    """
+    outcomes: list[Piece | Exception | None] = [None] * len(sequences)
+    reading = [i for i, each in enumerate(sequences) if each.reading]
+    writing = [i for i, each in enumerate(sequences) if not each.finished and not each.reading]
+
+    def settle(i: int, action: Callable[[], Piece | None]) -> None:
+        try:
+            outcomes[i] = action()
+        except Exception as error:
+            sequences[i].close()
+            outcomes[i] = error
+
+    if writing:
+        slots, ids, positions, adapters = zip(*(sequences[i].row() for i in writing), strict=True)
+        try:
+            logits = transformer.decode(slots, np.array(ids, np.int32), positions, adapters)
+        except Exception as error:
+            for i in writing:
+                sequences[i].close()
+                outcomes[i] = error
+        else:
+            for i, each in zip(writing, logits, strict=True):
+                settle(i, partial(sequences[i].answer, each))
+    if reading:
+        most = transformer.shared_chunk if writing else transformer.prefill_chunk
+        settle(reading[0], partial(sequences[reading[0]].read, most))
+    return outcomes
 
 
 def check_prompt(prompt_ids: Ids[int], vocab_size: int, context: int) -> None:

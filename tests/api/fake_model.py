@@ -137,6 +137,7 @@ class FakeModel:
         self.release = threading.Event()
         self.threads: set[str] = set()
         self.steps = 0
+        self.widest = 0  # the most answers in one step
 
     def start(
         self, prompt_ids: Sequence[int], sampling: SamplingParams, adapter: str = "base"
@@ -147,6 +148,16 @@ class FakeModel:
         sequence = FakeSequence(self, prompt_ids, sampling, adapter)
         self.sequences[sequence] = adapter
         return sequence
+
+    def step(self, sequences: Sequence[FakeSequence]) -> list[Piece | Exception | None]:
+        self.widest = max(self.widest, len(sequences))
+        outcomes: list[Piece | Exception | None] = []
+        for sequence in sequences:
+            try:
+                outcomes.append(sequence.step())
+            except Exception as error:
+                outcomes.append(error)
+        return outcomes
 
     def adapters_in_use_are_loaded(self) -> bool:
         return set(self.sequences.values()) <= {"base", *self.adapters.loaded}

@@ -119,5 +119,16 @@ def test_every_key_has_its_own_variable_and_default_in_bounds() -> None:
     for section, kind in SECTIONS.items():
         for item in dataclasses.fields(kind):
             assert type(item.default) is item.type, f"{section}.{item.name}"
-            if item.metadata:
+            if "low" in item.metadata:
                 assert item.metadata["low"] <= item.default <= item.metadata["high"]
+            if "words" in item.metadata:
+                assert item.default in item.metadata["words"]
+
+
+def test_a_word_that_is_none_of_a_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "homebox.toml"
+    path.write_text('[model]\nweights = "q5"\n')
+    with pytest.raises(ConfigError, match="one of auto, f32, bf16, q8, q4, not"):
+        load_config(path)
+    path.write_text('[model]\nweights = "q4"\nactivations = "f32"\n')
+    assert load_config(path).model.weights == "q4"

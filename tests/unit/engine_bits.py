@@ -20,7 +20,7 @@ from homebox.model.pretraining import Optimisation, Pretrainer
 from homebox.model.training import Batch, LoraTrainer
 from homebox.model.transformer import Transformer
 from tests.unit.engine_checks import random, tensor
-from tests.unit.model_files import CONFIG, random_weights
+from tests.unit.model_files import CONFIG, ArrayWeights, random_weights
 
 ONE_LAYER = parse_config({**CONFIG, "num_hidden_layers": 1})
 ROWS, LENGTH, TARGETS = 2, 24, 11
@@ -113,7 +113,8 @@ def pretraining_steps() -> list[np.ndarray]:
 
 def decoding() -> list[np.ndarray]:
     """Return logits of a chunk and of the steps after it."""
-    model = Transformer(ONE_LAYER, random_weights(ONE_LAYER), 64, slots=1, adapters=2, rank=4)
+    weights = ArrayWeights(ONE_LAYER, random_weights(ONE_LAYER))
+    model = Transformer(ONE_LAYER, weights, 64, slots=1, adapters=2, rank=4)
     ids = np.random.default_rng(3).integers(0, 400, 30).astype(np.int32)
     return [model.forward(0, a, ids[a:b], 0) for a, b in ((0, 27), (27, 28), (28, 30))]
 

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
+from homebox.engine import formats
+from homebox.engine.tensor import Tensor
 from homebox.model.config import ModelConfig, parse_config
 from homebox.model.loader import file_name_of
 
@@ -81,6 +84,38 @@ def train_tokenizer(
         minloglevel=2,
     )
     return model.getvalue()
+
+
+class ArrayWeights:
+    """Weights from arrays, packed in memory: what a transformer takes instead of a file."""
+
+    def __init__(
+        self, config: ModelConfig, arrays: Mapping[str, Array], form: formats.Format = formats.F32
+    ) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.arrays: dict[str, Array] = {}  # what the bytes stand for, in the names of `arrays`
+        stacked = dict(arrays)
+        for layer in range(config.num_layers):
+            parts = [stacked.pop(f"layers.{layer}.{name}") for name in "qkv"]
+            stacked[f"layers.{layer}.qkv"] = np.concatenate(parts)
+        for name, array in stacked.items():
+            if array.ndim == 1:
+                self.tensors[name] = Tensor.from_numpy(array, frozen=True)
+                self.arrays[name] = array
+                continue
+            stored = formats.pack(form, array)
+            memory = Tensor.from_numpy(stored, frozen=True)
+            self.tensors[name] = Tensor.packed(form, *array.shape, memory)
+            self.arrays[name] = formats.unpack(form, stored, *array.shape)
+        for layer in range(config.num_layers):
+            whole, at = self.arrays.pop(f"layers.{layer}.qkv"), 0
+            for name in "qkv":
+                rows = config.projection_shape(name)[0]
+                self.arrays[f"layers.{layer}.{name}"] = whole[at : at + rows]
+                at += rows
+
+    def tensor(self, name: str) -> Tensor:
+        return self.tensors[name]
 
 
 def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, Array]:

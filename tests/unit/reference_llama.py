@@ -1,7 +1,8 @@
-"""A Llama decoder in plain numpy: the oracle that models of the engine are compared with.
+"""A Llama and Qwen3 decoder in plain numpy: the oracle that models of the engine are compared with.
 
-Written from the formulas alone (RMSNorm, rotary positions, grouped-query attention, SwiGLU), one
-token sequence at a time, nothing fused and nothing cached except keys and values.
+Written from the formulas alone (RMSNorm, rotary positions, grouped-query attention, SwiGLU; for
+Qwen3 RMSNorm of each head's query and key), one token sequence at a time, nothing fused and nothing
+cached except keys and values.
 """
 
 from typing import Any
@@ -33,6 +34,7 @@ class ReferenceLlama:
         self.dtype = dtype
         self.context = context
         self.prefill_chunk = 16
+        self.shared_chunk = 8
         tables = rope_tables(context, config.head_dim, config.rope_theta)
         self.cos, self.sin = tables[0].astype(dtype), tables[1].astype(dtype)
         self.adapters: list[tuple[dict[str, Array], float] | None] = [None] * adapters
@@ -53,6 +55,13 @@ class ReferenceLlama:
         if position == 0:
             self.cache[slot] = []
         return self._run(self.cache[slot], position, ids, adapter)[-1]
+
+    def decode(self, slots: Any, ids: Array, positions: Any, adapters: Any) -> Array:
+        rows = zip(slots, ids, positions, adapters, strict=True)
+        return np.stack([self.forward(s, p, np.array([i]), a) for s, i, p, a in rows])
+
+    def release(self, slot: int) -> None:
+        self.cache[slot] = []
 
     def all_logits(self, ids: Array, adapter: int = 0) -> Array:
         return self._run([], 0, ids, adapter)
@@ -75,8 +84,10 @@ class ReferenceLlama:
             names = {name: prefix + name for name in PROJECTIONS}
             h = self._norm(x, prefix + "attn_norm")
             q, k, v = (self._linear(h, names[name], adapter) for name in "qkv")
-            q = self._rotate(self._heads(q), position)  # (H, T, D)
-            k, v = self._rotate(self._heads(k), position), self._heads(v)
+            q, k, v = self._heads(q), self._heads(k), self._heads(v)  # (H, T, D)
+            if config.qk_norm:
+                q, k = self._norm(q, prefix + "q_norm"), self._norm(k, prefix + "k_norm")
+            q, k = self._rotate(q, position), self._rotate(k, position)
             if len(cache) <= layer:
                 cache.append((k, v))
             else:

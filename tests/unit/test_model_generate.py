@@ -29,11 +29,13 @@ class Scripted:
     """A transformer that says given tokens; `V` is the vocabulary."""
 
     prefill_chunk = 4
+    shared_chunk = 2
 
     def __init__(self, vocab: int, says: list[int]) -> None:
         self.vocab, self.says, self.count = vocab, says, 0
         self.calls: list[tuple[int, int, list[int], int]] = []
         self.adapters: list[tuple[int, bool, float]] = []
+        self.released: list[int] = []
 
     def forward(self, slot: int, position: int, ids: Any, adapter: int) -> Any:
         self.calls.append((slot, position, ids.tolist(), adapter))
@@ -41,6 +43,13 @@ class Scripted:
         logits[self.says[min(self.count, len(self.says) - 1)]] = 9.0
         self.count += len(ids) == 1 or position + len(ids) >= 5
         return logits
+
+    def decode(self, slots: Any, ids: Any, positions: Any, adapters: Any) -> Any:
+        rows = zip(slots, ids, positions, adapters, strict=True)
+        return np.stack([self.forward(s, p, np.array([i]), a) for s, i, p, a in rows])
+
+    def release(self, slot: int) -> None:
+        self.released.append(slot)
 
     def all_logits(self, ids: Any, adapter: int = 0) -> Any:
         return np.zeros((len(ids), self.vocab), np.float32)
