@@ -2,46 +2,23 @@
 
 import ctypes
 import re
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from homebox.engine import dtype as dt
-from homebox.engine.cpu import LEVELS, CpuTarget, available, make_target, target_of
+from homebox.engine.cpu import LEVELS, CpuTarget, available, target_of
 from homebox.engine.interpret import run as interpret
-from homebox.engine.jit import Jit
 from homebox.engine.linear import Builder, Kernel
 from homebox.engine.llvm import render
 from homebox.engine.oracle import narrow, widen
 from homebox.engine.walker import KEPT_BYTES
+from tests.unit.assembly import CALLS, OTHERS, compiler, hot_loop, instructions
 
 STEPS = 8  # of 4 bytes along k
 NONE = np.zeros(1, np.int32)
-ARM = "aarch64-unknown-linux-gnu"
-LINUX = "x86_64-unknown-linux-gnu"
-ARMS = {
-    "v8": ("neon",),
-    "dotprod": ("neon", "fullfp16", "dotprod"),
-    "v9": ("neon", "fullfp16", "dotprod", "i8mm", "bf16"),
-}
 Array = npt.NDArray[np.generic]
-
-
-@cache
-def compiler(target: CpuTarget) -> Jit:
-    return Jit(target)
-
-
-def arm(name: str) -> CpuTarget:
-    return make_target(ARM, "generic", dict.fromkeys(ARMS[name], True), "generic")
-
-
-def x86(level: str) -> CpuTarget:
-    """Return a level on a processor that has all that any level wants."""
-    names = "avx2 fma f16c avxvnni avx512f avx512bw avx512dq avx512vl avx512vnni avx512bf16"
-    return make_target(LINUX, "x86-64-v3", dict.fromkeys(names.split(), True), level)
 
 
 def call(kernel: Kernel, target: CpuTarget, buffers: list[Array], units: int = 1) -> None:
@@ -138,29 +115,6 @@ def test_dotbf16_at_every_level(level: str) -> None:
         assert np.array_equal(acc, stepped)  # the order of the sum is even, odd, even, ..
 
 
-def hot_loop(kernel: Kernel, target: CpuTarget) -> str:
-    """Return the body of the kernel's only loop as assembly; nothing may be called in it."""
-    text = compiler(target).assembly(render(kernel, "dots", target))
-    return innermost(text)
-
-
-def innermost(text: str) -> str:
-    """Return the blocks between a label and the jump back to it, the shortest such ones, joined."""
-    lines = text.splitlines()
-    labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r"(\.LBB\w+):", line))}
-    spans = []
-    for i, line in enumerate(lines):
-        jump = re.match(r"\s+(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s.*?(\.LBB\w+)$", line)
-        if jump and labels.get(jump[1], i) < i:
-            spans.append((labels[jump[1]], i))
-    inner = [s for s in spans if not any(s != o and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-    return "\n".join("\n".join(lines[a : z + 1]) for a, z in inner)
-
-
-def instructions(text: str) -> list[str]:
-    return re.findall(r"^\t(?:\{\w+\}\s+)?([a-z]\w+)", text, re.MULTILINE)
-
-
 @pytest.mark.parametrize(
     ("level", "op", "most", "want", "count"),
     [
@@ -186,9 +140,7 @@ def instructions(text: str) -> list[str]:
 def test_the_loop_has_the_right_instructions(
     level: str, op: str, most: int | None, want: str, count: int
 ) -> None:
-    target = arm(level) if level in ARMS else x86(level)
-    loop = hot_loop(dot_kernel(op, most), target)
+    _, loop = hot_loop(dot_kernel(op, most), OTHERS[level], want)
     assert len(re.findall(want, loop)) == count, loop
-    names = instructions(loop)
-    assert not {"call", "callq", "bl"} & set(names)
+    assert not CALLS & set(instructions(loop))
     assert "rsp" not in loop and "[sp" not in loop  # nothing is spilled

@@ -1,5 +1,6 @@
 """Products with packed weights: right, inside their memory, with equal bits at every CPU level."""
 
+import re
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,7 @@ from homebox.engine.fuse import partition
 from homebox.engine.loops import memory_of
 from homebox.engine.ops import Node, Op, numel_max
 from homebox.engine.tensor import Tensor
+from tests.unit.assembly import CALLS, OTHERS, hot_loop, instructions
 from tests.unit.engine_checks import (
     Array,
     check,
@@ -123,3 +125,48 @@ def test_every_level_has_the_same_bits(form: Format, kind: str) -> None:
                 np.testing.assert_allclose(values, want[0], rtol=1e-4, atol=1e-3)
             else:
                 assert same_bits(values, want[0]), level
+
+
+FMLA, YMM = r"\bfmla\s+v\d+\.4s", r"\bvfmadd\w+ps\s.*%ymm"
+WIDE = r"\bsm(?:ull|lal)2?\s+v\d+\.4s"
+
+
+@pytest.mark.parametrize("m", [1, 12])
+@pytest.mark.parametrize(
+    ("level", "kind", "form", "want"),
+    [
+        ("v8", "f32", "f32", FMLA),
+        ("v8", "f32", "q8", FMLA),
+        ("v8", "bf16", "bf16", FMLA),
+        ("v8", "int8", "q8", WIDE),
+        ("v8", "int8", "q4", r"\bsmull2?\s+v\d+\.8h"),
+        ("dotprod", "int8", "q8", r"\bsdot\s+v\d+\.4s"),
+        ("dotprod", "int8", "q4", r"\bsdot\s+v\d+\.4s"),
+        ("v9", "f32", "f32", FMLA),
+        ("v9", "bf16", "bf16", r"\bbfdot\s+v\d+\.4s"),
+        ("v9", "bf16", "q4", r"\bbfdot\s+v\d+\.4s"),
+        ("v9", "int8", "q8", r"\busdot\s+v\d+\.4s"),
+        ("v9", "int8", "q4", r"\busdot\s+v\d+\.4s"),
+        ("avx2", "f32", "f32", YMM),
+        ("avx2", "f32", "q4", YMM),
+        ("avx2", "bf16", "bf16", YMM),
+        ("avx2", "int8", "q8", r"\bvpmaddwd\s.*%ymm"),
+        ("avx2", "int8", "q4", r"\bvpmaddubsw\s.*%ymm"),
+        ("avx-vnni", "int8", "q8", r"\{vex\}\s+vpdpbusd\s.*%ymm"),
+        ("avx-vnni", "int8", "q4", r"\{vex\}\s+vpdpbusd\s.*%ymm"),
+        ("avx512", "int8", "q8", r"\bvpmaddwd\s.*%zmm"),
+        ("avx512-vnni", "int8", "q8", r"\bvpdpbusd\s.*%zmm"),
+        ("avx512-vnni", "bf16", "bf16", r"\bvdpbf16ps\s.*%zmm"),
+    ],
+)
+def test_hot_loops_use_the_best_instructions(
+    level: str, kind: str, form: str, want: str, m: int
+) -> None:
+    target = OTHERS[level]
+    made = product(WEIGHTS[form], m, 64, 128, kind)
+    lows = lowered_of(partition([made.contiguous().node]), [], target.vector)
+    text, loop = hot_loop(lows[-1].kernel, target, want)
+    names = instructions(loop)
+    # What else is there loads and unpacks; calculations of single numbers would be many more.
+    assert len(re.findall(want, loop)) * 10 > len(names), loop
+    assert not CALLS & set(instructions(text))
