@@ -9,22 +9,29 @@ from homebox.benchmarks.subject import Subject, Trainee, random_ids
 from homebox.engine.debug import ProfiledRun, recording
 
 PROGRAMS = ("decode", "chunk", "train")
+RUNS = 5  # after one that is cold
 PAST = 64  # tokens before a decoded one
 
 
 def profiled(directory: Path, form: str, program: str, shape: str = "1x128") -> ProfiledRun:
-    """Return the second run of a program: "decode", "chunk" (of a prompt) or "train".
+    """Return the fastest of some runs of a program: "decode", "chunk" (of a prompt) or "train".
 
     `shape` is that of a training batch, rows x length. Of several programs that one step runs, it
-    is the one that took longest.
+    is the one that takes longest.
     """
-    step = _training(directory, form, shape) if program == "train" else None
-    if step is None:
+    if program == "train":
+        step = _training(directory, form, shape)
+    else:
         step = _serving(directory, form, program)
     step()
     with recording() as runs:
-        step()
-    return max(runs, key=lambda run: int(run.nanoseconds.sum()))
+        for _ in range(RUNS):
+            step()
+    fastest: dict[str, ProfiledRun] = {}
+    for run in runs:
+        if run.name not in fastest or run.nanoseconds.sum() < fastest[run.name].nanoseconds.sum():
+            fastest[run.name] = run
+    return max(fastest.values(), key=lambda run: int(run.nanoseconds.sum()))
 
 
 def _training(directory: Path, form: str, shape: str) -> Callable[[], object]:

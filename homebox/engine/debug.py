@@ -68,10 +68,7 @@ class ProfiledRun:
     arena: int  # bytes of temporaries
     values: Mapping[str, int]
     nanoseconds: np.ndarray  # (launches,) int64
-
-    def demands(self) -> list[Demand]:
-        """Return what each launch demanded."""
-        return [demand(region, self.realised, self.values) for region, _, _ in self.kernels]
+    demands: Sequence[Demand]  # of each launch
 
 
 _recorders: list[list[ProfiledRun]] = []
@@ -97,9 +94,11 @@ def profiling() -> bool:
 def show_run(program: "Program", values: Mapping[str, int], nanoseconds: np.ndarray) -> None:
     """Give a profiled run to those who want it."""
     realised = frozenset(region.root for region in program.regions)
-    run = ProfiledRun(
-        program.name, program.kernels, realised, program.arena.nbytes, dict(values), nanoseconds
-    )
+    kernels = program.kernels
+    # Now, because they depend on what the inputs hold.
+    demands = [demand(region, realised, values) for region, _, _ in kernels]
+    size = program.arena.nbytes
+    run = ProfiledRun(program.name, kernels, realised, size, dict(values), nanoseconds, demands)
     for runs in _recorders:
         runs.append(run)
     if level() >= 2:
@@ -165,7 +164,7 @@ def table(run: ProfiledRun, top: Roof) -> list[str]:
     total: dict[str, _Times] = {}
     whole = _Times()
     for (region, low, name), ns, wanted in zip(
-        run.kernels, run.nanoseconds, run.demands(), strict=True
+        run.kernels, run.nanoseconds, run.demands, strict=True
     ):
         total.setdefault(title_of(region, low, name), _Times()).add(int(ns), wanted)
         whole.add(int(ns), wanted)

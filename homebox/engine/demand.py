@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+import numpy as np
+
 from homebox.engine import dtype as dt
 from homebox.engine.formats import A8
 from homebox.engine.fuse import Region
@@ -27,6 +29,7 @@ from homebox.engine.ops import (
     size_max,
     toposort,
 )
+from homebox.engine.oracle import evaluate
 from homebox.engine.roof import Roof
 
 _FREE = frozenset({Op.CAST, Op.BITCAST, Op.WHERE})  # no arithmetic
@@ -77,6 +80,9 @@ def demand(region: Region, realised: AbstractSet[Node], values: Mapping[str, int
     for each in cone:
         if each.op is Op.REDUCE and each.src[0].op is Op.MUL:
             kinds[each] = kinds[each.src[0]] = _kind(each.src[0])
+        if each.op is Op.ATTEND:
+            operations["f32"] += _attention(each, leaves, values, need)
+            continue
         operations[kinds.get(each, "f32")] += _pass_on(each, needed[each], values, need)
     reads: dict[Node, int] = {}
     for each in order:
@@ -129,6 +135,49 @@ def _pass_on(
     if n.op is not Op.REDUCE or not n.dtype.is_float:
         return 0
     return asked
+
+
+def _attention(
+    n: Node, leaves: AbstractSet[Node], values: Mapping[str, int], need: Callable[[Node, int], None]
+) -> int:
+    """Ask for the keys and values that a row sees, each once; return the operations."""
+    q, k, v, *options = n.src
+    heads, dim = _count(q.shape[:-1], values), _count(q.shape[-1:], values)
+    keys = _count(k.shape[:-1], values)
+    share, pairs = _seen(n, leaves, values) or (1.0, heads * n.arg.keys)
+    need(q, heads * dim)
+    for source in (k, v):
+        need(source, int(share * keys) * _count(source.shape[-1:], values))
+    for option in options:
+        need(option, _count(option.shape, values))
+    return int(4 * pairs * dim)
+
+
+def _seen(
+    n: Node, leaves: AbstractSet[Node], values: Mapping[str, int]
+) -> tuple[float, float] | None:
+    """Return the share of the keys that any row sees, and how many pairs of row and key there are.
+
+    The bounds of the rows are worked out from what the inputs hold now; None if they depend on what
+    kernels computed meanwhile.
+    """
+    bounds = dict(zip(n.arg.options, n.src[3:], strict=True))
+    found = {"lower": np.zeros(1, np.int64), "upper": np.full(1, n.arg.keys)}
+    for name in found.keys() & bounds.keys():
+        if any(each in leaves for each in toposort([bounds[name]], leaves)):
+            return None
+        found[name] = evaluate([bounds[name]], values)[0].astype(np.int64)
+    lower, upper = np.broadcast_arrays(
+        *(found[name].clip(0, n.arg.keys) for name in ("lower", "upper"))
+    )
+    if lower.ndim < 4:  # every row sees every key
+        return None
+    seen = np.maximum(upper - lower, 0)
+    used = seen > 0
+    first = np.where(used, lower, n.arg.keys).min((2, 3))
+    last = np.where(used, upper, 0).max((2, 3))
+    share = float(np.maximum(last - first, 0).mean()) / n.arg.keys
+    return share, float(seen.sum())
 
 
 def _kind(product: Node) -> str:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from homebox.engine import debug
-from homebox.engine.demand import Demand
 from homebox.engine.jit import Jit
 from homebox.engine.llvm import render
 from homebox.engine.loops import memory_of
@@ -85,14 +84,13 @@ def repetition(names: Sequence[str]) -> tuple[int, int, int] | None:
 
 def page(run: "ProfiledRun", roof: Roof) -> str:
     """Return the page of one profiled run."""
-    demands = run.demands()
-    rows = _launches(run, demands, roof)
+    rows = _launches(run, roof)
     names = [name for _, _, name in run.kernels]
     return fill(
         TEMPLATE.read_text(encoding="utf-8"),
         {
             "TITLE": html.escape(f"homebox: {run.name}"),
-            "SUMMARY": html.escape(_summary(run, demands, roof)),
+            "SUMMARY": html.escape(_summary(run, roof)),
             "BOXES": "\n".join(_sections(groups(names), rows)),
             "TABLE": _table(rows),
             "DATA": script_json({"launches": rows, "sources": _sources(run)}),
@@ -111,10 +109,10 @@ def script_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _summary(run: "ProfiledRun", demands: list[Demand], roof: Roof) -> str:
+def _summary(run: "ProfiledRun", roof: Roof) -> str:
     seconds = max(int(run.nanoseconds.sum()), 1) / 1e9
-    least = sum(d.least_seconds(roof) for d in demands)
-    moved = sum(d.moved for d in demands)
+    least = sum(d.least_seconds(roof) for d in run.demands)
+    moved = sum(d.moved for d in run.demands)
     sizes = ", ".join(f"{name} = {value}" for name, value in run.values.items())
     return (
         f"{len(run.kernels)} launches of {len({n for _, _, n in run.kernels})} "
@@ -136,13 +134,13 @@ def _sources(run: "ProfiledRun") -> dict[str, str]:
     return found
 
 
-def _launches(run: "ProfiledRun", demands: list[Demand], roof: Roof) -> list[dict[str, Any]]:
+def _launches(run: "ProfiledRun", roof: Roof) -> list[dict[str, Any]]:
     """Return what the page knows of each launch."""
     total = max(int(run.nanoseconds.sum()), 1)
     writer: dict[Node, int] = {}
     rows: list[dict[str, Any]] = []
     for i, (region, low, name) in enumerate(run.kernels):
-        wanted, ns = demands[i], max(int(run.nanoseconds[i]), 1)
+        wanted, ns = run.demands[i], max(int(run.nanoseconds[i]), 1)
         owners = {memory_of(n) for n in reads_of(region, run.realised)}
         sources = sorted({writer[n] for n in owners if n in writer})
         for j in sources:

@@ -10,6 +10,9 @@ from homebox.engine.ops import Sym
 from homebox.engine.plan import order_regions
 from homebox.engine.roof import Roof
 from homebox.engine.tensor import Tensor
+from homebox.model.config import parse_config
+from homebox.model.paged_cache import PagedCache
+from tests.unit.model_files import CONFIG
 
 ROOF = Roof(1, read_gbs=10.0, f32_gflops=100.0, bf16_gflops=200.0, int8_gops=400.0)
 
@@ -93,3 +96,21 @@ def test_the_nearer_roof_decides() -> None:
     computing = Demand((), 10**9, 400 * 10**9, "int8")
     assert reading.least_seconds(ROOF) == pytest.approx(0.1)
     assert computing.least_seconds(ROOF) == pytest.approx(1.0)
+
+
+def test_attention_counts_the_keys_that_rows_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOFUSE", raising=False)
+    config = parse_config({**CONFIG, "head_dim": 16})
+    cache = PagedCache(config, 8, dt.f16)
+    heads, shared, dim = config.num_heads, config.num_kv_heads, 16
+    positions, tables = Tensor.zeros((2, 1), dt.i32), Tensor.zeros((2, 4), dt.i32)
+    positions.buffer.array[:] = (9, 39)
+    query = Tensor.zeros((2, 1, heads, dim))
+    found = demands(cache.attend(0, cache.memory[0], query, positions, tables))
+    most = max(found, key=lambda d: d.operations)
+    assert most.operations == 4 * heads * (10 + 40) * dim + 2 * heads * dim  # and q's scale
+    reads = {node.dtype: count for node, count in most.reads}
+    assert reads[dt.f16] == 2 * shared * (10 + 40) * dim * dt.f16.size
+    positions.buffer.array[:] = -1
+    found = demands(cache.attend(0, cache.memory[0], query, positions, tables))
+    assert all(node.dtype is not dt.f16 for d in found for node, _ in d.reads)
