@@ -17,7 +17,7 @@ from homebox.learning.report import Progress
 from homebox.learning.teach import Topic
 from homebox.memory.lessons import Lesson, lesson_set_hash
 from homebox.model import Model
-from homebox.model.training import LoraTrainer
+from homebox.model.training import LoraTrainer, StepResult
 
 # Raised whenever the same spec would no longer give the same bytes.
 NUMERICS = 1
@@ -97,17 +97,33 @@ def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progre
     Raises LearningError if the loss stops being a number.
     """
     mixer, trainer = yield from _prepared(model, topics, recipe)
+    progress = Progress("train", 0, recipe.steps, "training begins")
     for step in range(recipe.steps):
-        result = trainer.step(mixer.batch(), rate_at(recipe, step))
+        steps = trainer.steps(mixer.batch(), rate_at(recipe, step), model.interrupt)
+        result = yield from _pausing(steps, progress)
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
             raise LearningError(
                 f"the loss is not a number after {step + 1} of {recipe.steps} steps; "
                 "a smaller learning.learning_rate may help"
             )
         text = f"loss {result.loss:.3f}, KL {result.kl:.3f}"
-        yield Progress("train", step + 1, recipe.steps, text)
+        progress = Progress("train", step + 1, recipe.steps, text)
+        yield progress
     adapter: Tensors = trainer.adapter()
     return adapter
+
+
+def _pausing(
+    steps: Generator[None, None, StepResult], progress: Progress
+) -> Generator[Progress, None, StepResult]:
+    """Run a training step; where it is suspended, say again how far training is."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: StepResult = done.value
+            return result
+        yield progress
 
 
 def _prepared(
