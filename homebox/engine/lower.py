@@ -4,6 +4,7 @@ A contraction gets register tiles over panels, everything else a map over its ou
 to a map although it is a sum of products is merely slower, never wrong.
 """
 
+from homebox.engine.attend_append import lower_unique
 from homebox.engine.attend_kernels import lower_attend
 from homebox.engine.contract import packed_product
 from homebox.engine.contract_kernels import ContractLowering
@@ -26,6 +27,10 @@ def lower(region: Region, realised: frozenset[Node], syms: list[Sym], level: str
         packed = packed_product(region.core) is not None
         kind = PackedLowering if packed else ContractLowering
         lowered = kind(region, inside, syms, level).lower()
+        if lowered is not None:
+            return lowered
+    if region.root.op is Op.STORE and region.root.arg == "unique":
+        lowered = lower_unique(region.root, inside, syms)
         if lowered is not None:
             return lowered
     if region.root.op is Op.ATTEND:

@@ -151,6 +151,8 @@ class MapLowering:
 
     def _sequential(self, loops: int) -> int:
         """An indexed store runs through its index in order: these first loops are not split."""
+        if self.root.arg == "unique":
+            return 0
         rank = sum(1 for d in self.root.src[2].shape if d != 1)
         return min(rank, loops)
 
@@ -270,7 +272,7 @@ class MapLowering:
         flat = flatten(place, target.shape)
         value = e.value(self.source, index, edge)
         mask = e.mask(conditions)
-        if self.root.arg == "set":
+        if self.root.arg != "add":
             e.store(target, flat, value, mask)
         elif mask is None or mask.lanes > 1 or e.lane is not None:
             e.store(target, flat, e.b.alu("add", e.load(target, place, conditions), value), mask)

@@ -57,7 +57,8 @@ class Op(Enum):
         auto()
     )  # src (target, value) or (target, value, index); arg "set" | "add"; -> the target
     #   after the write: without index value has target's shape; with index I: value is I + rest,
-    #   target[index[i]] (+)= value[i] in the order of i; an index outside of 0..V-1 is skipped
+    #   target[index[i]] (+)= value[i] in the order of i; an index outside of 0..V-1 is skipped;
+    #   "unique" is "set" with the promise that no two indices inside are equal
     COPY = auto()  # src (x,); the same values, made contiguous in memory here; with a text as
     #   argument a name only, without memory: "detach" stops gradients, others tell values apart
     # packed numbers: `formats` says how they lie

@@ -462,11 +462,18 @@ class Tensor:
         shape = (*index.shape, *self.shape[1:])
         return Tensor(node(Op.GATHER, self.dtype, shape, (self.node, index.node)))
 
-    def store(self, value: "Tensor", index: "Tensor | None" = None, add: bool = False) -> "Tensor":
+    def store(
+        self,
+        value: "Tensor",
+        index: "Tensor | None" = None,
+        add: bool = False,
+        unique: bool = False,
+    ) -> "Tensor":
         """Write into this tensor's memory; return the memory as it is afterwards.
 
         Without `index`, value has this shape. With an int32 index of shape I, value has shape
         I + rest and row index[i] gets value[i] in the order of i; rows outside are skipped.
+        `unique` promises that no two of the other rows are the same: they need no order.
         """
         if self.node.op not in (Op.BUFFER, Op.STORE):
             raise TypeError("only tensors with own memory can be stored to")
@@ -476,7 +483,7 @@ class Tensor:
         sources: tuple[Node, ...] = (self.node, value.broadcast(want).node)
         if index is not None:
             sources = (*sources, index.node)
-        arg = "add" if add else "set"
+        arg = "add" if add else "unique" if unique and index is not None else "set"
         return Tensor(node(Op.STORE, self.dtype, self.shape, sources, arg))
 
 

@@ -5,10 +5,10 @@ size is fixed; what is where is read at run time, so that one program serves eve
 Invariant: `append` writes only places that it is given, and `attend` gives a row the same bits
 whatever rows and sequences it is computed with.
 
-A page of a kv head holds its keys as [4 panels][head_dim][16 positions] and its values as
-[dim / 16][64 positions][16], dim = head_dim rounded up to 16. In q8 numbers are int8 with a float32
-scale for each position and 32 channels: keys [4][dim / 32]: 16 scales, [32][16] numbers; values
-[dim / 32]: 64 scales, [2][64][16] numbers.
+A page holds for each kv head its keys as [head_dim][64 positions], then its values as
+[64 positions][dim], dim = head_dim rounded up to 16, so that both are read as one stream. In q8
+numbers are int8 with a float32 scale for each position and 32 channels: for each 32 channels
+64 scales, then the numbers [32][64] of keys or [64][32] of values.
 """
 
 from typing import Literal
@@ -21,12 +21,12 @@ from homebox.engine.formats import A8, BLOCK
 from homebox.engine.ops import Op, node
 from homebox.engine.tensor import Tensor, size_of
 from homebox.errors import EngineError
-from homebox.model.masked_attention import masked_attention, visible
 from homebox.model.config import ModelConfig
-from homebox.model.panels import PANEL, round_up
+from homebox.model.masked_attention import masked_attention, visible
+from homebox.model.panels import round_up
 
 PAGE = 64
-PANELS = PAGE // PANEL
+PIECE = PAGE * (BLOCK + 4)  # bytes of 32 channels in q8
 KINDS: dict[str, DType] = {"f32": dt.f32, "f16": dt.f16, "bf16": dt.bf16, "q8": dt.u8}
 
 Kind = DType | Literal["q8"]
@@ -55,12 +55,11 @@ class PagedCache:
         self.heads, self.head_dim = config.num_kv_heads, config.head_dim
         self.dim = round_up(config.head_dim)
         if self.quantised:
-            unit = PAGE * self.heads * (self.head_dim // BLOCK) * (BLOCK + 4)
-            self.key_size, self.value_size = unit, unit
+            self.key_size = self.value_size = self.head_dim // BLOCK * PIECE
         else:
-            self.key_size = self.heads * PAGE * self.head_dim
-            self.value_size = self.heads * PAGE * self.dim
-        self.page_size = self.key_size + self.value_size  # elements of a page
+            self.key_size, self.value_size = PAGE * self.head_dim, PAGE * self.dim
+        self.head_size = self.key_size + self.value_size  # elements of a head in a page
+        self.page_size = self.heads * self.head_size
         self.memory = [
             Tensor.zeros((pages * self.page_size,), kind) for _ in range(config.num_layers)
         ]
@@ -88,17 +87,15 @@ class PagedCache:
         keys_first = Tensor.iota(2).reshape((2, 1, 1, 1)).equal(0)
         both = keys_first.where(k.reshape((1, *shape[1:])), v.reshape((1, *shape[1:])))
         place = places.reshape((1, rows, 1, 1))
-        head = Tensor.iota(heads).reshape((1, 1, heads, 1))
+        head = Tensor.iota(heads).reshape((1, 1, heads, 1)) * self.head_size
         if self.quantised:
             return self._append_quantised(layer, both, place, head, keys_first)
         channel = Tensor.iota(dim).reshape((1, 1, 1, dim))
-        start, offset = place // PAGE * self.page_size, place % PAGE
-        panel = head * PANELS + offset // PANEL
-        key_at = start + (panel * dim + channel) * PANEL + offset % PANEL
-        block = head * (self.dim // PANEL) + channel // PANEL
-        value_at = start + (block * PAGE + offset) * PANEL + channel % PANEL + self.key_size
+        start, offset = place // PAGE * self.page_size + head, place % PAGE
+        key_at = start + channel * PAGE + offset
+        value_at = start + offset * self.dim + channel + self.key_size
         at = (place < 0).where(-1, keys_first.where(key_at, value_at)).broadcast(shape)
-        return self.memory[layer].store(both.cast(self.dtype), at)
+        return self.memory[layer].store(both.cast(self.dtype), at, unique=True)
 
     def _append_quantised(
         self, layer: int, both: Tensor, place: Tensor, head: Tensor, keys_first: Tensor
@@ -116,20 +113,15 @@ class PagedCache:
         place, head = place.reshape((1, rows, 1, 1, 1)), head.reshape((1, 1, heads, 1, 1))
         keys_first = keys_first.reshape((2, 1, 1, 1, 1))
         block = Tensor.iota(blocks).reshape((1, 1, 1, blocks, 1))
-        start, offset = place // PAGE * self.page_size, place % PAGE
-        piece = (head * PANELS + offset // PANEL) * blocks + block
-        scale_at = offset % PANEL * 4 + byte
-        number_at = number * PANEL + offset % PANEL + 4 * PANEL
-        key_at = piece * (PANEL * (BLOCK + 4)) + (number < 0).where(scale_at, number_at)
-        piece = head * blocks + block
+        start, offset = place // PAGE * self.page_size + head, place % PAGE
         scale_at = offset * 4 + byte
-        half = number // PANEL * PAGE + offset
-        number_at = half * PANEL + number % PANEL + 4 * PAGE
-        value_at = piece * (PAGE * (BLOCK + 4)) + (number < 0).where(scale_at, number_at)
-        at = start + keys_first.where(key_at, value_at + self.key_size)
+        key_at, value_at = number * PAGE + offset, offset * BLOCK + number + self.key_size
+        scale_at = keys_first.where(scale_at, scale_at + self.key_size)
+        number_at = keys_first.where(key_at, value_at) + 4 * PAGE
+        at = start + block * PIECE + (number < 0).where(scale_at, number_at)
         skipped = (place < 0).where(True, (byte > 3) & (number < 0))
         at = skipped.where(-1, at).broadcast(stored.shape)
-        return self.memory[layer].store(stored, at)
+        return self.memory[layer].store(stored, at, unique=True)
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -159,36 +151,38 @@ class PagedCache:
     def _past(self, memory: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of each sequence's pages, both (B, kv heads, 1, L, head_dim)."""
         batch, count = (size_of(d) for d in tables.shape)
+        heads, dim = self.heads, self.head_dim
         pages = memory.reshape((self.pages, self.page_size)).gather(tables)
-        key_part = pages.slice(2, 0, self.key_size)
-        value_part = pages.slice(2, self.key_size, self.value_size)
+        parts = pages.reshape((batch, count, heads, self.head_size))
+        key_part = parts.slice(3, 0, self.key_size)
+        value_part = parts.slice(3, self.key_size, self.value_size)
         if self.quantised:
             return self._dequantised(key_part, value_part)
-        heads, dim = self.heads, self.head_dim
-        keys = key_part.reshape((batch, count, heads, PANELS, dim, PANEL))
-        keys = keys.permute(0, 2, 1, 3, 5, 4).reshape((batch, heads, 1, count * PAGE, dim))
-        values = value_part.reshape((batch, count, heads, self.dim // PANEL, PAGE, PANEL))
-        values = values.permute(0, 2, 1, 4, 3, 5)
-        values = values.reshape((batch, heads, 1, count * PAGE, self.dim))
-        return keys.cast(dt.f32), values.slice(4, 0, dim).cast(dt.f32)
+        keys = key_part.reshape((batch, count, heads, dim, PAGE)).permute(0, 2, 1, 4, 3)
+        values = value_part.reshape((batch, count, heads, PAGE, self.dim)).slice(4, 0, dim)
+        shape = (batch, heads, 1, count * PAGE, dim)
+        values = values.permute(0, 2, 1, 3, 4)
+        return keys.reshape(shape).cast(dt.f32), values.reshape(shape).cast(dt.f32)
 
     def _dequantised(self, key_part: Tensor, value_part: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of pages of q8 as numbers times scales."""
-        batch, count = (size_of(d) for d in key_part.shape[:2])
-        heads, dim, blocks = self.heads, self.head_dim, self.head_dim // BLOCK
-        parts = key_part.reshape((batch, count, heads, PANELS, blocks, PANEL * (BLOCK + 4)))
-        scale = float_of(parts.slice(5, 0, 4 * PANEL))
-        number = parts.slice(5, 4 * PANEL, BLOCK * PANEL).bitcast(dt.i8).cast(dt.f32)
-        keys = number.reshape((batch, count, heads, PANELS, blocks, BLOCK, PANEL))
-        keys = keys * scale.reshape((batch, count, heads, PANELS, blocks, 1, PANEL))
-        keys = keys.permute(0, 2, 1, 3, 6, 4, 5).reshape((batch, heads, 1, count * PAGE, dim))
-        parts = value_part.reshape((batch, count, heads, blocks, PAGE * (BLOCK + 4)))
-        scale = float_of(parts.slice(4, 0, 4 * PAGE))
-        number = parts.slice(4, 4 * PAGE, BLOCK * PAGE).bitcast(dt.i8).cast(dt.f32)
-        values = number.reshape((batch, count, heads, blocks, BLOCK // PANEL, PAGE, PANEL))
-        values = values * scale.reshape((batch, count, heads, blocks, 1, PAGE, 1))
-        values = values.permute(0, 2, 1, 5, 3, 4, 6)
-        return keys, values.reshape((batch, heads, 1, count * PAGE, dim))
+        batch, count, heads = (size_of(d) for d in key_part.shape[:3])
+        dim, blocks = self.head_dim, self.head_dim // BLOCK
+
+        def parts(stored: Tensor) -> tuple[Tensor, Tensor]:
+            pieces = stored.reshape((batch, count, heads, blocks, PIECE))
+            number = pieces.slice(4, 4 * PAGE, BLOCK * PAGE).bitcast(dt.i8).cast(dt.f32)
+            return number, float_of(pieces.slice(4, 0, 4 * PAGE))
+
+        shape = (batch, heads, 1, count * PAGE, dim)
+        number, scale = parts(key_part)
+        keys = number.reshape((batch, count, heads, blocks, BLOCK, PAGE))
+        keys = keys * scale.reshape((batch, count, heads, blocks, 1, PAGE))
+        number, scale = parts(value_part)
+        values = number.reshape((batch, count, heads, blocks, PAGE, BLOCK))
+        values = values * scale.reshape((batch, count, heads, blocks, PAGE, 1))
+        keys, values = keys.permute(0, 2, 1, 5, 3, 4), values.permute(0, 2, 1, 4, 3, 5)
+        return keys.reshape(shape), values.reshape(shape)
 
 
 def float_of(stored: Tensor) -> Tensor:
