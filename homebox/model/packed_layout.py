@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from homebox.engine.formats import WEIGHTS, Format
 from homebox.errors import ConfigError
 from homebox.model.config import ModelConfig
+from homebox.model.sealed_file import PAGE
 
-PAGE = 4096
 STACKED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate",), "up": ("up",), "down": ("down",)}
 AUTO = "auto"
 _SMALL = 50_000_000  # parameters; below, float32 is fast enough and needs no rounding

@@ -1,25 +1,12 @@
 """A model's weights as the kernels read them: packed once, kept in a file, mapped at every start.
 
-The file is a header of whole pages and the segments of `packed_layout`. Opening it reads one page:
-the header must have its own hash, name the same model, format and layout, and its seal, a time in
-the past, must be the file's modification time, which any later write moves; size and owner must be
-right too. The numbers are not read. That is safe for two reasons: the header is written last, after
-the numbers reached the disk, so a file that was cut short has none; and the folder is ours alone:
-whoever could forge a file there could replace the compiled kernels beside it. What a failing disk
-does to the numbers is found by `PackedWeights.verify`, which reads them all.
+The content of the file is the segments of `packed_layout`; how it is kept, and when it is trusted,
+says `sealed_file`. Without a usable cache the same bytes are made in memory.
 Invariant: what was packed was complete and finite, and depends on its source and format only.
 """
 
 import hashlib
-import json
 import logging
-import mmap
-import os
-import stat
-import tempfile
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +17,18 @@ from homebox.engine.cache import cache_root, usable_folder
 from homebox.engine.device import Buffer
 from homebox.engine.formats import Bytes, Format
 from homebox.engine.ops import Op, node
-from homebox.engine.pack_weights import LARGEST, packed
 from homebox.engine.tensor import Tensor
 from homebox.errors import ModelFormatError
 from homebox.model.config import ModelConfig
 from homebox.model.loader import LoadedWeights, load_weights
-from homebox.model.packed_layout import PAGE, Segment, parts_of, segments_of
+from homebox.model.packed_layout import Segment, parts_of, segments_of
 from homebox.model.safetensors_reader import Stored, finite, widened
+from homebox.model.sealed_file import Sink, open_sealed, prune, write_sealed
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the layout, the formats and the rounding; another one packs everything again
-_MAGIC = b"homebox packed weights\n\0"
-_FIXED = len(_MAGIC) + 8 + 32  # then the length of the header's JSON, and its sha256
-_LIMIT = 64 << 30  # bytes of the folder, after which the models unused for longest go
 _AHEAD = 4  # segments that the disk reads while one is packed
-_ABANDONED = 86_400  # seconds after which an unfinished file is nobody's
-
-Sink = Callable[[int, Bytes], None]
 
 
 class PackedWeights:
@@ -136,24 +117,42 @@ def pack_model(source: Path | LoadedWeights, form: Format) -> PackedWeights:
     path = _path(weights, form)
     if not usable_folder(path.parent):
         return _in_memory(weights, form)
+    _, size = segments_of(weights.config, form)
     try:
-        _write(path, weights, form)
+        write_sealed(path, _facts(weights, form), size, lambda put: _pack(weights, form, put))
     except OSError as error:
         log.warning("cannot keep packed weights in %s: %s", path.parent, error)
         return _in_memory(weights, form)
-    _prune(path.parent, path)
-    return _open(path, weights, form) or _in_memory(weights, form)
+    prune(path.parent, path)
+    return find_packed(weights, form) or _in_memory(weights, form)
 
 
 def find_packed(weights: LoadedWeights, form: Format) -> PackedWeights | None:
     """Return the weights of a model in a format if the cache has them."""
     path = _path(weights, form)
-    return _open(path, weights, form) if path.exists() and usable_folder(path.parent) else None
+    if not path.exists() or not usable_folder(path.parent):
+        return None
+    found = open_sealed(path, _facts(weights, form), segments_of(weights.config, form)[1])
+    if found is None:
+        return None
+    memory = Buffer.over(found[0], dt.u8, frozen=True)
+    return PackedWeights(weights.config, form, weights.base_hash, memory, path, found[1])
 
 
 def _path(weights: LoadedWeights, form: Format) -> Path:
     key = hashlib.sha256(f"{VERSION}\0{weights.base_hash}\0{form}".encode()).hexdigest()
     return cache_root() / "weights" / key
+
+
+def _facts(weights: LoadedWeights, form: Format) -> dict[str, Any]:
+    """Return what the file's header must say, all of it known before the file is read."""
+    segments, _ = segments_of(weights.config, form)
+    return {
+        "version": VERSION,
+        "base": weights.base_hash,
+        "format": form.name,
+        "segments": {s.name: [str(s.form or "vector"), s.n, s.k, s.offset] for s in segments},
+    }
 
 
 def _in_memory(weights: LoadedWeights, form: Format) -> PackedWeights:
@@ -173,6 +172,9 @@ def _in_memory(weights: LoadedWeights, form: Format) -> PackedWeights:
 
 def _pack(weights: LoadedWeights, form: Format, put: Sink) -> None:
     """Hand out the bytes of all segments in order, with their offsets."""
+    # Late: a start that maps the file needs no compiler.
+    from homebox.engine.pack_weights import LARGEST, packed
+
     weights.check_tied_head()
     segments, _ = segments_of(weights.config, form)
     for i, segment in enumerate(segments):
@@ -209,144 +211,3 @@ def _refused(weights: LoadedWeights, segment: Segment, form: Format) -> ModelFor
     largest = [float(np.abs(weights[name]).max()) for name in segment.parts]
     worst = segment.parts[largest.index(max(largest))]
     return weights.refuse(worst, f"holds {max(largest):g}, which is too large for {form}; use f32")
-
-
-# -- the file -------------------------------------------------------------------------------------
-
-
-def _facts(weights: LoadedWeights, form: Format) -> dict[str, Any]:
-    """Return what the header says of the content, all of it known before the file is read."""
-    segments, size = segments_of(weights.config, form)
-    return {
-        "version": VERSION,
-        "base": weights.base_hash,
-        "format": form.name,
-        "start": _start(len(segments)),
-        "size": size,
-        "segments": {s.name: [str(s.form or "vector"), s.n, s.k, s.offset] for s in segments},
-    }
-
-
-def _start(segments: int) -> int:
-    """Return where the numbers begin: behind room for a header with so many segments."""
-    return -(-(_FIXED + 1024 + 96 * segments) // PAGE) * PAGE
-
-
-def _write(path: Path, weights: LoadedWeights, form: Format) -> None:
-    """Pack into a file beside `path` and rename it; raises OSError if that is not possible."""
-    facts = _facts(weights, form)
-    hasher = hashlib.sha256()
-    handle, name = tempfile.mkstemp(prefix=path.name[:16], suffix=".tmp", dir=path.parent)
-    try:
-
-        def put(offset: int, part: Bytes) -> None:
-            _write_at(handle, facts["start"] + offset, part.data)
-            hasher.update(part.data)
-
-        _pack(weights, form, put)
-        os.ftruncate(handle, facts["start"] + facts["size"])
-        os.fsync(handle)
-        # Whole even seconds: any file system can keep them, and no later write falls on one.
-        seal = (time.time_ns() // 2_000_000_000) * 2_000_000_000
-        header = _header(facts | {"digest": hasher.hexdigest(), "seal": seal})
-        _write_at(handle, 0, memoryview(header))
-        os.utime(handle, ns=(seal, seal))
-        os.fsync(handle)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
-    finally:
-        os.close(handle)
-    _sync_folder(path.parent)
-
-
-def _write_at(handle: int, offset: int, data: memoryview) -> None:
-    while len(data):
-        written = os.pwrite(handle, data, offset)
-        data, offset = data[written:], offset + written
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _header(facts: dict[str, Any]) -> bytes:
-    text = json.dumps(facts, separators=(",", ":")).encode()
-    return _MAGIC + len(text).to_bytes(8, "little") + hashlib.sha256(text).digest() + text
-
-
-def _open(path: Path, weights: LoadedWeights, form: Format) -> PackedWeights | None:
-    """Map a file if it is whole, ours and of this model; see the module's note."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        status = os.fstat(handle)
-        facts = _facts(weights, form)
-        digest = _checked(handle, status, facts)
-        if digest is None:
-            log.warning("packing the weights again: %s is damaged or was changed", path)
-            return None
-        with suppress(OSError):  # the time of use decides what is removed first
-            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
-        array = _mapped(handle, facts["start"], facts["size"])
-    except OSError as error:
-        log.warning("cannot use %s: %s", path, error)
-        return None
-    finally:
-        os.close(handle)
-    memory = Buffer.over(array, dt.u8, frozen=True)
-    return PackedWeights(weights.config, form, weights.base_hash, memory, path, digest)
-
-
-def _checked(handle: int, status: os.stat_result, facts: dict[str, Any]) -> str | None:
-    """Return the digest of the numbers if the file is what its header says, else None."""
-    if not stat.S_ISREG(status.st_mode) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return None
-    if status.st_uid != os.getuid() or status.st_size != facts["start"] + facts["size"]:
-        return None
-    head = os.pread(handle, facts["start"], 0)
-    length = int.from_bytes(head[len(_MAGIC) : len(_MAGIC) + 8], "little")
-    text = head[_FIXED : _FIXED + length]
-    if not head.startswith(_MAGIC) or hashlib.sha256(text).digest() != head[_FIXED - 32 : _FIXED]:
-        return None
-    found: dict[str, Any] = json.loads(text)
-    digest = str(found.pop("digest", ""))
-    if found.pop("seal", None) != status.st_mtime_ns or found != facts:
-        return None
-    return digest
-
-
-def _mapped(handle: int, start: int, size: int) -> Bytes:
-    """Return the numbers of the file, shared with every process that maps it, read-only."""
-    whole = mmap.mmap(handle, start + size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-    for advice in ("MADV_WILLNEED", "MADV_HUGEPAGE"):
-        with suppress(OSError, AttributeError):  # advice only: systems may lack or refuse it
-            whole.madvise(getattr(mmap, advice))
-    return np.frombuffer(whole, np.uint8, size, start)
-
-
-def _prune(folder: Path, keep: Path) -> None:
-    """Remove unfinished files that nobody works on, and the models unused for longest."""
-    entries: list[tuple[int, int, Path]] = []
-    with suppress(OSError):
-        for path in folder.iterdir():
-            with suppress(OSError):
-                status = path.stat()
-                if path.suffix == ".tmp" and time.time() - status.st_ctime > _ABANDONED:
-                    path.unlink()
-                elif path != keep and path.suffix != ".tmp":
-                    entries.append((status.st_atime_ns, status.st_size, path))
-        excess = keep.stat().st_size + sum(size for _, size, _ in entries) - _LIMIT
-        for _, size, path in sorted(entries):
-            if excess <= 0:
-                return
-            path.unlink()
-            excess -= size
