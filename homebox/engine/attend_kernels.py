@@ -424,6 +424,7 @@ class _Lowering:
             shared = b.int(self.s.groups)
             query = b.emit("idiv", dt.i64, 1, (row, shared))
             self._stand_at(query, b.emit("mod", dt.i64, 1, (row, shared)))
+            e.begin({})  # what was read of another row of the tile is not this row's
             at = of(self.keys.w.block) * BLOCK + panel * PANEL + of(self.lane)
             edge = tuple(c for c in ((at, self.arg.keys),) if not holds(c))
             with e.lanes(self.lane):
