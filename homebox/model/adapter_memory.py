@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from homebox.engine.device import Buffer
 from homebox.engine.ops import Sym
 from homebox.engine.tensor import Tensor
 from homebox.model.config import ModelConfig
@@ -76,10 +77,10 @@ class AdapterMemory:
         return round_up(total)
 
     @property
-    def buffers(self) -> dict[str, Tensor]:
-        """Every memory under a name that stays the same from one start to the next."""
-        found = {f"adapters:a:{name}": t for name, t in self.a.items()}
-        return found | {f"adapters:b:{name}": t for name, t in self.b.items()}
+    def buffers(self) -> dict[str, Buffer]:
+        """All memory, by names that are the same in every process."""
+        found = {f"adapters:a:{name}": t.buffer for name, t in self.a.items()}
+        return found | {f"adapters:b:{name}": t.buffer for name, t in self.b.items()}
 
     def write(self, index: int, tensors: Mapping[str, np.ndarray] | None, scale: float) -> None:
         """Replace the adapter of one slot; None clears it."""

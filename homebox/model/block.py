@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from homebox.engine.device import Buffer
+from homebox.engine.formats import Format
 from homebox.engine.tensor import Tensor
 from homebox.model.activations import Activations, rounded
 from homebox.model.adapter_memory import AdapterMemory, Chosen
@@ -20,10 +22,17 @@ from homebox.model.rope import rope_tables
 
 
 class PackedMatrices(Protocol):
-    """Where the base's weights come from, in any format."""
+    """Where the base's weights come from, in any format.
+
+    `buffers` is their memory by names that are the same in every process; without it programs are
+    not kept on disk.
+    """
+
+    form: Format
+    buffers: dict[str, Buffer]
 
     def tensor(self, name: str) -> Tensor:
-        """Return a weight as float32: (out, in), or (n,) for a norm.
+        """Return a weight as a float32 tensor: (out, in), or (n,) for a norm.
 
         Names: embed, norm, head, and layers.{i}. with qkv (q, k and v stacked), o, gate, up, down,
         attn_norm, mlp_norm and, where heads are normalised, q_norm, k_norm.

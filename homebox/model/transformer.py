@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from homebox.engine import dtype as dt
 from homebox.engine.capture import Program, Spec, capture
+from homebox.engine.device import Buffer
 from homebox.engine.ops import Sym
 from homebox.engine.tensor import Tensor
 from homebox.model.activations import Activations
@@ -66,6 +67,7 @@ class Transformer:
         self.config = config
         self.context = context
         self.slots = slots
+        self.weights = weights
         self._own_slot = slots  # for all_logits
         per_slot = -(-context // PAGE)
         kind: CacheKind = "q8" if cache == "q8" else KINDS[cache]
@@ -221,7 +223,33 @@ class Transformer:
             return [self.decoder.logits(ids, place, self.adapters)]
 
         name = f"{'chunk' if chunk else 'decode'} {count}{' ' * bool(kind.adapted)}{kind.adapted}"
-        return capture(step, inputs, syms, name)
+        memory = self._memory(kind)
+        return capture(step, inputs, syms, name, self._key(kind) if memory else None, memory)
+
+    def _key(self, kind: Kind) -> str:
+        """Return what decides a program's graph, save for source code and machine."""
+        rank = self.adapters.rank if kind.adapted and self.adapters is not None else 0
+        parts = (
+            self.config,
+            self.weights.form.name,
+            self.decoder.activations,
+            (self.cache.dtype.name, self.cache.quantised),
+            (self.pages.per_slot, self.cache.pages),
+            (self._adapter_slots, rank),
+            kind,
+        )
+        return repr(parts)
+
+    def _memory(self, kind: Kind) -> dict[str, Buffer]:
+        """Return all memory of a program, by names that are the same in every process."""
+        if not self.weights.buffers:
+            return {}
+        found = {**self.weights.buffers}
+        found |= {f"kv:{layer}": t.buffer for layer, t in enumerate(self.cache.memory)}
+        found |= {"rope:cos": self.decoder.cos.buffer, "rope:sin": self.decoder.sin.buffer}
+        if kind.adapted and self.adapters is not None:
+            found |= self.adapters.buffers
+        return found
 
 
 def padded(values: Sequence[int] | Int32, size: int, value: int) -> Int32:

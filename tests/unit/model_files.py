@@ -13,6 +13,7 @@ import numpy.typing as npt
 import sentencepiece
 
 from homebox.engine import formats
+from homebox.engine.device import Buffer
 from homebox.engine.tensor import Tensor
 from homebox.model.config import ModelConfig, parse_config
 from homebox.model.loader import file_name_of
@@ -92,6 +93,8 @@ class ArrayWeights:
     def __init__(
         self, config: ModelConfig, arrays: Mapping[str, Array], form: formats.Format = formats.F32
     ) -> None:
+        self.form = form
+        self.buffers: dict[str, Buffer] = {}  # without names programs are not kept on disk
         self.tensors: dict[str, Tensor] = {}
         self.arrays: dict[str, Array] = {}  # what the bytes stand for, in the names of `arrays`
         stacked = dict(arrays)
