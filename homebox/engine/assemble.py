@@ -76,9 +76,10 @@ def _constants(regions: Sequence[Region], lowered: Sequence[Lowered]) -> set[Nod
     constant: set[Node] = set()
     for region, low in zip(regions, lowered, strict=True):
         sources = [n for n in low.memory if n is not region.root]
-        if region.root.op is not Op.COPY or not sources or symbols([region.root]):
+        if region.root.op is not Op.COPY or not sources:
             continue
-        if all((n.op is Op.BUFFER and n.arg.frozen) or n in constant for n in sources):
+        frozen = all((n.op is Op.BUFFER and n.arg.frozen) or n in constant for n in sources)
+        if frozen and not symbols([region.root]):  # walks the graph: asked last
             constant.add(region.root)
     return constant
 
