@@ -185,7 +185,7 @@ def load(
         cache="f32" if strict else "f16",
     )
     name = BUILT_IN if str(path) == BUILT_IN else directory.resolve().name
-    served = None if form.name == "f32" else {n: packed.tensor(n) for n in packed.segments}
+    served = None if form.name == "f32" else packed.tensors
     return Model(name, loaded, transformer, size, slots, adapters, rank, served)
 
 
