@@ -123,14 +123,19 @@ class LoadedWeights(Mapping[str, Float32]):
         if self._tied_copy is None:
             return
         name = _TOP_NAMES["head"]
+        self._tied_copy.prefetch(name)
         copy, embed = self._tied_copy.view(name), self.stored("embed", checked=False)
+        same = copy.dtype == embed.dtype
         step = max(1, _COMPARED // max(1, embed.shape[1]))
         for i in range(0, len(embed), step):
-            if not np.array_equal(widened(copy[i : i + step]), widened(embed[i : i + step])):
+            parts = copy[i : i + step], embed[i : i + step]
+            if not np.array_equal(*(parts if same else map(widened, parts))):
                 raise ModelFormatError(
                     f"{self._tied_copy.path}: {name}: differs from the embedding although "
                     "config.json says tie_word_embeddings"
                 )
+        self._tied_copy.release(name)
+        self.release("embed")
 
 
 @dataclass(frozen=True, slots=True)

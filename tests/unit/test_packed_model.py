@@ -1,6 +1,7 @@
 """Packed models: what lies in the file, when it is trusted, and what happens when it is not."""
 
 import errno
+import json
 import logging
 import os
 import tracemalloc
@@ -294,17 +295,25 @@ def test_numbers_too_large_for_a_format_are_named(tmp_path: Path) -> None:
     pack_model(tmp_path, F32)
 
 
-def test_a_tied_head_must_be_a_copy(tmp_path: Path) -> None:
-    tensors = dict(file_tensors(random_weights(parse_config(CONFIG))))
-    write_model(tmp_path)
-    for change, good in ((0, True), (1, False)):
-        copy = {**tensors, "lm_head.weight": tensors[EMBED] + change}
-        (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(copy))
-        if good:
+@pytest.mark.parametrize("kind", ["F32", "BF16"])
+def test_a_tied_head_must_be_a_copy(tmp_path: Path, kind: str) -> None:
+    """The copy may be of another type than the embedding."""
+    config = write_model(tmp_path)
+    tensors = {n: rounded(w, kind) for n, w in file_tensors(random_weights(config)).items()}
+    embed = tensors.pop(EMBED)
+    for change in (0, 1):
+        head = embed.copy()
+        head[-1, -1] += change
+        halves = {"a": {**tensors, EMBED: embed}, "b": {"lm_head.weight": head}}
+        index = {name: f"{half}.safetensors" for half, part in halves.items() for name in part}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+        (tmp_path / "a.safetensors").write_bytes(safetensors_bytes(halves["a"], kind=kind))
+        (tmp_path / "b.safetensors").write_bytes(safetensors_bytes(halves["b"]))
+        if change:
+            with pytest.raises(ModelFormatError, match="differs from the embedding"):
+                pack_model(tmp_path, F32)
+        else:
             assert "head" not in pack_model(tmp_path, F32).segments
-            continue
-        with pytest.raises(ModelFormatError, match="differs from the embedding"):
-            pack_model(tmp_path, F32)
 
 
 def test_packing_needs_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
