@@ -9,7 +9,7 @@ Invariant: each output is summed along k in order, in segments of 1024 that star
 tiles, chunks and threads do not change its bits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from homebox.engine import dtype as dt
@@ -188,8 +188,15 @@ class PackedLowering(ContractLowering):
         """Sum one tile of every product, `panels` panels at a time, and finish it."""
         step = self.plan.panels
         for v in range(0, self.plan.wide, step):
-            sums = [self._segments(i, top, rows, v, step) for i in range(len(self.products))]
+            sums = [self._sums(i, top, rows, v, step) for i in range(len(self.products))]
             self._finish_tile(top, rows, v, step, sums)
+
+    def _sums(self, i: int, top: Index, rows: int, v: int, panels: int) -> list[list[Value]]:
+        """Return the sums of a tile of product i; streams are read one after the other."""
+        if not self.plan.streams:
+            return self._segments(i, top, rows, v, panels)
+        each = [self._segments(i, top, rows, v + p, 1) for p in range(panels)]
+        return [[one[r][0] for one in each] for r in range(rows)]
 
     def _finish_tile(
         self, top: Index, rows: int, v: int, panels: int, sums: list[list[list[Value]]]
@@ -288,7 +295,7 @@ class PackedLowering(ContractLowering):
             total = b.load(ints, b.add(word, b.int(1)))
             start = b.splat(b.alu("mul", total, b.const(-form.zero, dt.i32)), LANES)
             sums.append([[b.reg(start), *self._second(zero, acc)] for _ in starts])
-        for g, panel_bytes in enumerate(self._int8_groups(i, places, half)):
+        for g, panel_bytes in self._int8_groups(i, places, half):
             for word, row in zip(words, sums, strict=True):
                 number = b.splat(b.load(ints, b.add(word, b.int(2 + g))), LANES)
                 four = b.bitcast(number, dt.i8)
@@ -310,24 +317,21 @@ class PackedLowering(ContractLowering):
         """Return a second chain of sums where few run side by side: integers add in any order."""
         return [self.e.b.reg(zero)] if len(acc) * len(acc[0]) <= 2 else []
 
-    def _int8_groups(self, i: int, places: list[Value], half: int) -> list[list[Value]]:
-        """Return for each group of 4 k the panels' 64 unsigned bytes."""
+    def _int8_groups(
+        self, i: int, places: list[Value], half: int
+    ) -> Iterator[tuple[int, list[Value]]]:
+        """Yield each group of 4 k with the panels' 64 unsigned bytes, just when they are read."""
         b, form, stored = self.e.b, self.products[i].packed.form, self.stored[i]
-        if form is Q8:
-            start = 64 + 512 * half
-            return [
-                [b.bitcast(load_words(b, stored, at, start + 64 * g), dt.u8) for at in places]
-                for g in range(8)
-            ]
-        start = 64 + 256 * half
-        four, low = b.const(4, dt.u8, 64), b.const(15, dt.u8, 64)
-        both = [
-            [b.bitcast(load_words(b, stored, at, start + 64 * g), dt.u8) for at in places]
-            for g in range(4)
-        ]
-        return [[b.alu("and", x, low) for x in g] for g in both] + [
-            [b.alu("shr", x, four) for x in g] for g in both
-        ]
+        count = 8 if form is Q8 else 4
+        for g in range(count):
+            offset = 64 + 64 * (count * half + g)
+            loaded = [b.bitcast(load_words(b, stored, at, offset), dt.u8) for at in places]
+            if form is Q8:
+                yield g, loaded
+                continue
+            low, four = b.const(15, dt.u8, 64), b.const(4, dt.u8, 64)
+            yield g, [b.alu("and", x, low) for x in loaded]
+            yield g + 4, [b.alu("shr", x, four) for x in loaded]
 
     def _part_bf16(
         self, i: int, top: Index, v: int, span: tuple[Value, int], acc: Registers

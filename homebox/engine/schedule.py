@@ -115,7 +115,7 @@ def contract_schedule(level: str, m: Dim, n: Dim) -> ContractSchedule:
 FEW = 8  # rows that are computed in one tile, streaming the weight once
 TALL = 240  # rows of a unit, about
 DIRECT = {"avx512": (6, 2), "avx2": (3, 1), "generic": (2, 1)}  # int8 and bf16 straight from panels
-SCRATCH = {"avx512": (6, 4), "avx2": (6, 1), "generic": (4, 1)}
+SCRATCH = {"avx512": (8, 2), "avx2": (6, 1), "generic": (4, 1)}
 
 
 def packed_schedule(
@@ -140,6 +140,8 @@ def packed_schedule(
     )
     if direct or products > 1:
         rows, panels = SCRATCH[vector] if arithmetic != "int8" else DIRECT[vector]
+        if packs and panels == 1:
+            rows, panels = max(rows // 2, 1), 2
         wide = max(panels, 2 if packs else 1)
         while blocks % wide or wide % panels:
             panels = max(panels // 2, 1)
@@ -148,7 +150,7 @@ def packed_schedule(
         return PackedSchedule(rows, panels, max(1, TALL // rows), wide, False)
     rows, panels = SCRATCH[vector]
     wide = next(w for w in (4, 3, 2, 1) if blocks % w == 0)
-    panels = min(panels, wide)
+    panels = max(p for p in range(1, panels + 1) if wide % p == 0)
     rows = min(rows, m)
     return PackedSchedule(rows, panels, max(1, TALL // rows), wide, True)
 
