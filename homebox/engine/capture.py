@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from homebox.engine.tensor import Tensor
 
 log = logging.getLogger(__name__)
+_BEGUN = time.time()
 
 jit = shared_jit
 
@@ -78,6 +80,8 @@ def capture(
     if key is None:
         return request.compiled(None)
     entry = request.entry(key)
+    if entry is None:
+        return request.compiled(None)
     return request.stored(entry) or request.compiled(entry)
 
 
@@ -91,14 +95,23 @@ class _Request:
     name: str
     buffers: dict[str, Buffer]
 
-    def entry(self, key: str) -> str:
-        """Return the name of the cache entry: a hash of all that decides the program."""
+    def entry(self, key: str) -> str | None:
+        """Return the name of the cache entry: a hash of all that decides the program.
+
+        Returns None if sources changed while this process runs, since nobody knows which it has.
+        """
         code = getattr(self.function, "__code__", None)
+        folders = [Path(__file__).parent]
+        if code is not None:
+            folders.append(Path(code.co_filename).parent)
+        sources = [sources_digest(folder) for folder in folders]
+        if None in sources:
+            log.info("%s is not kept on disk: sources changed since the start", self.name)
+            return None
         parts = [
             FORMAT,
             shared_jit().identity,
-            sources_digest(Path(__file__).parent),
-            sources_digest(Path(code.co_filename).parent) if code is not None else "",
+            sources,
             os.environ.get("NOFUSE", ""),
             self.name,
             [(s.name, s.lo, s.hi) for s in self.variables],
@@ -180,10 +193,15 @@ def _own(t: "Tensor") -> Node:
 
 
 @cache
-def sources_digest(folder: Path) -> str:
-    """Return a hash of the Python sources in a folder: of what decides a graph besides data."""
+def sources_digest(folder: Path) -> str | None:
+    """Return a hash of the Python sources in a folder: of what decides a graph besides data.
+
+    Returns None if a file is younger than this process, which may then have read another one.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
+        if path.stat().st_mtime > _BEGUN - 1.0:
+            return None
         text = path.read_bytes()
         digest.update(f"{path.name}\0{len(text)}\0".encode() + text)
     return digest.hexdigest()

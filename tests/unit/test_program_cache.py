@@ -1,4 +1,4 @@
-"""Programs on disk: a hit calls nothing, gives the same launches and bits, and fits or is dropped."""
+"""Programs on disk: a hit calls nothing and gives the same bits; what does not fit is dropped."""
 
 import dataclasses
 import logging
@@ -13,7 +13,7 @@ import pytest
 
 from homebox.engine import capture as capturing
 from homebox.engine import dtype as dt
-from homebox.engine.capture import Program, Spec, capture
+from homebox.engine.capture import Program, Spec, capture, sources_digest
 from homebox.engine.device import Buffer
 from homebox.engine.ops import Op, Sym, node
 from homebox.engine.program_plan import aliases_of, decode
@@ -28,6 +28,8 @@ N = Sym("n", 1, 6)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give every test a cache of its own; objects are compiled where the shared compiler looks."""
     monkeypatch.setenv("HOMEBOX_CACHE_DIR", str(tmp_path))
+    digest = capturing.sources_digest
+    monkeypatch.setattr(capturing, "sources_digest", lambda folder: digest(folder) or "edited")
     return tmp_path / "programs"
 
 
@@ -125,9 +127,27 @@ def test_sources_are_hashed_by_name_and_content(tmp_path: Path) -> None:
     for number, (name, text) in enumerate((("a", "1"), ("a", "2"), ("b", "1"), ("a1", ""))):
         part = tmp_path / str(number)
         part.mkdir()
-        (part / f"{name}.py").write_text(text)
-        digests.add(capturing.sources_digest(part))
-    assert len(digests) == 4
+        file = part / f"{name}.py"
+        file.write_text(text)
+        os.utime(file, (1e9, 1e9))
+        digests.add(sources_digest(part))
+    assert len(digests - {None}) == 4
+
+
+def test_sources_that_change_while_a_process_runs_keep_it_from_the_disk(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that read the old sources must not store their program as that of the new ones."""
+    young = tmp_path / "young"
+    young.mkdir()
+    (young / "a.py").write_text("1")
+    assert sources_digest(young) is None
+    monkeypatch.setattr(capturing, "sources_digest", lambda folder: None)
+    for _ in range(2):
+        layer = Layer()
+        layer.program()
+        assert layer.calls == 1
+    assert not folder.exists()
 
 
 def test_a_program_that_does_not_fit_is_made_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -202,7 +222,9 @@ def test_without_a_key_nothing_is_kept(folder: Path) -> None:
 PROCESS = """
 import logging, sys
 logging.basicConfig(level=logging.WARNING)
+from homebox.engine import capture
 from tests.unit.test_program_cache import Layer, results
+capture.sources_digest = lambda folder: "sources"  # which may be edited between the two processes
 layer = Layer()
 program = layer.program()
 import hashlib

@@ -13,7 +13,7 @@ import pytest
 
 from homebox.engine import runtime_cpu
 from homebox.engine.jit import Jit
-from homebox.engine.runtime_cpu import Pool
+from homebox.engine.runtime_cpu import ROW, Pool
 from homebox.errors import EngineError
 
 # args {counts}: count every unit
@@ -86,6 +86,44 @@ out:
   ret void
 }
 """
+# args {n, count, met}: unit 0 is held up until all others are done, but not for ever
+STALL = """
+define void @stall(ptr %args, i64 %lo, i64 %hi) {
+entry:
+  %count.at = getelementptr i64, ptr %args, i64 1
+  %met.at = getelementptr i64, ptr %args, i64 2
+  %n = load i64, ptr %args
+  %count = load ptr, ptr %count.at
+  %met = load ptr, ptr %met.at
+  %others = sub i64 %n, 1
+  br label %unit
+unit:
+  %i = phi i64 [ %lo, %entry ], [ %next, %done ]
+  %held = icmp eq i64 %i, 0
+  br i1 %held, label %loop, label %other
+other:
+  %old = atomicrmw add ptr %count, i64 1 seq_cst
+  br label %done
+loop:
+  %turn = phi i64 [ 0, %unit ], [ %turn.next, %again ]
+  %now = load atomic i64, ptr %count seq_cst, align 8
+  %all = icmp sge i64 %now, %others
+  br i1 %all, label %yes, label %again
+again:
+  %turn.next = add i64 %turn, 1
+  %more = icmp slt i64 %turn.next, 200000000
+  br i1 %more, label %loop, label %done
+yes:
+  store i64 1, ptr %met
+  br label %done
+done:
+  %next = add i64 %i, 1
+  %rest = icmp slt i64 %next, %hi
+  br i1 %rest, label %unit, label %out
+out:
+  ret void
+}
+"""
 # args {flag}: raise the flag
 RAISE = """
 define void @raise(ptr %args, i64 %lo, i64 %hi) {
@@ -133,7 +171,14 @@ def jit() -> Jit:
 @pytest.fixture(scope="module")
 def kernels(jit: Jit) -> dict[str, int]:
     return jit.load(
-        {"count": COUNT, "mirror": MIRROR, "meet": MEET, "raise": RAISE, "halve": HALVE}
+        {
+            "count": COUNT,
+            "mirror": MIRROR,
+            "meet": MEET,
+            "raise": RAISE,
+            "halve": HALVE,
+            "stall": STALL,
+        }
     )
 
 
@@ -219,6 +264,34 @@ def test_two_threads_work_at_the_same_time(jit: Jit, kernels: dict[str, int]) ->
         pool.run(launches)
         assert words.tolist() == [2, 2]
     assert kept
+
+
+def test_others_do_the_work_of_a_thread_that_is_held_up(jit: Jit, kernels: dict[str, int]) -> None:
+    """As when another process has its core: it delays the rest by the chunk that it holds."""
+    n, words = 64, np.zeros(2, np.int64)
+    for chunk, done in ((1, 1), (n // 2, 0)):  # the control: halves, as if each thread had its own
+        words[:] = 0
+        program = Program()
+        address = words.ctypes.data
+        program.add(kernels["stall"], [n, address, address + 8], n, chunk)
+        with pool_of(2, jit) as pool:
+            pool.run(program.launches())
+        assert words.tolist() == [n - 1, done]
+
+
+def test_units_may_begin_anywhere(jit: Jit, kernels: dict[str, int]) -> None:
+    counts = np.zeros(100, np.int64)
+    program = Program()
+    program.add(kernels["count"], [counts.ctypes.data], 0, 3)
+    rows = np.zeros((5, ROW), np.int64)
+    rows[:, :4] = program.launches()
+    ranges = [(0, 10), (10, 11), (40, 97), (5, 5), (9, 3)]
+    rows[:, 4], rows[:, 2] = zip(*ranges)
+    with pool_of(2, jit) as pool:
+        assert pool.run(rows) == 5
+    want = np.zeros(100, np.int64)
+    want[[*range(11), *range(40, 97)]] = 1
+    assert counts.tolist() == want.tolist()
 
 
 def test_a_flag_suspends_between_launches_and_the_rest_gives_the_same_result(
