@@ -32,6 +32,8 @@ TILE_ROWS = 6
 REGISTERS = {"avx512": 24, "avx2": 6, "generic": 4}  # sums of 16 lanes that a tile may hold
 PANELS = BLOCK // PANEL
 UNROLL = 4
+LINE = 64  # bytes
+FEW_TILES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class _Operand:
         self.pointer = e.b.view(e.pointer(read.base), read.dtype)
         self.step = read.flat.coefficient(w.step)
         self.scale = read.scale
+        self.next: Value | None = None
 
     def begin(self) -> None:
         """Find the block at which the counters stand."""
@@ -98,6 +101,18 @@ class _Operand:
         if self.scale is not None:
             self.scale_pointer = self.e.b.view(self.e.pointer(self.scale.base), dt.f32)
             self.scale_start = self._start(self.scale)
+
+    def look_ahead(self) -> None:
+        """Find the block at which the counters stand, to be fetched but not read yet."""
+        self.next = self._start(self.read)
+
+    def fetch(self, offset: Value, panels: int) -> None:
+        """Fetch what `UNROLL` steps will read of the next block, from an offset in it."""
+        b, size = self.e.b, self.read.dtype.size
+        if self.next is None or self.step != panels * PANEL:
+            return  # it does not lie in one piece
+        for i in range(0, UNROLL * self.step, LINE // size):
+            b.prefetch(self.pointer, b.add(self.next, b.add(offset, b.int(i))))
 
     def _start(self, read: Read) -> Value:
         flat = read.flat
@@ -223,6 +238,7 @@ class _Lowering:
         inside = b.emit("lt", dt.boolean, 1, (place, b.int(self.s.length)))
         e.env[self.query] = b.emit("min", dt.i64, 1, (place, b.int(self.s.length - 1)))
         e.env[self.shared] = shared
+        e.begin({})  # nothing that was computed for another row holds
         return inside
 
     def _at(self) -> tuple[Index, ...]:
@@ -312,6 +328,12 @@ class _Lowering:
         e, b, s = self.e, self.e.b, self.s
         with b.loop(begin, end) as block:
             for operand in (self.keys, self.values):
+                if s.tiles <= FEW_TILES:  # else memory is not what it waits for
+                    after = b.add(block, b.int(1))
+                    last = b.int(s.blocks - 1)
+                    e.env[operand.w.block] = b.emit("min", dt.i64, 1, (after, last))
+                    operand.look_ahead()
+                    e.begin({})  # what was computed for the next block does not hold for this one
                 e.env[operand.w.block] = block
                 operand.begin()
             start = b.mul(block, b.int(BLOCK))
@@ -376,6 +398,8 @@ class _Lowering:
 
         def step(d: Value, u: int) -> None:
             at = b.add(b.add(k_at, b.mul(d, b.int(k.step))), b.int(u * k.step))
+            if u == 0:
+                k.fetch(b.add(at, b.int(far[0])), len(far))
             loaded = [k.load(b.add(at, b.int(f))) for f in far]
             for r, out in enumerate(totals):
                 place = b.add(b.add(q_at, d), b.int(r * s.wide + u))
@@ -524,6 +548,8 @@ class _Lowering:
 
         def step(p: Value, u: int) -> None:
             at = b.add(b.mul(p, b.int(v.step)), b.int(u * v.step))
+            if u == 0:
+                v.fetch(b.add(at, b.int(far[0])), len(far))
             loaded = [v.load(b.add(at, b.int(f))) for f in far]
             for r, out in enumerate(sums):
                 place = b.add(p, b.int(r * BLOCK + u))

@@ -13,7 +13,7 @@ from homebox.engine.linear import Inst, Kernel
 from homebox.errors import EngineError
 
 POINTERS = frozenset({"param", "stack", "shared", "keep", "view"})
-_SILENT = frozenset({"store", "scatter", "set", "if", "endif", "endloop", "barrier"})
+_SILENT = frozenset("store scatter prefetch set if endif endloop barrier".split())
 _ARITY = {
     **dict.fromkeys("const param var lo hi group local lane stack shared barrier".split(), 0),
     **dict.fromkeys("endloop endif first keep".split(), 0),
@@ -23,7 +23,13 @@ _ARITY = {
     ),
     **dict.fromkeys("fma where dot4 dotbf16".split(), 3),
 }
-_ARITY_MASKED = {"load": (2, 3), "gather": (2, 3), "store": (3, 4), "scatter": (3, 4)}
+_ARITY_MASKED = {
+    "load": (2, 3),
+    "gather": (2, 3),
+    "store": (3, 4),
+    "scatter": (3, 4),
+    "prefetch": (2,),
+}
 _CPU_ONLY = frozenset({"lo", "hi", "first", "keep"})
 _SIMT_ONLY = frozenset({"group", "local", "shared", "barrier"})
 

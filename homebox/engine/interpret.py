@@ -216,6 +216,8 @@ class _Program:
             return _load(position, inst, site)
         if inst.op in ("store", "scatter"):
             return _store(inst, site)
+        if inst.op == "prefetch":
+            return lambda values: None
         if inst.op in ("reg", "get", "set"):
             target = inst.args[0] if inst.op == "set" else position
             source = inst.args[-1]

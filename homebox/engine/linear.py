@@ -25,6 +25,7 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     splat    (scalar)                            to lanes
     load     (ptr, index[, mask])                lanes consecutive elements; masked-off lanes are 0
     store    (ptr, index, value[, mask])
+    prefetch (ptr, index)                        this line of memory will be read soon; any index
     gather   (ptr, indices[, mask])              indices: <lanes x i32> or i64; masked-off: 0
     scatter  (ptr, indices, value[, mask])       lanes in order
     reg      (initial)                           a mutable register; read by `get`, written by `set`
@@ -298,6 +299,10 @@ class Builder:
         """Write elements from `index` on, or at the indices of several lanes."""
         args = (ptr, index, value) if mask is None else (ptr, index, value, mask)
         self.emit("scatter" if index.lanes > 1 else "store", ptr.dtype, value.lanes, args)
+
+    def prefetch(self, ptr: Value, index: Value) -> None:
+        """Say that memory will be read soon; the index may be outside of it."""
+        self.emit("prefetch", ptr.dtype, 1, (ptr, index))
 
     def reg(self, initial: Value) -> Value:
         """Return a new register with this value."""

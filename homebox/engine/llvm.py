@@ -243,6 +243,14 @@ class _Writer:
         self.declared.add(f"declare void @{function}({kind}, ptr, {masks})")
         self.line(f"call void @{function}({kind} {name}, ptr align {size} {place}, {masks} {mask})")
 
+    def op_prefetch(self, inst: Inst, i: int) -> None:
+        (pointer, base), (_, index) = self.arg(inst, 0), self.arg(inst, 1)
+        element = in_memory(pointer.dtype).llvm
+        # No "inbounds": the place may lie outside of the memory.
+        place = self.temp(f"getelementptr {element}, ptr {base}, i64 {index}")
+        self.declared.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.line(f"call void @llvm.prefetch.p0(ptr {place}, i32 0, i32 3, i32 1)")
+
     def _lane_places(self, inst: Inst) -> list[str]:
         (pointer, base), (index, name) = self.arg(inst, 0), self.arg(inst, 1)
         element = in_memory(pointer.dtype).llvm
