@@ -1,6 +1,7 @@
 """Products with packed weights: right, inside their memory, with equal bits at every CPU level."""
 
 import re
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 
 from homebox.engine import dtype as dt
 from homebox.engine import formats
-from homebox.engine.cpu import VECTORS, available, target_of, vector_of
+from homebox.engine.cpu import VECTORS, CpuTarget, available, target_of
 from homebox.engine.formats import A8, WEIGHTS, Format
 from homebox.engine.fuse import partition
+from homebox.engine.linear import Kernel
 from homebox.engine.loops import memory_of
 from homebox.engine.ops import Node, Op, numel_max
 from homebox.engine.tensor import Tensor
@@ -91,8 +93,10 @@ def test_products_in_segments(kind: str) -> None:
         check(product(form, m, n, k, kind), rtol=1e-4, atol=atol, interpret_too=kind != "bf16")
 
 
-def compiled_at(level: str, made: Tensor) -> Array:
-    """Run a graph's kernels, compiled for a level that this machine has, one after another."""
+def run_kernels(
+    made: Tensor, target: CpuTarget, run: Callable[[Kernel, CpuTarget, list[Array], int], None]
+) -> Array:
+    """Compile a graph's kernels for a target and run them, one after another."""
     roots = [made.contiguous().node]
     cut = partition(roots)
     memory: dict[Node, Array] = {}
@@ -107,8 +111,8 @@ def compiled_at(level: str, made: Tensor) -> Array:
             memory[n] = raw[start : len(raw) - 64 + start].view(n.dtype.to_numpy())
         return memory[n]
 
-    for low in lowered_of(cut, syms_of(roots), vector_of(level)):
-        call(low.kernel, target_of(level), [place(n) for n in low.memory], low.units.count({}))
+    for low in lowered_of(cut, syms_of(roots), target.vector):
+        run(low.kernel, target, [place(n) for n in low.memory], low.units.count({}))
     return shown(cut.roots[0], place(memory_of(cut.roots[0])), {})
 
 
@@ -117,7 +121,7 @@ def compiled_at(level: str, made: Tensor) -> Array:
 def test_every_level_has_the_same_bits(form: Format, kind: str) -> None:
     for m, n, k in ((1, 33, 66), (9, 64, 34)):
         made = product(form, m, n, k, kind)
-        found = {level: compiled_at(level, made) for level in available()}
+        found = {level: run_kernels(made, target_of(level), call) for level in available()}
         want = interpreted([made], {}, level=VECTORS[0])
         assert want is not None
         for level, values in found.items():
