@@ -45,7 +45,7 @@ class Trainable(Protocol):
 class Batch:
     """Packed rows, each array (rows, length).
 
-    `segment` numbers the documents of a row from 1 (0 = padding); `weight` is the share of the
+    `segment` numbers the documents of a row from 1 (0 = padding), each in one piece; `weight` is the share of the
     cross-entropy of predicting `target` at a place, `anchor` the share of KL(base || student).
     """
 
