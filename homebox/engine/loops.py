@@ -89,7 +89,8 @@ class Emitter:
     def begin(self, given: dict[Node, Value]) -> None:
         """Begin an expression in which some nodes have these values already."""
         self._given = given
-        self._memo.clear()
+        # Sums over rows are of memory, not of what is given, and stay known.
+        self._memo = {key: value for key, value in self._memo.items() if key[-1] == "row"}
 
     # -- memory ---------------------------------------------------------------------------------
 
