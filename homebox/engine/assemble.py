@@ -239,9 +239,10 @@ def compile_kernels(lowered: Sequence[Lowered], jit: Jit) -> Kernels:
     names: list[str] = []
     for low in lowered:
         if low.kernel not in known:
-            name = f"k{debug.digest(render(low.kernel, 'kernel', jit.target))}"
+            text = render(low.kernel, "kernel", jit.target)
+            name = f"k{debug.digest(text)}"
             known[low.kernel] = name
-            texts[name] = render(low.kernel, name, jit.target)
+            texts[name] = text.replace("@kernel(", f"@{name}(", 1)
         names.append(known[low.kernel])
     debug.show_sources(texts)
     code = jit.load(texts)

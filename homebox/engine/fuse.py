@@ -144,7 +144,11 @@ class _Plan:
             if each.op is Op.STORE and each.src[0].op is not Op.BUFFER:
                 self.realised.add(each.src[0])
         self.realised = {n for n in self.realised if n.op is not Op.BUFFER}
-        self.bases = {b for c in self.cores for b in operand_bases(c) if b.op is not Op.BUFFER}
+        self.readers: dict[Node, list[Node]] = {}  # operand -> the contractions that read it
+        for core in self.cores:
+            for base in operand_bases(core):
+                self.readers.setdefault(base, []).append(core)
+        self.bases = {base for base in self.readers if base.op is not Op.BUFFER}
         self.place = {n: i for i, n in enumerate(self.nodes)}
         self.regions: dict[Node, Region] = {}
 
@@ -186,8 +190,10 @@ class _Plan:
 
     def _own_operands(self) -> None:
         """Give memory to the operands of contractions that are not computed inside their kernels."""
-        for base in self.bases | {n for n in self.nodes if n.op is Op.PACK}:
-            if not self._is_resident(base):
+        # In the graph's order: what is realised already decides what the next one's cone is.
+        for base in self.nodes:
+            wanted = base in self.bases or base.op is Op.PACK
+            if wanted and not self._is_resident(base):
                 self.realised.add(base)
 
     def _is_resident(self, base: Node) -> bool:
@@ -198,7 +204,7 @@ class _Plan:
             return False
         if base.op is Op.PACK and not self._only_multiplied(base):
             return False
-        return all(few_rows(c) for c in self._readers(base)) and not (
+        return all(few_rows(c) for c in self.readers.get(base, [])) and not (
             set(self.cone(base)) & (self.cores | {n for n in self.nodes if n.op is Op.GATHER})
         )
 
@@ -216,9 +222,6 @@ class _Plan:
             if not users:
                 return False
         return True
-
-    def _readers(self, base: Node) -> list[Node]:
-        return [c for c in self.cores if base in operand_bases(c)]
 
     def _note_residents(self) -> None:
         """Write down for each region which operands its kernel computes."""
