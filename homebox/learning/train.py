@@ -20,7 +20,7 @@ from homebox.model import Model
 from homebox.model.training import LoraTrainer, StepResult
 
 # Raised whenever the same spec would no longer give the same bytes.
-NUMERICS = 1
+NUMERICS = 2
 WARM_UP = 10
 LEAST_RATE = 0.02  # of the rate at the end
 CONTEXT_SHARE = 0.2  # of the replay: conversations that contradict the weights
@@ -44,6 +44,7 @@ class Recipe:
     kl: float
     seed: int
     scale: float = 1.0
+    numerics: str = "f32"  # the same bits on every machine; "bf16": faster, bits of this machine
 
     def gentler(self) -> "Recipe":
         """The second attempt: half the rate, twice the hold on the base."""
@@ -136,7 +137,9 @@ def _prepared(
         try:
             r = recipe
             mixer = mixed(model, write_examples(topics, r.seed), r)
-            trainer = LoraTrainer(model, r.rank, r.alpha, r.rows, r.length, r.seed)
+            trainer = LoraTrainer(
+                model, r.rank, r.alpha, r.rows, r.length, r.seed, numerics=r.numerics
+            )
             result.set_result((mixer, trainer))
         except BaseException as error:
             result.set_exception(error)

@@ -134,8 +134,16 @@ class FakeTrainer:
     loss = 0.5
 
     def __init__(
-        self, model: object, rank: int, alpha: float, rows: int, length: int, seed: int
+        self,
+        model: object,
+        rank: int,
+        alpha: float,
+        rows: int,
+        length: int,
+        seed: int,
+        numerics: str = "f32",
     ) -> None:
+        self.numerics = numerics
         self.rank, self.seed, self.shape = rank, seed, (rows, length)
         self.rates: list[float] = []
         self.anchors: list[float] = []
