@@ -32,6 +32,8 @@ _NEEDS = {
 }
 VECTORS = ("avx512", "avx2", "generic")  # kinds of registers, on which tiles depend
 _LANES = {"avx512": 16, "avx2": 8, "generic": 4}
+# What Linux calls instructions that LLVM does not always list.
+_ARM_WORDS = {"asimddp": "dotprod", "asimdhp": "fullfp16", "i8mm": "i8mm", "bf16": "bf16"}
 # What must be off so that nothing above a level is chosen, by the beginnings of the names: dot
 # instructions, tiles, and what is encoded with EVEX. AVX10 implies all of AVX-512.
 _DOTS = ("avxvnni", "avx512vnni", "avx512bf16", "avx10", "amx")
@@ -125,7 +127,21 @@ def _host() -> tuple[str, str, tuple[tuple[str, bool], ...]]:
         features = dict(llvm.get_host_cpu_features())
     except RuntimeError:  # LLVM cannot list them on every system; the name then says it all
         features = {}
-    return llvm.get_process_triple(), llvm.get_host_cpu_name(), tuple(features.items())
+    triple = llvm.get_process_triple()
+    if triple.startswith("aarch64"):
+        features.update(_arm_features(Path("/proc/cpuinfo")))
+    return triple, llvm.get_host_cpu_name(), tuple(features.items())
+
+
+def _arm_features(listing: Path) -> dict[str, bool]:
+    """Return the dot instructions that all processors of a Linux system have, in LLVM's names."""
+    try:
+        lines = listing.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    each = [set(line.split(":", 1)[1].split()) for line in lines if line.startswith("Features")]
+    common = set.intersection(*each) if each else set[str]()
+    return {name: True for word, name in _ARM_WORDS.items() if word in common}
 
 
 def detect() -> CpuTarget:

@@ -96,6 +96,17 @@ def test_detect_takes_the_best_level(
     assert cpu.detect().level == level
 
 
+def test_arm_dot_instructions_are_those_that_all_processors_have(tmp_path: Path) -> None:
+    listing = tmp_path / "cpuinfo"
+    small, large = "fp asimd crc32 asimddp", "fp asimd asimdhp asimddp i8mm bf16"
+    listing.write_text(f"processor\t: 0\nFeatures\t: {large}\n\nprocessor\t: 1\n")
+    assert set(cpu._arm_features(listing)) == {"dotprod", "fullfp16", "i8mm", "bf16"}
+    listing.write_text(f"Features\t: {large}\nprocessor\t: 1\nFeatures\t: {small}\n")
+    assert cpu._arm_features(listing) == {"dotprod": True}
+    listing.write_text("flags : avx2\n")
+    assert cpu._arm_features(listing) == cpu._arm_features(tmp_path / "none") == {}
+
+
 def test_environment_forces_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_host", lambda: (LINUX, "haswell", tuple(HASWELL.items())))
     monkeypatch.setenv("HOMEBOX_CPU", "generic")
