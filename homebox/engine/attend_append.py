@@ -190,8 +190,8 @@ def number(n: Node, index: tuple[Index, ...], depth: int = 0) -> Index | None:
         return index[0]
     if n.op is Op.VAR:
         return of(n.arg)
-    if n.op in (Op.BUFFER, Op.STORE, Op.COPY):
-        return of(Loaded(n, index))
+    if n.op in (Op.BUFFER, Op.STORE, Op.COPY, Op.MAX):
+        return of(Loaded(n, index))  # memory, or a number that is as good as read
     if n.op not in (Op.ADD, Op.MUL, Op.IDIV, Op.MOD):
         return None
     a, b = (number(s, index, depth + 1) for s in n.src)

@@ -287,6 +287,9 @@ class _Evaluator:
             raise EngineError(
                 f"{node!r} stores shape {value.shape} at {index.shape} rows of {target.shape}"
             )
+        inside = index[(index >= 0) & (index < len(target))]
+        if node.arg == "unique" and len(np.unique(inside)) < inside.size:
+            raise EngineError(f"{node!r} promises distinct rows, but two are the same")
         out = target.copy()
         rows = value.reshape(index.size, *target.shape[1:])
         for i, row in enumerate(index.reshape(-1)):
@@ -295,10 +298,10 @@ class _Evaluator:
         return out
 
     def _written(self, node: Node, old: Array, new: Array) -> Array:
-        if node.arg == "set":
+        if node.arg in ("set", "unique"):
             return np.array(new)
         if node.arg != "add":
-            raise EngineError(f"{node!r} stores by {node.arg!r}; only 'set' and 'add' exist")
+            raise EngineError(f"{node!r} stores by {node.arg!r}; it must be set, unique or add")
         total = self.load(node, np.asarray(old)) + self.load(node, np.asarray(new))
         return self.rest(node.dtype, total)
 

@@ -91,7 +91,8 @@ class PagedCache:
         if self.quantised:
             return self._append_quantised(layer, both, place, head, keys_first)
         channel = Tensor.iota(dim).reshape((1, 1, 1, dim))
-        start, offset = place // PAGE * self.page_size + head, place % PAGE
+        inside = place.maximum(0)
+        start, offset = inside // PAGE * self.page_size + head, inside % PAGE
         key_at = start + channel * PAGE + offset
         value_at = start + offset * self.dim + channel + self.key_size
         at = (place < 0).where(-1, keys_first.where(key_at, value_at)).broadcast(shape)
@@ -113,7 +114,8 @@ class PagedCache:
         place, head = place.reshape((1, rows, 1, 1, 1)), head.reshape((1, 1, heads, 1, 1))
         keys_first = keys_first.reshape((2, 1, 1, 1, 1))
         block = Tensor.iota(blocks).reshape((1, 1, 1, blocks, 1))
-        start, offset = place // PAGE * self.page_size + head, place % PAGE
+        inside = place.maximum(0)
+        start, offset = inside // PAGE * self.page_size + head, inside % PAGE
         scale_at = offset * 4 + byte
         key_at, value_at = number * PAGE + offset, offset * BLOCK + number + self.key_size
         scale_at = keys_first.where(scale_at, scale_at + self.key_size)
