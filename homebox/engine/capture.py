@@ -26,6 +26,7 @@ from homebox.engine.dtype import DType
 from homebox.engine.jit import shared_jit
 from homebox.engine.ops import Node, Op, Shape, Sym, node, numel_max
 from homebox.engine.program import Program as Program
+from homebox.engine.program import asked
 from homebox.engine.program_plan import FORMAT, decode, sizes_of
 from homebox.errors import EngineError
 
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 _BEGUN = time.time()
 
 jit = shared_jit
+
+SHOWING = ("3", "4")  # DEBUG levels that print schedules and sources
 
 Function = Callable[..., "Tensor | Sequence[Tensor]"]
 
@@ -98,8 +101,11 @@ class _Request:
     def entry(self, key: str) -> str | None:
         """Return the name of the cache entry: a hash of all that decides the program.
 
-        Returns None if sources changed while this process runs, since nobody knows which it has.
+        Returns None if sources changed while this process runs, since nobody knows which it has,
+        and where DEBUG wants to see how a program is made.
         """
+        if os.environ.get("DEBUG", "") in SHOWING:
+            return None
         code = getattr(self.function, "__code__", None)
         folders = [Path(__file__).parent]
         if code is not None:
@@ -139,6 +145,10 @@ class _Request:
             return None
         program = Program(plan, code, self.buffers)
         program.trace = self.trace
+        if asked():
+            from homebox.engine import debug
+
+            debug.show_program(program)
         return program
 
     def compiled(self, entry: str | None) -> Program:
@@ -154,7 +164,10 @@ class _Request:
         elif entry is not None:
             log.warning("%s is not kept on disk: it uses memory without a name", self.name)
         program = Program(made.plan, made.code, made.buffers, memory)
-        program.graph = made.graph
+        if entry is None:
+            program.graph = made.graph
+        else:  # kernels as data are large, and few look at them
+            program.trace = self.trace
         debug.show_program(program)
         return program
 

@@ -392,10 +392,14 @@ class Program:
         return [self.output(i, values).copy() for i in range(len(self.roots))]
 
 
+def asked() -> bool:
+    """Whether the environment asks to look inside; what shows it is loaded only then."""
+    return any(os.environ.get(name, "0") not in ("", "0") for name in ("DEBUG", "GRAPH"))
+
+
 def _profiling() -> bool:
-    """Whether somebody wants the times of launches; what knows is loaded only if it may be so."""
-    asked = any(os.environ.get(name, "0") not in ("", "0") for name in ("DEBUG", "GRAPH"))
-    if not asked and "homebox.engine.debug" not in sys.modules:
+    """Whether somebody wants the times of launches."""
+    if not asked() and "homebox.engine.debug" not in sys.modules:
         return False
     from homebox.engine import debug
 

@@ -1,12 +1,13 @@
 """A model that answers by script, so that whole learning runs can be tested without a compiler."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from homebox.engine.runtime_cpu import StopFlag
 from homebox.learning.exam import Question
 from homebox.model.chat import Rendered
 from homebox.model.config import ModelConfig, parse_config
@@ -93,6 +94,7 @@ class FakeModel:
     def __init__(self, mind: Mind | None = None, drift: float = 0.0) -> None:
         self.mind = mind or (lambda question, adapter: question.expected)
         self.drift = drift
+        self.interrupt = StopFlag()
         self.chat = FakeChat()
         self.adapters = FakeAdapters()
         self.questions: dict[str, Question] = {}
@@ -148,6 +150,10 @@ class FakeTrainer:
         self.rates: list[float] = []
         self.anchors: list[float] = []
         FakeTrainer.made.append(self)
+
+    def steps(self, batch: Batch, rate: float, stop: StopFlag) -> Generator[None, None, StepResult]:
+        yield from ()  # nobody interrupts
+        return self.step(batch, rate)
 
     def step(self, batch: Batch, rate: float) -> StepResult:
         assert batch.ids.shape == self.shape

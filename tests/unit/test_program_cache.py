@@ -96,6 +96,17 @@ def test_looking_inside_a_stored_program_makes_its_graph_again() -> None:
     assert [time.title for time in found.profile({"n": 2})] == names
 
 
+def test_debugging_shows_stored_programs_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Layer().program()
+    assert capsys.readouterr().err == ""
+    for level, words in (("1", "program step: "), ("4", "define void @k")):
+        monkeypatch.setenv("DEBUG", level)
+        Layer().program()
+        assert words in capsys.readouterr().err
+
+
 def test_whatever_decides_a_program_is_in_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     def calls(make: Callable[[Layer], object]) -> int:
         layer = Layer()
