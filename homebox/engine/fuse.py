@@ -179,7 +179,10 @@ class _Plan:
             users = self.users.get(last, [])
         if last in self.realised or len(users) != 1 or users[0] not in claimed:
             return False
-        region = self.regions[claimed[users[0]]]
+        root = claimed[users[0]]
+        while root not in self.regions:  # that one has joined another itself
+            root = claimed[root]
+        region = self.regions[root]
         if region.core is None or len({_squeezed(n) for n in (core, last, region.core)}) > 1:
             return False
         if not (_read_directly(core) and _read_directly(region.core)):

@@ -12,7 +12,7 @@ from typing import Literal
 from homebox.engine import dtype as dt
 from homebox.engine.formats import A8, PANEL, WEIGHTS, Format
 from homebox.engine.indexing import through
-from homebox.engine.ops import MOVEMENT, Node, Op, size_max
+from homebox.engine.ops import MOVEMENT, Node, Op, Sym, size_max
 from homebox.engine.symbolic import Index, Loop, flatten, of
 
 Arithmetic = Literal["int8", "bf16", "f32"]
@@ -23,14 +23,14 @@ class Packed:
     """A product of activations with a packed weight.
 
     `stored` holds the weight's bytes, `shape` is (n, k) of the weight, `first` the row of it where
-    the product begins (a multiple of 16). `a` is the node in memory on the other side and `a_flat`
-    where it is read, in elements of its float or int8 matrix.
+    the product begins: a multiple of 16, which run-time integers may choose. `a` is the node in
+    memory on the other side and `a_flat` where it is read, in elements of its float or int8 matrix.
     """
 
     form: Format
     stored: Node
     shape: tuple[int, int]
-    first: int
+    first: Index
     transposed: bool
     arithmetic: Arithmetic
     a: Node
@@ -65,7 +65,8 @@ def find(
     ways = {False: (n, k), True: (k, n)}
     for transposed, (row, column) in ways.items():
         apart = place[0] + row * -1
-        if place[1] == column and not apart.terms and apart.const % PANEL == 0:
+        chosen = all(isinstance(a, Sym) and c % PANEL == 0 for a, c in apart.terms)
+        if place[1] == column and chosen and apart.const % PANEL == 0:
             arithmetic, base, flat = _activations(a, index)
             if arithmetic == "int8" and (transposed or not weight.arg.quantised):
                 return None
@@ -73,9 +74,7 @@ def find(
                 return None
             (stored,) = weight.src
             shape = (rows, columns)
-            return Packed(
-                weight.arg, stored, shape, apart.const, transposed, arithmetic, base, flat
-            )
+            return Packed(weight.arg, stored, shape, apart, transposed, arithmetic, base, flat)
     return None
 
 

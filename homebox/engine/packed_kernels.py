@@ -541,7 +541,7 @@ class PackedLowering(ContractLowering):
         packed, wide = self.products[0].packed, self.plan.wide * PANEL
         size = packed.form.panel_bytes(packed.shape[1])
         first = b.emit("idiv", dt.i64, 1, (begin, b.int(PANEL)))
-        start = b.add(first, b.int(packed.first // PANEL))
+        start = b.add(first, self.e.integer(packed.first // PANEL))
         for square in range(self.plan.wide // 4):
             column = b.mul(self.e.env[self.n_loop], b.int(wide))
             column = b.add(column, b.int(64 * square))

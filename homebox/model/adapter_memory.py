@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from homebox.engine import dtype as dt
 from homebox.engine.device import Buffer
+from homebox.engine.formats import F32
 from homebox.engine.ops import Sym
 from homebox.engine.tensor import Tensor
 from homebox.model.config import ModelConfig
@@ -30,13 +32,13 @@ INPUTS = {"qkv": ("qkv",), "o": ("o",), "mlp": ("gate", "up"), "down": ("down",)
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which adapter the rows of a program use.
+    """Which adapters the rows of a program use.
 
-    With `slot` all rows use that one, save those where `rows` (N,) is 0, if it is given; without
-    `slot`, each row names its own in `rows`.
+    With one slot and no `rows` all rows use that slot. Else `rows` (N,) int32 says the slot of each
+    row, and `slots` are those that occur, save the base; places that are not needed hold 0.
     """
 
-    slot: Sym | None
+    slots: tuple[Sym, ...]
     rows: Tensor | None
 
 
@@ -46,10 +48,10 @@ def rank_bucket(rank: int) -> int:
 
 
 class AdapterMemory:
-    """LoRA matrices of all slots, in the layout that contractions read; scale is folded into B.
+    """LoRA matrices of all slots as packed float32 (`formats`), a slot below the other.
 
-    For each input A: (slots, columns / 16, in, 16), the columns of its projections side by side,
-    `rank` each. For each matrix B: (slots, out / 16, columns, 16); where a matrix stacks several
+    For each input A: (columns, in), the columns of its projections one below the other, `rank` of
+    each. For each matrix B: (out, columns), with the scale folded in; where a matrix stacks several
     projections, each of them reads its own columns only and the rest of B is zero.
     """
 
@@ -57,35 +59,33 @@ class AdapterMemory:
         self.config = config
         self.slots = slots
         self.rank = rank
-        self.a: dict[str, Tensor] = {}
-        self.b: dict[str, Tensor] = {}
+        self.a: dict[str, Stack] = {}
+        self.b: dict[str, Stack] = {}
         for layer in range(config.num_layers):
             for source, matrices in INPUTS.items():
                 columns = sum(len(MATRICES[m]) for m in matrices) * rank
                 inner = config.projection_shape(MATRICES[matrices[0]][0])[1]
-                shape = (slots, round_up(columns) // PANEL, inner, PANEL)
-                self.a[f"layers.{layer}.{source}"] = Tensor.zeros(shape)
+                self.a[f"layers.{layer}.{source}"] = Stack(slots, columns, inner)
                 for matrix in matrices:
-                    shape = (slots, self._outputs(matrix) // PANEL, self._columns(matrix), PANEL)
-                    self.b[f"layers.{layer}.{matrix}"] = Tensor.zeros(shape)
+                    stack = Stack(slots, self._outputs(matrix), self._columns(matrix))
+                    self.b[f"layers.{layer}.{matrix}"] = stack
 
     def _columns(self, matrix: str) -> int:
         return len(MATRICES[matrix]) * self.rank
 
     def _outputs(self, matrix: str) -> int:
-        total = sum(self.config.projection_shape(name)[0] for name in MATRICES[matrix])
-        return round_up(total)
+        return sum(self.config.projection_shape(name)[0] for name in MATRICES[matrix])
 
     @property
     def buffers(self) -> dict[str, Buffer]:
         """All memory, by names that are the same in every process."""
-        found = {f"adapters:a:{name}": t.buffer for name, t in self.a.items()}
-        return found | {f"adapters:b:{name}": t.buffer for name, t in self.b.items()}
+        found = {f"adapters:a:{name}": stack.memory.buffer for name, stack in self.a.items()}
+        return found | {f"adapters:b:{name}": s.memory.buffer for name, s in self.b.items()}
 
     def write(self, index: int, tensors: Mapping[str, np.ndarray] | None, scale: float) -> None:
         """Replace the adapter of one slot; None clears it."""
-        for t in (*self.a.values(), *self.b.values()):
-            t.buffer.array.reshape(sizes(t))[index] = 0.0
+        for stack in (*self.a.values(), *self.b.values()):
+            stack.panels[index] = 0.0
         if tensors is None:
             return
         for layer in range(self.config.num_layers):
@@ -96,30 +96,20 @@ class AdapterMemory:
 
     def take_over(self, other: "AdapterMemory") -> None:
         """Copy the adapters of a memory with the same slots and a smaller rank."""
-        for layer in range(self.config.num_layers):
-            for source, matrices in INPUTS.items():
-                name = f"layers.{layer}.{source}"
-                count = sum(len(MATRICES[matrix]) for matrix in matrices)
-                self._spread(other, other.a[name], self.a[name], count, axis=1)
-                for matrix in matrices:
-                    name = f"layers.{layer}.{matrix}"
-                    self._spread(other, other.b[name], self.b[name], len(MATRICES[matrix]), axis=2)
-
-    def _spread(
-        self, other: "AdapterMemory", old: Tensor, new: Tensor, parts: int, axis: int
-    ) -> None:
-        """Copy (slots, rows, k) in panels; `axis` holds `parts` times the rank."""
-        source, target = (rows_of(t) for t in (old, new))
-        for part in range(parts):
-            there = slice(part * other.rank, (part + 1) * other.rank)
-            here = slice(part * self.rank, part * self.rank + other.rank)
-            if axis == 1:
-                target[:, here] = source[:, there]
-            else:
-                target[:, :, here] = source[:, :, there]
-        slots, blocks, inner, _ = sizes(new)
-        panels = target.reshape(slots, blocks, PANEL, inner).transpose(0, 1, 3, 2)
-        new.buffer.array.reshape(sizes(new))[:] = panels
+        for name, stack in self.a.items():
+            count = stack.rows // self.rank
+            for slot in range(self.slots):
+                old = other.a[name].matrix(slot).reshape(count, other.rank, -1)
+                new = np.zeros((count, self.rank, old.shape[2]), np.float32)
+                new[:, : other.rank] = old
+                stack.write(slot, new.reshape(stack.rows, -1))
+        for name, stack in self.b.items():
+            count = stack.columns // self.rank
+            for slot in range(self.slots):
+                old = other.b[name].matrix(slot).reshape(-1, count, other.rank)
+                new = np.zeros((len(old), count, self.rank), np.float32)
+                new[:, :, : other.rank] = old
+                stack.write(slot, new.reshape(-1, stack.columns))
 
     def _write_input(
         self,
@@ -133,9 +123,7 @@ class AdapterMemory:
         stacked = np.concatenate(
             [padded_rows(tensors[f"{prefix}{name}.A"], self.rank) for name in names]
         )
-        t = self.a[prefix + source]
-        memory = t.buffer.array.reshape(sizes(t))[index]
-        memory[:] = to_panels(padded_rows(stacked, round_up(len(stacked))))
+        self.a[prefix + source].write(index, stacked)
 
     def _write_matrix(
         self,
@@ -152,40 +140,52 @@ class AdapterMemory:
             column = number * self.rank
             wide[row : row + len(b), column : column + b.shape[1]] = b * np.float32(scale)
             row += len(b)
-        t = self.b[prefix + matrix]
-        t.buffer.array.reshape(sizes(t))[index] = to_panels(wide)
+        self.b[prefix + matrix].write(index, wide)
 
-    def narrow(self, name: str, x: Tensor, chosen: Chosen) -> dict[str, Tensor]:
-        """Return A x for an input x (N, in): for each matrix that reads it, (N, columns)."""
+    def narrow(self, name: str, x: Tensor, chosen: Chosen) -> dict[str, list[Tensor]]:
+        """Return A x for an input x (N, in): by matrix that reads it, (N, columns) per slot."""
         prefix, source = name.rsplit(".", 1)
-        u = self._product(x, self.a[name], chosen)
-        if chosen.slot is not None and chosen.rows is not None:
-            u = chosen.rows.reshape((sizes(x)[0], 1)).equal(0).where(0.0, u)
-        found, at = {}, 0
-        for matrix in INPUTS[source]:
-            found[matrix] = u.slice(1, at, self._columns(matrix))
-            at += self._columns(matrix)
-        return {f"{prefix}.{matrix}": part for matrix, part in found.items()}
+        found: dict[str, list[Tensor]] = {f"{prefix}.{matrix}": [] for matrix in INPUTS[source]}
+        for slot in chosen.slots:
+            u = self.a[name].product(x, slot)
+            if chosen.rows is not None:
+                meant = chosen.rows.equal(Tensor.variable(slot).reshape((1,)))
+                u = meant.reshape((sizes(x)[0], 1)).where(u, 0.0)
+            at = 0
+            for matrix in INPUTS[source]:
+                found[f"{prefix}.{matrix}"].append(u.slice(1, at, self._columns(matrix)))
+                at += self._columns(matrix)
+        return found
 
-    def wide(self, name: str, u: Tensor, y: Tensor, chosen: Chosen) -> Tensor:
-        """Return scale * B u for u (N, columns), shaped like y (N, out), to which it is added."""
-        return self._product(u, self.b[name], chosen).slice(1, 0, sizes(y)[1])
-
-    def _product(self, x: Tensor, memory: Tensor, chosen: Chosen) -> Tensor:
-        _, blocks, inner, _ = sizes(memory)
-        rows = sizes(x)[0]
-        if chosen.slot is not None:
-            panels = memory.slice(0, chosen.slot, 1).permute(0, 1, 3, 2)
-            return x.linear(panels.reshape((blocks * PANEL, inner)))
-        if chosen.rows is None:
-            raise TypeError("no row says which adapter it uses")
-        each = memory.gather(chosen.rows).permute(0, 1, 3, 2)
-        weights = each.reshape((rows, blocks * PANEL, inner)).transpose()
-        return x.reshape((rows, 1, inner)).matmul(weights).reshape((rows, blocks * PANEL))
+    def add(self, name: str, y: Tensor, narrow: list[Tensor], chosen: Chosen) -> Tensor:
+        """Return y (N, out), the base's product with a matrix, plus scale * B A x."""
+        for slot, u in zip(chosen.slots, narrow, strict=True):
+            y = y + self.b[name].product(u, slot)
+        return y
 
 
-def rows_of(t: Tensor) -> np.ndarray:
-    """Return a copy of (slots, rows / 16, k, 16) memory as (slots, rows, k)."""
-    slots, blocks, inner, _ = sizes(t)
-    panels = t.buffer.array.reshape(sizes(t)).transpose(0, 1, 3, 2)
-    return panels.reshape(slots, blocks * PANEL, inner)
+class Stack:
+    """A float32 matrix (rows, columns) for each slot, in panels of 16 rows; zero at first."""
+
+    def __init__(self, slots: int, rows: int, columns: int) -> None:
+        self.slots, self.rows, self.columns = slots, rows, columns
+        self.height = round_up(rows)
+        self.memory = Tensor.zeros((F32.nbytes(slots * self.height, columns),), dt.u8)
+        numbers = self.memory.buffer.array.view(np.float32)
+        self.panels = numbers.reshape(slots, self.height // PANEL, columns, PANEL)
+
+    def write(self, slot: int, matrix: np.ndarray) -> None:
+        """Replace the matrix of a slot."""
+        self.panels[slot] = to_panels(padded_rows(matrix, self.height))
+
+    def matrix(self, slot: int) -> np.ndarray:
+        """Return a copy of the matrix of a slot."""
+        panels: np.ndarray = self.panels[slot]
+        rows = panels.transpose(0, 2, 1).reshape(self.height, self.columns)
+        return rows[: self.rows]
+
+    def product(self, x: Tensor, slot: Sym) -> Tensor:
+        """Multiply x (N, columns) with the matrix of a slot: (N, rows)."""
+        whole = Tensor.packed(F32, self.slots * self.height, self.columns, self.memory)
+        each = whole.reshape((self.slots, self.height, self.columns)).slice(0, slot, 1)
+        return x.linear(each.reshape((self.height, self.columns)).slice(0, 0, self.rows))

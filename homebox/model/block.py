@@ -61,7 +61,7 @@ class Rows:
     positions: Tensor  # int32 (B, T), place in its sequence; -1 for a row that is not used
     places: Tensor  # int32 (N,), page * 64 + offset in the cache; -1 leaves no key
     tables: Tensor  # int32 (B, pages), the sequences' pages
-    chosen: Chosen | None  # their adapters; None leaves adapters out
+    chosen: Chosen  # their adapters
     last: Tensor | None  # int32 (1,), the only row whose logits are wanted; None: all
 
 
@@ -145,13 +145,13 @@ class _Block:
         weights = [self.decoder.weights.tensor(self.prefix + name) for name in names]
         found = [operand.linear(weight) for weight in weights]
         chosen = self.rows.chosen
-        if self.adapters is None or chosen is None:
+        if self.adapters is None or not chosen.slots:
             return found
         if sizes(x)[0] != sizes(self.rows.places)[0] and chosen.rows is not None:
             raise TypeError("a single row of a chunk takes the chunk's adapter")
         narrow = self.adapters.narrow(self.prefix + source, x, chosen)
         return [
-            y + self.adapters.wide(self.prefix + name, narrow[self.prefix + name], y, chosen)
+            self.adapters.add(self.prefix + name, y, narrow[self.prefix + name], chosen)
             for name, y in zip(names, found, strict=True)
         ]
 

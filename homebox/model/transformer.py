@@ -7,6 +7,7 @@ Invariant: a row's logits have the same bits whether it came alone, in a chunk o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from homebox.model.strictmath import Float32
 
 CHUNKS = (16, 64, 256)  # rows of a prefill program; the smallest that holds the chunk is taken
 BATCHES = (1, 2, 4, 8)  # sequences of a decode program
+ADAPTERS = (0, 1, 2, 4)  # adapters of a program
 EVERY = 64  # rows of the program that returns all logits
 
 Int32 = npt.NDArray[np.int32]
@@ -39,7 +41,7 @@ class Kind:
 
     batch: int  # sequences
     length: int  # rows of each
-    adapted: str  # "": the base alone; "one": one adapter for all; "each": one for each row
+    adapters: int  # how many besides the base the rows may use
     every: bool  # logits of all rows, not of each sequence's last
 
 
@@ -98,10 +100,19 @@ class Transformer:
     ) -> Float32:
         """Process one id for each of several slots at its position; return the logits (B, V)."""
         parts = []
-        for i in range(0, len(slots), BATCHES[-1]):
-            part = slice(i, i + BATCHES[-1])
+        for start, end in self._batches(adapters):
+            part = slice(start, end)
             parts.append(self._step(slots[part], ids[part], positions[part], adapters[part]))
         return np.concatenate(parts)
+
+    def _batches(self, adapters: Sequence[int]) -> list[tuple[int, int]]:
+        """Cut rows into batches that a program can hold."""
+        cuts = [0]
+        for i in range(1, len(adapters)):
+            used = set(adapters[cuts[-1] : i + 1]) - {0}
+            if i - cuts[-1] == BATCHES[-1] or len(used) > ADAPTERS[-1]:
+                cuts.append(i)
+        return list(pairwise([*cuts, len(adapters)]))
 
     def all_logits(self, ids: Int32, adapter: int = 0) -> Float32:
         """Return the logits after each of `ids` in a fresh context, (T, V)."""
@@ -143,7 +154,7 @@ class Transformer:
         if self.adapters is not None:
             larger.take_over(self.adapters)
         self.adapters = larger
-        self._programs = {k: p for k, p in self._programs.items() if not k.adapted}
+        self._programs = {k: p for k, p in self._programs.items() if not k.adapters}
 
     def _chunk(self, slot: int, ids: Int32, adapter: int, every: bool) -> Float32:
         """Run a chunk of one sequence at its end; return the program's logits."""
@@ -151,14 +162,15 @@ class Transformer:
         length = EVERY if every else next(size for size in CHUNKS if count <= size)
         start = self.pages.length(slot)
         places = self.pages.append(slot, count)
-        kind = Kind(1, length, "one" if adapter else "", every)
+        adapted = int(adapter > 0 and self.adapters is not None)
+        kind = Kind(1, length, adapted, every)
         program = self.program(kind)
         program.set_input("ids", padded(ids, length, 0))
         positions = np.arange(start, start + count, dtype=np.int32)
         program.set_input("positions", padded(positions, length, -1)[None])
         program.set_input("places", padded(places, length, -1))
         program.set_input("tables", self.pages.tables[slot][None])
-        values = {"adapter": adapter} if adapter else {}
+        values = {"adapter0": adapter} if adapted else {}
         program.run(values if every else {**values, "count": count})
         return program.output(0).numpy()
 
@@ -172,8 +184,9 @@ class Transformer:
         for slot, position in zip(slots, positions, strict=True):
             self.pages.truncate(slot, position)
             places.append(self.pages.append(slot, 1)[0])
-        used = sorted(set(adapters) - {0})
-        program = self.program(Kind(size, 1, ("", "one", "each")[min(len(used), 2)], False))
+        used = sorted(set(adapters) - {0}) if self.adapters is not None else []
+        places_for = next(n for n in ADAPTERS if len(used) <= n)
+        program = self.program(Kind(size, 1, places_for, False))
         program.set_input("ids", padded(ids, size, 0))
         program.set_input("positions", padded(positions, size, -1)[:, None])
         program.set_input("places", padded(places, size, -1))
@@ -182,7 +195,8 @@ class Transformer:
         program.set_input("tables", tables)
         if used:
             program.set_input("adapters", padded(adapters, size, 0))
-        program.run({"adapter": used[0]} if len(used) == 1 else {})
+        used += [0] * (places_for - len(used))
+        program.run({f"adapter{i}": index for i, index in enumerate(used)})
         return program.output(0).copy()[:count]
 
     # -- programs -------------------------------------------------------------------------------
@@ -197,16 +211,17 @@ class Transformer:
         count = kind.batch * kind.length
         chunk = kind.length > 1
         rows = Sym("count", 1, count)
-        adapter = Sym("adapter", 0, self._adapter_slots - 1)
+        most = self._adapter_slots - 1
+        chosen = tuple(Sym(f"adapter{i}", 0, most) for i in range(kind.adapters))
         inputs = {
             "ids": Spec((count,), dt.i32),
             "positions": Spec((kind.batch, kind.length), dt.i32),
             "places": Spec((count,), dt.i32),
             "tables": Spec((kind.batch, self.pages.per_slot), dt.i32),
         }
-        if kind.adapted and not chunk:
+        if kind.adapters and not chunk:
             inputs["adapters"] = Spec((count,), dt.i32)
-        syms = [adapter] if kind.adapted == "one" else []
+        syms = list(chosen)
         if chunk and not kind.every:
             syms.append(rows)
 
@@ -217,18 +232,17 @@ class Transformer:
             tables: Tensor,
             adapters: Tensor | None = None,
         ) -> list[Tensor]:
-            chosen = Chosen(adapter if kind.adapted == "one" else None, adapters)
             last = (Tensor.variable(rows) + -1).reshape((1,)) if rows in syms else None
-            place = Rows(positions, places, tables, chosen if kind.adapted else None, last)
+            place = Rows(positions, places, tables, Chosen(chosen, adapters), last)
             return [self.decoder.logits(ids, place, self.adapters)]
 
-        name = f"{'chunk' if chunk else 'decode'} {count}{' ' * bool(kind.adapted)}{kind.adapted}"
+        name = f"{'chunk' if chunk else 'decode'} {count}" + "+lora" * kind.adapters
         memory = self._memory(kind)
         return capture(step, inputs, syms, name, self._key(kind) if memory else None, memory)
 
     def _key(self, kind: Kind) -> str:
         """Return what decides a program's graph, save for source code and machine."""
-        rank = self.adapters.rank if kind.adapted and self.adapters is not None else 0
+        rank = self.adapters.rank if kind.adapters and self.adapters is not None else 0
         parts = (
             self.config,
             self.weights.form.name,
@@ -247,7 +261,7 @@ class Transformer:
         found = {**self.weights.buffers}
         found |= {f"kv:{layer}": t.buffer for layer, t in enumerate(self.cache.memory)}
         found |= {"rope:cos": self.decoder.cos.buffer, "rope:sin": self.decoder.sin.buffer}
-        if kind.adapted and self.adapters is not None:
+        if kind.adapters and self.adapters is not None:
             found |= self.adapters.buffers
         return found
 
