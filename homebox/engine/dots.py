@@ -17,8 +17,11 @@ Invariant: `dot4` is exact on every target, for all u8 and i8 operands.
 from typing import Protocol
 
 from homebox.engine.cpu import CpuTarget
+from homebox.engine.linear import Kernel
 
 SAFE = 127  # 2 * 127 * 128 is the largest sum of two products that 16 bits hold
+SHORT_LIMIT = 32767
+BRACKETS = frozenset({"loop", "endloop", "if", "endif"})
 
 
 class Text(Protocol):
@@ -40,6 +43,88 @@ def dot4(w: Text, target: CpuTarget, lanes: int, values: list[str], most: int) -
     return _join(w, [_dot4(w, target, n, acc, a, b, most) for acc, a, b in pieces], n, "i32")
 
 
+# -- several products summed in 16 bits -----------------------------------------------------------
+
+
+def chained(kernel: Kernel, target: CpuTarget) -> dict[int, int]:
+    """Return the `get`, `dot4` and `set` that only add to a register, with the register's position.
+
+    Where a target sums small products in 16 bits first, those of several such additions may stay
+    there together: 15 * 128 * 2 fits 8 times.
+    """
+    short = target.arch == "x86_64" and target.vector != "generic" and not _has_vnni(target)
+    short = short or (target.arch == "aarch64" and not _has_arm_dots(target))
+    users: dict[int, list[int]] = {}
+    for position, inst in enumerate(kernel.body):
+        for source in inst.args:
+            users.setdefault(source, []).append(position)
+    found: dict[int, int] = {}
+    for position, inst in enumerate(kernel.body):
+        if not short or inst.op != "dot4" or 2 * bound(inst.arg) > SHORT_LIMIT:
+            continue
+        got, after = inst.args[0], users.get(position, [])
+        if kernel.body[got].op != "get" or users[got] != [position] or len(after) != 1:
+            continue
+        register, (put,) = kernel.body[got].args[0], after
+        if kernel.body[put].op != "set" or kernel.body[put].args[0] != register:
+            continue
+        between = kernel.body[got + 1 : put]
+        if not any(x.op in BRACKETS or (x.args and x.args[0] == register) for x in between):
+            found.update(dict.fromkeys((got, position, put), register))
+    return found
+
+
+def bound(most: int) -> int:
+    """Return the largest sum of the two products that a `dot4` adds in 16 bits."""
+    return 2 * 128 * most
+
+
+def short_sums(
+    w: Text, target: CpuTarget, lanes: int, a: str, b: str, before: list[list[str]] | None
+) -> list[list[str]]:
+    """Return 16-bit sums of products of a and b, added to those of before, piece by piece."""
+    n = _lanes(target)
+    left, right = (_cut(w, value, 4 * lanes, 4 * n, "i8") for value in (a, b))
+    pieces = enumerate(zip(left, right, strict=True))
+    return [_short(w, target, n, *each, before[i] if before else None) for i, each in pieces]
+
+
+def settle(w: Text, target: CpuTarget, lanes: int, acc: str, sums: list[list[str]]) -> str:
+    """Return i32 `acc` plus 16-bit sums of products."""
+    n = _lanes(target)
+    pieces = zip(_cut(w, acc, lanes, n, "i32"), sums, strict=True)
+    return _join(w, [_settle(w, target, n, *each) for each in pieces], n, "i32")
+
+
+def _short(
+    w: Text, target: CpuTarget, n: int, a: str, b: str, before: list[str] | None
+) -> list[str]:
+    if target.arch == "aarch64":
+        made = [_product(w, "i8", a, b, range(k, k + 8)) for k in (0, 8)]
+    else:
+        byte = f"<{4 * n} x i8>"
+        function = {8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}[n]
+        made = [w.temp(w.call(f"<{2 * n} x i16>", function, [byte, byte], [a, b]))]
+    if before is None:
+        return made
+    return [w.temp(f"add <{2 * n} x i16> {x}, {y}") for x, y in zip(before, made, strict=True)]
+
+
+def _settle(w: Text, target: CpuTarget, n: int, acc: str, sums: list[str]) -> str:
+    words, shorts = f"<{n} x i32>", f"<{2 * n} x i16>"
+    if target.arch == "aarch64":
+        name = "llvm.aarch64.neon.addp.v8i16"
+        pairs = w.temp(w.call(shorts, name, [shorts, shorts], sums))
+        name = "llvm.aarch64.neon.saddlp.v4i32.v8i16"
+        long = w.temp(w.call(words, name, [shorts], [pairs]))
+    else:
+        long = _multiply_pairs(w, n, sums[0], _splat(2 * n, "i16", 1))
+    return w.temp(f"add {words} {acc}, {long}")
+
+
+# -- products of bf16 -----------------------------------------------------------------------------
+
+
 def dotbf16(w: Text, target: CpuTarget, lanes: int, values: list[str]) -> str:
     """Return f32 `values[0]` plus 2 products a lane of bf16 `values[1]` and `values[2]`."""
     if target.has("avx512bf16") and lanes == 16:
@@ -52,6 +137,14 @@ def dotbf16(w: Text, target: CpuTarget, lanes: int, values: list[str]) -> str:
         done = [_instruction_bf16(w, function, 4, acc, a, b) for acc, a, b in pieces]
         return _join(w, done, 4, "float")
     return _widened_bf16(w, target, lanes, values)
+
+
+def _has_vnni(target: CpuTarget) -> bool:
+    return target.has({"avx512": "avx512vnni", "avx2": "avxvnni"}.get(target.vector, "none"))
+
+
+def _has_arm_dots(target: CpuTarget) -> bool:
+    return target.has("dotprod") or target.has("i8mm")
 
 
 def _lanes(target: CpuTarget) -> int:
@@ -95,17 +188,17 @@ def _splat(lanes: int, element: str, value: int) -> str:
 def _dot4(w: Text, target: CpuTarget, n: int, acc: str, a: str, b: str, most: int) -> str:
     """One piece of n lanes: whole registers of the target."""
     if target.arch == "aarch64":
-        known = target.has("dotprod") or target.has("i8mm")
-        return (_dot4_arm if known else _dot4_neon)(w, target, acc, a, b, most)
+        if _has_arm_dots(target):
+            return _dot4_arm(w, target, acc, a, b, most)
+        if most > SAFE:
+            return _dot4_neon(w, acc, a, b)
+        return _settle(w, target, n, acc, _short(w, target, n, a, b, None))
     words, byte = f"<{n} x i32>", f"<{4 * n} x i8>"
-    if n >= 8 and target.has("avx512vnni" if n == 16 else "avxvnni"):
+    if _has_vnni(target):
         function = f"llvm.x86.avx512.vpdpbusd.{32 * n}"
         return w.temp(w.call(words, function, [words, byte, byte], [acc, a, b]))
     if most <= SAFE and n >= 8:
-        function = {8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}[n]
-        pairs = w.temp(w.call(f"<{2 * n} x i16>", function, [byte, byte], [a, b]))
-        sums = _multiply_pairs(w, n, pairs, _splat(2 * n, "i16", 1))
-        return w.temp(f"add {words} {acc}, {sums}")
+        return _settle(w, target, n, acc, _short(w, target, n, a, b, None))
     for x, y in zip(_halves(w, n, a, signed=False), _halves(w, n, b, signed=True), strict=True):
         acc = w.temp(f"add {words} {acc}, {_multiply_pairs(w, n, x, y)}")
     return acc
@@ -151,15 +244,9 @@ def _dot4_arm(w: Text, target: CpuTarget, acc: str, a: str, b: str, most: int) -
     return w.temp(f"sub {words} {dot('sdot', acc, signed, b)}, {lacking}")
 
 
-def _dot4_neon(w: Text, target: CpuTarget, acc: str, a: str, b: str, most: int) -> str:
-    """4 lanes without dot instructions."""
-    words, shorts = "<4 x i32>", "<8 x i16>"
-    if most <= SAFE:
-        products = [_product(w, "i8", a, b, range(k, k + 8)) for k in (0, 8)]
-        name = "llvm.aarch64.neon.addp.v8i16"
-        pairs = w.temp(w.call(shorts, name, [shorts, shorts], products))
-        name = "llvm.aarch64.neon.saddlp.v4i32.v8i16"
-        return w.temp(f"add {words} {acc}, {w.temp(w.call(words, name, [shorts], [pairs]))}")
+def _dot4_neon(w: Text, acc: str, a: str, b: str) -> str:
+    """4 lanes without dot instructions, of bytes that may be above SAFE."""
+    words = "<4 x i32>"
     even, odd = zip(_halves(w, 4, a, signed=False), _halves(w, 4, b, signed=True), strict=True)
     sums = []
     for half in (range(4), range(4, 8)):

@@ -67,6 +67,8 @@ class _Writer:
         self.open: list[int] = []  # where the open brackets begin
         self.label = "entry"
         self.temps = 0
+        self.chained = dots.chained(kernel, target)
+        self.pending: dict[int, tuple[int, list[list[str]]]] = {}  # by register: bound, 16-bit sums
         self.kept = 0  # bytes of the thread's own memory in use
 
     # -- small helpers --------------------------------------------------------------------------
@@ -118,6 +120,9 @@ class _Writer:
         return "\n".join([*sorted(self.declared), *body]) + "\n"
 
     def instruction(self, inst: Inst, i: int) -> str | None:
+        if inst.op in dots.BRACKETS:
+            for register in list(self.pending):
+                self.settle(register)
         method = getattr(self, f"op_{inst.op}", None)
         if method is not None:
             result: str | None = method(inst, i)
@@ -308,9 +313,15 @@ class _Writer:
         return f"%r{i}"
 
     def op_get(self, inst: Inst, i: int) -> str:
+        if i in self.chained:
+            return ""
+        self.settle(inst.args[0])
         return self.temp(f"load {self.of(inst)}, ptr {self.arg(inst, 0)[1]}")
 
     def op_set(self, inst: Inst, i: int) -> None:
+        if i in self.chained:
+            return
+        self.pending.pop(inst.args[0], None)
         value, name = self.arg(inst, 1)
         self.line(f"store {self.of(value)} {name}, ptr {self.arg(inst, 0)[1]}")
 
@@ -376,7 +387,25 @@ class _Writer:
 
     def op_dot4(self, inst: Inst, i: int) -> str:
         values = [self.arg(inst, k)[1] for k in range(3)]
-        return dots.dot4(self, self.target, inst.lanes, values, inst.arg)
+        if i not in self.chained:
+            return dots.dot4(self, self.target, inst.lanes, values, inst.arg)
+        register = self.chained[i]
+        if self.pending.get(register, (0,))[0] + dots.bound(inst.arg) > dots.SHORT_LIMIT:
+            self.settle(register)
+        bound, before = self.pending.get(register, (0, None))
+        _, a, c = values
+        sums = dots.short_sums(self, self.target, inst.lanes, a, c, before)
+        self.pending[register] = (bound + dots.bound(inst.arg), sums)
+        return ""
+
+    def settle(self, register: int) -> None:
+        """Add to a register what `dot4` has summed for it in 16 bits."""
+        if register in self.pending:
+            _, sums = self.pending.pop(register)
+            inst, place = self.kernel.body[register], self.names[register]
+            acc = self.temp(f"load {self.of(inst)}, ptr {place}")
+            total = dots.settle(self, self.target, inst.lanes, acc, sums)
+            self.line(f"store {self.of(inst)} {total}, ptr {place}")
 
     def op_dotbf16(self, inst: Inst, i: int) -> str:
         values = [self.arg(inst, k)[1] for k in range(3)]

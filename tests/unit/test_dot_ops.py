@@ -96,6 +96,47 @@ def test_a_wrong_bound_is_what_would_saturate() -> None:
     assert not np.array_equal(acc, want)
 
 
+def chain_kernel(most: int, steps: int) -> Kernel:
+    """Sum `steps` products one after another; look at the sum and change it on the way."""
+    b = Builder()
+    out, seen = b.param(dt.i32, 16, True), b.param(dt.i32, 32, True)
+    weights, factors = b.param(dt.u8, 64, False), b.param(dt.i8, 4, False)
+    total = b.reg(b.load(out, b.int(0), 16))
+    weight = b.load(weights, b.int(0), 64)
+    factor = b.bitcast(b.splat(b.load(b.view(factors, dt.i32), b.int(0)), 16), dt.i8)
+
+    def add(times: int) -> None:
+        for _ in range(times):
+            b.set(total, b.emit("dot4", dt.i32, 16, (b.get(total), weight, factor), most))
+
+    add(steps)
+    with b.loop(b.int(0), b.int(2)) as i:
+        b.store(seen, b.mul(i, b.int(16)), b.get(total))
+        add(3)
+        with b.when(b.alu("eq", i, b.int(1))):
+            b.set(total, b.alu("add", b.get(total), b.const(1, dt.i32, 16)))
+            add(1)
+        add(2)
+    b.store(out, b.int(0), b.get(total))
+    return b.kernel()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("most", "steps"), [(15, 7), (15, 8), (15, 9), (63, 5), (64, 4), (255, 3)])
+def test_chains_of_dot4_are_exact(level: str, most: int, steps: int) -> None:
+    if level not in available():
+        pytest.skip(f"this CPU cannot run {level} code, only {', '.join(available())}")
+    for least in (-128, 127):
+        weights, factors = np.full(64, most, np.uint8), np.full(4, least, np.int8)
+        weights[-4:] = 1
+        each = weights.reshape(16, 4).astype(np.int32) @ factors
+        out, seen = np.arange(16, dtype=np.int32), np.zeros((2, 16), np.int32)
+        start = out.copy()
+        call(chain_kernel(most, steps), target_of(level), [out, seen, weights, factors])
+        assert np.array_equal(seen, [start + steps * each, start + (steps + 5) * each])
+        assert np.array_equal(out, start + (steps + 11) * each + 1)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_dotbf16_at_every_level(level: str) -> None:
     if level not in available():

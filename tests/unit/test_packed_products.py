@@ -143,7 +143,7 @@ WIDE = r"\bsm(?:ull|lal)2?\s+v\d+\.4s"
         ("v8", "f32", "q8", FMLA),
         ("v8", "bf16", "bf16", FMLA),
         ("v8", "int8", "q8", WIDE),
-        ("v8", "int8", "q4", r"\bsmull2?\s+v\d+\.8h"),
+        ("v8", "int8", "q4", r"\bsm(?:ull|lal)2?\s+v\d+\.8h"),
         ("dotprod", "int8", "q8", r"\bsdot\s+v\d+\.4s"),
         ("dotprod", "int8", "q4", r"\bsdot\s+v\d+\.4s"),
         ("v9", "f32", "f32", FMLA),
