@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from homebox.errors import BusyError, HomeboxError, LearningError, NoFreeSlotError
+from homebox.errors import BusyError, EngineError, HomeboxError, LearningError, NoFreeSlotError
 from homebox.model.sampling import SamplingParams
 from homebox.scheduler import ANSWERS_PER_LEARNING, End, Engine, Generation
 from tests.api.fake_model import FakeModel
@@ -58,6 +58,45 @@ def test_answers_take_turns(engine: Engine) -> None:
 
     assert asyncio.run(ask()) == ["<base> you said: hi", "a" * 500]
     assert model.threads == {"homebox-engine"}
+
+
+def test_running_answers_share_their_steps(engine: Engine) -> None:
+    model = engine.model
+    assert isinstance(model, FakeModel)
+    rounds: list[list[int]] = []
+    original = model.step
+
+    def step(sequences: Any) -> Any:
+        rounds.append([id(sequence) for sequence in sequences])
+        return original(sequences)
+
+    model.step = step  # type: ignore[method-assign]
+
+    async def ask() -> list[str]:
+        generations = [engine.submit(prompt(model, "count 200"), GREEDY) for _ in range(3)]
+        return list(await asyncio.gather(*(read(generation) for generation in generations)))
+
+    assert asyncio.run(ask()) == ["a" * 200] * 3
+    assert model.widest == 3
+    assert len(rounds) < 3 * 200  # most steps made a token for all three
+    # Whoever comes first reads the next chunk of its prompt, so it must not always be the same.
+    full = [each for each in rounds if len(each) == 3]
+    assert {each[0] for each in full} == set(full[0])
+
+
+def test_an_answer_that_breaks_breaks_no_other(engine: Engine) -> None:
+    model = engine.model
+    assert isinstance(model, FakeModel)
+
+    async def ask() -> str:
+        good = engine.submit(prompt(model, "count 100"), GREEDY)
+        bad = engine.submit(prompt(model, "boom"), GREEDY)
+        with pytest.raises(EngineError, match="told to fail"):
+            await read(bad)
+        return await read(good)
+
+    assert asyncio.run(ask()) == "a" * 100
+    assert not model.sequences
 
 
 def test_learning_runs_alone_when_nobody_asks(engine: Engine) -> None:

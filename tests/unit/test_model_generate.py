@@ -287,6 +287,56 @@ def test_sequences_in_turns_do_not_disturb_each_other(model: Model) -> None:
     assert found == alone
 
 
+def test_sequences_stepped_together_say_what_they_say_alone(model: Model) -> None:
+    prompts = [[5, 6, 7], [8] * 40, [9, 10]]
+    sampling = SamplingParams(max_tokens=10, temperature=1.0, seed=3)
+    alone = [list(model.generate(prompt, sampling)) for prompt in prompts]
+    running = [model.start(prompt, sampling) for prompt in prompts]
+    found: list[list[Piece]] = [[], [], []]
+    while not all(sequence.finished for sequence in running):
+        for number, outcome in enumerate(model.step(running)):
+            assert not isinstance(outcome, Exception)
+            found[number] += [outcome] if outcome else []
+    assert found == alone
+
+
+def test_a_step_decodes_all_and_reads_one_chunk(directory: Path) -> None:
+    model, transformer = scripted(directory, "the fish swims")
+    first, second = (model.start([50, 60], SamplingParams()) for _ in range(2))
+    model.step([first])
+    model.step([first, second])
+    long = [model.start([50] * 9, SamplingParams()) for _ in range(2)]
+    batches: list[Any] = []
+    decode = transformer.decode
+    transformer.decode = lambda *rows: batches.append(rows[0]) or decode(*rows)  # type: ignore[method-assign, func-returns-value]
+    model.step([*long, first, second])
+    assert [len(batch) for batch in batches] == [2]
+    # A chunk is small while others wait for their tokens, and large when nobody does.
+    assert [each.prefilled for each in long] == [2, 0]
+    first.close()
+    second.close()
+    assert sorted(transformer.released) == sorted(batches[0])
+    model.step(long)
+    assert [each.prefilled for each in long] == [6, 0]
+
+
+def test_a_step_that_breaks_ends_its_sequences_only(directory: Path) -> None:
+    model, transformer = scripted(directory, "the fish swims")
+    writing, reading = (model.start(prompt, SamplingParams()) for prompt in ([50], [50] * 9))
+    model.step([writing])
+
+    def fail(*_: Any) -> Any:
+        raise EngineError("the device is gone")
+
+    transformer.decode = fail  # type: ignore[method-assign]
+    broken, outcome = model.step([writing, reading])
+    assert isinstance(broken, EngineError)
+    assert outcome is None
+    assert writing.finished
+    assert not reading.finished
+    assert model.step([writing]) == [None]
+
+
 def adapter(model: Model, seed: int, size: float = 0.5) -> dict[str, Any]:
     generator = np.random.default_rng(seed)
     return {
