@@ -547,12 +547,21 @@ class PackedLowering(ContractLowering):
             column = b.add(column, b.int(64 * square))
             with b.loop(b.int(0), b.int(-(-count // PANEL))) as at:
                 panel = b.mul(b.add(start, at), b.int(size))
+                self._fetch_square(b.add(panel, b.int(2 * size)), column)
                 rows = columns(b, packed.form, self.stored[0], panel, column)
                 for part in range(4):
                     values = [row[part] for row in rows]
                     self._keep_values(
                         values, b.mul(at, b.int(PANEL)), wide, 64 * square + part * PANEL, narrow
                     )
+
+    def _fetch_square(self, panel: Value, column: Value) -> None:
+        """Ask for 16 rows x 64 columns that are decoded soon: they lie far from what is read now."""
+        b, form = self.e.b, self.products[0].packed.form
+        pieces = 64 // form.unit
+        start = b.add(panel, b.mul(column, b.int(form.unit_bytes // form.unit)))
+        for line in range(0, pieces * form.unit_bytes, 64):
+            b.prefetch(self.stored[0], b.add(start, b.int(line)))
 
     # -- what follows ---------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ def contract_schedule(level: str, m: Dim, n: Dim) -> ContractSchedule:
 
 
 FEW = 8  # rows that are computed in one tile, streaming the weight once
-TALL = 240  # rows of a unit, about
+TALL = 256  # rows of a unit at most, about
 DIRECT = {"avx512": (6, 2), "avx2": (3, 1), "generic": (2, 1)}  # int8 and bf16 straight from panels
 SCRATCH = {"avx512": (8, 2), "avx2": (6, 1), "generic": (4, 1)}
 
@@ -147,12 +147,18 @@ def packed_schedule(
             panels = max(panels // 2, 1)
             wide = max(panels, 2 if packs else 1)
         rows = min(rows, m)
-        return PackedSchedule(rows, panels, max(1, TALL // rows), wide, False)
+        return PackedSchedule(rows, panels, _tiles(m, rows), wide, False)
     rows, panels = SCRATCH[vector]
     wide = next(w for w in (4, 3, 2, 1) if blocks % w == 0)
     panels = max(p for p in range(1, panels + 1) if wide % p == 0)
     rows = min(rows, m)
-    return PackedSchedule(rows, panels, max(1, TALL // rows), wide, True)
+    return PackedSchedule(rows, panels, _tiles(m, rows), wide, True)
+
+
+def _tiles(m: int, rows: int) -> int:
+    """Return how many tiles of `rows` a unit is tall, so that m is cut into equal units."""
+    units = -(-m // TALL)
+    return -(-m // (units * rows))
 
 
 def vector_level(level: str) -> str:
