@@ -73,7 +73,8 @@ class _Store:
         lo, hi = b.emit("lo", dt.i64), b.emit("hi", dt.i64)
         with b.loop(lo, hi) as unit:
             rest = unit
-            for counter in reversed(inner):
+            # The first axis runs fastest: neighbouring positions share the lines they write to.
+            for counter in inner:
                 size = b.int(counter.size)
                 e.env[counter] = b.emit("mod", dt.i64, 1, (rest, size))
                 rest = b.emit("idiv", dt.i64, 1, (rest, size))

@@ -188,7 +188,8 @@ class _Lowering:
                 e.env[w.head], e.env[w.batch] = head, batch
             self.first_query = b.mul(query_block, b.int(s.queries))
             self._unit(split)
-        work = s.queries * s.groups * s.dim * SPLIT
+        keys = min(SPLIT, self.arg.keys) if self.arg.parts else self.arg.keys
+        work = 2 * s.queries * s.groups * s.dim * keys
         schedule = ContractSchedule(s.rows, PANELS, s.tiles, UNROLL)
         units = Units(s.batch * s.heads * s.query_blocks * splits)
         return Lowered(b.kernel(), tuple(e.memory), units, schedule, work)
