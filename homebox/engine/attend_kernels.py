@@ -277,9 +277,10 @@ class _Lowering:
             b.store(self.upper, row, zero)
             b.store(self.lowest, row, zero)
             self._fill(self.q, row, s.wide)
-        self.most = b.cast(b.get(most), dt.i64)
         sixty_four = b.int(BLOCK)
-        end = b.emit("idiv", dt.i64, 1, (b.add(self.most, b.int(BLOCK - 1)), sixty_four))
+        end = b.emit(
+            "idiv", dt.i64, 1, (b.add(b.cast(b.get(most), dt.i64), b.int(BLOCK - 1)), sixty_four)
+        )
         begin = b.emit("idiv", dt.i64, 1, (b.cast(b.get(least), dt.i64), sixty_four))
         return begin, end
 
@@ -346,9 +347,16 @@ class _Lowering:
 
     def _tile(self, row: Value, start: Value) -> None:
         """Work on one block of keys, from position `start` on, for a tile of rows."""
-        scores = self._scores(row)
-        factors = self._weights(row, start, scores)
-        self._accumulate(row, start, factors)
+        b = self.e.b
+        upper = b.load(self.upper, row)
+        for r in range(1, self.s.rows):
+            other = b.load(self.upper, b.add(row, b.int(r)))
+            upper = b.emit("max", dt.i32, 1, (upper, other))
+        left = b.alu("sub", b.cast(upper, dt.i64), start)
+        with b.when(b.alu("lt", b.int(0), left)):
+            scores = self._scores(row)
+            factors = self._weights(row, start, scores)
+            self._accumulate(row, b.emit("min", dt.i64, 1, (b.int(BLOCK), left)), factors)
 
     def _panels(self, count: int, one_group: bool) -> int:
         """Return how many panels a tile takes at once."""
@@ -510,11 +518,9 @@ class _Lowering:
 
     # -- values ---------------------------------------------------------------------------------
 
-    def _accumulate(self, row: Value, start: Value, factors: list[Value]) -> None:
-        """Scale a tile's sums and add weights times values."""
+    def _accumulate(self, row: Value, count: Value, factors: list[Value]) -> None:
+        """Scale a tile's sums and add weights times the values of the block's first positions."""
         b, s, v = self.e.b, self.s, self.values
-        count = b.alu("sub", self.most, start)
-        count = b.emit("min", dt.i64, 1, (b.int(BLOCK), count))
         total = s.wide // PANEL
         panels = self._panels(total, v.scale is not None)
         for first in range(0, total, panels):
