@@ -14,7 +14,7 @@ from homebox.engine.dtype import DType
 from homebox.engine.indexing import Conditions, Counters, gathered, through
 from homebox.engine.ops import MOVEMENT, Node, Op, Sym, is_name, numel_max
 from homebox.engine.rules import scalar
-from homebox.engine.symbolic import Index, Loop, flatten, of
+from homebox.engine.symbolic import ZERO, Index, Loop, flatten, of
 from homebox.engine.tensor import Tensor
 
 BLOCK = 64  # positions that are worked on at once
@@ -154,11 +154,25 @@ def descend(
         if n.op is Op.GATHER:
             index, inside = gathered(n, index)
             conditions = (*conditions, inside)
+        elif n.op is Op.RESHAPE and (kept := _unsqueezed(n, index)) is not None:
+            index = kept
         elif not is_name(n):
             index, more = through(n, index)
             conditions = (*conditions, *more)
         n = n.src[0]
     return n, index, tuple(dict.fromkeys(conditions))
+
+
+def _unsqueezed(n: Node, index: tuple[Index, ...]) -> tuple[Index, ...] | None:
+    """Return the index before a reshape that only adds or drops axes of size 1, else None.
+
+    Panels reach beyond an axis whose size is no multiple of 16; here they may, for nothing mixes.
+    """
+    old, new = n.src[0].shape, n.shape
+    if [d for d in old if d != 1] != [d for d in new if d != 1]:
+        return None
+    wide = iter([i for i, d in zip(index, new, strict=True) if d != 1])
+    return tuple(ZERO if d == 1 else next(wide) for d in old)
 
 
 def _plain(n: Node, index: tuple[Index, ...], conditions: Conditions) -> Read | None:

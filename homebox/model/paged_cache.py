@@ -161,10 +161,10 @@ class PagedCache:
         if self.quantised:
             return self._dequantised(key_part, value_part)
         keys = key_part.reshape((batch, count, heads, dim, PAGE)).permute(0, 2, 1, 4, 3)
-        values = value_part.reshape((batch, count, heads, PAGE, self.dim)).slice(4, 0, dim)
-        shape = (batch, heads, 1, count * PAGE, dim)
-        values = values.permute(0, 2, 1, 3, 4)
-        return keys.reshape(shape).cast(dt.f32), values.reshape(shape).cast(dt.f32)
+        values = value_part.reshape((batch, count, heads, PAGE, self.dim)).permute(0, 2, 1, 3, 4)
+        shape = (batch, heads, 1, count * PAGE)
+        values = values.reshape((*shape, self.dim)).slice(4, 0, dim)
+        return keys.reshape((*shape, dim)).cast(dt.f32), values.cast(dt.f32)
 
     def _dequantised(self, key_part: Tensor, value_part: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of pages of q8 as numbers times scales."""
