@@ -12,10 +12,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -47,8 +46,7 @@ SHOWING = ("3", "4")  # DEBUG levels that print schedules and sources
 Function = Callable[..., "Tensor | Sequence[Tensor]"]
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """Shape and type of an input."""
 
     shape: Shape
@@ -88,8 +86,7 @@ def capture(
     return request.stored(entry) or request.compiled(entry)
 
 
-@dataclass(frozen=True)
-class _Request:
+class _Request(NamedTuple):
     """One call of `capture`."""
 
     function: Function

@@ -12,8 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -47,8 +46,7 @@ _constants = weakref.WeakValueDictionary()
 _constants_lock = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """An input or output of a program: where it is and what shape and type it has."""
 
     buffer: Buffer
@@ -56,8 +54,7 @@ class Value:
     dtype: DType
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchTime:
+class LaunchTime(NamedTuple):
     """What one launch took. `pieces` counts the launches that it was cut into."""
 
     title: str
@@ -129,7 +126,7 @@ class Program:
             name: Buffer(numel_max(shape_of(a.shape, sizes)), dtype_of(a.dtype))
             for name, a in plan.inputs.items()
         }
-        self._outputs = [Buffer(m.count, dtype_of(m.dtype)) for m in plan.outputs]
+        self._outputs = [Buffer(m.elements, dtype_of(m.dtype)) for m in plan.outputs]
         self.arena = Buffer(plan.arena, dt.u8)
         self.variables = Buffer(max(len(self.syms), 1), dt.i32)
         self._constants: list[_Constant] = []
@@ -177,7 +174,7 @@ class Program:
                 if found is not None:
                     self._constants.append(found)
                     continue
-                made = _Constant(Buffer(memory.count, dtype_of(memory.dtype)), sources)
+                made = _Constant(Buffer(memory.elements, dtype_of(memory.dtype)), sources)
                 self._constants.append(made)
                 arguments = self._arguments(launch)
                 row = (self._code[launch.kernel], arguments.ctypes.data, launch.fixed)

@@ -9,21 +9,20 @@ buffers is refused as a whole.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from homebox.engine.device import Buffer
 from homebox.engine.dtype import ALL, DType
 from homebox.engine.ops import Dim, Shape, Sym
 from homebox.errors import EngineError
 
-FORMAT = 1  # raised whenever the fields below change their meaning
+FORMAT = 2  # raised whenever the fields below change their meaning
 DTYPES = {each.name: each for each in ALL}
 
 Size = int | str  # of an axis; a string names a run-time integer
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a pointer leads. `kind`: buffer or input (`name`), output, constant or arena (`at`)."""
 
     kind: str
@@ -31,17 +30,15 @@ class Place:
     at: int = 0  # number of the output or constant; bytes from the arena's start
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """A block of `count` elements that comes from outside or that a program owns."""
+class Memory(NamedTuple):
+    """A block of elements that comes from outside or that a program owns."""
 
-    count: int
+    elements: int
     dtype: str
     frozen: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Array:
+class Array(NamedTuple):
     """An input or output as the caller sees it."""
 
     place: Place
@@ -49,8 +46,7 @@ class Array:
     dtype: str
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(NamedTuple):
     """One launch. Units: `fixed` times the product of ceil(run-time integer / by) over `dynamic`.
 
     A launch of more than `most` units is cut into several.
@@ -65,8 +61,7 @@ class Launch:
     title: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """A program without addresses; see the module's note."""
 
     name: str
@@ -84,7 +79,7 @@ class Plan:
 
     def encode(self) -> bytes:
         """Return the plan as JSON."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode()
+        return json.dumps(self, separators=(",", ":")).encode()
 
     def syms(self) -> list[Sym]:
         """Return the run-time integers, in the order of the vars buffer."""
@@ -106,38 +101,31 @@ class Plan:
 def decode(data: bytes) -> Plan:
     """Return the plan of its JSON; raises EngineError if that is not what `encode` gives."""
     try:
-        fields = json.loads(data)
-        fields["variables"] = tuple(tuple(each) for each in fields["variables"])
-        fields["inputs"] = {name: _array(each) for name, each in fields["inputs"].items()}
-        fields["roots"] = tuple(_array(each) for each in fields["roots"])
-        fields["buffers"] = {name: Memory(**each) for name, each in fields["buffers"].items()}
-        fields["aliases"] = tuple(tuple(each) for each in fields["aliases"])
-        fields["outputs"] = tuple(Memory(**each) for each in fields["outputs"])
-        fields["constants"] = tuple(
-            (Memory(**memory), _launch(launch)) for memory, launch in fields["constants"]
+        plan = Plan(*json.loads(data))
+        return plan._replace(
+            variables=tuple((name, lo, hi) for name, lo, hi in plan.variables),
+            inputs={name: _array(*each) for name, each in plan.inputs.items()},
+            roots=tuple(_array(*each) for each in plan.roots),
+            buffers={name: Memory(*each) for name, each in plan.buffers.items()},
+            aliases=tuple((one, other, start) for one, other, start in plan.aliases),
+            outputs=tuple(Memory(*each) for each in plan.outputs),
+            constants=tuple((Memory(*memory), _launch(*each)) for memory, each in plan.constants),
+            kernels=tuple((name, key) for name, key in plan.kernels),
+            places=tuple(Place(*each) for each in plan.places),
+            launches=tuple(_launch(*each) for each in plan.launches),
         )
-        fields["kernels"] = tuple(tuple(each) for each in fields["kernels"])
-        fields["places"] = tuple(Place(**each) for each in fields["places"])
-        fields["launches"] = tuple(_launch(each) for each in fields["launches"])
-        return Plan(**fields)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise EngineError(
             f"a stored program is not readable ({error!r}); it is made again"
         ) from None
 
 
-def _array(fields: dict[str, object]) -> Array:
-    place, shape = fields["place"], fields["shape"]
-    return Array(Place(**place), tuple(shape), str(fields["dtype"]))  # type: ignore[arg-type]
+def _array(place: Any, shape: Any, dtype: str) -> Array:
+    return Array(Place(*place), tuple(shape), dtype)
 
 
-def _launch(fields: dict[str, object]) -> Launch:
-    arguments, dynamic = fields.pop("arguments"), fields.pop("dynamic")
-    return Launch(
-        arguments=tuple(arguments),  # type: ignore[arg-type]
-        dynamic=tuple((name, by) for name, by in dynamic),  # type: ignore[attr-defined]
-        **fields,  # type: ignore[arg-type]
-    )
+def _launch(kernel: int, arguments: Any, fixed: int, dynamic: Any, *rest: Any) -> Launch:
+    return Launch(kernel, tuple(arguments), fixed, tuple((n, by) for n, by in dynamic), *rest)
 
 
 def memory_like(buffer: Buffer) -> Memory:

@@ -1,6 +1,5 @@
 """Programs on disk: a hit calls nothing and gives the same bits; what does not fit is dropped."""
 
-import dataclasses
 import logging
 import os
 import subprocess
@@ -213,10 +212,11 @@ def test_damage_and_loss_only_cost_time(folder: Path, caplog: pytest.LogCaptureF
         layer = Layer()
         assert results(layer.program(), layer) == want and layer.calls == 1
         assert entry.read_bytes() == whole
-    with pytest.raises(EngineError, match="not readable"):
-        decode(b'{"name": 3}')
+    for nonsense in (b'{"name": 3}', b"[]", b"x", b"[" + b"3," * 11 + b"3]"):
+        with pytest.raises(EngineError, match="not readable"):
+            decode(nonsense)
     assert decode(plan.encode()) == plan
-    unknown = dataclasses.replace(plan, kernels=tuple((n, "0" * 64) for n, _ in plan.kernels))
+    unknown = plan._replace(kernels=tuple((n, "0" * 64) for n, _ in plan.kernels))
     body = unknown.encode()
     capturing._programs().put(entry.name, body)
     layer = Layer()
