@@ -131,6 +131,9 @@ def accesses(
             (stored,) = each.src
             place = element(each.arg, size_max(each.shape[1]), *at)
             found.append(Access(stored, place.at, (place.at,), conditions))
+        elif each.op is Op.PACK:  # a row's bytes follow from the row
+            column = of(counters.loop(size_max(each.src[0].shape[1])))
+            stack.append((each.src[0], (at[0], column), conditions, False))
         elif each.op is Op.ATTEND:
             stack.extend((*read, conditions, False) for read in attended(each, at, counters))
         elif each.op is Op.REDUCE:
