@@ -19,6 +19,8 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="TCP port (4310); 0 chooses one")
     parser.add_argument("--context", type=int, help="tokens of prompt and answer (4096)")
+    parser.add_argument("--type", help="how weights are kept: f32, bf16, q8, q4 (auto)")
+    parser.add_argument("--activations", help="what they meet: f32, bf16, int8 (auto)")
     add_command(
         subparsers,
         "init",
@@ -33,7 +35,12 @@ def serve(args: argparse.Namespace) -> int:
     from homebox import daemon
 
     config = configuration(
-        args, server__host=args.host, server__port=args.port, model__context=args.context
+        args,
+        server__host=args.host,
+        server__port=args.port,
+        model__context=args.context,
+        model__weights=args.type,
+        model__activations=args.activations,
     )
     daemon.serve(config)
     return 0
