@@ -220,7 +220,9 @@ def _most(low: Lowered) -> int:
     long = LONG_MAP if map_kernel else LONG_CONTRACT[detect().vector]
     limit = max(long // max(low.work, 1), _chunk(low))
     pieces = -(-low.units.most() // limit)
-    return max(1, -(-low.units.most() // max(pieces, 1)))
+    most = max(1, -(-low.units.most() // max(pieces, 1)))
+    threads = cpu_count()
+    return most if pieces < 2 else -(-most // threads) * threads  # none has to wait for another
 
 
 @dataclass(frozen=True)
