@@ -14,7 +14,7 @@ from pathlib import Path
 
 from homebox.benchmarks import work
 from homebox.benchmarks.measure import measure
-from homebox.benchmarks.subject import Ids, Subject, Trainee, random_ids
+from homebox.benchmarks.subject import Ids, Subject, Trainee, open_packed, random_ids
 from homebox.errors import DeviceError
 
 PROMPT = 512
@@ -22,6 +22,7 @@ DEEP = 2000
 BEGIN = 8  # tokens before the first decoded one
 STEPS = 128  # decoded tokens before a sequence begins again
 SEQUENCES = 4
+CONTEXT = DEEP + STEPS + 64
 FIRST = 16  # tokens of the prompt whose first answer is waited for
 _STATUS = Path("/proc/self/status")
 _BURST = 0.15  # seconds: shorter runs are too short for the system's counters
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shape", default="1x512", help="of a training batch")
     args = parser.parse_args(arguments)
     wanted = frozenset(args.only.split(","))
-    if args.group == "train":
+    if args.group == "start":
+        found = start(args.model, args.type)
+    elif args.group == "train":
         found = train(args.model, args.type, args.shape, wanted, args.budget)
     else:
         found = serve(args.model, args.type, wanted, args.budget)
@@ -57,13 +60,23 @@ def peak_mib() -> float:
     return int(found[1]) / 1024
 
 
+def start(directory: Path, form: str) -> Iterator[work.Measured]:
+    """Yield how long packing took, and the way to the first token, from caches as they are."""
+    began = time.perf_counter()
+    open_packed(directory, form)
+    yield work.Measured("cold_import", time.perf_counter() - began, "s")
+    subject = Subject(directory, form, CONTEXT, SEQUENCES)
+    subject.prefill(random_ids(subject.config, FIRST))
+    yield work.Measured("cold_start", time.perf_counter() - began, "s")
+
+
 def serve(
     directory: Path, form: str, wanted: frozenset[str], budget: float
 ) -> Iterator[work.Measured]:
     """Yield the metrics of serving; for the peak of memory all of them are run at least once."""
     everything = "peak_rss" in wanted
     began = time.perf_counter()
-    subject = Subject(directory, form, DEEP + STEPS + 64, SEQUENCES)
+    subject = Subject(directory, form, CONTEXT, SEQUENCES)
     prompt = random_ids(subject.config, DEEP)
     subject.prefill(prompt[:FIRST])
     yield work.Measured("load_to_first_token", time.perf_counter() - began, "s")

@@ -1,21 +1,23 @@
 """Runs the groups of metrics one after the other and judges each by the machine's roof.
 
 The roof is probed before and after each group, because a virtual machine's share of the memory
-changes within minutes; the higher one of the two counts. Invariant: this process loads no model, so
-nothing of it is in anybody's memory figures.
+changes within minutes: the higher of the two counts. What arithmetic reaches does not change, so
+the best probe of all counts. Invariant: this process loads no model, so nothing of it is in
+anybody's memory figures.
 """
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from homebox.benchmarks.measure import Sample
+from homebox.benchmarks.measure import Sample, wait_for_calm
 from homebox.benchmarks.work import Measured, Work
 from homebox.engine.roof import Roof, probe
 from homebox.errors import HomeboxError, UsageError
@@ -29,7 +31,9 @@ SERVING = (
     "peak_rss",
 )
 TRAINING = ("lora_step", "lora_peak_rss")
-METRICS = (*SERVING, *TRAINING)
+USUAL = (*SERVING, *TRAINING)
+COLD = ("cold_import", "cold_start")  # only if asked for: they compile everything anew
+METRICS = (*USUAL, *COLD)
 SHAPES = ("1x512", "4x256")
 LIMIT = 570.0  # seconds for everything
 DIGITS = 3
@@ -44,7 +48,7 @@ class Plan:
     model: Path
     type: str
     threads: int
-    only: tuple[str, ...] = METRICS
+    only: tuple[str, ...] = USUAL
     shapes: tuple[str, ...] = SHAPES
     budget: float = 8.0  # seconds for each metric, beside loading and compiling
 
@@ -63,43 +67,71 @@ def check_metrics(text: str) -> tuple[str, ...]:
 
 def run(plan: Plan, say: Say) -> Iterator[dict[str, Any]]:
     """Measure and yield one row for each metric; `say` is told what is being done."""
+    roofs = Roofs(plan.threads)
     end = time.monotonic() + LIMIT
+    cold = [name for name in plan.only if name in COLD]
     serving = [name for name in plan.only if name in SERVING]
     training = [name for name in plan.only if name in TRAINING]
+    if cold:
+        with tempfile.TemporaryDirectory() as folder:
+            caches = {"HOMEBOX_CACHE_DIR": folder}
+            yield from _judged(plan, _Group("start", tuple(cold), (), caches), end, roofs, say)
+    if "load_to_first_token" in serving:
+        say("start, so that caches are warm: packing and compiling, where it was not done before")
+        list(_children(plan, _Group("start", COLD), end))
     if serving:
-        if "load_to_first_token" in serving:
-            say("first start, which packs the weights and compiles")
-            began = time.monotonic()
-            list(_group(plan, "start", ["load_to_first_token"], end, ()))
-            say(f"first start took {time.monotonic() - began:.1f} s")
-        yield from _judged(plan, "serve", serving, end, say)
+        yield from _judged(plan, _Group("serve", tuple(serving)), end, roofs, say)
     for shape in plan.shapes if training else ():
-        yield from _judged(plan, "train", training, end, say, "--shape", shape)
+        group = _Group("train", tuple(training), ("--shape", shape))
+        yield from _judged(plan, group, end, roofs, say)
+
+
+class Roofs:
+    """Probes of the machine's roof over the time of a benchmark."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._best: Roof | None = None
+
+    def probe(self) -> Roof:
+        """Return the roof now: memory as it is, arithmetic as it was at best."""
+        wait_for_calm()
+        found = probe(self._threads)
+        self._best = found if self._best is None else self._best.best(found)
+        return replace(self._best, read_gbs=found.read_gbs)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Metrics that one child measures, its further arguments and changes of its environment."""
+
+    name: str
+    metrics: tuple[str, ...]
+    extra: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 def _judged(
-    plan: Plan, group: str, names: Sequence[str], end: float, say: Say, *extra: str
+    plan: Plan, group: _Group, end: float, roofs: Roofs, say: Say
 ) -> Iterator[dict[str, Any]]:
     """Run one group between two probes of the roof."""
-    say(" ".join([group, *extra[1:], *names]))
-    before = probe(plan.threads)
-    found = [each for each in _group(plan, group, names, end, extra) if each.metric in names]
-    roof = before.best(probe(plan.threads))
+    say(" ".join([group.name, *group.extra[1:], *group.metrics]))
+    before = roofs.probe()
+    found = [each for each in _children(plan, group, end) if each.metric in group.metrics]
+    roof = before.best(roofs.probe())
     for each in found:
         yield row_of(plan, each, roof)
-    missing = [name for name in names if name not in {each.metric for each in found}]
+    missing = [name for name in group.metrics if name not in {each.metric for each in found}]
     if missing:
         say(f"not measured: {', '.join(missing)}; the model's context is too short")
 
 
-def _group(
-    plan: Plan, group: str, names: Sequence[str], end: float, extra: Sequence[str]
-) -> Iterator[Measured]:
-    """Run a child and yield what it measured."""
-    command = [sys.executable, "-m", "homebox.benchmarks.child", group]
-    command += ["--model", str(plan.model), "--type", plan.type, "--only", ",".join(names)]
-    command += ["--budget", str(plan.budget), *extra]
-    environment = {**os.environ, "HOMEBOX_THREADS": str(plan.threads)}
+def _children(plan: Plan, group: _Group, end: float) -> Iterator[Measured]:
+    """Run a group's child and yield what it measured."""
+    command = [sys.executable, "-m", "homebox.benchmarks.child", group.name]
+    command += ["--model", str(plan.model), "--type", plan.type]
+    command += ["--only", ",".join(group.metrics), "--budget", str(plan.budget), *group.extra]
+    environment = {**os.environ, "HOMEBOX_THREADS": str(plan.threads), **group.environment}
     try:
         done = subprocess.run(
             command,
@@ -111,13 +143,13 @@ def _group(
         )
     except subprocess.TimeoutExpired as error:
         raise HomeboxError(
-            f"the benchmark of {plan.model} ({group}) took longer than {LIMIT:.0f} s in all; "
+            f"the benchmark of {plan.model} ({group.name}) took longer than {LIMIT:.0f} s in all; "
             "ask for fewer metrics with --only"
         ) from error
     if done.returncode:
         raise HomeboxError(
-            f"the benchmark of {plan.model} ({group}) broke off with exit code {done.returncode}; "
-            "its own words stand above"
+            f"the benchmark of {plan.model} ({group.name}) broke off with exit code "
+            f"{done.returncode}; its own words stand above"
         )
     for line in done.stdout.splitlines():
         yield decoded(json.loads(line))

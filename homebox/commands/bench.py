@@ -30,7 +30,7 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, and print each metric as it is known; what is being done goes to stderr."""
     config = configuration(args)
-    from homebox.benchmarks.suite import METRICS, Plan, check_metrics, line_of
+    from homebox.benchmarks.suite import USUAL, Plan, check_metrics, line_of
     from homebox.benchmarks.suite import run as measure
     from homebox.engine.runtime_cpu import thread_count
     from homebox.model.model import model_directory
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         model=model_directory(config.model.path),
         type=args.type,
         threads=thread_count(args.threads),
-        only=check_metrics(args.only) if args.only is not None else METRICS,
+        only=check_metrics(args.only) if args.only is not None else USUAL,
         budget=args.budget,
     )
     for row in measure(plan, lambda text: print(f"bench: {text}", file=sys.stderr, flush=True)):

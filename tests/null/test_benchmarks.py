@@ -1,7 +1,8 @@
 """What the benchmark counts and keeps, without running a model."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,3 +100,45 @@ def test_a_row_says_what_the_figure_means() -> None:
     plain = suite.row_of(PLAN, work.Measured("peak_rss", 12.3456, "MiB"), ROOF)
     assert plain["value"] == 12.346
     assert "MiB" in suite.line_of(plain)
+
+
+def test_memory_is_judged_as_it_is_and_arithmetic_as_it_was_at_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probes = iter([Roof(2, 40.0, 500.0, 900.0, 1000.0), Roof(2, 30.0, 400.0, 1000.0, 900.0)])
+    monkeypatch.setattr(suite, "probe", lambda threads: next(probes))
+    monkeypatch.setattr(suite, "wait_for_calm", lambda: None)
+    roofs = suite.Roofs(2)
+    assert roofs.probe() == Roof(2, 40.0, 500.0, 900.0, 1000.0)
+    assert roofs.probe() == Roof(2, 30.0, 500.0, 1000.0, 1000.0)
+
+
+def test_groups_run_in_order_and_each_training_shape_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    ran: list[tuple[str, ...]] = []
+
+    def children(plan: suite.Plan, group: Any, end: float) -> list[work.Measured]:
+        ran.append((group.name, *group.extra, *group.environment))
+        shape = group.extra[1] if group.extra else None
+        names = [name for name in group.metrics if name != "decode_ctx2000"]
+        return [work.Measured(name, 1.0, "s", shape) for name in names]
+
+    monkeypatch.setattr(suite, "_children", children)
+    monkeypatch.setattr(suite, "probe", lambda threads: ROOF)
+    monkeypatch.setattr(suite, "wait_for_calm", lambda: None)
+    rows = list(suite.run(replace(PLAN, only=suite.METRICS), said.append))
+    assert [(row["metric"], row["shape"]) for row in rows] == [
+        *((name, None) for name in suite.COLD),
+        *((name, None) for name in suite.SERVING if name != "decode_ctx2000"),
+        *((name, shape) for shape in ("1x512", "4x256") for name in suite.TRAINING),
+    ]
+    assert ran == [
+        ("start", "HOMEBOX_CACHE_DIR"),
+        ("start",),
+        ("serve",),
+        ("train", "--shape", "1x512"),
+        ("train", "--shape", "4x256"),
+    ]
+    assert any("not measured: decode_ctx2000" in text for text in said)

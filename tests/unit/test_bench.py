@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from homebox.benchmarks.suite import METRICS, SHAPES
+from homebox.benchmarks import child
+from homebox.benchmarks.suite import SERVING
 from tests.unit.model_files import write_model
 
 LONG = {"max_position_embeddings": 4096, "head_dim": 16, "num_attention_heads": 2}
@@ -36,27 +36,34 @@ def homebox(model: Path, *words: str, status: int = 0) -> subprocess.CompletedPr
 
 
 def test_every_metric_is_a_line_of_json(model: Path) -> None:
-    done = homebox(model, "bench", "--json", "--type", "q8", "--threads", "1", "--budget", "0.01")
+    words = ("--type", "q8", "--threads", "1", "--budget", "0.01", "--only", ",".join(SERVING))
+    done = homebox(model, "bench", "--json", *words)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    wanted: list[tuple[str, Any]] = [(m, None) for m in METRICS if not m.startswith("lora")]
-    wanted += [(name, shape) for shape in SHAPES for name in ("lora_step", "lora_peak_rss")]
-    assert [(row["metric"], row["shape"]) for row in rows] == wanted
+    assert tuple(row["metric"] for row in rows) == SERVING
     for row in rows:
         assert row["value"] > 0
-        assert (row["engine"], row["model"], row["type"], row["threads"]) == (
-            "homebox",
-            "small",
-            "q8",
-            1,
-        )
+        named = (row["engine"], row["model"], row["type"], row["threads"], row["shape"])
+        assert named == ("homebox", "small", "q8", 1, None)
         if row["unit"] == "tok/s":
             assert row["percent_of_roof"] > 0
             assert row["bound"] in ("memory", "compute")
     by_name = {row["metric"]: row for row in rows}
     assert by_name["prefill_512"]["arithmetic"] == "int8"
-    assert by_name["lora_step"]["arithmetic"] == "bf16"
     assert 20 < by_name["peak_rss"]["value"] < 2000
     assert "serve load_to_first_token" in done.stderr, "progress goes to stderr"
+
+
+def test_training_is_measured_in_its_shape(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEBOX_CACHE_DIR", str(model.parent / "cache"))
+    words = ["--only", "lora_step,lora_peak_rss", "--budget", "0.01", "--shape", "2x16"]
+    child.main(["train", "--model", str(model), "--type", "q8", *words])
+    step, memory = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (step["metric"], step["shape"], step["unit"]) == ("lora_step", "2x16", "tok/s")
+    assert step["work"]["kind"] == "bf16"
+    assert step["value"] == 32 / step["sample"]["seconds"]
+    assert (memory["metric"], memory["unit"]) == ("lora_peak_rss", "MiB")
 
 
 def test_text_for_people_and_only_what_is_asked_for(model: Path) -> None:
@@ -64,6 +71,14 @@ def test_text_for_people_and_only_what_is_asked_for(model: Path) -> None:
     (line,) = homebox(model, "bench", *words).stdout.splitlines()
     assert line.startswith("decode_x4 ")
     assert "tok/s" in line and "%" in line
+
+
+def test_a_cold_start_begins_with_empty_caches(model: Path) -> None:
+    words = ("--type", "q4", "--threads", "1", "--only", "cold_import,cold_start", "--json")
+    rows = [json.loads(line) for line in homebox(model, "bench", *words).stdout.splitlines()]
+    packing, first = (row["value"] for row in rows)
+    assert [row["metric"] for row in rows] == ["cold_import", "cold_start"]
+    assert 0 < packing < first
 
 
 def test_unknown_metrics_are_refused(model: Path) -> None:
