@@ -5,9 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DType:
-    """One element type; `kind` is "f" (float), "i" (signed), "u" (unsigned) or "b" (bool)."""
+    """One element type; `kind` is "f" (float), "i" (signed), "u" (unsigned) or "b" (bool).
+
+    Each exists once, so they are compared by identity, which is quick.
+    """
 
     name: str
     size: int

@@ -64,6 +64,9 @@ class Op(Enum):
     # packed numbers: `formats` says how they lie
     UNPACK = auto()  # src (bytes,), arg = Format; shape (n, k) f32: what the bytes stand for
     PACK = auto()  # src (x,) with x (m, k) f32, arg = Format; shape (m, bytes of a row) u8
+
+    # By identity: an Enum's own hash is Python code, and graphs look ops up millions of times.
+    __hash__ = object.__hash__
     # made by a rule, never by `tensor`
     ATTEND = auto()  # src (q, k, v, ..), arg = Attend: a whole attention; see `attend`
 
