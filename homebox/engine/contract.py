@@ -117,15 +117,13 @@ def prepare(c: Node) -> Node | None:
     index[axes.n] = of(panel) * PANEL + of(lane)
     b_side = operand(b, tuple(index))
     wanted = [each[i] for i in (*axes.k, *axes.m, *axes.batch)]
-    # Packed bytes that no packed kernel reads are unpacked into a copy: the UNPACK itself never gets
-    # memory, since other contractions may read the bytes.
-    copied = a_side.conditional or a_side.base.op is Op.UNPACK
+    copied = a_side.conditional or _read_behind(a_side.base)
     if copied or not all(a_side.flat.linear_in(x) for x in wanted):
         a = repeated(compact(a, product.shape).contiguous(), product.shape)
     wanted = [each[i] for i in (*axes.k, *axes.batch)] + [panel, lane]
     in_order = (
         not b_side.conditional
-        and b_side.base.op is not Op.UNPACK
+        and not _read_behind(b_side.base)
         and all(b_side.flat.linear_in(x) for x in wanted)
         and b_side.flat.coefficient(lane) == 1
         and size_max(product.shape[axes.n]) % PANEL == 0
@@ -135,6 +133,15 @@ def prepare(c: Node) -> Node | None:
             return None  # cannot be packed; a slower kernel sums it where it lies
         b = packed(b, product.shape, axes)
     return _with_sides(c, axes, a, b)
+
+
+def _read_behind(n: Node) -> bool:
+    """Whether products with packed weights read not this node but what it is made from.
+
+    Other products take a copy of it, so that the node itself never gets memory.
+    """
+    widened = n.op is Op.CAST and n.dtype is dt.f32 and n.src[0].dtype is dt.bf16
+    return n.op is Op.UNPACK or widened
 
 
 def _with_sides(c: Node, axes: Axes, a: Node, b: Node) -> Node:

@@ -107,7 +107,9 @@ def _read_directly(core: Node) -> bool:
     packed = packed_product(core)
     if packed is None or packed.transposed:
         return False
-    return packed.arithmetic != "bf16" or packed.form.name == "bf16"
+    if packed.arithmetic == "int8" or packed.arithmetic == packed.form.name:
+        return True
+    return packed.arithmetic == "f32" and few_rows(core)
 
 
 def _squeezed(n: Node) -> Shape:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from homebox.engine import dtype as dt
 from homebox.engine.ops import MOVEMENT, Node, Op, Sym, node, size_max
 from homebox.engine.rewrite import Rules
-from homebox.engine.tensor import Tensor, const
+from homebox.engine.tensor import Tensor, const, is_narrow
 
 MOST_FACTORS = 32
 
@@ -82,9 +82,12 @@ def fold_binary(n: Node) -> Node | None:
 
 @simplify.on(Op.CAST)
 def fold_cast(n: Node) -> Node | None:
-    """Convert constants; drop conversions to the same type."""
+    """Convert constants; drop conversions to the same type, and from a 16-bit float and back."""
     if n.src[0].dtype is n.dtype:
         return n.src[0]
+    widened = n.src[0].op is Op.CAST and n.src[0].dtype is dt.f32
+    if widened and is_narrow(n.dtype) and n.src[0].src[0].dtype is n.dtype:
+        return n.src[0].src[0]
     value = scalar(n.src[0])
     if value is None or (not n.dtype.is_float and not math.isfinite(value)):
         return None

@@ -95,46 +95,43 @@ class CrossEntropy:
         return memory.store(self.base.forward(hidden, self.base.head))
 
 
-@dataclass(frozen=True)
 class Chunk:
     """Logits (rows, V) of student and base in memory."""
 
-    student: Tensor
-    base: Tensor | None
-    shares: Shares
+    def __init__(self, student: Tensor, base: Tensor | None, shares: Shares) -> None:
+        self.student, self.base, self.shares = student, base, shares
+        # In memory: what is computed from them overwrites the logits.
+        self.total = student.logsumexp().contiguous()  # (rows, 1)
+        self.base_total = None if base is None else base.logsumexp().contiguous()
 
     def cross(self) -> Tensor:
         """Return the weighted cross-entropy."""
         rows, vocabulary = (size_of(d) for d in self.student.shape)
         at = Tensor.iota(rows) * vocabulary + self.shares.target
         hit = self.student.reshape((rows * vocabulary,)).gather(at)
-        total = self.student.logsumexp().reshape((rows,))
-        return ((total - hit) * self.shares.weight).sum()
+        return ((self.total.reshape((rows,)) - hit) * self.shares.weight).sum()
 
     def kl(self) -> Tensor:
         """Return the weighted KL(base || student) = sum p (log p - s) + log sum exp s."""
-        base = self._known()
-        log_p = base - base.logsumexp()
+        log_p = self._log_p()
         apart = (log_p.exp() * (log_p - self.student)).sum(-1, keepdim=True)
-        apart = apart + self.student.logsumexp()
-        return (apart * _column(self.shares.anchor)).sum()
+        return ((apart + self.total) * _column(self.shares.anchor)).sum()
 
     def d_logits(self) -> Tensor:
         """Return the gradient of the student's logits, (rows, V)."""
-        q = (self.student - self.student.logsumexp()).exp()
+        q = (self.student - self.total).exp()
         vocabulary = size_of(self.student.shape[1])
         place = Tensor.iota(vocabulary).reshape((1, vocabulary))
         hit = place.equal(_column(self.shares.target))
         d = _column(self.shares.weight) * (q - hit.where(1.0, 0.0))
         if self.base is None:
             return d
-        p = (self._known() - self._known().logsumexp()).exp()
-        return d + _column(self.shares.anchor) * (q - p)
+        return d + _column(self.shares.anchor) * (q - self._log_p().exp())
 
-    def _known(self) -> Tensor:
-        if self.base is None:
+    def _log_p(self) -> Tensor:
+        if self.base is None or self.base_total is None:
             raise ValueError("there is no base to compare with")
-        return self.base
+        return self.base - self.base_total
 
 
 def _column(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from homebox.engine import dtype as dt
 from homebox.engine.grad import gradient
-from homebox.engine.tensor import Tensor
+from homebox.engine.tensor import Tensor, size_of
 from homebox.model.decoder import rms_norm
 from homebox.model.frozen_base import FrozenBase
 from homebox.model.parameters import GROUPS
@@ -21,25 +21,26 @@ Gradients = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Low:
-    """The adapters of projections with one input: A (members * rank, in), each B (rank, out)."""
+    """The adapters of projections with one input: A (members * rank, in), each B (out, rank)."""
 
     a: Tensor
     b: tuple[Tensor, ...]
     scale: float
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return u = scale * A x, (N, members * rank)."""
+        return (x.linear(self.a) * self.scale).contiguous()
+
     def part(self, u: Tensor, i: int) -> Tensor:
-        """Return the columns of u = A x that belong to one member, (N, rank)."""
-        rank = self.b[i].shape[0]
-        if not isinstance(rank, int):
-            raise TypeError("a rank is a fixed number")
+        """Return the columns of u that belong to one member, (N, rank)."""
+        rank = size_of(self.b[i].shape[1])
         return u.slice(1, i * rank, rank)
 
     def backward(self, x: Tensor, u: Tensor, g: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return du (N, members * rank), and the gradients of A and of each B."""
-        pairs = list(zip(g, self.b, strict=True))
-        parts = [dy.linear(b) * self.scale for dy, b in pairs]
+        """Return du (N, members * rank), and the gradients: of A, of each B as (rank, out)."""
+        parts = [dy.matmul(b) * self.scale for dy, b in zip(g, self.b, strict=True)]
         du = parts[0].cat(*parts[1:]).contiguous()
-        db = [self.part(u, i).transpose() @ dy * self.scale for i, dy in enumerate(g)]
+        db = [self.part(u, i).transpose() @ dy for i, dy in enumerate(g)]
         return du, [du.transpose() @ x, *db]
 
 
@@ -58,13 +59,13 @@ class Projections:
         return [f"{prefix}.{member}" for member in GROUPS[group]]
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Return the products with x (N, in), and u = A x (N, members * rank)."""
+        """Return the products with x (N, in), and u (N, members * rank)."""
         out = [self.base.forward(x, self.base.matrix(name)) for name in self.names]
         if self.low is None:
             return out, None
-        u = x.linear(self.low.a).contiguous()
+        u = self.low.forward(x)
         for i, b in enumerate(self.low.b):
-            out[i] = out[i] + self.low.part(u, i) @ b * self.low.scale
+            out[i] = out[i] + self.low.part(u, i).linear(b)
         return out, u
 
     def backward(
@@ -93,7 +94,7 @@ class Kept:
     middle: Tensor  # after the attention's half
     gate: Tensor
     up: Tensor
-    low: tuple[Tensor | None, ...]  # u = A x of qkv, o, gate_up, down
+    low: tuple[Tensor | None, ...]  # u of qkv, o, gate_up, down
 
     def again(self, label: str) -> "Kept":
         """Return the same under another name, so that nothing derived from it is kept as well."""
@@ -142,10 +143,13 @@ class LoraLayer:
     def backward(self, kept: Kept, g: Tensor) -> tuple[Tensor, Gradients]:
         """Return the gradient of the layer's input, and those of its adapters."""
         u_qkv, u_o, u_gate_up, u_down = kept.low
-        gate, up = _wide(kept.gate), _wide(kept.up)
-        inner = _gated(gate, up)
+        # Each of the three is computed from gate and up alone: less traffic than what they share.
+        one, two, three = (self._gate_up(kept, label) for label in ("inner", "d_gate", "d_up"))
+        inner = _gated(*one)
         d_inner, grads = self._projections("down").backward(inner, u_down, [g])
-        d_gate, d_up = gradient(inner, [gate, up], d_inner.contiguous())
+        d_inner = d_inner.contiguous()
+        (d_gate,) = gradient(_gated(*two), [two[0]], d_inner)
+        (d_up,) = gradient(_gated(*three), [three[1]], d_inner)
         normed = self._normed(kept.middle, "mlp_norm")
         sides = [d_gate.contiguous(), d_up.contiguous()]
         d_normed, found = self._projections("gate_up").backward(normed, u_gate_up, sides)
@@ -163,6 +167,10 @@ class LoraLayer:
         d_normed, found = self._projections("qkv").backward(normed, u_qkv, sides)
         (d_x,) = gradient(normed, [kept.x], d_normed.contiguous())
         return (g + d_x).contiguous(), grads | found
+
+    def _gate_up(self, kept: Kept, label: str) -> tuple[Tensor, Tensor]:
+        gate, up = (x.again(f"layers.{self.index}.{label}") for x in (kept.gate, kept.up))
+        return _wide(gate), _wide(up)
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
         weight = self.base.vector(f"layers.{self.index}.{name}")

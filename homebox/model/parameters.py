@@ -2,15 +2,20 @@
 
 Everything that an update does to one number it does to all, so that one update is a handful of
 kernels, whatever the number of layers. What the forward pass wants together lies together: the A of
-projections with one input are rows of one matrix, and every B lies transposed, (rank, out).
+projections with one input are rows of one matrix, and every B lies in panels [out / 16][rank][16],
+a packed matrix, whose product joins that of the frozen one in its kernel.
 Invariant: the order of the numbers, and so that of the norm's sum, follows from the shapes alone.
 """
 
+import math
 from collections.abc import Mapping
+
+import numpy as np
 
 from homebox.engine import dtype as dt
 from homebox.engine.capture import Program, Spec, capture
 from homebox.engine.device import Buffer
+from homebox.engine.formats import F32, PANEL
 from homebox.engine.ops import Op, node
 from homebox.engine.tensor import Tensor
 from homebox.model.config import ModelConfig
@@ -21,7 +26,6 @@ from homebox.model.strictmath import Float32
 GROUPS = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
 BETAS = (0.9, 0.999)
 CLIP = 1.0
-_ALIGNED = 16  # elements: a part starts at a whole cache line
 _WIDTH = 1024  # of the rows in which updates walk through the memory
 
 
@@ -31,17 +35,18 @@ class Parameters:
     def __init__(self, config: ModelConfig, rank: int, start: Mapping[str, Float32]) -> None:
         self.rank = rank
         self.shapes = adapter_shapes(config, rank)
-        self.places: dict[str, tuple[int, tuple[int, int]]] = {}
+        self.places: dict[str, tuple[int, tuple[int, ...]]] = {}
         size = 0
         for layer in range(config.num_layers):
             for group, members in GROUPS.items():
                 _, inputs = config.projection_shape(members[0])
-                wanted = {f"{group}.A": (rank * len(members), inputs)}
+                wanted: dict[str, tuple[int, ...]] = {f"{group}.A": (rank * len(members), inputs)}
                 for member in members:
-                    wanted[f"{member}.B"] = (rank, config.projection_shape(member)[0])
+                    outputs = config.projection_shape(member)[0]
+                    wanted[f"{member}.B"] = (-(-outputs // PANEL), rank, PANEL)
                 for name, shape in wanted.items():
                     self.places[f"layers.{layer}.{name}"] = (size, shape)
-                    size += -(-shape[0] * shape[1] // _ALIGNED) * _ALIGNED
+                    size += -(-math.prod(shape) // PANEL) * PANEL
         self._flat = (-(-size // _WIDTH), _WIDTH)
         self.values, self.gradients, *self._moments = (Tensor.zeros(self._flat) for _ in range(4))
         self._scalars = StepScalars(*BETAS)
@@ -49,23 +54,46 @@ class Parameters:
         self.program = self._capture()
 
     def part(self, whole: Tensor, name: str) -> Tensor:
-        """Return the tensor of a name in `values` or `gradients`, a view."""
-        at, shape = self.places[name]
-        array = whole.buffer.array[at : at + shape[0] * shape[1]]
+        """Return the tensor of a name in `values` or `gradients` as it lies, a view."""
+        array = self._flat_part(whole, name)
+        shape = self.places[name][1]
         return Tensor(node(Op.BUFFER, dt.f32, shape, (), Buffer.over(array, dt.f32)))
+
+    def packed(self, name: str) -> Tensor:
+        """Return the values of a B as the matrix (out, rank) that its panels stand for."""
+        stored = self._flat_part(self.values, name).view(np.uint8)
+        memory = node(Op.BUFFER, dt.u8, (stored.size,), (), Buffer.over(stored, dt.u8))
+        outputs, rank = self.shapes[name]
+        return Tensor.packed(F32, outputs, rank, Tensor(memory))
+
+    def add(self, name: str, gradient: Tensor) -> Tensor:
+        """Return the store that adds a gradient: of an A as it is, of a B as (rank, out)."""
+        memory = self.part(self.gradients, name)
+        if name.endswith(".B"):
+            blocks, rank, _ = self.places[name][1]
+            outputs = self.shapes[name][0]
+            padded = gradient.pad(1, 0, blocks * PANEL - outputs)
+            gradient = padded.reshape((rank, blocks, PANEL)).permute(1, 0, 2)
+        return memory.store(memory + gradient)
 
     def load(self, adapter: Mapping[str, Float32]) -> None:
         """Take the values of an adapter; names and shapes as in `adapter_shapes`."""
-        for name in self.shapes:
-            self._view(self.values, name)[:] = adapter[name]
+        for name, (rows, _) in self.shapes.items():
+            if name.endswith(".A"):
+                self._rows(self.values, name)[:] = adapter[name]
+                continue
+            panels = self._flat_part(self.values, name).reshape(-1, self.rank, PANEL)
+            padded = np.zeros((panels.shape[0] * PANEL, self.rank), np.float32)
+            padded[:rows] = adapter[name]
+            panels[:] = padded.reshape(-1, PANEL, self.rank).transpose(0, 2, 1)
 
     def adapter(self) -> dict[str, Float32]:
         """Return a copy of the adapter."""
-        return {name: self._view(self.values, name).copy() for name in self.shapes}
+        return {name: self._copy(self.values, name) for name in self.shapes}
 
     def gradient(self) -> dict[str, Float32]:
         """Return a copy of the gradient that was gathered since the last update."""
-        return {name: self._view(self.gradients, name).copy() for name in self.shapes}
+        return {name: self._copy(self.gradients, name) for name in self.shapes}
 
     def update(self, rate: float) -> float:
         """Take a step of AdamW along the gathered gradient, forget it, and return its norm."""
@@ -73,20 +101,28 @@ class Parameters:
         self.program.run()
         return float(self.program.output(0))
 
-    def _view(self, whole: Tensor, name: str) -> Float32:
-        """Return the numpy view of an adapter's tensor in its own orientation."""
-        prefix, kind, side = name.rsplit(".", 2)
-        if side == "B":
-            return self._rows(whole, name).T
-        group = next(g for g, members in GROUPS.items() if kind in members)
-        place = GROUPS[group].index(kind)
-        rows = self._rows(whole, f"{prefix}.{group}.A")
-        return rows[place * self.rank : (place + 1) * self.rank]
+    def _copy(self, whole: Tensor, name: str) -> Float32:
+        """Return an adapter's tensor in its own shape."""
+        if name.endswith(".A"):
+            return self._rows(whole, name).copy()
+        panels = self._flat_part(whole, name).reshape(-1, self.rank, PANEL)
+        rows = panels.transpose(0, 2, 1).reshape(-1, self.rank)
+        return np.ascontiguousarray(rows[: self.shapes[name][0]])
 
     def _rows(self, whole: Tensor, name: str) -> Float32:
-        at, (rows, columns) = self.places[name]
-        flat: Float32 = whole.buffer.array
-        return flat[at : at + rows * columns].reshape(rows, columns)
+        """Return the rows of the A of one projection, a view."""
+        prefix, kind, _ = name.rsplit(".", 2)
+        group = next(g for g, members in GROUPS.items() if kind in members)
+        stacked = f"{prefix}.{group}.A"
+        rows = self._flat_part(whole, stacked).reshape(self.places[stacked][1])
+        place = GROUPS[group].index(kind) * self.rank
+        part: Float32 = rows[place : place + self.rank]
+        return part
+
+    def _flat_part(self, whole: Tensor, name: str) -> Float32:
+        at, shape = self.places[name]
+        array: Float32 = whole.buffer.array[at : at + math.prod(shape)]
+        return array
 
     def _capture(self) -> Program:
         def update(scalars: Tensor) -> list[Tensor]:

@@ -49,10 +49,11 @@ class RowAttention:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of q, k and v from the output and its gradient, as in `forward`."""
         query, key, value = self._query(q), self._key(k), self._shared(v)
+        keys = key.contiguous()
         whole = _Tiles(
             query.contiguous(),
-            key.contiguous(),
-            _panels(key),
+            keys,
+            _panels(keys),
             _panels(value),
             self._grouped(out),
             self._grouped(g),

@@ -23,7 +23,7 @@ from homebox.model.cross_entropy import BUFFER_BYTES, CrossEntropy, Shares
 from homebox.model.decoder import Rotary, Rows, rms_norm
 from homebox.model.frozen_base import FrozenBase
 from homebox.model.lora import init_adapter
-from homebox.model.lora_layer import Gradients, Kept, LoraLayer, Low
+from homebox.model.lora_layer import Kept, LoraLayer, Low
 from homebox.model.parameters import GROUPS, Parameters
 from homebox.model.row_attention import RowAttention
 
@@ -45,8 +45,9 @@ class Trainable(Protocol):
 class Batch:
     """Packed rows, each array (rows, length).
 
-    `segment` numbers the documents of a row from 1 (0 = padding), each in one piece; `weight` is the share of the
-    cross-entropy of predicting `target` at a place, `anchor` the share of KL(base || student).
+    `segment` numbers the documents of a row from 1 (0 = padding), each in one piece; `weight` is
+    the share of the cross-entropy of predicting `target` at a place, `anchor` the share of
+    KL(base || student).
     """
 
     ids: Ints
@@ -155,9 +156,8 @@ class LoraTrainer:
         return layers
 
     def _low(self, layer: int, group: str) -> Low:
-        values, part = self.parameters.values, self.parameters.part
-        a = part(values, f"layers.{layer}.{group}.A")
-        b = tuple(part(values, f"layers.{layer}.{member}.B") for member in GROUPS[group])
+        a = self.parameters.part(self.parameters.values, f"layers.{layer}.{group}.A")
+        b = tuple(self.parameters.packed(f"layers.{layer}.{member}.B") for member in GROUPS[group])
         return Low(a, b, self.scale)
 
     def _hidden(self, rows: Rows, layers: list[LoraLayer]) -> tuple[Tensor, list[Kept]]:
@@ -190,15 +190,10 @@ class LoraTrainer:
         stores: list[Tensor] = []
         for layer, kept in zip(reversed(layers), reversed(keeps), strict=True):
             g, found = layer_backward(self._policy, layer, kept, g)
-            stores += self._gathered(found)
-        return [losses.cross + losses.kl, losses.kl, *stores]
-
-    def _gathered(self, found: Gradients) -> list[Tensor]:
-        stores = []
-        for name, value in found.items():
-            memory = self.parameters.part(self.parameters.gradients, name)
-            stores.append(memory.store(memory + value))
-        return stores
+            stores += [self.parameters.add(name, value) for name, value in found.items()]
+        # The losses come last: kernels run in the order of what is asked for, and a chunk of logits
+        # is to be done with before the next one.
+        return [*stores, losses.cross + losses.kl, losses.kl]
 
     def _anchor(self, rows: Rows) -> Tensor | None:
         if not self._anchored:
@@ -234,8 +229,8 @@ def _set(program: Program, batch: Batch) -> None:
 
 
 def _losses_of(program: Program) -> tuple[float, float]:
-    """Return the first two outputs of a run, loss and KL."""
-    return float(program.output(0)), float(program.output(1))
+    """Return the last two outputs of a run, loss and KL."""
+    return float(program.output(-2)), float(program.output(-1))
 
 
 def _run(program: Program, batch: Batch) -> tuple[float, float]:

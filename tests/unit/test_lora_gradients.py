@@ -179,7 +179,7 @@ def test_what_is_kept_changes_memory_and_no_bit(numerics: str) -> None:
         found.append((loss, gradients))
         sizes.append(trainer.program.arena.nbytes)
     assert found[0] == found[1] == found[2]
-    assert sizes[0] > sizes[1] > sizes[2]
+    assert sizes[0] >= sizes[1] > sizes[2]
 
 
 def test_a_layer_more_costs_what_it_keeps() -> None:
