@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from homebox.engine import dtype as dt
+from homebox.engine.formats import WEIGHTS
 from homebox.engine.grad import gradient
 from homebox.engine.ops import Sym
 from homebox.engine.tensor import Tensor
@@ -97,9 +98,26 @@ def assorted() -> list[Tensor]:
     ]
 
 
+def packed_products() -> list[Tensor]:
+    """Return products with weights of every format, few rows and many, forwards and backwards."""
+    outputs, n, k = [], 48, 128
+    for form in WEIGHTS.values():
+        memory = Tensor.zeros((form.nbytes(n, k),), dt.u8)
+        memory.buffer.frozen = True
+        weight = Tensor.packed(form, n, k, memory)
+        for rows in (1, 40):
+            x = Tensor.zeros((rows, k))
+            outputs += [x.linear(weight), x.cast(dt.bf16).cast(dt.f32).linear(weight)]
+            if form.quantised:
+                outputs.append(x.quantised().linear(weight))
+        outputs.append(Tensor.zeros((40, n)).matmul(weight))
+    return outputs
+
+
 PROGRAMS: dict[str, Callable[[], list[Tensor]]] = {
     "decode": lambda: decoder_block(1),
     "prefill": lambda: decoder_block(16),
     "train": training_step,
     "assorted": assorted,
+    "packed": packed_products,
 }

@@ -45,7 +45,9 @@ def test_the_programs_are_right() -> None:
         outputs = PROGRAMS[name]()
         fill([t.node for t in outputs])
         values = {"length": 17, "start": 3, "n": 11}
-        check(*outputs, values=values, interpret_too=False, rtol=1e-4, atol=1e-4)
+        # Products as bf16 round quantised weights to it.
+        near = 5e-4 if name == "packed" else 1e-4
+        check(*outputs, values=values, interpret_too=False, rtol=1e-4, atol=near)
 
 
 def test_kernels_of_a_decoding_step() -> None:
