@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from llvmlite.binding import ffi
 
 from homebox.engine import cpu
+from homebox.engine import jit as jit_module
 from homebox.engine.cache import DiskCache
 from homebox.engine.jit import Jit
 from homebox.engine.walker import walker_ir
@@ -269,6 +271,62 @@ def test_several_threads_may_compile(cache: DiskCache) -> None:
         thread.join()
     assert not any(found.values())
     assert jit.compiled == 23
+
+
+def entries(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_compiling_on_all_cores_gives_the_objects_of_compiling_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {f"add{n}": ADD.format(n=n) for n in range(30)} | {"mixed": MIXED}
+    made = []
+    threads: set[str] = set()
+    emit = jit_module._emit
+
+    def noted(machine: object, module: object) -> bytes:
+        threads.add(threading.current_thread().name)
+        return emit(machine, module)
+
+    monkeypatch.setattr(jit_module, "_emit", noted)
+    monkeypatch.setattr(jit_module, "cpu_count", lambda: 3)
+    for few in (1000, 4):
+        monkeypatch.setattr(jit_module, "_FEW", few)
+        threads.clear()
+        jit = Jit(cache=DiskCache(tmp_path / str(few)))
+        assert len(jit.load(texts)) == jit.compiled == 31
+        assert (len(threads) > 1) == (few == 4)
+        made.append(entries(tmp_path / str(few)))
+    assert made[0] == made[1] and len(made[0]) == 31
+    locked = ffi.lib.LLVMPY_TargetMachineEmitToMemory
+    monkeypatch.setitem(ffi.lib._fntab, locked._cfn.__name__, lambda *given: locked(*given))
+    Jit(cache=DiskCache(tmp_path / "turns")).load(texts)  # llvmlite built in another way
+    assert entries(tmp_path / "turns") == made[0]
+
+
+def test_one_broken_kernel_among_many_is_named(cache: DiskCache) -> None:
+    texts = {f"add{n}": ADD.format(n=n) for n in range(20)}
+    texts["broken"] = "define i32 @broken() { ret i64 0 }"
+    before = threading.active_count()
+    with pytest.raises(EngineError, match="kernel broken is not valid"):
+        Jit(cache=cache).load(texts)
+    assert threading.active_count() == before
+    texts.pop("broken")
+    assert call(Jit(cache=cache).load(texts)["add7"], 1) == 8
+
+
+def test_objects_are_loaded_by_their_keys(cache: DiskCache) -> None:
+    first = Jit(cache=cache)
+    texts = {f"add{n}": ADD.format(n=n) for n in range(3)}
+    first.load(texts)
+    keys = {name: first.key(text) for name, text in texts.items()}
+    second = Jit(cache=cache)
+    found = second.load_objects(keys)
+    assert found is not None and [call(found[f"add{n}"], 1) for n in range(3)] == [1, 2, 3]
+    assert (second.compiled, second.hits) == (0, 3)
+    assert second.load_objects(keys) == found and second.hits == 3
+    assert second.load_objects({**keys, "other": "0" * 64}) is None
 
 
 def test_processes_share_the_default_cache(tmp_path: Path, repository: Path) -> None:
