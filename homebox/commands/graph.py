@@ -36,14 +36,16 @@ def run(args: argparse.Namespace) -> int:
     config = configuration(args)
     from homebox.benchmarks.profile import profiled
     from homebox.engine.graph_html import page
-    from homebox.engine.roof import roof
+    from homebox.engine.roof import probe, roof
     from homebox.model.model import model_directory
 
+    before = roof()
     directory = model_directory(config.model.path)
     found = profiled(directory, args.type, args.program, args.shape)
+    machine = before.best(probe(before.threads))
     out = args.out or Path(f"{args.program}.html")
     try:
-        out.write_text(page(found, roof()), encoding="utf-8")
+        out.write_text(page(found, machine), encoding="utf-8")
     except OSError as error:
         raise HomeboxError(f"{out} cannot be written: {error.strerror}") from error
     seconds = int(found.nanoseconds.sum()) / 1e9
