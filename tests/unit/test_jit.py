@@ -300,7 +300,11 @@ def test_compiling_on_all_cores_gives_the_objects_of_compiling_alone(
         made.append(entries(tmp_path / str(few)))
     assert made[0] == made[1] and len(made[0]) == 31
     locked = ffi.lib.LLVMPY_TargetMachineEmitToMemory
-    monkeypatch.setitem(ffi.lib._fntab, locked._cfn.__name__, lambda *given: locked(*given))
+
+    def other(*given: object) -> object:
+        return locked(*given)
+
+    monkeypatch.setitem(ffi.lib._fntab, locked._cfn.__name__, other)
     Jit(cache=DiskCache(tmp_path / "turns")).load(texts)  # llvmlite built in another way
     assert entries(tmp_path / "turns") == made[0]
 
