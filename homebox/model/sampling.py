@@ -19,6 +19,7 @@ from homebox.errors import EngineError, RequestError
 from homebox.model.strictmath import Float32, Float64, exp
 
 MAX_STOP_STRINGS = 64
+FIRST_SORTED = 256  # tokens that top_p looks at first
 _MASK64 = (1 << 64) - 1
 Ids = npt.NDArray[np.int64]
 
@@ -149,16 +150,40 @@ def candidates(scores: Float64, params: SamplingParams) -> tuple[Ids, Float64]:
         shifted = np.maximum(shifted / params.temperature, -1000.0)
     if params.top_k == 0 and params.top_p >= 1.0 and params.min_p == 0.0:
         return np.arange(len(scores), dtype=np.int64), exp(shifted)
-    ids = _descending(shifted, params.top_k)
-    weights = exp(shifted[ids])
-    if params.top_p < 1.0:
-        totals = np.cumsum(weights)
-        keep = int(np.searchsorted(totals, params.top_p * totals[-1], side="left")) + 1
-        ids, weights = ids[:keep], weights[:keep]
+    if params.top_k == 0:
+        ids, weights = _likeliest(shifted, params)
+    else:
+        ids = _descending(shifted, params.top_k)
+        weights = exp(shifted[ids])
+        if params.top_p < 1.0:
+            keep = _kept(weights, params.top_p * float(np.cumsum(weights)[-1]))
+            ids, weights = ids[:keep], weights[:keep]
     if params.min_p > 0.0:
         keep = int(np.count_nonzero(weights >= params.min_p * weights[0]))
         ids, weights = ids[:keep], weights[:keep]
     return ids, weights
+
+
+def _likeliest(scores: Float64, params: SamplingParams) -> tuple[Ids, Float64]:
+    """Return ids and weights by falling score: as many as top_p wants, or min_p might."""
+    weights = exp(scores)
+    if params.top_p >= 1.0:
+        kept = np.flatnonzero(weights >= params.min_p)  # the largest weight is 1
+        order = np.argsort(-scores[kept], kind="stable")
+        return kept[order].astype(np.int64), weights[kept[order]]
+    share = params.top_p * float(np.cumsum(weights)[-1])
+    count = FIRST_SORTED
+    while True:  # few tokens hold most of the weight, so sorting them all is seldom needed
+        ids = _descending(scores, count)
+        keep = _kept(weights[ids], share)
+        if keep < len(ids) or len(ids) == len(scores):
+            return ids[:keep], weights[ids[:keep]]
+        count *= 16
+
+
+def _kept(weights: Float64, share: float) -> int:
+    """Return how many of the first weights it takes to reach a share of the whole."""
+    return int(np.searchsorted(np.cumsum(weights), share, side="left")) + 1
 
 
 def _descending(scores: Float64, top_k: int) -> Ids:

@@ -50,6 +50,7 @@ _INV_HALF_PI = float(2 / _PI)
 _INV_LN2 = float(1 / _LN2)
 _SIN = _series(3, 2, 9, alternate=True)  # after x: -x^3/3! + ...; |x| <= pi/4
 _COS = _series(2, 2, 10, alternate=True)  # after 1: -x^2/2! + ...
+_AT_ONCE = 4096  # numbers whose intermediate results stay in the cache
 _EXP = _series(2, 1, 13, alternate=False)  # after 1 + x; |x| <= ln(2)/2
 
 
@@ -58,6 +59,16 @@ def exp(x: Float64) -> Float64:
 
     Values above 709 are not supported: callers subtract the maximum first.
     """
+    if x.size <= _AT_ONCE:
+        return _exp(x)
+    flat = x.reshape(-1)
+    out = np.empty_like(flat)
+    for i in range(0, flat.size, _AT_ONCE):
+        out[i : i + _AT_ONCE] = _exp(flat[i : i + _AT_ONCE])
+    return out.reshape(x.shape)
+
+
+def _exp(x: Float64) -> Float64:
     clipped = np.maximum(x, -800.0)
     quotient = np.rint(clipped * _INV_LN2)
     rest = (clipped - quotient * _LN2_PARTS[0]) - quotient * _LN2_PARTS[1]

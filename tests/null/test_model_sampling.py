@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homebox.errors import EngineError, RequestError
-from homebox.model.sampling import Generator, Sampler, SamplingParams
+from homebox.model.sampling import Generator, Sampler, SamplingParams, candidates
 from homebox.model.stopping import StopFinder
+from homebox.model.strictmath import exp
 
 Logits = npt.NDArray[np.float32]
 
@@ -143,6 +144,25 @@ def test_top_k_and_top_p_agree_with_a_full_sort_on_large_vocabularies() -> None:
         seen = {sampler.next(values) for _ in range(300)}
         wanted = expected(values, params, [], [])
         assert all(wanted[index] > 0 for index in seen)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 8.0])
+def test_large_vocabularies_keep_what_a_full_sort_keeps(spread: float) -> None:
+    scores = np.round(np.random.default_rng(2).standard_normal(20_000) * spread, 2)
+    shifted = scores - scores.max()
+    order = np.argsort(-shifted, kind="stable")
+    weights = exp(shifted[order])
+    totals = np.cumsum(weights)
+    for top_p in (0.0, 0.3, 0.9, 0.999):
+        keep = int(np.searchsorted(totals, top_p * totals[-1])) + 1
+        ids, found = candidates(scores, SamplingParams(temperature=1.0, top_p=top_p))
+        assert abs(len(ids) - keep) <= 1  # the total is summed in another order
+        np.testing.assert_array_equal(ids, order[: len(ids)])
+        np.testing.assert_array_equal(found, weights[: len(ids)])
+    for min_p in (0.001, 0.5, 1.0):
+        ids, found = candidates(scores, SamplingParams(temperature=1.0, min_p=min_p))
+        np.testing.assert_array_equal(ids, order[weights >= min_p])
+        np.testing.assert_array_equal(found, weights[weights >= min_p])
 
 
 def test_generator_is_splitmix64() -> None:
