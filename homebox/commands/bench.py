@@ -33,11 +33,14 @@ def run(args: argparse.Namespace) -> int:
     from homebox.benchmarks.suite import USUAL, Plan, check_metrics, line_of
     from homebox.benchmarks.suite import run as measure
     from homebox.engine.runtime_cpu import thread_count
+    from homebox.model.config import load_config
     from homebox.model.model import model_directory
+    from homebox.model.packed_layout import choose_format
 
+    directory = model_directory(config.model.path)
     plan = Plan(
-        model=model_directory(config.model.path),
-        type=args.type,
+        model=directory,
+        type=choose_format(load_config(directory), args.type).name,
         threads=thread_count(args.threads),
         only=check_metrics(args.only) if args.only is not None else USUAL,
         budget=args.budget,
