@@ -118,8 +118,12 @@ def _quantised_columns(
     rows = []
     for r, word in enumerate(transposed(b, words)):
         scale = [b.cast(b.load(halves, b.add(place, b.int(16 * h + r))), dt.f32) for h in (0, 1)]
-        rows.append([b.alu("mul", b.splat(scale[i // 2], LANES), v)
-                     for i, v in enumerate(_row_numbers(b, form, word))])
+        rows.append(
+            [
+                b.alu("mul", b.splat(scale[i // 2], LANES), v)
+                for i, v in enumerate(_row_numbers(b, form, word))
+            ]
+        )
     return rows
 
 

@@ -47,9 +47,7 @@ def follow(n: Node, index: tuple[Index, ...]) -> tuple[Node, tuple[Index, ...], 
     return n, index, conditional
 
 
-def find(
-    a: Node, b: Node, each: list[Loop], n_axis: int, k_axes: tuple[int, ...]
-) -> Packed | None:
+def find(a: Node, b: Node, each: list[Loop], n_axis: int, k_axes: tuple[int, ...]) -> Packed | None:
     """Return the packed product of a and b, whose axes have the counters `each`; None if it is not.
 
     `a_flat` may be anything; whether a kernel can read it is asked by `readable`.

@@ -1,4 +1,4 @@
-"""Small operands that a kernel computes for itself, once per thread, into memory of the thread's own.
+"""Small operands that a kernel computes for itself, once per thread, into memory of its own.
 
 In decode, what a matrix is multiplied with is a few rows: a norm, a rounding to int8, a sum of
 partial results. A launch of its own would cost more than computing it again on every thread.
@@ -13,7 +13,7 @@ from homebox.engine.pack_kernels import emit_row
 from homebox.engine.symbolic import Index, flatten, of
 
 
-def emit_residents(e: Emitter, nodes: tuple[Node, ...], rows: int) -> None:
+def emit_residents(e: Emitter, nodes: tuple[Node, ...]) -> None:
     """Compute nodes into the thread's memory at its first call; they are read from there."""
     if not nodes:
         return
