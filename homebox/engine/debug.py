@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from homebox.engine.demand import Demand, demand, largest
-from homebox.engine.ops import Node
+from homebox.engine.ops import MOVEMENT, Node, Op, is_name, size_max
 from homebox.engine.roof import Roof, roof
 from homebox.engine.rules import hoisting, simplify
 from homebox.engine.schedule import Lowered
@@ -131,10 +131,30 @@ def show_program(program: "Program") -> None:
 
 
 def title_of(region: "Region", low: Lowered, name: str) -> str:
-    """Return a line that names a kernel: hash, what it makes and of which shape, its schedule."""
+    """Return a line that names a kernel: hash, what it does and of which shape, its schedule.
+
+    A product is named by its axes, the summed one last, by the format of its weights and by how
+    many share the kernel.
+    """
     kind = type(low.schedule).__name__.removesuffix("Schedule").lower()
-    shape = "x".join(map(str, largest(region))) or "scalar"
-    return f"{name[:9]} {region.root.op.name.lower()} {shape} {region.root.dtype} {kind}"
+    root = f"{region.root.op.name.lower()} {_sizes(largest(region))} {region.root.dtype} {kind}"
+    if region.core is None:
+        return f"{name[:9]} {root}"
+    product = region.core.src[0]
+    sizes = _sizes(tuple(size_max(d) for d in product.shape if d != 1))
+    formats = [n.arg.name for n in map(_below, product.src) if n.op is Op.UNPACK]
+    times = f" {1 + len(region.others)} together" if region.others else ""
+    return f"{name[:9]} product {sizes} {'*'.join(formats) or 'f32'}{times}, {root}"
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _below(n: Node) -> Node:
+    while n.op in MOVEMENT or is_name(n):
+        n = n.src[0]
+    return n
 
 
 @dataclass(slots=True)
