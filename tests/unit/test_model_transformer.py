@@ -14,7 +14,7 @@ from homebox.model.activations import Activations
 from homebox.model.config import ModelConfig, parse_config
 from homebox.model.loader import load_directory
 from homebox.model.lora import init_adapter
-from homebox.model.transformer import Transformer
+from homebox.model.transformer import Kind, Transformer
 from tests.unit.model_files import CONFIG, ArrayWeights, random_weights, write_model
 from tests.unit.reference_llama import ReferenceLlama
 
@@ -32,6 +32,10 @@ BLOCKS = {
     "intermediate_size": 192,
     "head_dim": 32,
 }
+
+
+# Kernels of a layer in a decode step: the combination of attention's parts is one of its own.
+MOST_KERNELS, MOST_ADAPTED = 7, 11
 
 
 def ids_of(count: int, seed: int = 0) -> Any:
@@ -89,7 +93,6 @@ KINDS: list[tuple[str, Activations, str]] = [
     ("f32", "f32", "f32"),
     ("bf16", "bf16", "f16"),
     ("q8", "int8", "f16"),
-    ("q4", "int8", "f16"),
 ]
 
 
@@ -145,6 +148,20 @@ def test_threads_do_not_change_bits() -> None:
     for found in seen[1:]:
         for one, other in zip(found, seen[0], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_layer_of_a_decode_step_is_few_kernels() -> None:
+    counts = {}
+    for layers in (1, 3):
+        config = parse_config({**BLOCKS, "num_hidden_layers": layers})
+        ours = transformer(config, "q8", "int8", "f16")
+        for batch, adapters in ((1, 0), (4, 0), (1, 1)):
+            program = ours.program(Kind(batch, 1, adapters, every=False))
+            counts[layers, batch, adapters] = len(program.launches)
+    for batch, adapters, most in ((1, 0, MOST_KERNELS), (4, 0, MOST_KERNELS), (1, 1, MOST_ADAPTED)):
+        more = counts[3, batch, adapters] - counts[1, batch, adapters]
+        assert more <= 2 * most, f"{more / 2} kernels a layer, {batch} rows, {adapters} adapters"
+        assert counts[1, batch, adapters] <= most + 2
 
 
 # Formats
