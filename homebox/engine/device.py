@@ -18,7 +18,7 @@ _MAPPED = 1 << 20  # from this size on memory comes from the system and costs no
 _HUGE = 64 << 20  # smaller ones would be rounded up: a layer of the KV cache is 8 MB, mostly unused
 
 
-def _zeros(nbytes: int) -> np.ndarray:
+def _zeros(nbytes: int, dense: bool) -> np.ndarray:
     """Return `nbytes` zero bytes at an aligned address; large blocks are committed when touched."""
     if nbytes >= _MAPPED and sys.platform != "win32":
         try:
@@ -29,7 +29,7 @@ def _zeros(nbytes: int) -> np.ndarray:
                 f"no memory for a buffer of {nbytes} bytes ({error}); "
                 "use a smaller model or a shorter context"
             ) from error
-        if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        if dense and nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # systems without huge pages refuse
                 block.madvise(mmap.MADV_HUGEPAGE)
         return np.frombuffer(block, np.uint8)
@@ -47,7 +47,8 @@ class Buffer:
     """`count` elements of `dtype` in host memory. Equal only to itself.
 
     `array` is the flat numpy view (bf16 as uint16). `frozen` promises that the contents do not
-    change once first used, which lets the engine pack them once.
+    change once first used, which lets the engine pack them once. `dense` says that all of it will be
+    used, so that large pages waste nothing.
     """
 
     __slots__ = ("__weakref__", "address", "array", "count", "dtype", "frozen", "nbytes")
@@ -59,10 +60,12 @@ class Buffer:
     frozen: bool
     nbytes: int
 
-    def __init__(self, count: int, dtype: DType, *, frozen: bool = False) -> None:
+    def __init__(
+        self, count: int, dtype: DType, *, frozen: bool = False, dense: bool = False
+    ) -> None:
         if count < 0:
             raise EngineError(f"a buffer cannot have {count} elements")
-        self._adopt(_zeros(count * dtype.size).view(dtype.to_numpy()), dtype, frozen)
+        self._adopt(_zeros(count * dtype.size, dense).view(dtype.to_numpy()), dtype, frozen)
 
     @classmethod
     def over(cls, array: np.ndarray, dtype: DType, *, frozen: bool = False) -> "Buffer":

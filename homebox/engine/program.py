@@ -127,7 +127,7 @@ class Program:
             for name, a in plan.inputs.items()
         }
         self._outputs = [Buffer(m.elements, dtype_of(m.dtype)) for m in plan.outputs]
-        self.arena = Buffer(plan.arena, dt.u8)
+        self.arena = Buffer(plan.arena, dt.u8, dense=True)
         self.variables = Buffer(max(len(self.syms), 1), dt.i32)
         self._constants: list[_Constant] = []
         self._compute_constants()

@@ -38,7 +38,7 @@ class Tensor:
         """Copy an array into device memory; `frozen` promises that it never changes."""
         array = np.asarray(array)
         kind = dt.from_numpy(array.dtype)
-        buffer = Buffer(array.size, kind)
+        buffer = Buffer(array.size, kind, dense=True)
         buffer.array[:] = array.reshape(-1)
         buffer.frozen = frozen
         return Tensor(node(Op.BUFFER, kind, tuple(array.shape), (), buffer))
