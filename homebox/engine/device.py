@@ -15,7 +15,7 @@ from homebox.errors import DeviceError, EngineError
 
 ALIGNMENT = 64
 _MAPPED = 1 << 20  # from this size on memory comes from the system and costs nothing until touched
-_HUGE = 64 << 20  # smaller ones would be rounded up: a layer of the KV cache is 8 MB, mostly unused
+_HUGE = 4 << 20
 
 
 def _zeros(nbytes: int, dense: bool) -> np.ndarray:
