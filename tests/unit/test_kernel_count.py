@@ -15,7 +15,7 @@ from tests.unit.model_files import CONFIG, QWEN3, ArrayWeights, random_weights
 
 # Launches of one layer at most. A long context is cut into splits, which a kernel joins.
 BLOCK = {256: 6, 2048: 7}
-ADAPTED_BLOCK = {256: 20, 2048: 21}  # an adapter adds its own products
+ADAPTED_BLOCK = {256: 10, 2048: 11}  # an adapter adds its own products
 LAYERS = 4
 
 SHAPE: dict[str, Any] = {
