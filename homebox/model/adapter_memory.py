@@ -96,16 +96,17 @@ class AdapterMemory:
 
     def take_over(self, other: "AdapterMemory") -> None:
         """Copy the adapters of a memory with the same slots and a smaller rank."""
+        # Memory of slots that were never filled is not touched, and so costs nothing.
         for name, stack in self.a.items():
             count = stack.rows // self.rank
-            for slot in range(self.slots):
+            for slot in other.a[name].filled():
                 old = other.a[name].matrix(slot).reshape(count, other.rank, -1)
                 new = np.zeros((count, self.rank, old.shape[2]), np.float32)
                 new[:, : other.rank] = old
                 stack.write(slot, new.reshape(stack.rows, -1))
         for name, stack in self.b.items():
             count = stack.columns // self.rank
-            for slot in range(self.slots):
+            for slot in other.b[name].filled():
                 old = other.b[name].matrix(slot).reshape(-1, count, other.rank)
                 new = np.zeros((len(old), count, self.rank), np.float32)
                 new[:, :, : other.rank] = old
@@ -173,6 +174,10 @@ class Stack:
         self.memory = Tensor.zeros((F32.nbytes(slots * self.height, columns),), dt.u8)
         numbers = self.memory.buffer.array.view(np.float32)
         self.panels = numbers.reshape(slots, self.height // PANEL, columns, PANEL)
+
+    def filled(self) -> list[int]:
+        """Return the slots whose matrix is not zero."""
+        return [slot for slot in range(self.slots) if self.panels[slot].any()]
 
     def write(self, slot: int, matrix: np.ndarray) -> None:
         """Replace the matrix of a slot."""

@@ -17,6 +17,7 @@ from homebox.engine.capture import Program, Spec, capture
 from homebox.engine.device import Buffer
 from homebox.engine.ops import Sym
 from homebox.engine.tensor import Tensor
+from homebox.errors import EngineError
 from homebox.model.activations import Activations
 from homebox.model.adapter_memory import AdapterMemory, Chosen, rank_bucket
 from homebox.model.block import Decoder, PackedMatrices, Rows
@@ -91,7 +92,7 @@ class Transformer:
         if len(ids) == 1:
             (logits,) = self.decode([slot], ids, [position], [adapter])
         else:
-            self.pages.truncate(slot, position)
+            self._return_to(slot, position)
             (logits,) = self._chunk(slot, ids, adapter, every=False)
         return np.array(logits, np.float32)
 
@@ -146,6 +147,14 @@ class Transformer:
         if self.adapters is not None:
             self.adapters.write(index, tensors, scale)
 
+    def _return_to(self, slot: int, position: int) -> None:
+        """Forget what a slot holds from `position` on; raises EngineError if there is a gap."""
+        if position > self.pages.length(slot):
+            raise EngineError(
+                f"slot {slot} holds {self.pages.length(slot)} tokens; none can come at {position}"
+            )
+        self.pages.truncate(slot, position)
+
     def _make_room(self, rank: int) -> None:
         """Lay out the adapters' memory for a rank; programs are compiled anew if it grows."""
         if self.adapters is not None and rank <= self.adapters.rank:
@@ -182,7 +191,7 @@ class Transformer:
         size = next(size for size in BATCHES if count <= size)
         places = []
         for slot, position in zip(slots, positions, strict=True):
-            self.pages.truncate(slot, position)
+            self._return_to(slot, position)
             places.append(self.pages.append(slot, 1)[0])
         used = sorted(set(adapters) - {0}) if self.adapters is not None else []
         places_for = next(n for n in ADAPTERS if len(used) <= n)

@@ -9,6 +9,7 @@ import pytest
 
 from homebox.engine.formats import WEIGHTS
 from homebox.engine.runtime_cpu import pool
+from homebox.errors import EngineError
 from homebox.model import Model, SamplingParams, load
 from homebox.model.activations import Activations
 from homebox.model.config import ModelConfig, parse_config
@@ -274,6 +275,19 @@ def test_a_kept_past_is_not_disturbed() -> None:
     for slot in (0, 1):
         ours.release(slot)
     assert ours.pages.free_pages == ours.pages.count
+
+
+def test_a_gap_in_a_sequence_is_an_error() -> None:
+    config = parse_config(CONFIG)
+    ours = transformer(config)
+    ids = ids_of(10)
+    ours.forward(0, 0, ids[:5], 0)
+    for call in (
+        lambda: ours.forward(0, 6, ids[6:], 0),
+        lambda: ours.decode([1], ids[:1], [1], [0]),
+    ):
+        with pytest.raises(EngineError, match="holds"):
+            call()
 
 
 # Whole models
