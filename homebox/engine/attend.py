@@ -39,7 +39,8 @@ class Attend:
     q (B, H, G, T, D), k (B, H, L, D), v (B, H, L, D); `options` names what follows: "upper" and
     "lower" (B, H, G, T) int32, keys from lower to upper - 1 are seen; "mask" (B, H, G, T, L) bool.
     Only the first `keys` of L exist. Without `parts` the value is (B, T, H, G, D); with it
-    (B, T, H, G, splits * (D + 2)): the splits' sums, then their exponents of 2, then their totals.
+    (B, T, H, G, splits * (D + 2)): the splits' sums, then their exponents of 2, then their totals;
+    sums are written only where the total is not 0.
     """
 
     options: tuple[str, ...]
@@ -96,9 +97,11 @@ def joined(parts: Tensor, splits: int, dim: int) -> Tensor:
     # 2 to a whole number is a float's exponent field: exact, and 0 below the smallest.
     down = (exponent - exponent.max(-1, keepdim=True)).maximum(-127.0).cast(dt.i32)
     scale = ((down + 127) * (1 << 23)).bitcast(dt.f32)
-    # The name keeps this from being taken for a matrix product, which would need memory.
-    weighted = (sums * scale.reshape((*outer, splits, 1))).again("weighted")
-    whole = weighted.sum(last)
+    # Where a split saw nothing its sums were not written. The choice and the name keep this from
+    # being taken for a matrix product, which would need memory.
+    wide = (*outer, splits, 1)
+    some = (total > 0.0).reshape(wide)
+    whole = some.where(sums * scale.reshape(wide), 0.0).sum(last)
     share = (total * scale).again("weighted").sum(-1, keepdim=True)
     # In memory in this shape: rows that are told apart keep their statistics in one kernel (R1).
     return (whole * (share > 0.0).where(share, 1.0).recip()).contiguous()

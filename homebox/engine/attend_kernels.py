@@ -31,6 +31,8 @@ def lower_attend(root: Node, realised: frozenset[Node], syms: list[Sym], vector:
 class _Lowering(Tiles):
     """The lowering of one ATTEND node; `lower` is its only entrance."""
 
+    last: Value  # the block behind the last one that a row of the unit sees
+
     def lower(self) -> Lowered:
         """Return the kernel."""
         e, b, s = self.e, self.e.b, self.s
@@ -54,12 +56,21 @@ class _Lowering(Tiles):
 
     def _unit(self, split: Value) -> None:
         b, arg = self.e.b, self.arg
-        begin, end = self._queries()
+        begin, self.last = self._bounds()
+        end = self.last
         if arg.parts:
-            first = b.mul(split, b.int(SPLIT // BLOCK))
-            self._split(begin, end, first)
-            self._write_parts(split)
-        elif arg.splits == 1:
+            begin, end = self._clipped(begin, end, b.mul(split, b.int(SPLIT // BLOCK)))
+            empty = b.alu("xor", b.alu("lt", begin, end), b.const(True, dt.boolean))
+            with b.when(empty):  # most of a short past's splits: they cost next to nothing
+                self._write_parts(split, empty=True)
+            with b.when(b.alu("lt", begin, end)):
+                self._queries()
+                self._reset()
+                self._blocks(begin, end)
+                self._write_parts(split, empty=False)
+            return
+        self._queries()
+        if arg.splits == 1:
             self._reset()
             self._blocks(begin, end)
             self._write(self.sums, self._row_total)
@@ -69,40 +80,42 @@ class _Lowering(Tiles):
 
     # -- queries --------------------------------------------------------------------------------
 
-    def _queries(self) -> tuple[Value, Value]:
-        """Compute queries and bounds of all rows; return the range of blocks that they see."""
+    def _bounds(self) -> tuple[Value, Value]:
+        """Compute the bounds of all rows; return the range of blocks that they see."""
         e, b, s = self.e, self.e.b, self.s
-        zero = b.const(0, dt.i32)
-        most, least = b.reg(zero), b.reg(b.const(s.blocks * BLOCK, dt.i32))
+        zero, far = b.const(0, dt.i32), b.const(s.blocks * BLOCK, dt.i32)
+        most, least = b.reg(zero), b.reg(far)
         with b.loop(b.int(0), b.int(s.queries)) as i, b.loop(b.int(0), b.int(s.groups)) as g:
             inside, row = self.stand_at(i, g), self.row(i, g)
-            self._query(row)
-            upper = b.const(self.arg.keys, dt.i32)
+            upper, lowest = b.const(self.arg.keys, dt.i32), zero
             if "upper" in self.options:
                 value = e.value(self.options["upper"], self.at())
                 upper = b.emit("min", dt.i32, 1, (upper, value))
-            upper = b.alu("where", inside, upper, zero)
-            lowest = zero
             if "lower" in self.options:
-                lowest = b.emit("max", dt.i32, 1, (zero, e.value(self.options["lower"], self.at())))
-            some = b.emit("lt", dt.boolean, 1, (lowest, upper))
+                value = e.value(self.options["lower"], self.at())
+                lowest = b.emit("max", dt.i32, 1, (zero, value))
+            upper = b.alu("where", inside, upper, zero)
             b.store(self.upper, row, upper)
             b.store(self.lowest, row, lowest)
-            far = b.const(s.blocks * BLOCK, dt.i32)
-            b.set(most, b.emit("max", dt.i32, 1, (b.get(most), b.alu("where", some, upper, zero))))
-            b.set(
-                least, b.emit("min", dt.i32, 1, (b.get(least), b.alu("where", some, lowest, far)))
-            )
+            some = b.emit("lt", dt.boolean, 1, (lowest, upper))
+            upper, lowest = b.alu("where", some, upper, zero), b.alu("where", some, lowest, far)
+            b.set(most, b.emit("max", dt.i32, 1, (b.get(most), upper)))
+            b.set(least, b.emit("min", dt.i32, 1, (b.get(least), lowest)))
         with b.loop(b.int(s.queries * s.groups), b.int(s.tall)) as row:
             b.store(self.upper, row, zero)
             b.store(self.lowest, row, zero)
+        after = b.add(b.cast(b.get(most), dt.i64), b.int(BLOCK - 1))
+        end = b.emit("idiv", dt.i64, 1, (after, b.int(BLOCK)))
+        return b.emit("idiv", dt.i64, 1, (b.cast(b.get(least), dt.i64), b.int(BLOCK))), end
+
+    def _queries(self) -> None:
+        """Compute the queries of all rows."""
+        b, s = self.e.b, self.s
+        with b.loop(b.int(0), b.int(s.queries)) as i, b.loop(b.int(0), b.int(s.groups)) as g:
+            self.stand_at(i, g)
+            self._query(self.row(i, g))
+        with b.loop(b.int(s.queries * s.groups), b.int(s.tall)) as row:
             self.fill(self.q, row, s.wide)
-        sixty_four = b.int(BLOCK)
-        end = b.emit(
-            "idiv", dt.i64, 1, (b.add(b.cast(b.get(most), dt.i64), b.int(BLOCK - 1)), sixty_four)
-        )
-        begin = b.emit("idiv", dt.i64, 1, (b.cast(b.get(least), dt.i64), sixty_four))
-        return begin, end
 
     def _query(self, row: Value) -> None:
         """Compute the query of the row at which the counters stand, times log2 e."""
@@ -131,13 +144,12 @@ class _Lowering(Tiles):
             self.fill(self.total, row, LANES)
             self.fill(self.sums, row, s.wide)
 
-    def _split(self, begin: Value, end: Value, first: Value) -> None:
-        """Work on the blocks of one split, which begins with block `first`."""
+    def _clipped(self, begin: Value, end: Value, first: Value) -> tuple[Value, Value]:
+        """Return the part of a range of blocks that lies in the split which begins with `first`."""
         b = self.e.b
-        self._reset()
         last = b.add(first, b.int(SPLIT // BLOCK))
         begin = b.emit("max", dt.i64, 1, (begin, first))
-        self._blocks(begin, b.emit("min", dt.i64, 1, (end, last)))
+        return begin, b.emit("min", dt.i64, 1, (end, last))
 
     def _blocks(self, begin: Value, end: Value) -> None:
         e, b, s = self.e, self.e.b, self.s
@@ -145,7 +157,7 @@ class _Lowering(Tiles):
             for operand in (self.keys, self.values):
                 if s.tiles <= FEW_TILES:  # else memory is not what it waits for
                     after = b.add(block, b.int(1))
-                    last = b.int(s.blocks - 1)
+                    last = b.alu("sub", self.last, b.int(1))
                     e.env[operand.w.block] = b.emit("min", dt.i64, 1, (after, last))
                     operand.look_ahead()
                     e.begin({})  # what was computed for the next block does not hold for this one
@@ -172,7 +184,8 @@ class _Lowering(Tiles):
         first = b.emit("idiv", dt.i64, 1, (begin, size))
         last = b.emit("idiv", dt.i64, 1, (b.add(end, b.int(SPLIT // BLOCK - 1)), size))
         with b.loop(first, last) as split:
-            self._split(begin, end, b.mul(split, size))
+            self._reset()
+            self._blocks(*self._clipped(begin, end, b.mul(split, size)))
             with b.loop(b.int(0), b.int(s.tall)) as row:
                 self._join(row, split)
 
@@ -242,14 +255,18 @@ class _Lowering(Tiles):
                 mask = b.alu("lt", b.lane(LANES), b.const(left, dt.i32, LANES))
             b.store(self.target, b.add(place, b.int(i * PANEL)), value, mask)
 
-    def _write_parts(self, split: Value) -> None:
-        """Write a split's sums, exponents and totals as they are."""
+    def _write_parts(self, split: Value, empty: bool) -> None:
+        """Write a split's sums, exponents and totals as they are; of an empty one only the last."""
         b, s, splits = self.e.b, self.s, self.arg.splits
         with b.loop(b.int(0), b.int(s.queries)) as i, b.loop(b.int(0), b.int(s.groups)) as g:
             inside, row = self.stand_at(i, g), self.row(i, g)
             with b.when(inside):
                 place = self._place()
-                self._write_row(self.sums, row, b.add(place, b.mul(split, b.int(s.dim))), None)
+                exponent, total = b.const(FLOOR, dt.f32), b.const(0.0, dt.f32)
+                if not empty:
+                    exponent, total = b.load(self.exponent, row), self._row_total(row)
+                    at = b.add(place, b.mul(split, b.int(s.dim)))
+                    self._write_row(self.sums, row, at, None)
                 at = b.add(b.add(place, split), b.int(splits * s.dim))
-                b.store(self.target, at, b.load(self.exponent, row))
-                b.store(self.target, b.add(at, b.int(splits)), self._row_total(row))
+                b.store(self.target, at, exponent)
+                b.store(self.target, b.add(at, b.int(splits)), total)
