@@ -105,7 +105,7 @@ def prepare(c: Node) -> Node | None:
     each = loops(product.shape, Counters())
     found = packed_product(c, axes, each)
     if found is not None:
-        if packing.readable(found, each, axes.k[0]):
+        if packing.readable(found, each, axes.n, axes.k[0]):
             return c
         a = repeated(compact(a, product.shape).contiguous(), product.shape)
         return _with_sides(c, axes, a, b)

@@ -1,8 +1,8 @@
 """Packed weights as values in registers: the exact float32 numbers behind the bytes.
 
-`blocks` reads a panel along k and yields 16 outputs for each k, in order. `columns` reads a square of
-16 rows (outputs) x 64 k and gives it turned round: 16 values along k for each row, for products that
-sum over the rows. Invariant: every value is exact, since int8 times float16 fits into float32.
+`blocks` reads a panel along k and yields 16 outputs for each k, in order. `columns` reads a square
+of 16 rows (outputs) x 64 k and gives it turned round: 16 values along k for each row, for products
+that sum over the rows. Invariant: every value is exact, since int8 times float16 fits into float32.
 """
 
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def _numbers(
             yield 4 * g + t, b.alu("sub", b.cast(whole, dt.f32), zero)
 
 
-# -- turned round -----------------------------------------------------------------------------------
+# -- turned round ---------------------------------------------------------------------------------
 
 
 def columns(b: Builder, form: Format, stored: Value, panel: Value, k: Value) -> list[list[Value]]:

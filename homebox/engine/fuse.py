@@ -40,8 +40,8 @@ COSTLY = frozenset({Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
 class Region:
     """One kernel to be: the node it writes, and the contraction at its heart, if any.
 
-    `others` are further contractions with outputs of the same shape, which meet the first one on the
-    way to the root. `resident` are small operands that the kernel computes for itself.
+    `others` are further contractions with outputs of the same shape, which meet the first one on
+    the way to the root. `resident` are small operands that the kernel computes for itself.
     """
 
     root: Node
@@ -194,7 +194,7 @@ class _Plan:
         return True
 
     def _own_operands(self) -> None:
-        """Give memory to the operands of contractions that are not computed inside their kernels."""
+        """Give memory to the operands of contractions that their kernels do not compute."""
         # In the graph's order: what is realised already decides what the next one's cone is.
         for base in self.nodes:
             wanted = base in self.bases or base.op is Op.PACK

@@ -90,7 +90,11 @@ def _activations(a: Node, index: tuple[Index, ...]) -> tuple[Arithmetic, Node, I
     return "f32", base, flatten(place, base.shape)
 
 
-def readable(packed: Packed, each: list[Loop], k_axis: int) -> bool:
+def readable(packed: Packed, each: list[Loop], n_axis: int, k_axis: int) -> bool:
     """Whether the activations lie along k without gaps, and at even places everywhere else."""
     flat = packed.a_flat
-    return flat.coefficient(each[k_axis]) == 1 and all(flat.linear_in(x) for x in each)
+    return (
+        not flat.depends(each[n_axis])
+        and flat.coefficient(each[k_axis]) == 1
+        and all(flat.linear_in(x) for x in each)
+    )
