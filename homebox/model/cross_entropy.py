@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from homebox.engine.device import Buffer
 from homebox.engine.tensor import Tensor, size_of
 from homebox.model.frozen_base import FrozenBase
 
@@ -50,7 +51,7 @@ def chunk_rows(count: int, vocabulary: int, buffers: int, limit: int = BUFFER_BY
 
 
 class CrossEntropy:
-    """Owns the buffers of one program; call it once."""
+    """Owns the buffers; call it once for each program."""
 
     def __init__(
         self, base: FrozenBase, count: int, anchored: bool, limit: int = BUFFER_BYTES
@@ -61,6 +62,11 @@ class CrossEntropy:
         self._student = Tensor.zeros((self.rows, vocabulary))
         self._anchor = Tensor.zeros((self.rows, vocabulary)) if anchored else None
         self._gradient = Tensor.zeros((count, base.config.hidden_size))
+
+    def buffers(self) -> dict[str, Buffer]:
+        """Return the memory by names that are the same in every process."""
+        given = {"student": self._student, "anchor": self._anchor, "hidden": self._gradient}
+        return {f"logits:{name}": t.buffer for name, t in given.items() if t is not None}
 
     def __call__(
         self, hidden: Tensor, anchor: Tensor | None, shares: Shares, backward: bool = True

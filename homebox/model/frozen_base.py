@@ -1,12 +1,12 @@
 """The frozen matrices under an adapter: looked up by projection, multiplied forwards and backwards.
 
 Weights are float32 tensors, one for each projection, or packed matrices (`formats`), where the rows
-of q, k, v and of gate, up lie one below the other. Either way `matrix` gives one projection.
+of q, k and v lie one below the other. Either way there is one tensor for each projection.
 Numerics "f32" multiplies exact weights with float32 activations and has the same bits everywhere;
 "bf16" rounds the activations of these products, forwards and backwards, and nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from homebox.engine import dtype as dt
@@ -18,45 +18,55 @@ from homebox.errors import ConfigError
 from homebox.model.config import ModelConfig
 
 NUMERICS = ("f32", "bf16")
-STACKS = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
-
-Lookup = Callable[[str], Tensor]
+STACK = ("q", "k", "v")  # rows of "qkv", in this order
 
 
 @dataclass(frozen=True)
 class FrozenBase:
-    """A model's weights for training; `lookup` returns a tensor by name or raises KeyError."""
+    """A model's weights for training, by the names of `config.weight_shapes()`."""
 
     config: ModelConfig
-    lookup: Lookup
-    numerics: str = "f32"
+    tensors: Mapping[str, Tensor]
+    numerics: str
 
-    def __post_init__(self) -> None:
-        if self.numerics not in NUMERICS:
-            raise ConfigError(f"numerics must be one of {', '.join(NUMERICS)}, not {self.numerics}")
-
-    def vector(self, name: str) -> Tensor:
-        """Return the weights of a norm, (n,)."""
-        return self.lookup(name)
+    @staticmethod
+    def of(config: ModelConfig, given: Mapping[str, Tensor], numerics: str) -> "FrozenBase":
+        """Take weights of which q, k and v may be stacked; raises ConfigError for the numerics."""
+        if numerics not in NUMERICS:
+            raise ConfigError(f"numerics must be one of {', '.join(NUMERICS)}, not {numerics}")
+        tensors = dict(given)
+        for layer in range(config.num_layers):
+            at = 0
+            for kind in STACK:
+                name, stack = f"layers.{layer}.{kind}", f"layers.{layer}.qkv"
+                rows = config.projection_shape(kind)[0]
+                if name not in tensors:
+                    tensors[name] = rows_of(given[stack], at, rows)
+                at += rows
+        return FrozenBase(config, tensors, numerics)
 
     @property
     def head(self) -> Tensor:
         """The matrix of the logits, (V, H)."""
-        return self.lookup("embed" if self.config.tied else "head")
+        return self.tensors["embed" if self.config.tied else "head"]
 
-    def matrix(self, name: str) -> Tensor:
-        """Return the (out, in) matrix of "layers.{i}.{projection}"."""
-        prefix, kind = name.rsplit(".", 1)
-        try:
-            return self.lookup(name)
-        except KeyError:
-            if kind not in STACKS:
-                raise
-        stack = self.lookup(f"{prefix}.{STACKS[kind]}")
-        before = [k for k in STACKS if STACKS[k] == STACKS[kind]]
-        sizes = [self.config.projection_shape(k)[0] for k in before]
-        place = before.index(kind)
-        return rows_of(stack, sum(sizes[:place]), sizes[place])
+    def buffers(self) -> dict[str, Buffer]:
+        """Return the memory behind the weights by names that are the same in every process."""
+        found: dict[str, Buffer] = {}
+        for name, tensor in self.tensors.items():
+            source = tensor.node
+            while source.op is not Op.BUFFER and len(source.src) == 1:
+                source = source.src[0]
+            if source.op is Op.BUFFER:
+                found[f"weights:{name}"] = source.arg
+        return found
+
+    def layout(self) -> dict[str, list[str]]:
+        """Say how each weight lies, for a key of programs."""
+        return {
+            name: [t.node.op.name, t.dtype.name, str(t.shape), str(_format_of(t))]
+            for name, t in self.tensors.items()
+        }
 
     def rounded(self, x: Tensor) -> Tensor:
         """Return activations as the products with frozen weights take them."""
@@ -92,3 +102,11 @@ def rows_of(matrix: Tensor, start: int, count: int) -> Tensor:
     view = Buffer.over(part, dt.u8, frozen=whole.frozen)
     memory: Node = node(Op.BUFFER, dt.u8, (part.size,), (), view)
     return Tensor.packed(form, count, k, Tensor(memory))
+
+
+def _format_of(t: Tensor) -> Format | None:
+    """Return the format of a packed matrix, also of rows of one."""
+    source = t.node
+    while source.op is Op.SLICE:
+        source = source.src[0]
+    return source.arg if source.op is Op.UNPACK else None

@@ -60,7 +60,7 @@ class Projections:
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Return the products with x (N, in), and u (N, members * rank)."""
-        out = [self.base.forward(x, self.base.matrix(name)) for name in self.names]
+        out = [self.base.forward(x, self.base.tensors[name]) for name in self.names]
         if self.low is None:
             return out, None
         u = self.low.forward(x)
@@ -77,7 +77,7 @@ class Projections:
         du, found = self.low.backward(x, u, g)
         dx = du @ self.low.a
         for name, dy in zip(self.names, g, strict=True):
-            dx = dx + self.base.backward(dy, self.base.matrix(name))
+            dx = dx + self.base.backward(dy, self.base.tensors[name])
         labels = [f"{self.label}.A", *(f"{name}.B" for name in self.names)]
         return dx, dict(zip(labels, found, strict=True))
 
@@ -173,7 +173,7 @@ class LoraLayer:
         return _wide(gate), _wide(up)
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
-        weight = self.base.vector(f"layers.{self.index}.{name}")
+        weight = self.base.tensors[f"layers.{self.index}.{name}"]
         return rms_norm(x, weight, self.base.config.rms_eps)
 
     def _projections(self, group: str) -> Projections:

@@ -51,24 +51,32 @@ class Parameters:
         self.values, self.gradients, *self._moments = (Tensor.zeros(self._flat) for _ in range(4))
         self._scalars = StepScalars(*BETAS)
         self.load(start)
-        self.program = self._capture()
+        self.buffers: dict[str, Buffer] = {}  # views of values and gradients, by stable names
+        for name in self.places:
+            flat = self._flat_part(self.gradients, name)
+            self.buffers[f"gradients:{name}"] = Buffer.over(flat, dt.f32)
+            flat = self._flat_part(self.values, name)
+            stored = name.endswith(".B")
+            self.buffers[f"values:{name}"] = (
+                Buffer.over(flat.view(np.uint8), dt.u8) if stored else Buffer.over(flat, dt.f32)
+            )
+        self.program = self._capture(f"{rank} {self._flat}")
 
-    def part(self, whole: Tensor, name: str) -> Tensor:
-        """Return the tensor of a name in `values` or `gradients` as it lies, a view."""
-        array = self._flat_part(whole, name)
-        shape = self.places[name][1]
-        return Tensor(node(Op.BUFFER, dt.f32, shape, (), Buffer.over(array, dt.f32)))
+    def a(self, name: str) -> Tensor:
+        """Return the values of a group's A, (members * rank, in)."""
+        buffer = self.buffers[f"values:{name}"]
+        return Tensor(node(Op.BUFFER, dt.f32, self.places[name][1], (), buffer))
 
-    def packed(self, name: str) -> Tensor:
+    def b(self, name: str) -> Tensor:
         """Return the values of a B as the matrix (out, rank) that its panels stand for."""
-        stored = self._flat_part(self.values, name).view(np.uint8)
-        memory = node(Op.BUFFER, dt.u8, (stored.size,), (), Buffer.over(stored, dt.u8))
-        outputs, rank = self.shapes[name]
-        return Tensor.packed(F32, outputs, rank, Tensor(memory))
+        buffer = self.buffers[f"values:{name}"]
+        memory = Tensor(node(Op.BUFFER, dt.u8, (buffer.count,), (), buffer))
+        return Tensor.packed(F32, *self.shapes[name], memory)
 
     def add(self, name: str, gradient: Tensor) -> Tensor:
         """Return the store that adds a gradient: of an A as it is, of a B as (rank, out)."""
-        memory = self.part(self.gradients, name)
+        buffer = self.buffers[f"gradients:{name}"]
+        memory = Tensor(node(Op.BUFFER, dt.f32, self.places[name][1], (), buffer))
         if name.endswith(".B"):
             blocks, rank, _ = self.places[name][1]
             outputs = self.shapes[name][0]
@@ -124,7 +132,7 @@ class Parameters:
         array: Float32 = whole.buffer.array[at : at + math.prod(shape)]
         return array
 
-    def _capture(self) -> Program:
+    def _capture(self, key: str) -> Program:
         def update(scalars: Tensor) -> list[Tensor]:
             norm = global_norm([self.gradients])
             scaled = self.gradients * clip_factor(norm, CLIP)
@@ -132,4 +140,8 @@ class Parameters:
             stores = adamw(self.values, scaled, moments, Scalars.of(scalars), BETAS)
             return [norm, *stores, self.gradients.store(Tensor.full(self._flat, 0.0))]
 
-        return capture(update, {"scalars": Spec((4,))}, name="adapter update")
+        wholes = (self.values, self.gradients, *self._moments)
+        names = ("values", "gradients", "first", "second")
+        buffers = {name: whole.buffer for name, whole in zip(names, wholes, strict=True)}
+        inputs = {"scalars": Spec((4,))}
+        return capture(update, inputs, name="adapter update", key=key, buffers=buffers)

@@ -5,6 +5,8 @@ never holds all logits (`cross_entropy`). Invariant: in numerics "f32" a step is
 (base, batch, state), to the bit, whatever the number of threads and the kind of CPU.
 """
 
+import dataclasses
+import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from homebox.engine import dtype as dt
 from homebox.engine.capture import Program, Spec, capture
+from homebox.engine.device import Buffer
 from homebox.engine.grad import gradient
 from homebox.engine.runtime_cpu import StopFlag
 from homebox.engine.tensor import Tensor
@@ -100,11 +103,11 @@ class LoraTrainer:
         self.scale = alpha / rank
         self.shape = (rows, length)
         self.rotary = Rotary(model.config, length)
-        self.base = FrozenBase(model.config, model.base_tensors().__getitem__, numerics)
+        self.base = FrozenBase.of(model.config, model.base_tensors(), numerics)
         self.parameters = Parameters(model.config, rank, init_adapter(model.config, rank, seed))
         self._policy = check_policy(checkpoint)
         self._anchored = anchored
-        self._logits_bytes = logits_bytes
+        self._entropy = CrossEntropy(self.base, rows * length, anchored, logits_bytes)
         self.program = self._capture(self._gradients, "lora gradients")
         self._evaluation: Program | None = None
 
@@ -148,7 +151,7 @@ class LoraTrainer:
         for i in range(self.config.num_layers):
             norms = None
             if self.config.qk_norm:
-                first, second = (self.base.vector(f"layers.{i}.{n}_norm") for n in "qk")
+                first, second = (self.base.tensors[f"layers.{i}.{n}_norm"] for n in "qk")
                 norms = first, second
             attention = RowAttention(self.config, self.rotary, rows, norms)
             low = {group: self._low(i, group) for group in GROUPS} if adapted else {}
@@ -156,13 +159,13 @@ class LoraTrainer:
         return layers
 
     def _low(self, layer: int, group: str) -> Low:
-        a = self.parameters.part(self.parameters.values, f"layers.{layer}.{group}.A")
-        b = tuple(self.parameters.packed(f"layers.{layer}.{member}.B") for member in GROUPS[group])
+        a = self.parameters.a(f"layers.{layer}.{group}.A")
+        b = tuple(self.parameters.b(f"layers.{layer}.{member}.B") for member in GROUPS[group])
         return Low(a, b, self.scale)
 
     def _hidden(self, rows: Rows, layers: list[LoraLayer]) -> tuple[Tensor, list[Kept]]:
         """Return the hidden states before the last norm, and what each layer keeps."""
-        x = self.base.vector("embed").gather(rows.ids.reshape((self.shape[0] * self.shape[1],)))
+        x = self.base.tensors["embed"].gather(rows.ids.reshape((self.shape[0] * self.shape[1],)))
         x = x.contiguous()
         keeps = []
         for layer in layers:
@@ -171,17 +174,17 @@ class LoraTrainer:
         return x, keeps
 
     def _normed(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.base.vector("norm"), self.config.rms_eps)
+        return rms_norm(x, self.base.tensors["norm"], self.config.rms_eps)
 
     def _losses(self, rows: Rows, shares: Shares) -> list[Tensor]:
         hidden, _ = self._hidden(rows, self._layers(rows, True))
-        losses = self._entropy()(self._normed(hidden), self._anchor(rows), shares, backward=False)
+        losses = self._entropy(self._normed(hidden), self._anchor(rows), shares, backward=False)
         return [losses.cross + losses.kl, losses.kl]
 
     def _gradients(self, rows: Rows, shares: Shares) -> list[Tensor]:
         layers = self._layers(rows, True)
         hidden, keeps = self._hidden(rows, layers)
-        losses = self._entropy()(self._normed(hidden), self._anchor(rows), shares)
+        losses = self._entropy(self._normed(hidden), self._anchor(rows), shares)
         if losses.d_hidden is None:
             raise ValueError("the loss came without a gradient")
         x = hidden if self._policy == "none" else hidden.again("hidden")
@@ -200,9 +203,23 @@ class LoraTrainer:
             return None
         return self._normed(self._hidden(rows, self._layers(rows, False))[0])
 
-    def _entropy(self) -> CrossEntropy:
-        count = self.shape[0] * self.shape[1]
-        return CrossEntropy(self.base, count, self._anchored, self._logits_bytes)
+    def _key(self) -> str:
+        """Return a text that changes with everything that decides the programs."""
+        return json.dumps(
+            [
+                dataclasses.asdict(self.config),
+                self.base.numerics,
+                self.base.layout(),
+                [self.parameters.rank, self.scale, self._policy],
+                [self.shape, self._anchored, self._entropy.rows],
+            ]
+        )
+
+    def _buffers(self) -> dict[str, Buffer]:
+        """Return all memory that the programs use, by names that are the same everywhere."""
+        tables = {"rotary:cos": self.rotary.cos.buffer, "rotary:sin": self.rotary.sin.buffer}
+        own = self.parameters.buffers | self._entropy.buffers()
+        return self.base.buffers() | tables | own
 
     def _capture(self, build: Callable[[Rows, Shares], list[Tensor]], name: str) -> Program:
         count = self.shape[0] * self.shape[1]
@@ -220,7 +237,8 @@ class LoraTrainer:
 
         ints = {k: Spec(self.shape, dt.i32) for k in ("ids", "segment", "position", "target")}
         floats = {k: Spec(self.shape) for k in ("weight", "anchor")}
-        return capture(graph, {**ints, **floats}, name=name)
+        inputs = {**ints, **floats}
+        return capture(graph, inputs, name=name, key=self._key(), buffers=self._buffers())
 
 
 def _set(program: Program, batch: Batch) -> None:
