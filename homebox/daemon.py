@@ -81,6 +81,10 @@ class ServedModel(Protocol):
         """Take one step of several answers together."""
         ...
 
+    def prepare(self) -> bool:
+        """Do a part of what the first answers would wait for."""
+        ...
+
 
 class Outcome(Protocol):
     """The report of a learning run."""

@@ -83,6 +83,10 @@ class Runner(Protocol):
         """
         ...
 
+    def prepare(self) -> bool:
+        """Do a part of what the first answers would wait for; False if nothing is left to do."""
+        ...
+
 
 class Interrupt(Protocol):
     """Asks a computation that is running to pause soon; any thread may."""
@@ -323,16 +327,28 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            unprepared = True
             while not self._stopping:
+                idle = False
                 with self._condition:
                     if not self._has_work():
-                        self._condition.wait(IDLE_BEAT)
+                        idle = not self._condition.wait(IDLE_BEAT)
                 self.heartbeat()
+                if idle and unprepared:
+                    unprepared = self._prepare()
                 self._round()
+                unprepared = unprepared or self.learning is not None  # a new adapter may come
         except BaseException as error:
             self.failure = error
         finally:
             self._abandon_all()
+
+    def _prepare(self) -> bool:
+        """Use idle time for what the first answers would wait for; whether there is more of it."""
+        try:
+            return self.model.prepare()
+        except Exception:
+            return False  # the answer that needs it will meet the same error, and can tell
 
     def _round(self) -> None:
         while self._calls:

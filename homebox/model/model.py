@@ -39,6 +39,10 @@ class Computation(Forward, AdapterSlots, Protocol):
         """Return the logits after each of `ids` in a fresh context, float32 (T, V)."""
         ...
 
+    def prepare(self) -> bool:
+        """Make one program ready; False if all of them are."""
+        ...
+
 
 class Model:
     """A model that answers.
@@ -132,6 +136,10 @@ class Model:
         except BaseException:
             release()
             raise
+
+    def prepare(self) -> bool:
+        """Do a part of what the first answers would wait for; False if nothing is left to do."""
+        return self.transformer.prepare()
 
     def step(self, sequences: Ids[Sequence]) -> list[Piece | Exception | None]:
         """Step several sequences at once; see `sequence.step_all`."""

@@ -210,6 +210,16 @@ class Transformer:
 
     # -- programs -------------------------------------------------------------------------------
 
+    def prepare(self) -> bool:
+        """Make one program ready that answers will ask for; False if all of them are."""
+        adapters = int(self.adapters is not None)
+        kinds = [Kind(size, 1, adapters, False) for size in BATCHES]
+        kinds += [Kind(1, length, adapters, False) for length in CHUNKS]
+        missing = [kind for kind in kinds if kind not in self._programs]
+        if missing:
+            self.program(missing[0])
+        return bool(missing)
+
     def program(self, kind: Kind) -> Program:
         """Return the program of a kind, compiling it at first use."""
         if kind not in self._programs:

@@ -138,6 +138,7 @@ class FakeModel:
         self.threads: set[str] = set()
         self.steps = 0
         self.widest = 0  # the most answers in one step
+        self.unprepared = 3
 
     def start(
         self, prompt_ids: Sequence[int], sampling: SamplingParams, adapter: str = "base"
@@ -158,6 +159,10 @@ class FakeModel:
             except Exception as error:
                 outcomes.append(error)
         return outcomes
+
+    def prepare(self) -> bool:
+        self.unprepared = max(self.unprepared - 1, 0)
+        return self.unprepared > 0
 
     def adapters_in_use_are_loaded(self) -> bool:
         return set(self.sequences.values()) <= {"base", *self.adapters.loaded}

@@ -84,6 +84,19 @@ def test_running_answers_share_their_steps(engine: Engine) -> None:
     assert {each[0] for each in full} == set(full[0])
 
 
+def test_programs_are_made_ready_while_nobody_asks(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("homebox.scheduler.IDLE_BEAT", 0.01)
+    model = engine.model
+    assert isinstance(model, FakeModel)
+    assert asyncio.run(ask_once(engine, model)) == "<base> you said: x"  # no waiting for it
+    deadline = time.monotonic() + 60
+    while model.unprepared:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_an_answer_that_breaks_breaks_no_other(engine: Engine) -> None:
     model = engine.model
     assert isinstance(model, FakeModel)

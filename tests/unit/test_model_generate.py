@@ -48,6 +48,9 @@ class Scripted:
         rows = zip(slots, ids, positions, adapters, strict=True)
         return np.stack([self.forward(s, p, np.array([i]), a) for s, i, p, a in rows])
 
+    def prepare(self) -> bool:
+        return False
+
     def release(self, slot: int) -> None:
         self.released.append(slot)
 

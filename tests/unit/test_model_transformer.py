@@ -277,6 +277,21 @@ def test_a_kept_past_is_not_disturbed() -> None:
     assert ours.pages.free_pages == ours.pages.count
 
 
+def test_prepared_programs_are_those_that_answers_use() -> None:
+    config = parse_config({**CONFIG, "num_hidden_layers": 1})
+    ours = Transformer(config, ArrayWeights(config, random_weights(config)), 320, 8, 2, 4)
+    while ours.prepare():
+        pass
+    ready = len(ours._programs)
+    ids = ids_of(300)
+    for slot, length in enumerate((3, 17, 40, 65, 255, 256, 8, 1)):
+        ours.forward(slot, 0, ids[:length], 0)
+    for count in range(1, 9):
+        at = [ours.pages.length(slot) for slot in range(count)]
+        ours.decode(range(count), ids[at], at, [0] * count)
+    assert len(ours._programs) == ready
+
+
 def test_a_gap_in_a_sequence_is_an_error() -> None:
     config = parse_config(CONFIG)
     ours = transformer(config)
