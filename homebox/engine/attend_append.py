@@ -163,7 +163,10 @@ def place_of(n: Node, index: tuple[Index, ...]) -> Place | None:
         nowhere = [number(s, index) == Index(-1) for s in n.src[1:]]
         if not any(nowhere):
             return None
-        guards.append((n.src[0], index, not nowhere[0]))
+        condition, where, inside = descend(n.src[0], index, ())
+        if inside:
+            return None
+        guards.append((condition, where, not nowhere[0]))
         n = n.src[2] if nowhere[0] else n.src[1]
     flat = number(n, index)
     return None if flat is None else Place(flat, tuple(guards))
