@@ -133,6 +133,20 @@ def test_more_sequences_than_a_program_has_rows_for() -> None:
     np.testing.assert_array_equal(found, whole[1:12])
 
 
+def test_more_adapters_than_a_program_has_places_for() -> None:
+    config = parse_config({**CONFIG, "num_hidden_layers": 1})
+    ours = Transformer(config, ArrayWeights(config, random_weights(config)), 64, 8, 8, 8)
+    for index in range(1, 8):
+        ours.set_adapter(index, adapter_of(config, index, 8), 1.0)
+    ids = ids_of(6)
+    adapters = [1, 2, 0, 3, 2, 4, 5, 6]
+    for slot, adapter in enumerate(adapters):
+        ours.forward(slot, 0, ids[:5], adapter)
+    found = ours.decode(range(8), ids[[5] * 8], [5] * 8, adapters)
+    for row, adapter in zip(found, adapters, strict=True):
+        np.testing.assert_array_equal(row, ours.all_logits(ids, adapter)[-1])
+
+
 def test_threads_do_not_change_bits() -> None:
     config = parse_config(BLOCKS)
     models = [transformer(config, *kind) for kind in (KINDS[0], KINDS[2])]
