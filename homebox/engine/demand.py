@@ -128,13 +128,11 @@ def _pass_on(
         need(index_node, -(-count // max(row, 1)))
         return 0
     # REDUCE, UNPACK and PACK: as many as belong to each element
-    (source,) = n.src
-    whole, own = _count(source.shape, values), max(_count(n.shape, values), 1)
-    asked = -(-count * whole // own)
-    need(source, asked)
-    if n.op is not Op.REDUCE or not n.dtype.is_float:
-        return 0
-    return asked
+    own, asked = max(_count(n.shape, values), 1), 0
+    for source in n.src:
+        asked = -(-count * _count(source.shape, values) // own)
+        need(source, asked)
+    return asked if n.op is Op.REDUCE and n.dtype.is_float else 0
 
 
 def _attention(
