@@ -174,3 +174,9 @@ def test_hot_loops_use_the_best_instructions(
     # What else is there loads and unpacks; calculations of single numbers would be many more.
     assert len(re.findall(want, loop)) * 10 > len(names), loop
     assert not CALLS & set(instructions(text))
+
+
+def test_activations_behind_padding_are_copied_first() -> None:
+    rows = tensor(random(20, 128)).pad(0, 0, 4).slice(0, 12, 12)
+    for form in WEIGHTS.values():
+        check(rows.linear(packed(form, 192, 128)), rtol=1e-4, atol=1e-4)
