@@ -107,8 +107,8 @@ class Chunk:
     def __init__(self, student: Tensor, base: Tensor | None, shares: Shares) -> None:
         self.student, self.base, self.shares = student, base, shares
         # In memory: what is computed from them overwrites the logits.
-        self.total = student.logsumexp().contiguous()  # (rows, 1)
-        self.base_total = None if base is None else base.logsumexp().contiguous()
+        self.total = _log_sum_exp(student)  # (rows, 1)
+        self.base_total = None if base is None else _log_sum_exp(base)
 
     def cross(self) -> Tensor:
         """Return the weighted cross-entropy."""
@@ -137,7 +137,14 @@ class Chunk:
     def _log_p(self) -> Tensor:
         if self.base is None or self.base_total is None:
             raise ValueError("there is no base to compare with")
-        return self.base - self.base_total
+        return self.base_total * -1.0 + self.base
+
+
+def _log_sum_exp(logits: Tensor) -> Tensor:
+    """Return log sum exp of each row, (rows, 1), in memory."""
+    top = logits.max(-1, keepdim=True).contiguous()
+    # The logits stand last: a sum runs along what its last source has side by side.
+    return ((top * -1.0 + logits).exp().sum(-1, keepdim=True).log() + top).contiguous()
 
 
 def _column(values: Tensor) -> Tensor:
