@@ -1,4 +1,4 @@
-"""The graph's vocabulary: 33 primitive operations, and the immutable nodes they make.
+"""The graph's vocabulary: 34 primitive operations, and the immutable nodes they make.
 
 A `Node` is an operation applied to other nodes. Nodes with the same content are the same object
 (interned), so equality is identity and a rewrite that changes nothing costs nothing.
