@@ -23,9 +23,10 @@ from homebox.engine.ops import MOVEMENT, Node, Op, Shape, Sym, is_name, node
 from homebox.engine.rewrite import Rules
 from homebox.engine.rules import disabled, scalar, varies
 from homebox.engine.symbolic import Index, of
-from homebox.engine.tensor import LOG2_E, Tensor
+from homebox.engine.tensor import LOG2_E, Tensor, size_of
 
-SPLIT = 4 * BLOCK  # keys of a split
+SPLIT = 4 * BLOCK  # keys of a split at least
+MOST_SPLITS = 32  # joining them must stay cheap
 FEW_ROWS = 8  # queries of a sequence up to which R4 cuts
 LOWEST = -1e29  # a score that stands for "not seen" is below
 
@@ -38,15 +39,21 @@ class Attend:
 
     q (B, H, G, T, D), k (B, H, L, D), v (B, H, L, D); `options` names what follows: "upper" and
     "lower" (B, H, G, T) int32, keys from lower to upper - 1 are seen; "mask" (B, H, G, T, L) bool.
-    Only the first `keys` of L exist. Without `parts` the value is (B, T, H, G, D); with it
-    (B, T, H, G, splits * (D + 2)): the splits' sums, then their exponents of 2, then their totals;
-    sums are written only where the total is not 0.
+    Only the first `keys` of L exist; a split has `split` of them. Without `parts` the value is
+    (B, T, H, G, D); with it (B, T, H, G, splits * (D + 2)): the splits' sums, then their exponents
+    of 2, then their totals; sums are written only where the total is not 0. Scores (in binary
+    logarithms) below -2^21 count as unseen, and none may be above 2^22.
     """
 
     options: tuple[str, ...]
     keys: int
-    splits: int
+    split: int
     parts: bool
+
+    @property
+    def splits(self) -> int:
+        """The number of splits."""
+        return -(-self.keys // self.split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,23 +75,21 @@ def attend(n: Node) -> Node | None:
     if found is None:
         return None
     bounds = Bounds(found.mask)
-    batch, heads, groups, rows, dim = n.shape
-    length = found.k.shape[2]
-    if not all(isinstance(d, int) for d in (batch, heads, groups, rows, dim, length)):
+    if any(isinstance(d, Sym) for d in (*n.shape, *found.k.shape)):
         return None
+    batch, heads, groups, rows, dim = (size_of(d) for d in n.shape)
+    length = size_of(found.k.shape[2])
     k = found.k if key_read(found.k.node) is not None else packed_keys(found.k)
     v = found.v if value_read(found.v.node) is not None else packed_values(found.v)
-    sources = [found.q.node, k.node, v.node, *bounds.sources()]
-    splits = -(-int(str(length)) // SPLIT)
-    parts = splits > 1 and isinstance(rows, int) and rows <= FEW_ROWS and "R4" not in disabled()
-    arg = Attend(tuple(bounds.names()), int(str(length)), splits, parts)
-    outer = (batch, rows, heads, groups)
-    if not parts:
-        whole = Tensor(node(Op.ATTEND, dt.f32, (*outer, dim), tuple(sources), arg))
-        return whole.permute(0, 2, 3, 1, 4).node
-    width = splits * (int(str(dim)) + 2)
-    cut = Tensor(node(Op.ATTEND, dt.f32, (*outer, width), tuple(sources), arg))
-    return joined(cut, splits, int(str(dim))).permute(0, 2, 3, 1, 4).node
+    sources = (found.q.node, k.node, v.node, *bounds.sources())
+    # Where splits begin follows from the keys alone: a row has the same bits with and without R4.
+    split = max(SPLIT, -(-length // (MOST_SPLITS * BLOCK)) * BLOCK)
+    parts = length > split and rows <= FEW_ROWS and "R4" not in disabled()
+    arg = Attend(tuple(bounds.names()), length, split, parts)
+    width = arg.splits * (dim + 2) if parts else dim
+    out = Tensor(node(Op.ATTEND, dt.f32, (batch, rows, heads, groups, width), sources, arg))
+    whole = joined(out, arg.splits, dim) if parts else out
+    return whole.permute(0, 2, 3, 1, 4).node
 
 
 def joined(parts: Tensor, splits: int, dim: int) -> Tensor:

@@ -11,7 +11,6 @@ any batch, at any place of any chunk.
 from collections.abc import Callable
 
 from homebox.engine import dtype as dt
-from homebox.engine.attend import SPLIT
 from homebox.engine.attend_reads import BLOCK, PANEL
 from homebox.engine.attend_tiles import FEW_TILES, FLOOR, PANELS, UNROLL, Tiles
 from homebox.engine.indexing import Conditions, holds
@@ -48,7 +47,7 @@ class _Lowering(Tiles):
                 e.env[w.head], e.env[w.batch] = head, batch
             self.first_query = b.mul(query_block, b.int(s.queries))
             self._unit(split)
-        keys = min(SPLIT, self.arg.keys) if self.arg.parts else self.arg.keys
+        keys = min(self.arg.split, self.arg.keys) if self.arg.parts else self.arg.keys
         work = 2 * s.queries * s.groups * s.dim * keys
         schedule = ContractSchedule(s.rows, PANELS, s.tiles, UNROLL)
         units = Units(s.batch * s.heads * s.query_blocks * splits)
@@ -59,7 +58,7 @@ class _Lowering(Tiles):
         begin, self.last = self._bounds()
         end = self.last
         if arg.parts:
-            begin, end = self._clipped(begin, end, b.mul(split, b.int(SPLIT // BLOCK)))
+            begin, end = self._clipped(begin, end, b.mul(split, b.int(self.arg.split // BLOCK)))
             empty = b.alu("xor", b.alu("lt", begin, end), b.const(True, dt.boolean))
             with b.when(empty):  # most of a short past's splits: they cost next to nothing
                 self._write_parts(split, empty=True)
@@ -147,7 +146,7 @@ class _Lowering(Tiles):
     def _clipped(self, begin: Value, end: Value, first: Value) -> tuple[Value, Value]:
         """Return the part of a range of blocks that lies in the split which begins with `first`."""
         b = self.e.b
-        last = b.add(first, b.int(SPLIT // BLOCK))
+        last = b.add(first, b.int(self.arg.split // BLOCK))
         begin = b.emit("max", dt.i64, 1, (begin, first))
         return begin, b.emit("min", dt.i64, 1, (end, last))
 
@@ -175,14 +174,14 @@ class _Lowering(Tiles):
     def _splits(self, begin: Value, end: Value) -> None:
         """Work on all splits and join their sums as the graph does that R4 leaves behind."""
         b, s = self.e.b, self.s
-        size = b.int(SPLIT // BLOCK)
+        size = b.int(self.arg.split // BLOCK)
         with b.loop(b.int(0), b.int(s.tall)) as row:
             b.store(self.top, row, b.const(FLOOR, dt.f32))
             self.fill(self.joined, row, s.wide)
             self.fill(self.exponents, row, self.columns, FLOOR)
             self.fill(self.totals, row, self.columns)
         first = b.emit("idiv", dt.i64, 1, (begin, size))
-        last = b.emit("idiv", dt.i64, 1, (b.add(end, b.int(SPLIT // BLOCK - 1)), size))
+        last = b.emit("idiv", dt.i64, 1, (b.add(end, b.int(self.arg.split // BLOCK - 1)), size))
         with b.loop(first, last) as split:
             self._reset()
             self._blocks(*self._clipped(begin, end, b.mul(split, size)))

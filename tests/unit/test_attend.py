@@ -181,6 +181,18 @@ def test_a_long_past(rows: int) -> None:
     assert_right(case, q, positions, out, None)
 
 
+def test_a_very_long_context_has_longer_splits() -> None:
+    s = Sizes(1, 2, 16, 160)
+    case = case_of(s, dt.f16, [1500])
+    (node,) = [n for n in nodes_of(case, 1) if n.op is Op.ATTEND]
+    assert node.arg.splits == 32 and node.arg.split == 320
+    q = random(1, 12, s.heads, s.dim, seed=3)
+    positions = positions_of([1500], 12)
+    whole = run(case, q, positions[0])
+    assert_right(case, q, positions, whole, None)
+    assert same_bits(run(case, q[:, -1:], positions[0, -1:]), whole[:, -1:])
+
+
 def test_scores_of_any_size() -> None:
     """Large scores leave one key, equal ones share evenly; nothing overflows."""
     s = Sizes(1, 2, 32, 2)
