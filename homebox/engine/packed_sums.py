@@ -33,6 +33,7 @@ class Operands:
     row_start: Callable[[Index], Index]  # where a row of activations begins, in elements
     row_step: int  # elements from one row to the next
     panel_start: Callable[[int], Value]  # the byte where a panel of the unit begins
+    ahead: int = 0  # bytes of the weight to ask for before they are read; 0 = leave it to the CPU
 
 
 def segments(o: Operands, top: Index, rows: int, v: int, panels: int) -> list[list[Value]]:
@@ -111,6 +112,8 @@ def _int8_block(
     a = o.input
     floats, ints = b.view(a, dt.f32), b.view(a, dt.i32)
     places = [b.add(p, b.mul(at, b.int(form.unit_bytes))) for p in starts]
+    if not half:
+        _fetch(o, places[0], form.unit_bytes)
     words = []
     for row in rows:
         byte = b.add(row, b.mul(at, b.int(2 * A8.unit_bytes)))
@@ -173,6 +176,8 @@ def add_bf16(o: Operands, top: Index, v: int, span: Span, acc: Registers) -> Non
 
     def step(k: Value, u: int) -> None:
         at = b.add(b.mul(k, b.int(LANES)), b.int(LANES * u))
+        if o.ahead:
+            b.prefetch(words, b.add(b.add(starts[0], at), b.int(o.ahead // 4)))
         panels = [b.bitcast(b.load(words, b.add(s, at), LANES), dt.bf16) for s in starts]
         for row, totals in zip(rows, acc, strict=True):
             pair = b.splat(b.load(pairs, b.add(b.add(row, k), b.int(u))), LANES)
@@ -180,6 +185,13 @@ def add_bf16(o: Operands, top: Index, v: int, span: Span, acc: Registers) -> Non
 
     first = b.emit("idiv", dt.i64, 1, (begin, b.int(2)))
     unrolled(b, first, count // 2, 4, step)
+
+
+def _fetch(o: Operands, at: Value, count: int) -> None:
+    """Ask for `count` bytes of the weight that follow byte `at` by `ahead`."""
+    if o.ahead:
+        for line in range(o.ahead, o.ahead + count, 64):
+            o.e.b.prefetch(o.stored, o.e.b.add(at, o.e.b.int(line)))
 
 
 def dot_row(b: Builder, pair: Value, panels: list[Value], totals: list[Value]) -> None:
@@ -213,6 +225,7 @@ def add_f32(o: Operands, top: Index, v: int, span: Span, acc: Registers) -> None
 
     def piece(at: Value, most: int) -> None:
         places = [b.add(s, b.mul(at, b.int(per))) for s in starts]
+        _fetch(o, places[0], per)
         k0 = b.mul(at, b.int(length))
         for values in zip(*(blocks(b, form, o.stored, p, most) for p in places), strict=True):
             k = values[0][0]
