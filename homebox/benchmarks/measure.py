@@ -15,7 +15,7 @@ from pathlib import Path
 QUIET = 0.2  # processors that others may keep busy during a run that counts
 _CALM = 0.3  # the same before a run; the shorter look is less exact
 _LOOK = 0.1  # seconds
-_PATIENCE = 1.0  # seconds to wait for others before each run
+PATIENCE = 1.0  # seconds to wait for others before each run
 _COUNTERS = Path("/proc/stat")
 
 
@@ -56,7 +56,7 @@ def timed(work: Callable[[], object]) -> Run:
     return Run(seconds, max(0.0, others / max(seconds, 1e-9)))
 
 
-def wait_for_calm(patience: float = _PATIENCE) -> None:
+def wait_for_calm(patience: float = PATIENCE) -> None:
     """Wait until others leave the processors alone, or until patience ends."""
     end = time.perf_counter() + patience
     while time.perf_counter() < end and timed(lambda: time.sleep(_LOOK)).others >= _CALM:
@@ -73,8 +73,8 @@ def measure(work: Callable[[], object], wanted: int = 5, budget: float = 8.0) ->
     while len(runs) < wanted or (
         sum(run.others < QUIET for run in runs) < wanted and time.perf_counter() < end
     ):
-        if time.perf_counter() < end:
-            wait_for_calm()
+        if (left := end - time.perf_counter()) > 0:
+            wait_for_calm(min(left, PATIENCE))
         runs.append(timed(work))
     return chosen(runs, wanted)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from homebox.benchmarks.measure import Sample, wait_for_calm
+from homebox.benchmarks.measure import PATIENCE, Sample, wait_for_calm
 from homebox.benchmarks.work import Measured, Work
 from homebox.engine.roof import Roof, probe
 from homebox.errors import HomeboxError, UsageError
@@ -67,7 +67,7 @@ def check_metrics(text: str) -> tuple[str, ...]:
 
 def run(plan: Plan, say: Say) -> Iterator[dict[str, Any]]:
     """Measure and yield one row for each metric; `say` is told what is being done."""
-    roofs = Roofs(plan.threads)
+    roofs = Roofs(plan.threads, min(plan.budget, PATIENCE))
     end = time.monotonic() + LIMIT
     cold = [name for name in plan.only if name in COLD]
     serving = [name for name in plan.only if name in SERVING]
@@ -89,13 +89,13 @@ def run(plan: Plan, say: Say) -> Iterator[dict[str, Any]]:
 class Roofs:
     """Probes of the machine's roof over the time of a benchmark."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, threads: int, patience: float = PATIENCE) -> None:
+        self._threads, self._patience = threads, patience
         self._best: Roof | None = None
 
     def probe(self) -> Roof:
         """Return the roof now: memory as it is, arithmetic as it was at best."""
-        wait_for_calm()
+        wait_for_calm(self._patience)
         found = probe(self._threads)
         self._best = found if self._best is None else self._best.best(found)
         return replace(self._best, read_gbs=found.read_gbs)

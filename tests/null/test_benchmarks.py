@@ -107,7 +107,7 @@ def test_memory_is_judged_as_it_is_and_arithmetic_as_it_was_at_best(
 ) -> None:
     probes = iter([Roof(2, 40.0, 500.0, 900.0, 1000.0), Roof(2, 30.0, 400.0, 1000.0, 900.0)])
     monkeypatch.setattr(suite, "probe", lambda threads: next(probes))
-    monkeypatch.setattr(suite, "wait_for_calm", lambda: None)
+    monkeypatch.setattr(suite, "wait_for_calm", lambda patience: None)
     roofs = suite.Roofs(2)
     assert roofs.probe() == Roof(2, 40.0, 500.0, 900.0, 1000.0)
     assert roofs.probe() == Roof(2, 30.0, 500.0, 1000.0, 1000.0)
@@ -127,7 +127,7 @@ def test_groups_run_in_order_and_each_training_shape_alone(
 
     monkeypatch.setattr(suite, "_children", children)
     monkeypatch.setattr(suite, "probe", lambda threads: ROOF)
-    monkeypatch.setattr(suite, "wait_for_calm", lambda: None)
+    monkeypatch.setattr(suite, "wait_for_calm", lambda patience: None)
     rows = list(suite.run(replace(PLAN, only=suite.METRICS), said.append))
     assert [(row["metric"], row["shape"]) for row in rows] == [
         *((name, None) for name in suite.COLD),
