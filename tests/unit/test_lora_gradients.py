@@ -170,8 +170,9 @@ def test_a_program_from_the_disk_takes_the_weights_that_it_is_given() -> None:
     assert not np.isclose(first.accumulate(batch)[0], wanted, rtol=1e-3)
 
 
-def test_rounded_activations_change_gradients_a_little() -> None:
-    base, batch = Base("bf16"), batch_of()
+@pytest.mark.parametrize("form", ["bf16", "q4"])
+def test_rounded_activations_change_gradients_a_little(form: str) -> None:
+    base, batch = Base(form), batch_of()
     trainer = trainer_of(base, numerics="bf16", anchored=False)
     loss, kl = trainer.accumulate(batch)
     wanted, grads = plain_gradients(base.weights, batch, anchored=False)
