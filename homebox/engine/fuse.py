@@ -31,7 +31,7 @@ from homebox.engine.schedule import FEW
 from homebox.engine.symbolic import of
 
 MOST_BETWEEN = 16  # operations that a contraction's epilogue takes where ways part
-LARGEST_RESIDENT = 32768  # elements of an operand that a kernel computes for itself
+LARGEST_RESIDENT = 65536  # elements that a kernel reads for an operand that it computes itself
 DEEPEST = 100  # operations from memory to memory inside one kernel
 COSTLY = frozenset({Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
 
@@ -198,19 +198,39 @@ class _Plan:
         # In the graph's order: what is realised already decides what the next one's cone is.
         for base in self.nodes:
             wanted = base in self.bases or base.op is Op.PACK
-            if wanted and not self._is_resident(base):
+            if wanted and self._is_resident(base):
+                self.realised -= {base, *self._copies_for(base)}
+            elif wanted:
                 self.realised.add(base)
+
+    def _copies_for(self, base: Node) -> list[Node]:
+        """Return the copy behind an operand if operands alone read it: who computes one, does both."""
+        source = base.src[0] if base.op is Op.PACK else base
+        while source.op in MOVEMENT:
+            source = source.src[0]
+        if source.op is not Op.COPY or is_name(source) or source in self.roots:
+            return []
+        region = self.regions.get(source)
+        multiplied = region is not None and region.core is not None
+        return [source] if not multiplied and self._only_multiplied(source) else []
 
     def _is_resident(self, base: Node) -> bool:
         """Whether all who read an operand are contractions of few rows, and it is quickly made."""
-        if base in self.realised or base.op in (Op.STORE, Op.COPY) or base in self.roots:
+        named = base.op is Op.STORE or is_name(base)
+        if named or base in self.roots or (base in self.realised and base.op is not Op.COPY):
             return False
         if numel_max(base.shape) > LARGEST_RESIDENT or base.dtype not in (dt.f32, dt.u8, dt.bf16):
             return False
-        if base.op is Op.PACK and not self._only_multiplied(base):
+        if base.op in (Op.PACK, Op.COPY) and not self._only_multiplied(base):
+            return False
+        inside = self.cone(base)
+        for copy in self._copies_for(base):
+            inside += self.cone(copy)
+        summed = [numel_max(n.src[0].shape) for n in inside if n.op is Op.REDUCE]
+        if max(summed, default=0) > LARGEST_RESIDENT:
             return False
         return all(few_rows(c) for c in self.readers.get(base, [])) and not (
-            set(self.cone(base)) & (self.cores | {n for n in self.nodes if n.op is Op.GATHER})
+            set(inside) & (self.cores | {n for n in self.nodes if n.op is Op.GATHER})
         )
 
     def _only_multiplied(self, base: Node) -> bool:
@@ -219,9 +239,9 @@ class _Plan:
         while stack:
             each = stack.pop()
             users = self.users.get(each, [])
-            if each.op is Op.MUL and users and all(u in self.cores for u in users):
+            if each.op is Op.MUL and users and all(u in self.cores and few_rows(u) for u in users):
                 continue
-            if each.op not in MOVEMENT and each.op is not Op.UNPACK:
+            if each.op not in MOVEMENT and each.op not in (Op.PACK, Op.UNPACK):
                 return False
             stack.extend(users)
             if not users:
@@ -233,9 +253,11 @@ class _Plan:
         for end, region in list(self.regions.items()):
             cores = [c for c in (region.core, *region.others) if c is not None]
             bases = [b for c in cores for b in operand_bases(c) if b.op is not Op.BUFFER]
-            resident = tuple(dict.fromkeys(b for b in bases if b not in self.realised))
+            resident = [b for b in dict.fromkeys(bases) if b not in self.realised]
+            copies = [c for b in resident for c in self._copies_for(b) if c not in self.realised]
             if resident:
-                self.regions[end] = replace(region, resident=resident)
+                every = tuple(dict.fromkeys([*copies, *resident]))
+                self.regions[end] = replace(region, resident=every)
 
     def _chain(self, start: Node, claimed: dict[Node, Node], meeting: bool = False) -> Node:
         """Follow single users upwards through elementwise ops; return the last one taken.

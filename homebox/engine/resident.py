@@ -14,24 +14,25 @@ from homebox.engine.symbolic import Index, flatten, of
 
 
 def emit_residents(e: Emitter, nodes: tuple[Node, ...]) -> None:
-    """Compute nodes into the thread's memory at its first call; they are read from there."""
+    """Compute nodes into the thread's memory at its first call; they are read from there.
+
+    A node may be computed from those before it.
+    """
     if not nodes:
         return
     b = e.b
-    places: dict[Node, Value] = {}
-    for each in nodes:
-        places[each] = b.emit("keep", each.dtype, 1, (), numel_max(each.shape))
+    places = [b.emit("keep", n.dtype, 1, (), numel_max(n.shape)) for n in nodes]
     floor = e.floor
     with b.when(b.emit("first", dt.boolean)):
         e.floor = b.depth
-        for each, place in places.items():
+        for each, place in zip(nodes, places, strict=True):
             if each.op is Op.PACK:
                 _packed_rows(e, each, place)
             else:
                 _rows(e, each, place)
+            e.pointers[each] = place
+            e.realised |= {each}
     e.floor = floor
-    e.pointers.update(places)
-    e.realised |= set(places)
 
 
 def _packed_rows(e: Emitter, n: Node, place: Value) -> None:
