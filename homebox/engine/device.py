@@ -47,8 +47,8 @@ class Buffer:
     """`count` elements of `dtype` in host memory. Equal only to itself.
 
     `array` is the flat numpy view (bf16 as uint16). `frozen` promises that the contents do not
-    change once first used, which lets the engine pack them once. `dense` says that all of it will be
-    used, so that large pages waste nothing.
+    change once first used, which lets the engine pack them once. `dense` says that all of it will
+    be used, so that large pages waste nothing.
     """
 
     __slots__ = ("__weakref__", "address", "array", "count", "dtype", "frozen", "nbytes")

@@ -77,7 +77,7 @@ def find(a: Node, b: Node, each: list[Loop], n_axis: int, k_axes: tuple[int, ...
 
 
 def _activations(a: Node, index: tuple[Index, ...]) -> tuple[Arithmetic, Node, Index]:
-    """Return the arithmetic that an operand asks for, the node that holds it, and the place read."""
+    """Return the arithmetic that an operand asks for, the node that holds it, and the place."""
     base, place, conditional = follow(a, index)
     if conditional:
         return "f32", a, flatten(index, a.shape)

@@ -25,7 +25,6 @@ from homebox.engine.resident import emit_residents
 from homebox.engine.schedule import Lowered, PackedSchedule, Units, packed_schedule
 from homebox.engine.symbolic import ZERO, Index, of, replace
 
-
 AHEAD = 36 * 64  # bytes before they are needed; the CPU's own reading ahead falls short by a fifth
 
 

@@ -153,7 +153,7 @@ class Scratch:
                     self._keep(values, b.mul(at, b.int(PANEL)), square + part * PANEL)
 
     def _fetch(self, panel: Value, column: Value) -> None:
-        """Ask for 16 rows x 64 columns that are decoded soon: they lie far from what is read now."""
+        """Ask for 16 rows x 64 columns that are decoded soon: they lie far from what is read."""
         b, form = self.b, self.o.packed.form
         start = b.add(panel, b.mul(column, b.int(form.unit_bytes // form.unit)))
         for line in range(0, SQUARE // form.unit * form.unit_bytes, 64):
