@@ -204,7 +204,7 @@ class _Plan:
                 self.realised.add(base)
 
     def _copies_for(self, base: Node) -> list[Node]:
-        """Return the copy behind an operand, if operands alone read it: it is computed with them."""
+        """Return the copy behind an operand, if operands alone read it: both are computed."""
         source = base.src[0] if base.op is Op.PACK else base
         while source.op in MOVEMENT:
             source = source.src[0]
