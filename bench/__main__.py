@@ -3,7 +3,7 @@
 import sys
 
 from bench import gemm, train_step
-from homebox.engine.runtime_cpu import pool
+from homebox.engine.runtime.runtime_cpu import pool
 
 
 def main() -> int:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from bench.measure import alternate, report
-from homebox.engine.capture import Spec, capture
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.capture import Spec, capture
 
 M, N, K = 512, 3072, 1024
 FLOOR = 1.5

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from homebox.engine import formats
-from homebox.engine.runtime_cpu import pool
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import formats
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.runtime_cpu import pool
 from homebox.model.config import ModelConfig
 from homebox.model.packed_weights import PackedWeights, pack_model
 from homebox.model.training import Batch, LoraTrainer

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.measure import alternate, report
 from bench.torch_step import TorchStep
-from homebox.engine.runtime_cpu import pool
+from homebox.engine.runtime.runtime_cpu import pool
 from homebox.job import Training, learnable, read_spec
 
 FLOOR = 1.0

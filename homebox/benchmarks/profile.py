@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from homebox.benchmarks.subject import Subject, Trainee, random_ids
-from homebox.engine.debug import ProfiledRun, recording
+from homebox.engine.inspection.debug import ProfiledRun, recording
 
 PROGRAMS = ("decode", "chunk", "train")
 RUNS = 5  # after one that is cold

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
 from homebox.model.loader import load_weights
 from homebox.model.model import choose_activations

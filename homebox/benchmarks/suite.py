@@ -19,7 +19,7 @@ from typing import Any
 
 from homebox.benchmarks.measure import PATIENCE, Sample, wait_for_calm
 from homebox.benchmarks.work import Measured, Work
-from homebox.engine.roof import Roof, probe
+from homebox.engine.inspection.roof import Roof, probe
 from homebox.errors import HomeboxError, UsageError
 
 SERVING = (

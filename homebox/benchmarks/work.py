@@ -8,8 +8,8 @@ recomputation of checkpointed layers are left out: they are a way, not the goal.
 from dataclasses import dataclass
 
 from homebox.benchmarks.measure import Sample
-from homebox.engine.formats import Format
-from homebox.engine.roof import Roof
+from homebox.engine.graph.formats import Format
+from homebox.engine.inspection.roof import Roof
 from homebox.model.config import PROJECTIONS, ModelConfig
 from homebox.model.packed_layout import segments_of
 

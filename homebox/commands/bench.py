@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     config = configuration(args)
     from homebox.benchmarks.suite import USUAL, Plan, check_metrics, line_of
     from homebox.benchmarks.suite import run as measure
-    from homebox.engine.runtime_cpu import thread_count
+    from homebox.engine.runtime.runtime_cpu import thread_count
     from homebox.model.config import load_config
     from homebox.model.model import model_directory
     from homebox.model.packed_layout import choose_format

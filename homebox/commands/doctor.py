@@ -102,7 +102,7 @@ def _guarded(name: str, look: Callable[[], Check]) -> Check:
 
 
 def _cpu() -> Check:
-    from homebox.engine.cpu import detect
+    from homebox.engine.codegen.cpu import detect
 
     target = detect()
     chosen = "avx2 fma avxvnni avx512f avx512vnni avx512bf16 neon dotprod i8mm bf16".split()
@@ -111,7 +111,7 @@ def _cpu() -> Check:
 
 
 def _threads() -> Check:
-    from homebox.engine.runtime_cpu import thread_count
+    from homebox.engine.runtime.runtime_cpu import thread_count
 
     return Check("threads", True, f"{thread_count()} of {os.cpu_count()}")
 
@@ -133,7 +133,7 @@ def _writable(name: str, path: Path) -> Check:
 
 def _model(config: Config) -> Check:
     """Read the model whole, and what was packed of it, which no start does."""
-    from homebox.engine.formats import WEIGHTS
+    from homebox.engine.graph.formats import WEIGHTS
     from homebox.model.loader import load_weights, open_directory
     from homebox.model.model import model_directory
     from homebox.model.packed_weights import find_packed

@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--shape {args.shape} is not rows x length, such as 1x128")
     config = configuration(args)
     from homebox.benchmarks.profile import profiled
-    from homebox.engine.graph_html import page
-    from homebox.engine.roof import probe, roof
+    from homebox.engine.inspection.graph_html import page
+    from homebox.engine.inspection.roof import probe, roof
     from homebox.model.model import model_directory
 
     before = roof()

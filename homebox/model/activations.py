@@ -6,8 +6,8 @@ precision, int8 is rounded to integers with a scale for each 32 of them.
 
 from typing import Literal
 
-from homebox.engine import dtype as dt
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.tensor import Tensor
 
 Activations = Literal["f32", "bf16", "int8"]
 

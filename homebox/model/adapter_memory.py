@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from homebox.engine import dtype as dt
-from homebox.engine.device import Buffer
-from homebox.engine.formats import F32
-from homebox.engine.ops import Sym
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.formats import F32
+from homebox.engine.graph.ops import Sym
+from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
 from homebox.model.panels import PANEL, padded_rows, round_up, sizes, to_panels
 

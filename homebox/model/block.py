@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
-from homebox.engine.device import Buffer
-from homebox.engine.formats import Format
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.formats import Format
+from homebox.engine.graph.tensor import Tensor
 from homebox.model.activations import Activations, rounded
 from homebox.model.adapter_memory import AdapterMemory, Chosen
 from homebox.model.config import ModelConfig

@@ -10,7 +10,7 @@ Kernels run in the order in which results are asked for, so a layer's second for
 before its backward pass if gradients are asked for from the last layer to the first.
 """
 
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph.tensor import Tensor
 from homebox.errors import ConfigError
 from homebox.model.lora_layer import Gradients, Kept, LoraLayer
 

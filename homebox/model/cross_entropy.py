@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homebox.engine.device import Buffer
-from homebox.engine.tensor import Tensor, size_of
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.tensor import Tensor, size_of
 from homebox.model.frozen_base import FrozenBase
 
 BUFFER_BYTES = 32 << 20

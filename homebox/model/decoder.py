@@ -7,7 +7,7 @@ or an adapter on a frozen one. Several documents share a row; segments keep them
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
 from homebox.model.rope import rope_tables
 

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 
-from homebox.engine.cache import DiskCache, cache_root
+from homebox.engine.codegen.cache import DiskCache, cache_root
 
 LARGE = 32 << 20  # bytes; smaller files are hashed every time
 _SETTLED = 2_000_000_000  # nanoseconds; coarser than the clock of any file system

@@ -9,11 +9,11 @@ Numerics "f32" multiplies exact weights with float32 activations and has the sam
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from homebox.engine import dtype as dt
-from homebox.engine.device import Buffer
-from homebox.engine.formats import Format
-from homebox.engine.ops import Node, Op, node
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.formats import Format
+from homebox.engine.graph.ops import Node, Op, node
+from homebox.engine.graph.tensor import Tensor
 from homebox.errors import ConfigError
 from homebox.model.config import ModelConfig
 

@@ -8,9 +8,9 @@ Source of the adapters' gradients: y = W x + s B A x (Hu et al., arXiv 2106.0968
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homebox.engine import dtype as dt
-from homebox.engine.grad import gradient
-from homebox.engine.tensor import Tensor, size_of
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.tensor import Tensor, size_of
 from homebox.model.decoder import rms_norm
 from homebox.model.frozen_base import FrozenBase
 from homebox.model.parameters import GROUPS

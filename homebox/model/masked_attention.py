@@ -7,7 +7,7 @@ Invariant: a row that sees nothing gives zeros, and a key that a row does not se
 on its bits.
 """
 
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph.tensor import Tensor
 
 UNSEEN = -1e30  # the score of what is not seen
 

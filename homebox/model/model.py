@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from homebox.engine.runtime_cpu import StopFlag
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.runtime_cpu import StopFlag
 from homebox.errors import ConfigError, ModelNotFoundError
 from homebox.model.activations import Activations
 from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots

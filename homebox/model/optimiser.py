@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from homebox.engine.tensor import Tensor, size_of
+from homebox.engine.graph.tensor import Tensor, size_of
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 

@@ -7,7 +7,7 @@ Invariant: segments lie in the order in which a forward pass reads them, each at
 
 from dataclasses import dataclass
 
-from homebox.engine.formats import WEIGHTS, Format
+from homebox.engine.graph.formats import WEIGHTS, Format
 from homebox.errors import ConfigError
 from homebox.model.config import ModelConfig
 from homebox.model.sealed_file import PAGE

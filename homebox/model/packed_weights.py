@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from homebox.engine import dtype as dt
-from homebox.engine.cache import cache_root, usable_folder
-from homebox.engine.device import Buffer
-from homebox.engine.formats import Bytes, Format
-from homebox.engine.ops import Op, node
-from homebox.engine.tensor import Tensor
+from homebox.engine.codegen.cache import cache_root, usable_folder
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.formats import Bytes, Format
+from homebox.engine.graph.ops import Op, node
+from homebox.engine.graph.tensor import Tensor
 from homebox.errors import ModelFormatError
 from homebox.model.config import ModelConfig
 from homebox.model.loader import LoadedWeights, load_weights
@@ -173,7 +173,7 @@ def _in_memory(weights: LoadedWeights, form: Format) -> PackedWeights:
 def _pack(weights: LoadedWeights, form: Format, put: Sink) -> None:
     """Hand out the bytes of all segments in order, with their offsets."""
     # Late: a start that maps the file needs no compiler.
-    from homebox.engine.pack_weights import LARGEST, packed
+    from homebox.engine.runtime.pack_weights import LARGEST, packed
 
     weights.check_tied_head()
     segments, _ = segments_of(weights.config, form)

@@ -15,11 +15,11 @@ from typing import Literal
 
 import numpy as np
 
-from homebox.engine import dtype as dt
-from homebox.engine.dtype import DType
-from homebox.engine.formats import A8, BLOCK
-from homebox.engine.ops import Op, node
-from homebox.engine.tensor import Tensor, size_of
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.dtype import DType
+from homebox.engine.graph.formats import A8, BLOCK
+from homebox.engine.graph.ops import Op, node
+from homebox.engine.graph.tensor import Tensor, size_of
 from homebox.errors import EngineError
 from homebox.model.config import ModelConfig
 from homebox.model.masked_attention import masked_attention, visible

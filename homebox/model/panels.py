@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from homebox.engine.tensor import Tensor, size_of
+from homebox.engine.graph.tensor import Tensor, size_of
 
 PANEL = 16
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from homebox.engine import dtype as dt
-from homebox.engine.capture import Program, Spec, capture
-from homebox.engine.device import Buffer
-from homebox.engine.formats import F32, PANEL
-from homebox.engine.ops import Op, node
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.formats import F32, PANEL
+from homebox.engine.graph.ops import Op, node
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.capture import Program, Spec, capture
 from homebox.model.config import ModelConfig
 from homebox.model.lora import adapter_shapes
 from homebox.model.optimiser import Scalars, StepScalars, adamw, clip_factor, global_norm

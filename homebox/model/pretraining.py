@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from homebox.engine import dtype as dt
-from homebox.engine.capture import Program, Spec, capture
-from homebox.engine.grad import gradient
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.capture import Program, Spec, capture
 from homebox.model.config import PROJECTIONS, ModelConfig
 from homebox.model.decoder import Rotary, Rows, hidden_states
 from homebox.model.lora import uniform

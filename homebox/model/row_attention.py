@@ -6,8 +6,8 @@ attention does (Dao et al., arXiv 2205.14135, section 3.1), a block of queries a
 
 from dataclasses import dataclass
 
-from homebox.engine.grad import gradient
-from homebox.engine.tensor import Tensor, size_of
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.tensor import Tensor, size_of
 from homebox.model.config import ModelConfig
 from homebox.model.decoder import Rotary, Rows, rms_norm
 from homebox.model.masked_attention import UNSEEN, masked_attention

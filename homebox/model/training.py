@@ -14,12 +14,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from homebox.engine import dtype as dt
-from homebox.engine.capture import Program, Spec, capture
-from homebox.engine.device import Buffer
-from homebox.engine.grad import gradient
-from homebox.engine.runtime_cpu import StopFlag
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.capture import Program, Spec, capture
+from homebox.engine.runtime.runtime_cpu import StopFlag
 from homebox.model.checkpoint import check_policy, layer_backward
 from homebox.model.config import ModelConfig
 from homebox.model.cross_entropy import BUFFER_BYTES, CrossEntropy, Shares

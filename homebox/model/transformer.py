@@ -12,11 +12,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from homebox.engine import dtype as dt
-from homebox.engine.capture import Program, Spec, capture
-from homebox.engine.device import Buffer
-from homebox.engine.ops import Sym
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.ops import Sym
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.capture import Program, Spec, capture
 from homebox.errors import EngineError
 from homebox.model.activations import Activations
 from homebox.model.adapter_memory import AdapterMemory, Chosen, rank_bucket

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homebox.engine.arithmetic import convert, fma
-from homebox.engine.dtype import bf16, boolean, f16, f32, f64, i8, i32, i64, u32
-from homebox.engine.interpret import run
-from homebox.engine.linear import Builder
+from homebox.engine.codegen.linear import Builder
+from homebox.engine.graph.dtype import bf16, boolean, f16, f32, f64, i8, i32, i64, u32
+from homebox.engine.verify.arithmetic import convert, fma
+from homebox.engine.verify.interpret import run
 from homebox.errors import EngineError
 
 NONE = np.zeros(0, np.int32)

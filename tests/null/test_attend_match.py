@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine.attend import Attend
-from homebox.engine.attend_append import lower_unique, place_of
-from homebox.engine.fuse import optimise
-from homebox.engine.indexing import Counters
-from homebox.engine.ops import Node, Op, toposort
-from homebox.engine.symbolic import Index, Loaded, of
-from homebox.engine.tensor import Tensor
+from homebox.engine.fusion.attend import Attend
+from homebox.engine.fusion.fuse import optimise
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.indexing import Counters
+from homebox.engine.graph.ops import Node, Op, toposort
+from homebox.engine.graph.symbolic import Index, Loaded, of
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.kernels.attend_append import lower_unique, place_of
 from homebox.model.masked_attention import UNSEEN, masked_attention, visible
 from homebox.model.paged_cache import PagedCache
 

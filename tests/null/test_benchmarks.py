@@ -8,8 +8,8 @@ import pytest
 
 from homebox.benchmarks import measure, suite, work
 from homebox.benchmarks.measure import Run, Sample
-from homebox.engine.formats import WEIGHTS
-from homebox.engine.roof import Roof
+from homebox.engine.graph.formats import WEIGHTS
+from homebox.engine.inspection.roof import Roof
 from homebox.errors import UsageError
 from homebox.model.config import parse_config
 from tests.unit.model_files import CONFIG

@@ -2,9 +2,9 @@
 
 import pytest
 
-from homebox.engine.check import check_kernel
-from homebox.engine.dtype import bf16, boolean, f32, f64, i8, i32, i64, u8
-from homebox.engine.linear import Inst, Kernel, Param
+from homebox.engine.codegen.linear import Inst, Kernel, Param
+from homebox.engine.graph.dtype import bf16, boolean, f32, f64, i8, i32, i64, u8
+from homebox.engine.verify.check import check_kernel
 from homebox.errors import EngineError
 
 

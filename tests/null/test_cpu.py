@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homebox.engine import cpu
-from homebox.engine.cache import DiskCache, cache_root
-from homebox.engine.device import Buffer
-from homebox.engine.dtype import ALL, bf16, f32, i64
-from homebox.engine.runtime_cpu import thread_count
+from homebox.engine.codegen import cpu
+from homebox.engine.codegen.cache import DiskCache, cache_root
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.dtype import ALL, bf16, f32, i64
+from homebox.engine.runtime.runtime_cpu import thread_count
 from homebox.errors import DeviceError, EngineError
 
 LINUX = "x86_64-unknown-linux-gnu"
@@ -122,8 +122,9 @@ def test_environment_forces_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rooms_import_without_llvmlite_and_say_what_is_missing(repository: Path) -> None:
     code = (
         "import sys; sys.modules['llvmlite'] = None\n"
-        "import homebox.engine.jit, homebox.engine.runtime_cpu, homebox.engine.device\n"
-        "from homebox.engine.cpu import detect\n"
+        "import homebox.engine.codegen.jit, homebox.engine.runtime.runtime_cpu\n"
+        "import homebox.engine.graph.device\n"
+        "from homebox.engine.codegen.cpu import detect\n"
         "from homebox.errors import DeviceError\n"
         "try:\n    detect()\nexcept DeviceError as error:\n    print(error)\n"
     )

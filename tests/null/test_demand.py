@@ -2,14 +2,14 @@
 
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine.demand import Demand, demand
-from homebox.engine.formats import Q8, WEIGHTS
-from homebox.engine.fuse import partition
-from homebox.engine.ops import Sym
-from homebox.engine.plan import order_regions
-from homebox.engine.roof import Roof
-from homebox.engine.tensor import Tensor
+from homebox.engine.fusion.fuse import partition
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.formats import Q8, WEIGHTS
+from homebox.engine.graph.ops import Sym
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.inspection.demand import Demand, demand
+from homebox.engine.inspection.roof import Roof
+from homebox.engine.runtime.plan import order_regions
 from homebox.model.config import parse_config
 from homebox.model.paged_cache import PagedCache
 from tests.unit.model_files import CONFIG

@@ -210,7 +210,7 @@ def test_every_route_is_documented(repository: Path) -> None:
 
 def test_every_package_folder_has_a_page_that_names_its_files(repository: Path) -> None:
     for folder in sorted((repository / "homebox").iterdir()):
-        files = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+        files = {path.name for path in folder.rglob("*.py")} - {"__init__.py"}
         if not files:
             continue
         page = folder / "README.md"

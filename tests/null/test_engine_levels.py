@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from homebox.engine.cpu import VECTORS
-from homebox.engine.ops import Node, Op, toposort
-from homebox.engine.oracle import evaluate
-from homebox.engine.tensor import Tensor
+from homebox.engine.codegen.cpu import VECTORS
+from homebox.engine.graph.ops import Node, Op, toposort
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.verify.oracle import evaluate
 from tests.unit.engine_checks import interpreted, memory_kept, random, same_bits, tensor
 from tests.unit.engine_programs import decoder_block
 

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine import fuse, indexing, rewrite
-from homebox.engine.fuse import DEEPEST, partition
-from homebox.engine.grad import gradient
-from homebox.engine.hazards import overlaps
-from homebox.engine.lower import lower
-from homebox.engine.ops import Node, Op, toposort
-from homebox.engine.plan import order_regions, place, size_in_bytes
-from homebox.engine.tensor import Tensor
+from homebox.engine.fusion import fuse
+from homebox.engine.fusion.fuse import DEEPEST, partition
+from homebox.engine.fusion.hazards import overlaps
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph import indexing, rewrite
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.ops import Node, Op, toposort
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.kernels.lower import lower
+from homebox.engine.runtime.plan import order_regions, place, size_in_bytes
 from homebox.errors import EngineError
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homebox.engine.formats import Q4, Q8, Bytes, Format, unpack
-from homebox.engine.gguf_blocks import BLOCK_BYTES, dequantise_blocks, from_q4_0, from_q8_0
+from homebox.engine.graph.formats import Q4, Q8, Bytes, Format, unpack
+from homebox.engine.graph.gguf_blocks import BLOCK_BYTES, dequantise_blocks, from_q4_0, from_q8_0
 from homebox.errors import EngineError
 
 PACKERS = {Q8: from_q8_0, Q4: from_q4_0}

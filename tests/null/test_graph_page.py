@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from homebox.engine.graph_html import Group, fill, groups, hue, repetition, script_json
+from homebox.engine.inspection.graph_html import Group, fill, groups, hue, repetition, script_json
 
 
 def test_layers_become_groups() -> None:

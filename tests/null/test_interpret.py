@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from homebox.engine.arithmetic import fma
-from homebox.engine.check import check_kernel
-from homebox.engine.dtype import DType, bf16, boolean, f32, i8, i32, i64, u8
-from homebox.engine.interpret import format_kernel, run, run_simt
-from homebox.engine.linear import Builder, Kernel, Value
+from homebox.engine.codegen.linear import Builder, Kernel, Value
+from homebox.engine.graph.dtype import DType, bf16, boolean, f32, i8, i32, i64, u8
+from homebox.engine.verify.arithmetic import fma
+from homebox.engine.verify.check import check_kernel
+from homebox.engine.verify.interpret import format_kernel, run, run_simt
 from homebox.errors import EngineError
 
 NONE = np.zeros(0, np.int32)

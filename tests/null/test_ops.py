@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as types
-from homebox.engine.dtype import f32, i32
-from homebox.engine.ops import (
+from homebox.engine.graph import dtype as types
+from homebox.engine.graph.dtype import f32, i32
+from homebox.engine.graph.ops import (
     BINARY,
     ELEMENTWISE,
     LEAF,

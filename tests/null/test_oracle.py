@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homebox.engine.device import Buffer
-from homebox.engine.dtype import (
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.dtype import (
     ALL,
     DType,
     bf16,
@@ -23,8 +23,8 @@ from homebox.engine.dtype import (
     u8,
     u32,
 )
-from homebox.engine.ops import Node, Op, Sym, node
-from homebox.engine.oracle import evaluate, narrow, widen
+from homebox.engine.graph.ops import Node, Op, Sym, node
+from homebox.engine.verify.oracle import evaluate, narrow, widen
 from homebox.errors import EngineError
 
 

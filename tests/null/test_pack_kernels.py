@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine import formats
-from homebox.engine.dtype import DType
-from homebox.engine.formats import BF16, F32, PANEL, Q4, Q8, Format
-from homebox.engine.interpret import run
-from homebox.engine.linear import Kernel
-from homebox.engine.pack_weights import pack_kernel
+from homebox.engine.codegen.linear import Kernel
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph import formats
+from homebox.engine.graph.dtype import DType
+from homebox.engine.graph.formats import BF16, F32, PANEL, Q4, Q8, Format
+from homebox.engine.runtime.pack_weights import pack_kernel
+from homebox.engine.verify.interpret import run
 
 SHAPES = [(16, 64), (33, 40), (3, 100), (1, 1)]
 

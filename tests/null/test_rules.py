@@ -6,14 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine.fuse import optimise
-from homebox.engine.grad import gradient
-from homebox.engine.ops import MOVEMENT, Node, Op, Sym, toposort
-from homebox.engine.oracle import evaluate
-from homebox.engine.rewrite import Rules, rewrite, substitute, with_sources
-from homebox.engine.rules import factors, hoisting, scalar, simplify, varies
-from homebox.engine.tensor import Tensor, const
+from homebox.engine.fusion.fuse import optimise
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.ops import MOVEMENT, Node, Op, Sym, toposort
+from homebox.engine.graph.rewrite import Rules, rewrite, substitute, with_sources
+from homebox.engine.graph.rules import factors, hoisting, scalar, simplify, varies
+from homebox.engine.graph.tensor import Tensor, const
+from homebox.engine.verify.oracle import evaluate
 from homebox.errors import EngineError
 
 

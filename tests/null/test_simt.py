@@ -6,18 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine import interpret, oracle
-from homebox.engine.fuse import partition
-from homebox.engine.linear import Kernel
-from homebox.engine.loops import memory_of
-from homebox.engine.lower import lower
-from homebox.engine.ops import Node, Op, Sym, numel_max, size_max
-from homebox.engine.plan import order_regions
-from homebox.engine.schedule import Lowered
-from homebox.engine.simt import lower_simt
-from homebox.engine.target import Columns, Flat, LoweredSimt, Rows, Simt, Span, Tile
-from homebox.engine.tensor import Tensor
+from homebox.engine.codegen.linear import Kernel
+from homebox.engine.fusion.fuse import partition
+from homebox.engine.fusion.schedule import Lowered
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.ops import Node, Op, Sym, memory_of, numel_max, size_max
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.kernels.lower import lower
+from homebox.engine.runtime.plan import order_regions
+from homebox.engine.simt.simt import lower_simt
+from homebox.engine.simt.target import Columns, Flat, LoweredSimt, Rows, Simt, Span, Tile
+from homebox.engine.verify import interpret, oracle
 from homebox.errors import EngineError
 
 SMALL = Simt(group=16, sub_group=16, local_memory=4096)

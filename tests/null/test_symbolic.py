@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from homebox.engine.ops import Sym
-from homebox.engine.symbolic import (
+from homebox.engine.graph.ops import Sym
+from homebox.engine.graph.symbolic import (
     ZERO,
     Div,
     Index,

@@ -3,10 +3,10 @@
 import re
 from functools import cache
 
-from homebox.engine.cpu import CpuTarget, make_target
-from homebox.engine.jit import Jit
-from homebox.engine.linear import Kernel
-from homebox.engine.llvm import render
+from homebox.engine.codegen.cpu import CpuTarget, make_target
+from homebox.engine.codegen.jit import Jit
+from homebox.engine.codegen.linear import Kernel
+from homebox.engine.codegen.llvm import render
 
 CALLS = {"call", "callq", "bl", "blr"}
 _X86 = "avx2 fma f16c avxvnni avx512f avx512bw avx512dq avx512vl avx512vnni avx512bf16"

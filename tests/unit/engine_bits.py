@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from homebox.engine import dtype as dt
-from homebox.engine.capture import evaluate
-from homebox.engine.grad import gradient
-from homebox.engine.runtime_cpu import pool
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.capture import evaluate
+from homebox.engine.runtime.runtime_cpu import pool
 from homebox.model.config import parse_config
 from homebox.model.pretraining import Optimisation, Pretrainer
 from homebox.model.training import Batch, LoraTrainer

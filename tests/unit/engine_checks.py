@@ -12,19 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from homebox.engine import dtype as dt
-from homebox.engine.capture import Program, capture
-from homebox.engine.cpu import detect
-from homebox.engine.fuse import Partition, partition
-from homebox.engine.interpret import run as interpret
-from homebox.engine.loops import memory_of
-from homebox.engine.lower import lower
-from homebox.engine.ops import Node, Op, Sym, numel_max, toposort
-from homebox.engine.oracle import evaluate as oracle
-from homebox.engine.oracle import narrow, widen
-from homebox.engine.plan import order_regions
-from homebox.engine.schedule import Lowered
-from homebox.engine.tensor import Tensor
+from homebox.engine.codegen.cpu import detect
+from homebox.engine.fusion.fuse import Partition, partition
+from homebox.engine.fusion.schedule import Lowered
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.ops import Node, Op, Sym, memory_of, numel_max, toposort
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.kernels.lower import lower
+from homebox.engine.runtime.capture import Program, capture
+from homebox.engine.runtime.plan import order_regions
+from homebox.engine.verify.interpret import run as interpret
+from homebox.engine.verify.oracle import evaluate as oracle
+from homebox.engine.verify.oracle import narrow, widen
 
 Array = npt.NDArray[Any]
 Values = Mapping[str, int]
@@ -44,7 +43,7 @@ def tensor(array: Array, shape: Sequence[int | Sym] | None = None) -> Tensor:
 
 
 def _reshaped(n: Node, shape: tuple[int | Sym, ...]) -> Node:
-    from homebox.engine.ops import node
+    from homebox.engine.graph.ops import node
 
     return node(Op.BUFFER, n.dtype, shape, (), n.arg)
 

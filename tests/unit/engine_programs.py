@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from homebox.engine import dtype as dt
-from homebox.engine.formats import WEIGHTS
-from homebox.engine.grad import gradient
-from homebox.engine.ops import Sym
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.formats import WEIGHTS
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.ops import Sym
+from homebox.engine.graph.tensor import Tensor
 
 WIDTH, HEADS, GROUPS, DIM, CONTEXT, INNER = 48, 2, 2, 12, 64, 80
 

@@ -9,12 +9,12 @@ import json
 import sys
 from pathlib import Path
 
-from homebox.engine.cpu import VECTORS, make_target
-from homebox.engine.fuse import partition
-from homebox.engine.llvm import render
-from homebox.engine.lower import lower
-from homebox.engine.ops import Op
-from homebox.engine.plan import order_regions
+from homebox.engine.codegen.cpu import VECTORS, make_target
+from homebox.engine.codegen.llvm import render
+from homebox.engine.fusion.fuse import partition
+from homebox.engine.graph.ops import Op
+from homebox.engine.kernels.lower import lower
+from homebox.engine.runtime.plan import order_regions
 from tests.unit.engine_checks import syms_of
 from tests.unit.engine_programs import PROGRAMS
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
-from homebox.engine import formats
-from homebox.engine.device import Buffer
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import formats
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig, parse_config
 from homebox.model.loader import file_name_of
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homebox.engine.cpu import CpuTarget
-from homebox.engine.formats import WEIGHTS
-from homebox.engine.linear import Kernel
-from homebox.engine.llvm import render
-from homebox.engine.walker import KEPT_BYTES
+from homebox.engine.codegen.cpu import CpuTarget
+from homebox.engine.codegen.linear import KEPT_BYTES, Kernel
+from homebox.engine.codegen.llvm import render
+from homebox.engine.graph.formats import WEIGHTS
 from tests.unit.assembly import OTHERS, compiler
 from tests.unit.engine_checks import Array, interpreted, same_bits
 from tests.unit.test_dot_ops import dot_kernel, numbers_for

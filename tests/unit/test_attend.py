@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homebox.engine import dtype as dt
-from homebox.engine.capture import Program, Spec, capture
-from homebox.engine.formats import A8, pack, unpack
-from homebox.engine.fuse import partition
-from homebox.engine.ops import Node, Op
-from homebox.engine.oracle import narrow, widen
-from homebox.engine.tensor import Tensor
+from homebox.engine.fusion.fuse import partition
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.formats import A8, pack, unpack
+from homebox.engine.graph.ops import Node, Op
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.capture import Program, Spec, capture, evaluate
+from homebox.engine.verify.oracle import narrow, widen
 from homebox.errors import EngineError
 from homebox.model.masked_attention import masked_attention, visible
 from homebox.model.paged_cache import PAGE, Kind, PagedCache
@@ -309,9 +309,9 @@ def test_rules_change_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = [300, 17]
     case = case_of(Sizes(2, 2, 32, 5, 2), dt.f16, lengths)
     for rows in (1, 9):
-        fused = graph_of(case, rows, lengths).numpy()
+        fused = evaluate([graph_of(case, rows, lengths)])[0]
         monkeypatch.setenv("NOFUSE", "R3")
-        plain = graph_of(case, rows, lengths).numpy()
+        plain = evaluate([graph_of(case, rows, lengths)])[0]
         monkeypatch.delenv("NOFUSE")
         np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-6)
 
@@ -381,7 +381,7 @@ def test_tiles_do_not_change_bits() -> None:
     found = [level[0] for level in levels if level is not None]
     assert len(found) == 3
     assert same_bits(found[0], found[1]) and same_bits(found[0], found[2])
-    assert same_bits(found[0], graph.numpy())
+    assert same_bits(found[0], evaluate([graph])[0])
 
 
 @pytest.mark.parametrize("rows", [1, 20])
@@ -389,16 +389,18 @@ def test_what_is_not_seen_has_no_influence(rows: int) -> None:
     """Memory that nobody wrote holds NaN here; so does what lies before the window."""
     s, lengths = Sizes(1, 2, 32, 5), [290]
     clean, dirty = (case_of(s, dt.f32, lengths, filled=f) for f in (0.0, float("nan")))
-    outs = [graph_of(case, rows, lengths).numpy() for case in (clean, dirty)]
+    outs = [evaluate([graph_of(case, rows, lengths)])[0] for case in (clean, dirty)]
     assert np.isfinite(outs[0]).all() and same_bits(outs[0], outs[1])
-    longer = graph_of(dirty, rows, [300]).numpy()  # the control: these rows do see unwritten keys
+    longer = evaluate([graph_of(dirty, rows, [300])])[
+        0
+    ]  # the control: these rows do see unwritten keys
     assert np.isnan(longer).any()
 
 
 def test_inactive_rows_give_zeros() -> None:
     lengths = [5, 70]
     case = case_of(Sizes(2, 2, 32, 2, 2), dt.f16, lengths)
-    out = graph_of(case, 8, lengths).numpy()
+    out = evaluate([graph_of(case, 8, lengths)])[0]
     assert not out[0, :3].any()
     assert out[0, 3:].any(-1).all() and out[1].any(-1).all()
 
@@ -409,11 +411,11 @@ def test_inactive_rows_give_zeros() -> None:
 def test_pages_are_copied_whole() -> None:
     s = Sizes(1, 2, 32, 2)
     case = case_of(s, "q8", [100])
-    before = graph_of(case, 2, [100]).numpy()
+    before = evaluate([graph_of(case, 2, [100])])[0]
     free = next(p for p in range(3) if p not in case.tables)
     case.cache.copy_page(int(case.tables[0, 0]), free)
     case.tables[0, 0] = free
-    assert same_bits(graph_of(case, 2, [100]).numpy(), before)
+    assert same_bits(evaluate([graph_of(case, 2, [100])])[0], before)
 
 
 def test_what_a_cache_cannot_be() -> None:

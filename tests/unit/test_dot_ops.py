@@ -7,13 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine.cpu import LEVELS, CpuTarget, available, target_of
-from homebox.engine.interpret import run as interpret
-from homebox.engine.linear import Builder, Kernel
-from homebox.engine.llvm import render
-from homebox.engine.oracle import narrow, widen
-from homebox.engine.walker import KEPT_BYTES
+from homebox.engine.codegen.cpu import LEVELS, CpuTarget, available, target_of
+from homebox.engine.codegen.linear import KEPT_BYTES, Builder, Kernel
+from homebox.engine.codegen.llvm import render
+from homebox.engine.graph import dtype as dt
+from homebox.engine.verify.interpret import run as interpret
+from homebox.engine.verify.oracle import narrow, widen
 from tests.unit.assembly import CALLS, OTHERS, compiler, hot_loop, instructions
 
 STEPS = 8  # of 4 bytes along k

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from homebox.engine.cpu import available
+from homebox.engine.codegen.cpu import available
 
 THREADS = {"avx512-vnni": "4", "avx512": "3", "avx-vnni": "5", "avx2": "7", "generic": "2"}
 

@@ -6,12 +6,12 @@ import random as dice_module
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine import loops
-from homebox.engine.grad import gradient
-from homebox.engine.ops import Op, toposort
-from homebox.engine.oracle import evaluate as oracle
-from homebox.engine.tensor import Tensor, size_of
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.ops import Op, toposort
+from homebox.engine.graph.tensor import Tensor, size_of
+from homebox.engine.kernels import loops
+from homebox.engine.verify.oracle import evaluate as oracle
 from tests.unit.engine_checks import check, in_bf16, program_of, random, tensor
 
 DIMS = (1, 1, 2, 3, 5, 7, 15, 16, 17, 31, 32, 33)

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine.grad import RULES, gradient
-from homebox.engine.ops import Op
-from homebox.engine.oracle import evaluate as oracle
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.grad import RULES, gradient
+from homebox.engine.graph.ops import Op
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.verify.oracle import evaluate as oracle
 from homebox.errors import EngineError
 from tests.unit.engine_checks import check, random, tensor
 

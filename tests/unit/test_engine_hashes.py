@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 
-from homebox.engine.cpu import VECTORS
-from homebox.engine.fuse import partition
-from homebox.engine.ops import Node, Op, toposort
-from homebox.engine.plan import order_regions
+from homebox.engine.codegen.cpu import VECTORS
+from homebox.engine.fusion.fuse import partition
+from homebox.engine.graph.ops import Node, Op, toposort
+from homebox.engine.runtime.plan import order_regions
 from tests.unit.engine_checks import check, random
 from tests.unit.engine_programs import PROGRAMS, decoder_block
 from tests.unit.kernel_hashes import STORED, differences, hashes

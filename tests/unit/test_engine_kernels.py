@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine.ops import Sym
-from homebox.engine.oracle import narrow
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.ops import Sym
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.verify.oracle import narrow
 from tests.unit.engine_checks import check, in_bf16, program_of, random, tensor
 
 SIZES = (1, 2, 3, 15, 16, 17, 31, 33)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homebox.engine import debug
-from homebox.engine.capture import Program, Spec, capture
-from homebox.engine.graph_html import page
-from homebox.engine.roof import Roof
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.inspection import debug
+from homebox.engine.inspection.graph_html import page
+from homebox.engine.inspection.roof import Roof
+from homebox.engine.runtime.capture import Program, Spec, capture
 
 ROOF = Roof(1, 40.0, 250.0, 500.0, 1000.0)
 VOID = {"meta", "input", "link", "br"}

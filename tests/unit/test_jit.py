@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from llvmlite.binding import ffi
 
-from homebox.engine import cpu
-from homebox.engine import jit as jit_module
-from homebox.engine.cache import DiskCache
-from homebox.engine.jit import Jit
-from homebox.engine.walker import walker_ir
+from homebox.engine.codegen import cpu
+from homebox.engine.codegen import jit as jit_module
+from homebox.engine.codegen.cache import DiskCache
+from homebox.engine.codegen.jit import Jit
+from homebox.engine.runtime.walker import walker_ir
 from homebox.errors import EngineError
 
 ADD = "define i64 @add{n}(i64 %x) {{\n  %y = add i64 %x, {n}\n  ret i64 %y\n}}\n"
@@ -335,7 +335,7 @@ def test_objects_are_loaded_by_their_keys(cache: DiskCache) -> None:
 
 def test_processes_share_the_default_cache(tmp_path: Path, repository: Path) -> None:
     code = (
-        "from homebox.engine.jit import Jit\n"
+        "from homebox.engine.codegen.jit import Jit\n"
         f"jit = Jit(); jit.load({{'add9': {ADD.format(n=9)!r}}}); print(jit.compiled, jit.hits)"
     )
     env = {**os.environ, "HOMEBOX_CACHE_DIR": str(tmp_path)}

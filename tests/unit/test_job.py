@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homebox.engine.cpu import available
+from homebox.engine.codegen.cpu import available
 from homebox.errors import ConfigError
 from homebox.job import Training, learnable, read_spec
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homebox.engine.debug import recording
-from homebox.engine.formats import WEIGHTS
-from homebox.engine.graph_html import repetition
+from homebox.engine.graph.formats import WEIGHTS
+from homebox.engine.inspection.debug import recording
+from homebox.engine.inspection.graph_html import repetition
 from homebox.model.config import ModelConfig, parse_config
 from homebox.model.lora import init_adapter
 from homebox.model.transformer import Transformer

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homebox.engine import formats
-from homebox.engine.grad import gradient
-from homebox.engine.oracle import evaluate as oracle
-from homebox.engine.runtime_cpu import pool
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import formats
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.runtime_cpu import pool
+from homebox.engine.verify.oracle import evaluate as oracle
 from homebox.errors import ConfigError
 from homebox.model.config import ModelConfig
 from homebox.model.cross_entropy import chunk_rows

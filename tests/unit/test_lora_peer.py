@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homebox.engine import formats
+from homebox.engine.graph import formats
 from homebox.model.config import PROJECTIONS, parse_config
 from homebox.model.lora import init_adapter
 from homebox.model.training import Batch, LoraTrainer

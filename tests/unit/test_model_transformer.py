@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homebox.engine.formats import WEIGHTS
-from homebox.engine.runtime_cpu import pool
+from homebox.engine.graph.formats import WEIGHTS
+from homebox.engine.runtime.runtime_cpu import pool
 from homebox.errors import EngineError
 from homebox.model import Model, SamplingParams, load
 from homebox.model.activations import Activations

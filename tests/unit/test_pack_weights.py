@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from homebox.engine import formats
-from homebox.engine.formats import BF16, F32, Q4, Q8, Floats, Format
-from homebox.engine.pack_weights import LARGEST, Stored, pack_array, packed
+from homebox.engine.graph import formats
+from homebox.engine.graph.formats import BF16, F32, Q4, Q8, Floats, Format
+from homebox.engine.runtime.pack_weights import LARGEST, Stored, pack_array, packed
 from homebox.errors import EngineError
 
 FORMS = [F32, BF16, Q8, Q4]
@@ -39,7 +39,7 @@ def test_bytes_are_those_of_numpy(form: Format, kind: str) -> None:
 @pytest.mark.parametrize("form", FORMS, ids=repr)
 def test_pieces_follow_each_other(form: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     stored, floats = matrix(100, 64, "bf16")
-    monkeypatch.setattr("homebox.engine.pack_weights._PIECE", 2 * form.panel_bytes(64))
+    monkeypatch.setattr("homebox.engine.runtime.pack_weights._PIECE", 2 * form.panel_bytes(64))
     parts = [(part.copy(), largest) for part, largest in packed(form, stored)]
     assert len(parts) == 4
     assert np.array_equal(np.concatenate([part for part, _ in parts]), formats.pack(form, floats))

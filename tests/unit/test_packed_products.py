@@ -7,15 +7,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine import formats
-from homebox.engine.cpu import VECTORS, CpuTarget, available, target_of
-from homebox.engine.formats import A8, WEIGHTS, Format
-from homebox.engine.fuse import partition
-from homebox.engine.linear import Kernel
-from homebox.engine.loops import memory_of
-from homebox.engine.ops import Node, Op, numel_max
-from homebox.engine.tensor import Tensor
+from homebox.engine.codegen.cpu import VECTORS, CpuTarget, available, target_of
+from homebox.engine.codegen.linear import Kernel
+from homebox.engine.fusion.fuse import partition
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph import formats
+from homebox.engine.graph.formats import A8, WEIGHTS, Format
+from homebox.engine.graph.ops import Node, Op, memory_of, numel_max
+from homebox.engine.graph.tensor import Tensor
 from tests.unit.assembly import CALLS, OTHERS, hot_loop, instructions
 from tests.unit.engine_checks import (
     Array,

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homebox.engine import capture as capturing
-from homebox.engine import dtype as dt
-from homebox.engine.capture import Program, Spec, capture, sources_digest
-from homebox.engine.device import Buffer
-from homebox.engine.ops import Op, Sym, node
-from homebox.engine.program_plan import aliases_of, decode
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.ops import Op, Sym, node
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime import capture as capturing
+from homebox.engine.runtime.capture import Program, Spec, capture, sources_digest
+from homebox.engine.runtime.program_plan import aliases_of, decode
 from homebox.errors import EngineError
 from tests.unit.engine_checks import random
 
@@ -233,13 +233,13 @@ def test_without_a_key_nothing_is_kept(folder: Path) -> None:
 PROCESS = """
 import logging, sys
 logging.basicConfig(level=logging.WARNING)
-from homebox.engine import capture
+from homebox.engine.runtime import capture
 from tests.unit.test_program_cache import Layer, results
 capture.sources_digest = lambda folder: "sources"  # which may be edited between the two processes
 layer = Layer()
 program = layer.program()
 import hashlib
-from homebox.engine.jit import shared_jit
+from homebox.engine.codegen.jit import shared_jit
 digest = hashlib.sha256(b"".join(results(program, layer))).hexdigest()
 print(layer.calls, shared_jit().compiled, digest)
 """

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from homebox.engine import dtype as dt
-from homebox.engine import roof
-from homebox.engine.cpu import available, target_of
-from homebox.engine.device import Buffer
-from homebox.engine.jit import Jit
-from homebox.engine.linear import Kernel
-from homebox.engine.llvm import render
-from homebox.engine.runtime_cpu import pool
+from homebox.engine.codegen.cpu import available, target_of
+from homebox.engine.codegen.jit import Jit
+from homebox.engine.codegen.linear import Kernel
+from homebox.engine.codegen.llvm import render
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import Buffer
+from homebox.engine.inspection import roof
+from homebox.engine.runtime.runtime_cpu import pool
 
 LEVELS = available()
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from homebox.engine import runtime_cpu
-from homebox.engine.jit import Jit
-from homebox.engine.runtime_cpu import ROW, Pool
+from homebox.engine.codegen.jit import Jit
+from homebox.engine.runtime import runtime_cpu
+from homebox.engine.runtime.runtime_cpu import ROW, Pool
 from homebox.errors import EngineError
 
 # args {counts}: count every unit

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from homebox.engine.capture import capture
-from homebox.engine.grad import gradient
+from homebox.engine.graph.grad import gradient
+from homebox.engine.runtime.capture import capture
 from homebox.model.config import ModelConfig
 from homebox.model.lora import init_adapter
 from homebox.model.pretraining import Optimisation, Pretrainer, first_weights
@@ -33,7 +33,7 @@ class Base:
     """As much of a model as a trainer needs."""
 
     def __init__(self) -> None:
-        from homebox.engine.tensor import Tensor
+        from homebox.engine.graph.tensor import Tensor
 
         self.config = CONFIG
         self.weights = first_weights(CONFIG, 3, NUMBERS.embedding, NUMBERS.residual)
@@ -183,7 +183,7 @@ def test_pretraining_learns_a_batch_by_heart() -> None:
 
 
 def test_a_gradient_flows_through_memory_that_is_shared() -> None:
-    from homebox.engine.tensor import Tensor
+    from homebox.engine.graph.tensor import Tensor
 
     stack = Tensor.from_numpy(np.arange(32, dtype=np.float32).reshape(2, 16))
     parts = [stack.part(i) for i in range(2)]

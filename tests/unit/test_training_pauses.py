@@ -5,10 +5,10 @@ import threading
 import numpy as np
 import pytest
 
-from homebox.engine import program
-from homebox.engine.capture import Spec, capture
-from homebox.engine.runtime_cpu import StopFlag
-from homebox.engine.tensor import Tensor
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime import program
+from homebox.engine.runtime.capture import Spec, capture
+from homebox.engine.runtime.runtime_cpu import StopFlag
 from homebox.model.training import LoraTrainer, StepResult
 from tests.unit.test_training import LENGTH, ROWS, Base, batch_of
 

@@ -1,0 +1,237 @@
+"""Contractions: sums of products of two operands, which is where nearly all time goes.
+
+A contraction is REDUCE(add) over MUL(a, b). Its axes are sorted by who varies along them: `m` only
+a, `n` only b, `batch` both, `k` the summed ones. `prepare` makes both operands readable in the
+order that the kernel wants: b so that 16 neighbours along n lie side by side for each k (panels),
+a through any strides. Weights are packed into panels once; activations that already lie well
+are read in place.
+"""
+
+from dataclasses import dataclass
+
+from homebox.engine.fusion import packed as packing
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.indexing import Counters, through
+from homebox.engine.graph.ops import MOVEMENT, Dim, Node, Op, Shape, Sym, node, size_max
+from homebox.engine.graph.symbolic import Index, Loop, flatten, of
+from homebox.engine.graph.tensor import Tensor
+
+PANEL = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One side of a contraction: the node that lies in memory, and the position read from it."""
+
+    base: Node
+    flat: Index
+    conditional: bool  # padding is read through: must be copied first
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """The axes of a contraction by role; `n` is split into 16 * panel + lane."""
+
+    k: tuple[int, ...]
+    n: int
+    m: tuple[int, ...]
+    batch: tuple[int, ...]
+    swap: bool  # a and b change places: n belongs to the first factor
+
+
+def is_product_sum(n: Node) -> bool:
+    """Whether a node is a sum of products in f32, so that it may be a contraction."""
+    return n.op is Op.REDUCE and n.arg[0] == "add" and n.dtype is dt.f32 and n.src[0].op is Op.MUL
+
+
+def operand(n: Node, index: tuple[Index, ...]) -> Operand:
+    """Follow movement operations down to what is (or will be) in memory."""
+    conditional = False
+    while n.op in MOVEMENT:
+        index, conditions = through(n, index)
+        conditional = conditional or bool(conditions)
+        n = n.src[0]
+    return Operand(n, flatten(index, n.shape), conditional)
+
+
+def loops(shape: Shape, counters: Counters) -> list[Loop]:
+    """Return a counter for each axis."""
+    return [counters.loop(size_max(d)) for d in shape]
+
+
+def classify(c: Node) -> Axes | None:
+    """Sort the axes of a product sum by role; None if it is no contraction."""
+    if not is_product_sum(c):
+        return None
+    product = c.src[0]
+    _, k_axes = c.arg
+    counters = Counters()
+    each = loops(product.shape, counters)
+    index = tuple(of(x) for x in each)
+    first, second = (operand(s, index) for s in product.src)
+    if first.base.op is Op.CONST or second.base.op is Op.CONST:
+        return None
+    k = tuple(a for a in k_axes if product.shape[a] != 1)
+    in_first = [first.flat.depends(x) for x in each]
+    in_second = [second.flat.depends(x) for x in each]
+    if not k or not all(in_first[a] and in_second[a] for a in k):
+        return None
+    outer = [a for a, d in enumerate(product.shape) if a not in k_axes and d != 1]
+    single = [a for a in outer if in_first[a] != in_second[a]]
+    if not single:
+        return None
+    n = single[-1]
+    swap = in_first[n]
+    a_side = in_second if swap else in_first
+    b_side = in_first if swap else in_second
+    m = tuple(a for a in outer if a_side[a] and not b_side[a])
+    batch = tuple(a for a in outer if a not in m and a != n)
+    return Axes(k, n, m, batch, swap)
+
+
+def sides(c: Node, axes: Axes) -> tuple[Node, Node]:
+    """Return the factors as (a, b)."""
+    first, second = c.src[0].src
+    return (second, first) if axes.swap else (first, second)
+
+
+def prepare(c: Node) -> Node | None:
+    """Return the contraction with operands that a kernel can read; None if it is no contraction."""
+    axes = classify(c)
+    if axes is None:
+        return None
+    product = c.src[0]
+    a, b = sides(c, axes)
+    each = loops(product.shape, Counters())
+    found = packed_product(c, axes, each)
+    if found is not None:
+        if packing.readable(found, each, axes.n, axes.k[0]):
+            return c
+        a = repeated(compact(a, product.shape).contiguous(), product.shape)
+        return _with_sides(c, axes, a, b)
+    counters = Counters()
+    each = loops(product.shape, counters)
+    panel, lane = counters.loop(-(-each[axes.n].size // PANEL)), counters.loop(PANEL)
+    index = [of(x) for x in each]
+    a_side = operand(a, tuple(index))
+    index[axes.n] = of(panel) * PANEL + of(lane)
+    b_side = operand(b, tuple(index))
+    wanted = [each[i] for i in (*axes.k, *axes.m, *axes.batch)]
+    copied = a_side.conditional or _read_behind(a_side.base)
+    if copied or not all(a_side.flat.linear_in(x) for x in wanted):
+        a = repeated(compact(a, product.shape).contiguous(), product.shape)
+    wanted = [each[i] for i in (*axes.k, *axes.batch)] + [panel, lane]
+    in_order = (
+        not b_side.conditional
+        and not _read_behind(b_side.base)
+        and all(b_side.flat.linear_in(x) for x in wanted)
+        and b_side.flat.coefficient(lane) == 1
+        and size_max(product.shape[axes.n]) % PANEL == 0
+    )
+    if not in_order:
+        if any(isinstance(d, Sym) for d in compact(b, product.shape).shape):
+            return None  # cannot be packed; a slower kernel sums it where it lies
+        b = packed(b, product.shape, axes)
+    return _with_sides(c, axes, a, b)
+
+
+def _read_behind(n: Node) -> bool:
+    """Whether products with packed weights read not this node but what it is made from.
+
+    Other products take a copy of it, so that the node itself never gets memory.
+    """
+    widened = n.op is Op.CAST and n.dtype is dt.f32 and n.src[0].dtype is dt.bf16
+    return n.op is Op.UNPACK or widened
+
+
+def _with_sides(c: Node, axes: Axes, a: Node, b: Node) -> Node:
+    """Return a contraction with other factors."""
+    product = c.src[0]
+    sources = (b, a) if axes.swap else (a, b)
+    if sources == product.src:
+        return c
+    product = node(Op.MUL, product.dtype, product.shape, sources)
+    return node(Op.REDUCE, c.dtype, c.shape, (product,), c.arg)
+
+
+def packed_product(
+    c: Node, axes: Axes | None = None, each: list[Loop] | None = None
+) -> packing.Packed | None:
+    """Return how a contraction reads a packed weight; None if it does not."""
+    axes = axes or classify(c)
+    if axes is None or axes.batch:
+        return None
+    a, b = sides(c, axes)
+    each = each or loops(c.src[0].shape, Counters())
+    return packing.find(a, b, each, axes.n, axes.k)
+
+
+def operand_bases(c: Node) -> list[Node]:
+    """Return the nodes that a contraction reads from memory."""
+    found = packed_product(c)
+    if found is not None:
+        return [found.a, found.stored]
+    bases = []
+    for source in c.src[0].src:
+        while source.op in MOVEMENT:
+            source = source.src[0]
+        bases.append(source)
+    return bases
+
+
+def varying(n: Node, shape: Shape) -> list[bool]:
+    """Say for each axis whether a node's elements differ along it."""
+    each = loops(shape, Counters())
+    flat = operand(n, tuple(of(x) for x in each)).flat
+    return [flat.depends(x) for x in each]
+
+
+def compact(n: Node, shape: Shape) -> Tensor:
+    """Return a node without the axes along which it only repeats (they become size 1)."""
+    moves = varying(n, shape)
+    arg = tuple((0, d, 1) if v else (0, 1, 1) for v, d in zip(moves, shape, strict=True))
+    small: Shape = tuple(size for _, size, _ in arg)
+    return Tensor(node(Op.SLICE, n.dtype, small, (n,), arg)) if small != shape else Tensor(n)
+
+
+def repeated(t: Tensor, shape: Shape) -> Node:
+    """Return a tensor's node, expanded."""
+    return t.expand(shape).node
+
+
+def packed(b: Node, shape: Shape, axes: Axes) -> Node:
+    """Copy b into panels [batch][n / 16][k][16], and return it in its old shape again."""
+    small = compact(b, shape)
+    order = [*axes.batch, axes.n, *axes.k]
+    order = [x for x in range(len(shape)) if x not in order] + order
+    moved = small.permute(*order)
+    dims = list(moved.shape)
+    at = order.index(axes.n)
+    n = size_max(dims[at])
+    blocks = -(-n // PANEL)
+    k = 1
+    for d in dims[at + 1 :]:
+        k *= size_max(d)
+    padded = moved.pad(at, 0, blocks * PANEL - n)
+    front: list[Dim] = list(dims[:at])
+    rows = padded.reshape((*front, blocks, PANEL, k))
+    last = len(front)
+    panels = rows.permute(*range(last), last, last + 2, last + 1).contiguous()
+    back = panels.permute(*range(last), last, last + 2, last + 1)
+    back = back.reshape((*front, blocks * PANEL, *dims[at + 1 :])).slice(at, 0, n)
+    unmoved = [order.index(x) for x in range(len(shape))]
+    return repeated(back.permute(*unmoved), shape)
+
+
+def merged(loops_in_order: list[tuple[int, Dim]], coefficient: list[list[int]]) -> int:
+    """Return how many of the last axes can be walked as one, given each operand's coefficients."""
+    count = 1
+    while count < len(loops_in_order):
+        outer = len(loops_in_order) - count - 1
+        inner = loops_in_order[outer + 1][1]
+        if isinstance(inner, Sym) or isinstance(loops_in_order[outer][1], Sym):
+            break
+        if any(c[outer] != c[outer + 1] * inner for c in coefficient):
+            break
+        count += 1
+    return count

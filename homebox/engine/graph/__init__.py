@@ -1,0 +1,1 @@
+"""Expressions over tensors as immutable nodes: types, indices, gradients, algebraic rules."""

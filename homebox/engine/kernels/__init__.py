@@ -1,0 +1,1 @@
+"""Regions of a graph as linear IR for CPUs."""

@@ -1,0 +1,1 @@
+"""Programs: scheduled, kept on disk, run by a pool of workers, suspended and resumed."""

@@ -1,0 +1,1 @@
+"""The same regions for work-groups with barriers."""

@@ -1,0 +1,173 @@
+"""Lowers regions to linear IR for SIMT devices: scalar work-items in groups, barriers between.
+
+Analysis and expressions are those of the CPU lowering with one lane; only who computes which
+element differs. A contraction becomes tiles in local memory, a kernel with row sums gets sixteen
+work-items per row, anything else one per element.
+Invariant: every work-item of a group reaches every barrier: none stands under a condition, and
+loops around one have bounds that are equal for the group. Work-items beyond the edge compute
+something that is never written.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from homebox.engine.codegen.linear import Value
+from homebox.engine.fusion.fuse import Region
+from homebox.engine.graph.indexing import Conditions, accesses, holds
+from homebox.engine.graph.ops import Dim, Node, Op, Sym, memory_of, size_max
+from homebox.engine.graph.symbolic import Index, Loaded, Loop, flatten, of, replace
+from homebox.engine.kernels.loops import LANES
+from homebox.engine.kernels.map_kernels import MapLowering
+from homebox.engine.simt.simt_contract import ContractSimt
+from homebox.engine.simt.simt_emitter import SimtEmitter
+from homebox.engine.simt.target import LoweredSimt, Simt, Span, flat_schedule, rows_schedule
+
+
+def lower_simt(
+    region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
+) -> LoweredSimt:
+    """Return the kernel of a region for work-items; its bits are those of the CPU's kernel.
+
+    `realised` are the nodes with memory, `syms` the run-time integers in the order of the vars
+    buffer. Raises EngineError if the target's local memory is too small.
+    """
+    inside = realised - {region.root}
+    if region.core is not None:
+        lowered = ContractSimt(region, inside, syms, target).lower_simt()
+        if lowered is not None:
+            return lowered
+    return MapSimt(region.root, inside, syms, target).lower_simt()
+
+
+class MapSimt(MapLowering):
+    """Elementwise kernels, row and column reductions, copies and stores."""
+
+    def __init__(
+        self, root: Node, realised: frozenset[Node], syms: list[Sym], target: Simt
+    ) -> None:
+        super().__init__(root, realised, syms)
+        self.s = SimtEmitter(realised, self.counters, syms)
+        self.s.written.add(memory_of(root))
+        self.e = self.s
+        self.target = target
+
+    def lower_simt(self) -> LoweredSimt:
+        """Return the kernel: sixteen work-items per row if sums need them, else one per element."""
+        each = [self.counters.loop(size_max(d)) for d in self.shape]
+        reads = accesses(self.root, tuple(of(x) for x in each), self.realised, self.counters)
+        flats = [r.flat for r in reads] + [i for r in reads for i in self._extra(r)]
+        groups = self._groups(each, flats)
+        counters, index = self._merge(groups)
+        sizes = [self._size(g) for g in groups]
+        vector = self._vector(counters, index, sizes)
+        indexed = self.root.op is Op.STORE and len(self.root.src) > 2
+        sequential = self._sequential(len(sizes)) if indexed else 0
+        if vector is not None and vector < sequential:
+            vector = None
+        lane = self.counters.loop(LANES)
+        block = self.counters.loop(
+            -(-size_max(sizes[vector]) // LANES) if vector is not None else 1
+        )
+        moved = index
+        if vector is not None:
+            position = of(block) * LANES + of(lane)
+            moved = tuple(replace(i, counters[vector], position) for i in index)
+        inline = [r for r in accesses(self.root, moved, self.realised, self.counters) if r.inline]
+        if all(any(i.depends(lane) for i in r.index) for r in inline):
+            return self._flat(counters, index, sizes, vector, sequential)
+        return self._rows(counters, moved, sizes, vector, sequential, (block, lane))
+
+    def _flat(
+        self,
+        counters: list[Loop],
+        index: tuple[Index, ...],
+        sizes: list[Dim],
+        vector: int | None,
+        sequential: int,
+    ) -> LoweredSimt:
+        """Give each element (all elements at one place of an indexed store) to a work-item."""
+        s, b, outer = self.s, self.s.b, sizes[sequential:]
+        schedule = flat_schedule(self.target, outer)
+        width = schedule.group
+        number = b.add(b.mul(s.group(), b.int(width)), s.local())
+        s.spread(number, counters[sequential:], outer)
+        item = None if vector is None else counters[vector]
+        with b.when(b.alu("lt", number, s.product(outer))), s.moving(item):
+            self._loops(counters, sizes, sequential, lambda: self._element(index, (), None))
+        grid = (Span(tuple(outer), width),)
+        return LoweredSimt(b.kernel((width,)), tuple(s.memory), grid, schedule)
+
+    def _rows(
+        self,
+        counters: list[Loop],
+        index: tuple[Index, ...],
+        sizes: list[Dim],
+        vector: int | None,
+        sequential: int,
+        split: tuple[Loop, Loop],
+    ) -> LoweredSimt:
+        """Give each row to sixteen work-items, which walk it side by side."""
+        s, b = self.s, self.s.b
+        outer = [i for i in range(sequential, len(sizes)) if i != vector]
+        spans = [sizes[i] for i in outer]
+        schedule = rows_schedule(self.target, spans)
+        rows, total = schedule.rows, s.product(spans)
+        line, place = s.share_rows(rows)
+        number = b.add(b.mul(s.group(), b.int(rows)), line)
+        mine: Value | None = None
+        if total.constant is None or total.constant % rows:
+            mine = b.alu("lt", number, total)
+            number = b.emit("min", number.dtype, 1, (number, b.add(total, b.int(-1))))
+        s.spread(number, [counters[i] for i in outer], spans)
+        block, lane = split
+
+        def row() -> None:
+            if vector is None:
+                first = b.alu("lt", place, b.int(1))
+                self._element(index, (), first if mine is None else b.alu("and", mine, first))
+                return
+            s.env[lane] = place
+            edge = ((of(block) * LANES + of(lane), sizes[vector]),)
+            with b.loop(b.int(0), s.blocks(sizes[vector])[1]) as i, s.moving(lane):
+                s.env[block] = i
+                self._element(index, tuple(c for c in edge if not holds(c)), mine)
+
+        self._loops(counters, sizes, sequential, row)
+        grid = (Span(tuple(spans), rows),)
+        return LoweredSimt(b.kernel((rows * LANES,)), tuple(s.memory), grid, schedule)
+
+    def _loops(
+        self, counters: list[Loop], sizes: list[Dim], sequential: int, body: Callable[[], None]
+    ) -> None:
+        """Run the body in loops over the first counters, which must run in order."""
+        with ExitStack() as nest:
+            for counter, size in zip(counters[:sequential], sizes[:sequential]):
+                loop = self.s.b.loop(self.s.b.int(0), self.s.extent(size))
+                self.s.env[counter] = nest.enter_context(loop)
+            body()
+
+    def _element(self, index: tuple[Index, ...], edge: Conditions, mine: Value | None) -> None:
+        """Compute one element and write it if it is inside of all edges and `mine`."""
+        s, b = self.s, self.s.b
+        value = s.value(self.source, index, edge)
+        if self.root.op is not Op.STORE:
+            s.store(self.root, flatten(index, self.shape), value, self._both(mine, s.mask(edge)))
+            return
+        target, place, inside = self.root.src[0], index, edge
+        if len(self.root.src) > 2:
+            rows = self.root.src[2]
+            row = of(Loaded(rows, index[: len(rows.shape)]))
+            place = (row, *index[len(rows.shape) :])
+            inside = (*edge, (row, target.shape[0]))
+        with ExitStack() as guard:
+            mask = self._both(mine, s.mask(inside))
+            if mask is not None:
+                guard.enter_context(b.when(mask))
+            if self.root.arg == "add":
+                value = b.alu("add", s.load(target, place, ()), value)
+            s.store(target, flatten(place, target.shape), value, None)
+
+    def _both(self, a: Value | None, b: Value | None) -> Value | None:
+        if a is None or b is None:
+            return a if b is None else b
+        return self.s.b.alu("and", a, b)

@@ -1,0 +1,181 @@
+"""What a region is lowered for, and what the lowering for work-items returns, as plain data.
+
+A CPU runs explicit lanes; a SIMT device runs work-groups of scalar work-items with barriers. The
+choices below follow from shapes and the target alone and never touch the order of a sum, so both
+kinds of target give the same bits.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from homebox.engine.codegen.linear import Kernel
+from homebox.engine.fusion.schedule import SEGMENT
+from homebox.engine.graph.ops import Dim, Node, Sym, size_max
+from homebox.engine.kernels.loops import LANES
+from homebox.errors import EngineError
+
+MICRO = 4  # outputs per work-item along each side of a tile
+DEPTH = 16  # steps along k that are staged at once; divides SEGMENT
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """Explicit lanes for a CPU of this level (avx512, avx2, generic)."""
+
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Simt:
+    """Work-groups of scalar work-items that share local memory."""
+
+    group: int = 256  # work-items per group at most; a power of two, at least 16
+    sub_group: int = 32  # work-items that run in step; rows share a group only up to this many
+    local_memory: int = 32768  # bytes per group
+
+    def __post_init__(self) -> None:
+        for name, size in (("work-group", self.group), ("sub-group", self.sub_group)):
+            if size & (size - 1) or size < 1:
+                raise EngineError(f"a {name} of {size} work-items is no power of two")
+        if self.group < LANES:
+            raise EngineError(f"work-groups of {self.group} are too small; {LANES} are needed")
+
+
+Target = Cpu | Simt
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Work-groups along one axis of the grid: the product of `sizes`, `by` to a group."""
+
+    sizes: tuple[Dim, ...]
+    by: int = 1
+
+    def count(self, values: Mapping[str, int]) -> int:
+        """Return the number of groups; `values` gives each run-time size by name."""
+        total = 1
+        for size in self.sizes:
+            total *= values[size.name] if isinstance(size, Sym) else size
+        return -(-total // self.by)
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """One work-item per output element."""
+
+    group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Sixteen work-items per row, `rows` rows per group."""
+
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """`down` x `across` work-items, each with `rows` x `columns` outputs; `depth` steps staged."""
+
+    down: int
+    across: int
+    rows: int
+    columns: int
+    depth: int
+
+    @property
+    def height(self) -> int:
+        """Rows of the output per group."""
+        return self.down * self.rows
+
+    @property
+    def width(self) -> int:
+        """Columns of the output per group."""
+        return self.across * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """`width` outputs a group, each summed by `splits` work-items that share its segments of k."""
+
+    width: int
+    splits: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredSimt:
+    """A kernel, the node behind each of its parameters, and the grid of work-groups it runs on."""
+
+    kernel: Kernel
+    memory: tuple[Node, ...]
+    grid: tuple[Span, ...]
+    schedule: Flat | Rows | Tile | Columns
+
+    def groups(self, values: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the number of work-groups along each axis; no launch is needed if one is 0."""
+        return tuple(span.count(values) for span in self.grid)
+
+
+def most(sizes: Sequence[Dim]) -> int:
+    """Return the largest product that sizes can have."""
+    return math.prod(size_max(size) for size in sizes)
+
+
+def flat_schedule(target: Simt, sizes: Sequence[Dim]) -> Flat:
+    """Use whole groups, or the smallest that hold all elements."""
+    width = target.group
+    while width > LANES and width // 2 >= most(sizes):
+        width //= 2
+    return Flat(width)
+
+
+def rows_schedule(target: Simt, rows: Sequence[Dim]) -> Rows:
+    """Let rows share a group as far as one sub-group reaches and there are rows."""
+    count = max(1, min(target.sub_group, target.group) // LANES)
+    while count > 1 and count // 2 >= most(rows):
+        count //= 2
+    return Rows(count)
+
+
+def tile_schedule(target: Simt, m: Dim, n: Dim) -> Tile:
+    """Choose a square of work-items, flatter if m is small; its width is whole panels of 16."""
+    down = 1
+    while down * down * 4 <= target.group:
+        down *= 2
+    while down > 1 and down // 2 >= size_max(m):
+        down //= 2
+    across = target.group // down
+    while across > LANES and across // 2 >= size_max(n):
+        across //= 2
+    rows = min(MICRO, -(-size_max(m) // down))
+    columns = min(MICRO, -(-size_max(n) // across))
+    whole = max(1, LANES // across)
+    tile = Tile(down, across, rows, -(-columns // whole) * whole, DEPTH)
+    while local_bytes(tile) > target.local_memory:
+        if tile.depth == 1:
+            raise EngineError(
+                f"a tile of {tile.height} x {tile.width} does not fit into "
+                f"{target.local_memory} bytes of local memory; use smaller work-groups"
+            )
+        tile = Tile(down, across, tile.rows, tile.columns, tile.depth // 2)
+    return tile
+
+
+def local_bytes(tile: Tile) -> int:
+    """Return the local memory of a tile; a has one element more per step against bank conflicts."""
+    return 4 * tile.depth * (tile.height + 1 + tile.width)
+
+
+def columns_schedule(target: Simt, n: Dim, k: Dim, whole: bool) -> Columns:
+    """Share out the segments of k among work-items; not at all if k is not one axis (`whole`)."""
+    segments = -(-size_max(k) // SEGMENT)
+    splits, width = 1, target.group
+    while width > LANES and width // 2 >= size_max(n):
+        width //= 2
+    while not whole and splits * 2 <= segments:
+        narrower = width // 2 if splits * 2 * width > target.group else width
+        if narrower < LANES or 4 * segments * narrower > target.local_memory:
+            break
+        splits, width = splits * 2, narrower
+    return Columns(width, splits)

@@ -1,0 +1,1 @@
+"""The truth: every operation in numpy, and an interpreter of kernels that checks each access."""
