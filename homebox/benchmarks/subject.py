@@ -93,13 +93,17 @@ class _Base:
 class Trainee:
     """A model whose adapter is trained on one batch again and again.
 
-    A base of float32 is trained with strict bits, any other one with rounded activations.
+    `form` f32 trains with strict bits, any other one with rounded activations. A file's bf16 numbers
+    stay bf16 in memory even then: that loses nothing, since they are multiplied as float32.
     """
 
     def __init__(self, directory: Path, form: str, rows: int, length: int) -> None:
-        packed = open_packed(directory, form)
+        weights = load_weights(directory)
+        narrow = weights.stored("embed", checked=False).dtype == np.uint16
+        held = "bf16" if form == "f32" and narrow else form
+        packed = pack_model(weights, choose_format(weights.config, held))
         self.config, self.form = packed.config, packed.form
-        self.kind = "f32" if packed.form.name == "f32" else "bf16"
+        self.kind = "f32" if "f32" in (form, packed.form.name) else "bf16"
         tensors = {name: packed.tensor(name) for name in packed.segments}
         self._trainer = LoraTrainer(
             _Base(packed.config, tensors),

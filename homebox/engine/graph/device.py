@@ -15,7 +15,7 @@ from homebox.errors import DeviceError, EngineError
 
 ALIGNMENT = 64
 _MAPPED = 1 << 20  # from this size on memory comes from the system and costs nothing until touched
-_HUGE = 4 << 20
+_HUGE = 64 << 20  # smaller ones would be rounded up to more than they hold
 
 
 def _zeros(nbytes: int, dense: bool) -> np.ndarray:
