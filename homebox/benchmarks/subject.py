@@ -93,8 +93,8 @@ class _Base:
 class Trainee:
     """A model whose adapter is trained on one batch again and again.
 
-    `form` f32 trains with strict bits, any other one with rounded activations. Numbers that are bf16
-    in the file stay so in memory even then: they are multiplied as float32, and nothing is lost.
+    `form` f32 trains with strict bits, any other one with rounded activations. What is bf16 in the
+    file stays so in memory even then: it is multiplied as float32, and nothing is lost.
     """
 
     def __init__(self, directory: Path, form: str, rows: int, length: int) -> None:
