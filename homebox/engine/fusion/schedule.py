@@ -7,6 +7,7 @@ outputs, never the order of a sum. The sum over k runs in segments of fixed leng
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from homebox.engine.codegen.cpu import vector_of
 from homebox.engine.codegen.linear import Kernel
 from homebox.engine.graph.formats import Format
 from homebox.engine.graph.ops import Dim, Node, Sym, size_max
@@ -129,7 +130,7 @@ def packed_schedule(
     packs: bool,
 ) -> PackedSchedule:
     """Choose tiles for m rows and `blocks` panels; `packs` wants an even number of panels."""
-    vector = vector_level(level)
+    vector = vector_of(level)
     if m <= FEW and not transposed:
         narrow_weights = arithmetic == "bf16" and form.name != "bf16"
         panels = 2 if packs else 1
@@ -159,10 +160,3 @@ def _tiles(m: int, rows: int) -> int:
     """Return how many tiles of `rows` a unit is tall, so that m is cut into equal units."""
     units = -(-m // TALL)
     return -(-m // (units * rows))
-
-
-def vector_level(level: str) -> str:
-    """Return which registers a CPU level has: "avx512", "avx2" or "generic"."""
-    if level.startswith("avx512"):
-        return "avx512"
-    return "avx2" if level.startswith("avx") else "generic"
