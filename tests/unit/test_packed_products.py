@@ -179,3 +179,16 @@ def test_activations_behind_padding_are_copied_first() -> None:
     rows = tensor(random(20, 128)).pad(0, 0, 4).slice(0, 12, 12)
     for form in WEIGHTS.values():
         check(rows.linear(packed(form, 192, 128)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [WEIGHTS["q8"], WEIGHTS["q4"]], ids=repr)
+@pytest.mark.parametrize("m", [1, 4, 50])
+def test_int8_products_are_nearly_exact(form: Format, m: int) -> None:
+    """Within a millionth of the largest: of the float64 product of what both sides stand for."""
+    n, k = 64, 1088
+    x = random(m, k, seed=4)
+    (found,) = check(tensor(x).quantised().linear(packed(form, n, k)), rtol=1e-4, atol=1e-3)
+    weight = formats.unpack(form, formats.pack(form, random(n, k, seed=n)), n, k)
+    rows = formats.unpack(A8, formats.pack(A8, x), m, k)
+    wanted = rows.astype(np.float64) @ weight.astype(np.float64).T
+    assert np.abs(found - wanted).max() <= 1e-6 * np.abs(wanted).max()
