@@ -192,3 +192,16 @@ def test_int8_products_are_nearly_exact(form: Format, m: int) -> None:
     rows = formats.unpack(A8, formats.pack(A8, x), m, k)
     wanted = rows.astype(np.float64) @ weight.astype(np.float64).T
     assert np.abs(found - wanted).max() <= 1e-6 * np.abs(wanted).max()
+
+
+def test_a_product_without_a_fast_kernel_is_right_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An odd number of bf16 cannot be read in pairs."""
+    with caplog.at_level("INFO", "homebox.engine.kernels.lower"):
+        check(product(WEIGHTS["bf16"], 3, 16, 33, "bf16"), rtol=1e-4, atol=1e-4)
+    assert "no fast kernel fits" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", "homebox.engine.kernels.lower"):
+        check(product(WEIGHTS["bf16"], 3, 16, 34, "bf16"), atol=1e-4, interpret_too=False)
+    assert caplog.text == ""

@@ -4,6 +4,8 @@ A contraction gets register tiles over panels, everything else a map over its ou
 to a map although it is a sum of products is merely slower, never wrong.
 """
 
+import logging
+
 from homebox.engine.fusion.contract import packed_product
 from homebox.engine.fusion.fuse import Region
 from homebox.engine.fusion.schedule import Lowered
@@ -14,6 +16,8 @@ from homebox.engine.kernels.contract_kernels import ContractLowering
 from homebox.engine.kernels.map_kernels import MapLowering
 from homebox.engine.kernels.pack_kernels import lower_pack
 from homebox.engine.kernels.packed_kernels import PackedLowering
+
+log = logging.getLogger(__name__)
 
 
 def lower(region: Region, realised: frozenset[Node], syms: list[Sym], level: str) -> Lowered:
@@ -29,6 +33,7 @@ def lower(region: Region, realised: frozenset[Node], syms: list[Sym], level: str
         lowered = kind(region, inside, syms, level).lower()
         if lowered is not None:
             return lowered
+        log.info("no fast kernel fits the product behind %r; a slow one sums it", region.root)
     if region.root.op is Op.STORE and region.root.arg == "unique":
         lowered = lower_unique(region.root, inside, syms)
         if lowered is not None:
