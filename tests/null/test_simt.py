@@ -54,7 +54,7 @@ class Execution:
     def __init__(
         self, roots: list[Tensor], syms: list[Sym], values: Mapping[str, int], target: Simt | None
     ) -> None:
-        cut = partition([t.node for t in roots])
+        cut = partition([t.node for t in roots], resident=target is None)
         self.roots, self.values, self.memory = cut.roots, values, {}
         self.variables = np.array([values[s.name] for s in syms] or [0], np.int32)
         self.lowered: list[Lowered | LoweredSimt] = [

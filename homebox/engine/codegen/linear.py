@@ -24,7 +24,7 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     lane                                         <lanes x i32> 0, 1, ..
     splat    (scalar)                            to lanes
     load     (ptr, index[, mask])                lanes consecutive elements; masked-off lanes are 0
-    store    (ptr, index, value[, mask])
+    store    (ptr, index, value[, mask])         arg = "aligned": at a multiple of the value's bytes
     prefetch (ptr, index)                        this line of memory will be read soon; any index
     gather   (ptr, indices[, mask])              indices: <lanes x i32> or i64; masked-off: 0
     scatter  (ptr, indices, value[, mask])       lanes in order
@@ -41,6 +41,8 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     stack    arg = count                         private array, 64-byte aligned; pointer
     shared   arg = count                         work-group memory (SIMT); pointer
     barrier                                      all work-items of the group (SIMT)
+    exchange (value) arg = mask                  the value of the work-item whose number in its
+                                                 sub-group is ours XOR mask (SIMT)
 
 max(a, b) = a > b ? a : b and min(a, b) = a < b ? a : b, one compare and one select, so that every
 target gives the same bits (a NaN in either operand yields b).
@@ -291,16 +293,30 @@ class Builder:
         return self.emit("lane", i32, lanes)
 
     def load(
-        self, ptr: Value, index: Value, lanes: builtins.int = 1, mask: Value | None = None
+        self,
+        ptr: Value,
+        index: Value,
+        lanes: builtins.int = 1,
+        mask: Value | None = None,
+        aligned: bool = False,
     ) -> Value:
         """Read elements from `index` on, or at several indices; masked-off lanes give 0."""
         args = (ptr, index) if mask is None else (ptr, index, mask)
-        return self.emit("gather" if index.lanes > 1 else "load", ptr.dtype, lanes, args)
+        op = "gather" if index.lanes > 1 else "load"
+        return self.emit(op, ptr.dtype, lanes, args, "aligned" if aligned else None)
 
-    def store(self, ptr: Value, index: Value, value: Value, mask: Value | None = None) -> None:
+    def store(
+        self,
+        ptr: Value,
+        index: Value,
+        value: Value,
+        mask: Value | None = None,
+        aligned: bool = False,
+    ) -> None:
         """Write elements from `index` on, or at the indices of several lanes."""
         args = (ptr, index, value) if mask is None else (ptr, index, value, mask)
-        self.emit("scatter" if index.lanes > 1 else "store", ptr.dtype, value.lanes, args)
+        op = "scatter" if index.lanes > 1 else "store"
+        self.emit(op, ptr.dtype, value.lanes, args, "aligned" if aligned else None)
 
     def prefetch(self, ptr: Value, index: Value) -> None:
         """Say that memory will be read soon; the index may be outside of it."""

@@ -69,17 +69,23 @@ def optimise(roots: Sequence[Node]) -> list[Node]:
     return current
 
 
-def partition(roots: Sequence[Node]) -> Partition:
-    """Cut a graph into regions. `roots` must be realised; BUFFER roots need no kernel."""
-    prepared, cores, forced = prepare_contractions(optimise(roots))
-    plan = _Plan(prepared, cores, forced)
+def partition(roots: Sequence[Node], resident: bool = True) -> Partition:
+    """Cut a graph into regions. `roots` must be realised; BUFFER roots need no kernel.
+
+    Kernels of few rows compute their small operands themselves if these may be `resident`, which
+    pays where a kernel is few threads that live long; many short work-groups would each repeat it.
+    """
+    prepared, cores, forced = prepare_contractions(optimise(roots), resident)
+    plan = _Plan(prepared, cores, forced, resident)
     plan.settle()
     order = {n: i for i, n in enumerate(toposort(prepared))}
     regions = sorted(plan.regions.values(), key=lambda r: order[r.root])
     return Partition(tuple(regions), frozenset(plan.realised), tuple(prepared))
 
 
-def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], set[Node]]:
+def prepare_contractions(
+    roots: Sequence[Node], resident: bool = True
+) -> tuple[list[Node], set[Node], set[Node]]:
     """Rewrite contractions for their kernels; return roots, contractions, forced memory."""
     done: dict[Node, Node] = {}
     cores: set[Node] = set()
@@ -92,7 +98,7 @@ def prepare_contractions(roots: Sequence[Node]) -> tuple[list[Node], set[Node], 
         if found is not None:
             (current,) = rewrite([found], simplify, finished)
             cores.add(current)
-            forced.update(b for b in operand_bases(current) if not few_rows(current))
+            forced.update(b for b in operand_bases(current) if not (resident and few_rows(current)))
         elif current.op is Op.STORE:
             current = safe_store(current, known, cores)
         if current in cores or is_forced(current):
@@ -132,8 +138,11 @@ def is_forced(n: Node) -> bool:
 class _Plan:
     """The search for the realised set; `settle` runs it to the end."""
 
-    def __init__(self, roots: list[Node], cores: set[Node], forced: set[Node]) -> None:
+    def __init__(
+        self, roots: list[Node], cores: set[Node], forced: set[Node], resident: bool
+    ) -> None:
         self.roots = roots
+        self.resident = resident
         self.nodes = toposort(roots)
         self.cores = cores & set(self.nodes)
         self.users: dict[Node, list[Node]] = {}
@@ -217,7 +226,12 @@ class _Plan:
     def _is_resident(self, base: Node) -> bool:
         """Whether all who read an operand are contractions of few rows, and it is quickly made."""
         named = base.op is Op.STORE or is_name(base)
-        if named or base in self.roots or (base in self.realised and base.op is not Op.COPY):
+        if (
+            not self.resident
+            or named
+            or base in self.roots
+            or (base in self.realised and base.op is not Op.COPY)
+        ):
             return False
         if numel_max(base.shape) > LARGEST_RESIDENT or base.dtype not in (dt.f32, dt.u8, dt.bf16):
             return False
@@ -283,7 +297,8 @@ class _Plan:
             elif user.op in (Op.RESHAPE, Op.PERMUTE):
                 path.append(user)
             elif user.op is Op.PACK:
-                if meeting and current.shape == start.shape[: len(current.shape)]:
+                same = current.shape == start.shape[: len(current.shape)]
+                if meeting and same and self.resident:
                     end = user
                     path.append(user)
                 break
@@ -363,7 +378,7 @@ class _Plan:
 
     def _in_few_rows(self, region: Region, n: Node) -> bool:
         """Whether a region computes few rows, and a sum belongs to a row or to an operand of it."""
-        if region.core is None or not few_rows(region.core):
+        if not self.resident or region.core is None or not few_rows(region.core):
             return False
         if numel_max(n.shape) <= 64:
             return True

@@ -19,6 +19,11 @@ MICRO = 4  # outputs per work-item along each side of a tile
 DEPTH = 16  # steps along k that are staged at once; divides SEGMENT
 
 
+# half: arithmetic in f16; subgroup: values pass between the work-items of a sub-group; dot4: fast
+# products of four bytes; mma_*: matrix units for these types.
+UNITS = ("half", "subgroup", "dot4", "mma_f16", "mma_bf16", "mma_s8")
+
+
 @dataclass(frozen=True, slots=True)
 class Cpu:
     """Explicit lanes for a CPU of this level (avx512, avx2, generic)."""
@@ -33,11 +38,14 @@ class Simt:
     group: int = 256  # work-items per group at most; a power of two, at least 16
     sub_group: int = 32  # work-items that run in step; rows share a group only up to this many
     local_memory: int = 32768  # bytes per group
+    units: frozenset[str] = frozenset()  # of UNITS: what the device was probed to do
 
     def __post_init__(self) -> None:
         for name, size in (("work-group", self.group), ("sub-group", self.sub_group)):
             if size & (size - 1) or size < 1:
                 raise EngineError(f"a {name} of {size} work-items is no power of two")
+        if not self.units <= set(UNITS):
+            raise EngineError(f"unknown units {sorted(self.units - set(UNITS))}; there are {UNITS}")
         if self.group < LANES:
             raise EngineError(f"work-groups of {self.group} are too small; {LANES} are needed")
 
