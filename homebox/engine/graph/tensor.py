@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.device import Buffer, Device
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.formats import A8, Format
 from homebox.engine.graph.ops import Dim, Node, Op, Shape, Sym, node, numel_max
@@ -34,19 +34,22 @@ class Tensor:
     # -- making ---------------------------------------------------------------------------------
 
     @staticmethod
-    def from_numpy(array: np.ndarray, frozen: bool = False) -> "Tensor":
+    def from_numpy(
+        array: np.ndarray, frozen: bool = False, device: Device | None = None
+    ) -> "Tensor":
         """Copy an array into device memory; `frozen` promises that it never changes."""
         array = np.asarray(array)
         kind = dt.from_numpy(array.dtype)
-        buffer = Buffer(array.size, kind, dense=True)
-        buffer.array[:] = array.reshape(-1)
+        buffer = Buffer(array.size, kind, dense=True, device=device)
+        buffer.write(array)
         buffer.frozen = frozen
         return Tensor(node(Op.BUFFER, kind, tuple(array.shape), (), buffer))
 
     @staticmethod
-    def zeros(shape: Shape, dtype: DType = dt.f32) -> "Tensor":
+    def zeros(shape: Shape, dtype: DType = dt.f32, device: Device | None = None) -> "Tensor":
         """Return new zeroed device memory that programs may write to."""
-        return Tensor(node(Op.BUFFER, dtype, shape, (), Buffer(numel_max(shape), dtype)))
+        buffer = Buffer(numel_max(shape), dtype, device=device)
+        return Tensor(node(Op.BUFFER, dtype, shape, (), buffer))
 
     @staticmethod
     def full(shape: Shape, value: Number, dtype: DType = dt.f32) -> "Tensor":
@@ -90,12 +93,9 @@ class Tensor:
 
     def part(self, i: int) -> "Tensor":
         """Return entry i along the first axis as a tensor of its own that shares this memory."""
-        whole = self.buffer
         shape = self.shape[1:]
         count = numel_max(shape)
-        view = Buffer.over(
-            whole.array[i * count : (i + 1) * count], self.dtype, frozen=whole.frozen
-        )
+        view = self.buffer.part(i * count, count)
         return Tensor(node(Op.BUFFER, self.dtype, shape, (), view))
 
     def __bool__(self) -> bool:

@@ -34,7 +34,7 @@ def evaluate(
     """Return the value of every root as a new array of the root's shape and numpy dtype.
 
     `variables` gives each `Sym` by name. `buffers` overrides the contents of device buffers (in any
-    shape with enough elements); other buffers are read through `.array`. Nothing is ever written.
+    shape with enough elements); other buffers are read through `read`. Nothing is ever written.
     With `precise`, floats are float64 in and out. Raises EngineError if a node breaks its contract.
     """
     evaluator = _Evaluator(variables or {}, buffers or {}, precise)
@@ -145,7 +145,7 @@ class _Evaluator:
 
     def buffer(self, node: Node, sources: list[Array]) -> Array:
         given = self.buffers.get(node.arg)
-        data = np.asarray(node.arg.array if given is None else given)
+        data = np.asarray(node.arg.read() if given is None else given)
         full = tuple(size_max(dim) for dim in node.shape)
         count = int(np.prod(full, dtype=np.int64))
         if data.size < count:
