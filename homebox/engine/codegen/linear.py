@@ -37,7 +37,8 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     first                                        bool: the thread's first call of this launch
     keep     arg = count                         array that a thread keeps from its first call of a
                                                  launch to its last; 64-byte aligned; pointer (CPU)
-    shuffle  (a, b) arg = lanes                  lanes picked from a and b, one after the other
+    shuffle  (a, b) arg = lanes                  lanes picked from a and b, one after the other; a
+                                                 single one is a scalar
     stack    arg = count                         private array, 64-byte aligned; pointer
     shared   arg = count                         work-group memory (SIMT); pointer
     barrier                                      all work-items of the group (SIMT)

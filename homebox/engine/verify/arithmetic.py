@@ -36,9 +36,10 @@ def operation(inst: Inst, operands: list[Inst]) -> Function:
         before, after = operands[0].dtype.to_numpy(), inst.dtype.to_numpy()
         return lambda a: settle(np.atleast_1d(np.asarray(a, before)).view(after), inst)
     if inst.op == "shuffle":
-        return lambda a, b: np.concatenate([a, b])[list(inst.arg)]
+        return lambda a, b: settle(np.concatenate([a, b])[list(inst.arg)], inst)
     if inst.op == "dot4":
-        return _dot4(inst.arg)
+        dot = _dot4(inst.arg)
+        return lambda acc, a, b: settle(dot(np.atleast_1d(acc), a, b), inst)
     if inst.op == "dotbf16":
         return _dotbf16
     if inst.op == "splat":

@@ -284,16 +284,17 @@ class _Checker:
         lanes = operands[0].lanes
         for source, operand in zip(inst.args, operands):
             self.is_a(source, operand, inst.dtype, lanes)
-        self.require(len(inst.arg) == inst.lanes > 1 < lanes, "needs a vector's lanes")
+        self.require(len(inst.arg) == inst.lanes and lanes > 1, "needs a vector's lanes")
         self.require(all(0 <= k < 2 * lanes for k in inst.arg), f"picks from {2 * lanes} lanes")
 
     def dot(self, inst: Inst, operands: list[Inst]) -> None:
-        """Check that each of 16 lanes gets 4 bytes of each factor."""
+        """Check that each lane gets 4 bytes of each factor; a CPU's vectors have 16 lanes."""
         acc, *kinds = (i32, u8, i8) if inst.op == "dot4" else (f32, bf16, bf16)
-        self.require(inst.dtype is acc and inst.lanes == 16, f"must be {acc}x16")
-        self.is_a(inst.args[0], operands[0], acc, 16)
+        lanes = inst.lanes if self.kernel.group else 16
+        self.require(inst.dtype is acc and inst.lanes == lanes, f"must be {acc}x16")
+        self.is_a(inst.args[0], operands[0], acc, lanes)
         for source, operand, kind in zip(inst.args[1:], operands[1:], kinds, strict=True):
-            self.is_a(source, operand, kind, 64 // kind.size)
+            self.is_a(source, operand, kind, 4 * lanes // kind.size)
         if inst.op == "dot4":
             known = isinstance(inst.arg, int) and 0 < inst.arg < 256
             self.require(known, f"needs the largest u8 that occurs, has {inst.arg!r}")

@@ -28,6 +28,7 @@ Values = list[Any]  # one entry per instruction, then the frame
 Stop = tuple[int, tuple[int, ...]]  # a barrier, and the counters of the loops around it
 _GIVEN = frozenset({"param", "var", "lo", "hi", "first", "group", "local"})
 _THREADS = 2
+ALIGNED = 16  # bytes to which an "aligned" access is at a multiple, at most
 Step = Callable[[Values], Any]  # returns None, or a generator of stops if it contains a barrier
 
 
@@ -322,13 +323,16 @@ def _view(position: int, inst: Inst) -> Step:
     return view
 
 
-def _places(inst: Inst, mask: int | None) -> Callable[[Values], tuple[Any, Any]]:
+def _places(inst: Inst, mask: int | None, site: Site) -> Callable[[Values], tuple[Any, Any]]:
     """Return a function that tells which elements an access touches, and with which lanes."""
     index, lanes = inst.args[1], inst.lanes
     spread = inst.op in ("gather", "scatter")
+    promised = min(lanes, max(1, ALIGNED // inst.dtype.size)) if inst.arg == "aligned" else 1
 
     def places(values: Values) -> tuple[Any, Any]:
         first = values[index]
+        if promised > 1 and first % promised:
+            site.fail(f"element {first} is not at a multiple of {promised} elements")
         if not spread and mask is None:
             return range(first, first + lanes), None
         indices = np.atleast_1d(first) if spread else first + np.arange(lanes)
@@ -342,7 +346,7 @@ def _places(inst: Inst, mask: int | None) -> Callable[[Values], tuple[Any, Any]]
 
 def _load(position: int, inst: Inst, site: Site) -> Step:
     pointer, lanes, dtype = inst.args[0], inst.lanes, inst.dtype.to_numpy()
-    places = _places(inst, inst.args[2] if len(inst.args) == 3 else None)
+    places = _places(inst, inst.args[2] if len(inst.args) == 3 else None, site)
 
     def load(values: Values) -> None:
         memory: Memory = values[pointer]
@@ -365,7 +369,7 @@ def _load(position: int, inst: Inst, site: Site) -> Step:
 
 def _store(inst: Inst, site: Site) -> Step:
     pointer, source = inst.args[0], inst.args[2]
-    places = _places(inst, inst.args[3] if len(inst.args) == 4 else None)
+    places = _places(inst, inst.args[3] if len(inst.args) == 4 else None, site)
 
     def store(values: Values) -> None:
         memory: Memory = values[pointer]
