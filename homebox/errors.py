@@ -144,3 +144,11 @@ class DaemonError(HomeboxError):
     exit_code = 8
     status = 503
     code = "unavailable"
+
+
+class OutOfDeviceMemoryError(DeviceError):
+    """A device has no room for what was asked; the text has the numbers."""
+
+
+class DeviceLostError(DeviceError):
+    """A device disappeared or its driver gave up; nothing works on it until it is opened again."""
