@@ -44,6 +44,22 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     barrier                                      all work-items of the group (SIMT)
     exchange (value) arg = mask                  the value of the work-item whose number in its
                                                  sub-group is ours XOR mask (SIMT)
+    fragment_zero  arg = width                   16 x 16 sums, all 0; changed in place (SIMT)
+    fragment_a, fragment_b (ptr, index) arg = (step, width)   a factor in shared memory (SIMT)
+    mma      (sums, a, b)                        sums += a times b (SIMT)
+    fragment_scale (sums, whole, ptr, index, ptr, index)      sums += whole * rows * columns (SIMT)
+    fragment_store (ptr, index, sums) arg = step (SIMT)
+
+Fragments are tiles that `width` neighbouring work-items (those with the same local // width) hold
+together, in whatever way suits the machine's matrix units; all of them reach these operations, and
+none stands under a condition. A factor is 16 lines of 16 numbers (f16, bf16) or 32 (i8) that lie
+side by side along k in shared memory: line i begins at element index + i * step, and both are
+multiples of 16 bytes. It must stay as it is until the last `mma` that uses it. `mma` adds
+a[r][k] * b[c][k] for all k to sums[r][c]: exactly in i32, which wraps; in f32 (of f16, bf16) in the
+order and with the roundings of the machine, so that its bits are the machine's. `fragment_scale`
+makes f32 sums[r][c] = fma(whole[r][c], rows[r] * columns[c], sums[r][c]), where whole are i32 sums,
+and 16 f32 rows and columns begin at the two places in shared memory. `fragment_store` writes line r
+of the sums to 16 elements of shared memory from index + r * step on.
 
 max(a, b) = a > b ? a : b and min(a, b) = a < b ? a : b, one compare and one select, so that every
 target gives the same bits (a NaN in either operand yields b).
@@ -123,6 +139,10 @@ PURE = frozenset(
     "shr shl where cast bitcast lane splat tree view dot4 dotbf16 shuffle first".split()
 )
 READS = frozenset({"load", "gather"})
+FRAGMENTS = frozenset(
+    {"fragment_zero", "fragment_a", "fragment_b", "fragment_scale", "fragment_store", "mma"}
+)
+FRAGMENT_K = {"f16": 16, "bf16": 16, "i8": 32}  # numbers along k in a line of a factor
 
 
 class Builder:

@@ -8,12 +8,15 @@ Invariant: a kernel that passes can only fail in the interpreter for reasons tha
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from homebox.engine.codegen.linear import Inst, Kernel
+from homebox.engine.codegen.linear import FRAGMENTS, Inst, Kernel
 from homebox.engine.graph.dtype import DType, bf16, boolean, f32, i8, i32, i64, u8
+from homebox.engine.verify import fragments
 from homebox.errors import EngineError
 
 POINTERS = frozenset({"param", "stack", "shared", "keep", "view"})
-_SILENT = frozenset("store scatter prefetch set if endif endloop barrier".split())
+_SILENT = fragments.SILENT | frozenset(
+    "store scatter prefetch set if endif endloop barrier".split()
+)
 _ARITY = {
     **dict.fromkeys("const param var lo hi group local lane stack shared barrier".split(), 0),
     **dict.fromkeys("endloop endif first keep".split(), 0),
@@ -22,6 +25,7 @@ _ARITY = {
         "add sub mul idiv mod max min div lt eq and or xor shr shl set loop shuffle".split(), 2
     ),
     **dict.fromkeys("fma where dot4 dotbf16".split(), 3),
+    **fragments.ARITY,
 }
 _ARITY_MASKED = {
     "load": (2, 3),
@@ -31,7 +35,7 @@ _ARITY_MASKED = {
     "prefetch": (2,),
 }
 _CPU_ONLY = frozenset({"lo", "hi", "first", "keep"})
-_SIMT_ONLY = frozenset({"group", "local", "shared", "barrier"})
+_SIMT_ONLY = FRAGMENTS | {"group", "local", "shared", "barrier"}
 
 
 class Site:
@@ -136,6 +140,9 @@ class _Checker:
             self.require(
                 self.visible[source], f"%{source} was computed in a scope that is closed here"
             )
+            if inst.op in fragments.ARITY:
+                continue
+            self.require(op not in fragments.HELD, f"%{source} ({op}) is for matrix units only")
             if place == 0 and (inst.op in _ARITY_MASKED or inst.op == "view"):
                 self.require(op in POINTERS, f"%{source} ({op}) is not a pointer")
             elif place == 0 and inst.op in ("get", "set"):
@@ -277,6 +284,10 @@ class _Checker:
         self.require(inst.lanes == 1, "is a pointer, so it has one lane")
         self.require("b" not in (operands[0].dtype.kind, inst.dtype.kind), "bool has no bits")
 
+    def fragment(self, inst: Inst, operands: list[Inst]) -> None:
+        guarded = any(opener == "if" for opener, _ in self.open)
+        fragments.check_fragment(self.kernel, self.site, inst, guarded)
+
     def first(self, inst: Inst, operands: list[Inst]) -> None:
         self.require(inst.dtype is boolean and inst.lanes == 1, "must be a bool")
 
@@ -312,6 +323,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys("var lo hi group local loop".split(), _Checker.scalar),
     **dict.fromkeys("stack shared keep".split(), _Checker.memory),
     **dict.fromkeys("dot4 dotbf16".split(), _Checker.dot),
+    **dict.fromkeys(fragments.ARITY, _Checker.fragment),
     "view": _Checker.view,
     "first": _Checker.first,
     "shuffle": _Checker.shuffle,

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from homebox.engine.codegen.linear import Inst, Kernel
+from homebox.engine.codegen.linear import FRAGMENTS, Inst, Kernel
 from homebox.engine.verify.arithmetic import PARTIAL, constant, operation, settle
 from homebox.engine.verify.check import Site, check_kernel, format_instruction, format_kernel
+from homebox.engine.verify.fragments import fragment_step
 from homebox.engine.verify.memories import Frame, Memory, Tracker, bind, called, smallest_views
 from homebox.errors import EngineError
 
@@ -231,6 +232,8 @@ class _Program:
             return _memory(position, inst, inst.dtype.size // self.smallest[position])
         if inst.op == "view":
             return _view(position, inst)
+        if inst.op in FRAGMENTS:
+            return fragment_step(position, inst, self.body, site)
         return _arithmetic(position, inst, [self.body[arg] for arg in inst.args], site)
 
 
