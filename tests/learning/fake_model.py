@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from homebox.engine.runtime.runtime_cpu import StopFlag
+from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.learning.exam import Question
 from homebox.model.chat import Rendered
 from homebox.model.config import ModelConfig, parse_config

@@ -11,10 +11,9 @@ import pytest
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.ops import Op, Sym, node
 from homebox.engine.graph.tensor import Tensor
-from homebox.engine.runtime import assemble
-from homebox.engine.runtime import program as program_module
+from homebox.engine.runtime import backend_cpu
 from homebox.engine.runtime.capture import Program, Spec, capture, evaluate
-from homebox.engine.runtime.runtime_cpu import StopFlag
+from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.errors import EngineError
 from tests.unit.engine_checks import random, tensor
 
@@ -238,7 +237,7 @@ def test_a_suspended_program_goes_on_with_equal_bits() -> None:
 
 
 def test_a_program_that_is_always_asked_to_stop_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program_module, "BRIEF", 0.0)
+    monkeypatch.setattr(backend_cpu, "BRIEF", 0.0)
     memories = [Tensor.zeros((32,)) for _ in range(2)]
     weights = [tensor(random(32, 32, seed=i)) for i in range(4)]
     whole, parts = (layers(m, weights) for m in memories)
@@ -254,7 +253,7 @@ def test_a_program_that_is_always_asked_to_stop_gets_on(monkeypatch: pytest.Monk
         rounds += 1
         whole(x=random(24, 32, seed=rounds))
         finished = parts.resume(stop)
-    assert rounds == len(parts.launches)  # one launch at a time
+    assert rounds == parts.launches.count  # one launch at a time
     assert [parts.output(i).copy().tobytes() for i in range(2)] == want
 
 
@@ -274,7 +273,7 @@ def test_a_program_can_stop_itself() -> None:
     (want,) = plain(x=x)
     program.set_input("x", x)
     assert not program.run(stop=stop) and stop.is_set()
-    assert 0 < (program._next or 0) < len(program.launches)
+    assert 0 < (program._next or 0) < program.launches.count
     plain(x=random(32, 32, seed=1))
     stop.clear()
     assert program.resume(stop)
@@ -308,16 +307,18 @@ def test_long_launches_are_cut_into_pieces_of_equal_bits(monkeypatch: pytest.Mon
         return capture(lambda x: [x.linear(w), x * 2.0], {"x": Spec((n, 48))}, [n])
 
     whole = made()
-    assert len(whole.launches) == len(whole.plan.launches)
-    monkeypatch.setattr(assemble, "LONG_MAP", 2000)
-    monkeypatch.setattr(assemble, "LONG_CONTRACT", dict.fromkeys(assemble.LONG_CONTRACT, 200_000))
+    assert whole.launches.count == len(whole.plan.launches)
+    monkeypatch.setattr(backend_cpu, "LONG_MAP", 2000)
+    monkeypatch.setattr(
+        backend_cpu, "LONG_CONTRACT", dict.fromkeys(backend_cpu.LONG_CONTRACT, 200_000)
+    )
     pieces = made()
-    assert len(pieces.launches) > 2 * len(pieces.plan.launches)
+    assert pieces.launches.count > 2 * len(pieces.plan.launches)
     for count in (400, 1, 133, 399, 400):
         x = random(count, 48, seed=count)
         for one, other in zip(whole(x=x, n=count), pieces(x=x, n=count), strict=True):
             assert one.tobytes() == other.tobytes()
-        assert (pieces.launches[:, 2] >= 0).all()
+        assert (pieces.launches.rows[:, 2] >= 0).all()
     times = pieces.profile({"n": 400})
     assert [t.pieces > 1 for t in times].count(True) >= 2
     assert all(0 <= t.longest <= t.nanoseconds for t in times)

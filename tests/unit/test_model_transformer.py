@@ -172,7 +172,7 @@ def test_a_layer_of_a_decode_step_is_few_kernels() -> None:
         ours = transformer(config, "q8", "int8", "f16")
         for batch, adapters in ((1, 0), (4, 0), (1, 1)):
             program = ours.program(Kind(batch, 1, adapters, every=False))
-            counts[layers, batch, adapters] = len(program.launches)
+            counts[layers, batch, adapters] = program.launches.count
     for batch, adapters, most in ((1, 0, MOST_KERNELS), (4, 0, MOST_KERNELS), (1, 1, MOST_ADAPTED)):
         more = counts[3, batch, adapters] - counts[1, batch, adapters]
         assert more <= 2 * most, f"{more / 2} kernels a layer, {batch} rows, {adapters} adapters"
@@ -265,9 +265,9 @@ def test_a_larger_rank_leaves_the_adapters_as_they_were() -> None:
     for index, rank in ((1, 4), (2, 8), (3, 20)):
         ours.set_adapter(index, adapter_of(config, index, rank), 1.0)
         before.append(ours.all_logits(ids, index))
-        compiled = len(ours._programs)
+        compiled = len(ours.stages[0].programs)
         ours.set_adapter(index, adapter_of(config, index, rank), 1.0)
-        assert len(ours._programs) == compiled  # a swap compiles nothing
+        assert len(ours.stages[0].programs) == compiled  # a swap compiles nothing
     assert ours.adapters is not None
     assert ours.adapters.rank == 32
     for index, wanted in zip((1, 2, 3), before, strict=True):
@@ -296,14 +296,14 @@ def test_prepared_programs_are_those_that_answers_use() -> None:
     ours = Transformer(config, ArrayWeights(config, random_weights(config)), 320, 8, 2, 4)
     while ours.prepare():
         pass
-    ready = len(ours._programs)
+    ready = len(ours.stages[0].programs)
     ids = ids_of(300)
     for slot, length in enumerate((3, 17, 40, 65, 255, 256, 8, 1)):
         ours.forward(slot, 0, ids[:length], 0)
     for count in range(1, 9):
         at = [ours.pages.length(slot) for slot in range(count)]
         ours.decode(range(count), ids[at], at, [0] * count)
-    assert len(ours._programs) == ready
+    assert len(ours.stages[0].programs) == ready
 
 
 def test_a_gap_in_a_sequence_is_an_error() -> None:

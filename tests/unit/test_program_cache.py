@@ -65,7 +65,7 @@ def test_a_hit_calls_nothing_and_gives_the_same_launches_and_bits() -> None:
     assert (first.calls, second.calls) == (1, 0)
     assert found.plan == made.plan
     for column in (0, 2, 3, 4):
-        assert found.launches[:, column].tolist() == made.launches[:, column].tolist()
+        assert found.launches.rows[:, column].tolist() == made.launches.rows[:, column].tolist()
     unkept = capture(plain.step, {"x": Spec((N, 12))}, [N], "step")
     want = results(unkept, plain)
     assert results(made, first) == want and results(found, second) == want

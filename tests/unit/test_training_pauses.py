@@ -8,7 +8,7 @@ import pytest
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime import program
 from homebox.engine.runtime.capture import Spec, capture
-from homebox.engine.runtime.runtime_cpu import StopFlag
+from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.model.training import LoraTrainer, StepResult
 from tests.unit.test_training import LENGTH, ROWS, Base, batch_of
 

@@ -81,6 +81,14 @@ class Lowered:
     schedule: ContractSchedule | PackedSchedule | MapSchedule
     work: int  # multiply-adds or elements per unit, roughly
 
+    def groups(self, values: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the number of units of a run."""
+        return (self.units.count(values),)
+
+    def most_groups(self) -> tuple[int, ...]:
+        """Return the largest number of units."""
+        return (self.units.most(),)
+
 
 def units_of(sizes: Sequence[Dim]) -> Units:
     """Return one unit for each place along some axes."""

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from homebox.engine.fusion.fuse import Region
-from homebox.engine.fusion.schedule import Lowered
 from homebox.engine.graph.ops import Node, Op, is_name, memory_of
+from homebox.engine.simt.target import Low
 
 Key = tuple[Any, ...]
 
@@ -48,11 +48,11 @@ def signature(region: Region, realised: frozenset[Node]) -> tuple[Key, list[Node
 class Lowering:
     """Lowers regions, each structure once."""
 
-    def __init__(self, lower: Callable[[Region], Lowered], realised: frozenset[Node]) -> None:
+    def __init__(self, lower: Callable[[Region], Low], realised: frozenset[Node]) -> None:
         self._lower, self._realised = lower, realised
-        self._known: dict[Key, tuple[Lowered, list[int]]] = {}
+        self._known: dict[Key, tuple[Low, list[int]]] = {}
 
-    def __call__(self, region: Region) -> Lowered:
+    def __call__(self, region: Region) -> Low:
         """Return the kernel of a region with its own memory."""
         key, owners = signature(region, self._realised)
         if key not in self._known:

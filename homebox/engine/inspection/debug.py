@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from homebox.engine.fusion.schedule import Lowered
 from homebox.engine.graph.ops import MOVEMENT, Node, Op, is_name, size_max
 from homebox.engine.graph.rules import hoisting, simplify
 from homebox.engine.inspection.demand import Demand, demand, largest
 from homebox.engine.inspection.roof import Roof, roof
+from homebox.engine.simt.target import Low
 
 if TYPE_CHECKING:
     from homebox.engine.fusion.fuse import Region
@@ -55,7 +55,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-Kernels = Sequence[tuple["Region", Lowered, str]]  # one a launch, with the name of its code
+Kernels = Sequence[tuple["Region", Low, str]]  # one a launch, with the name of its code
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ def show_program(program: "Program") -> None:
     )
     if level() >= 3:
         for i, (region, low, name) in enumerate(program.kernels):
-            say(f"  {i:4d} {name[:9]} {region.root!r} {low.schedule} {low.units}")
+            say(f"  {i:4d} {name[:9]} {region.root!r} {low.schedule} {low.most_groups()}")
         say(f"  rules: {dict((simplify.fired + hoisting.fired).most_common())}")
 
 
-def title_of(region: "Region", low: Lowered, name: str) -> str:
+def title_of(region: "Region", low: Low, name: str) -> str:
     """Return a line that names a kernel: hash, what it does and of which shape, its schedule.
 
     A product is named by its axes, the summed one last, by the format of its weights and by how

@@ -160,7 +160,7 @@ def _launches(run: "ProfiledRun", roof: Roof) -> list[dict[str, Any]]:
                 "reads": [[_label(n, writer), count] for n, count in wanted.reads],
                 "writes": [[_label(memory_of(region.root), {}), wanted.written]],
                 "schedule": repr(low.schedule),
-                "units": f"{low.units.count(run.values)} of at most {low.units.most()}",
+                "units": f"{_times(low.groups(run.values))} of at most {_times(low.most_groups())}",
                 "root": repr(region.root)[:2000],
             }
         )
@@ -231,3 +231,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             f"<td>{len(same)}</td><td>{took:,.1f}</td><td>{least:.0f}</td></tr>"
         )
     return "\n".join(lines)
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))

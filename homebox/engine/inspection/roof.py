@@ -20,7 +20,7 @@ from homebox.engine.codegen.jit import Jit
 from homebox.engine.codegen.linear import Builder, Kernel, Value
 from homebox.engine.codegen.llvm import render
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.device import HOST, Buffer
 from homebox.engine.graph.dtype import DType
 from homebox.engine.runtime.runtime_cpu import Pool, pool
 
@@ -122,7 +122,7 @@ def _fastest(run: Callable[[], object]) -> float:
 def _compute(workers: Pool, address: int, operations: int) -> float:
     """Return 1e9 operations a second of a kernel with so many of them in a turn of its loop."""
     units = _UNITS * workers.threads
-    source = Buffer(4 * LANES, dt.u8)
+    source = Buffer(4 * LANES, dt.u8, device=HOST)
     seconds = _launched(workers, address, source, units)
     return units * TURNS * operations / seconds / 1e9
 
@@ -130,14 +130,15 @@ def _compute(workers: Pool, address: int, operations: int) -> float:
 def _read(workers: Pool, address: int) -> float:
     """Return 1e9 bytes a second that all threads together read."""
     units = max(_bytes_to_read() // _BLOCK, 1)
-    memory = Buffer(units * _BLOCK, dt.u8)
+    memory = Buffer(units * _BLOCK, dt.u8, device=HOST)
     memory.array.fill(1)  # pages that nobody wrote are all one page of zeros
     return units * _BLOCK / _launched(workers, address, memory, units) / 1e9
 
 
 def _launched(workers: Pool, address: int, source: Buffer, units: int) -> float:
     """Return the seconds of one launch of a kernel with the parameters (source, sums)."""
-    out, variables = Buffer(LANES * units, dt.i32), Buffer(1, dt.i32)
+    out = Buffer(LANES * units, dt.i32, device=HOST)
+    variables = Buffer(1, dt.i32, device=HOST)
     pointers = np.array([source.address, out.address, variables.address], np.int64)
     launch = np.array([[address, pointers.ctypes.data, units, 1]], np.int64)
     return _fastest(lambda: workers.run(launch))

@@ -5,22 +5,20 @@ weights) becomes a constant: it has a launch of its own, which runs when a progr
 finds no equal constant in the process.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from homebox.engine.codegen.cpu import cpu_count, detect
-from homebox.engine.codegen.jit import Jit
-from homebox.engine.codegen.llvm import render
 from homebox.engine.fusion.fuse import Partition, Region, partition
-from homebox.engine.fusion.schedule import Lowered, MapSchedule, PackedSchedule
+from homebox.engine.fusion.schedule import Lowered
 from homebox.engine.fusion.signature import Lowering
 from homebox.engine.graph.device import Buffer
 from homebox.engine.graph.ops import Node, Op, Sym, memory_of, numel_max, toposort
-from homebox.engine.inspection import debug
-from homebox.engine.kernels.lower import lower
+from homebox.engine.runtime.backend import Backend, Code
 from homebox.engine.runtime.plan import order_regions, place
 from homebox.engine.runtime.program_plan import (
     Array,
+    Axis,
     Launch,
     Memory,
     Place,
@@ -29,12 +27,7 @@ from homebox.engine.runtime.program_plan import (
     memory_like,
     sizes_of,
 )
-
-ELEMENTS_PER_CHUNK = 4096
-PRODUCTS_PER_CHUNK = 65536
-# Work of about 10 ms on one thread, above which a launch is cut: elements, and products by level.
-LONG_MAP = 10_000_000
-LONG_CONTRACT = {"avx512": 500_000_000, "avx2": 200_000_000, "generic": 40_000_000}
+from homebox.engine.simt.target import Low
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Graph:
 
     partition: Partition
     regions: tuple[Region, ...]
-    lowered: tuple[Lowered, ...]
+    lowered: tuple[Low, ...]
     constant: frozenset[Node]  # the roots of regions that are computed once
 
 
@@ -52,25 +45,24 @@ class Assembled:
     """A plan, what it needs to run here, and whether another process can run it too."""
 
     plan: Plan
-    code: dict[str, int]
+    code: dict[str, Code]
     buffers: dict[str, Buffer]
     portable: bool  # all memory of the caller's has names
     graph: Graph
     names: tuple[str, ...]  # of each region's kernel
 
 
-def schedule(roots: Sequence[Node], syms: Sequence[Sym]) -> Graph:
-    """Cut a graph into kernels and order them."""
-    cut = partition(roots)
+def schedule(roots: Sequence[Node], syms: Sequence[Sym], backend: Backend) -> Graph:
+    """Cut a graph into kernels for a backend and order them."""
+    cut = partition(roots, backend.resident)
     regions = order_regions(cut)
-    level = detect().vector
-    lowering = Lowering(lambda r: lower(r, cut.realised, list(syms), level), cut.realised)
+    lowering = Lowering(lambda r: backend.lower(r, cut.realised, list(syms)), cut.realised)
     lowered = [lowering(region) for region in regions]
     constant = _constants(regions, lowered)
     return Graph(cut, tuple(regions), tuple(lowered), frozenset(constant))
 
 
-def _constants(regions: Sequence[Region], lowered: Sequence[Lowered]) -> set[Node]:
+def _constants(regions: Sequence[Region], lowered: Sequence[Low]) -> set[Node]:
     """Return the roots of the regions that depend on frozen memory only."""
     constant: set[Node] = set()
     for region, low in zip(regions, lowered, strict=True):
@@ -102,17 +94,17 @@ def assemble(
     roots: Sequence[Node],
     syms: Sequence[Sym],
     buffers: Mapping[str, Buffer],
-    jit: Jit,
+    backend: Backend,
 ) -> Assembled:
     """Compile a graph; `buffers` names the caller's memory."""
-    graph = schedule(roots, syms)
+    graph = schedule(roots, syms, backend)
     where = _Places(inputs, buffers, graph)
-    kernels = compile_kernels(graph.lowered, jit)
+    kernels = compile_kernels(graph.lowered, backend)
     numbers = {kernel: i for i, kernel in enumerate(dict.fromkeys(kernels.names))}
     constants: list[tuple[Memory, Launch]] = []
     launches: list[Launch] = []
     for region, low, kernel in zip(graph.regions, graph.lowered, kernels.names, strict=True):
-        launch = _launch(region, low, kernel, numbers[kernel], where)
+        launch = _launch(region, low, kernel, numbers[kernel], where, backend)
         if region.root in graph.constant:
             constants.append((_memory(region.root, frozen=True), launch))
         else:
@@ -191,60 +183,52 @@ class _Places:
         return Place("buffer", name)
 
 
-def _launch(region: Region, low: Lowered, kernel: str, number: int, where: _Places) -> Launch:
+def _launch(
+    region: Region, low: Low, kernel: str, number: int, where: _Places, backend: Backend
+) -> Launch:
+    chunk, most = backend.cut(low)
     return Launch(
         kernel=number,
         arguments=tuple(where.number(n) for n in low.memory),
-        fixed=low.units.fixed,
-        dynamic=tuple((sym.name, by) for sym, by in low.units.dynamic),
-        chunk=_chunk(low),
-        most=_most(low),
+        grid=_grid(low),
+        chunk=chunk,
+        most=most,
         title=f"{kernel[:9]} {region.root.op.name.lower()} {list(sizes_of(region.root.shape))}",
     )
 
 
-def _chunk(low: Lowered) -> int:
-    """Return how many units one thread takes at a time: enough work to pay for the taking."""
-    if isinstance(low.schedule, PackedSchedule) and low.schedule.streams:
-        # Long ways through the weight: the machine reads ahead, and only a few starts cost.
-        return max(1, low.units.most() // (4 * cpu_count()))
-    small = isinstance(low.schedule, MapSchedule)
-    wanted = ELEMENTS_PER_CHUNK if small else PRODUCTS_PER_CHUNK
-    return max(1, wanted // max(low.work, 1))
-
-
-def _most(low: Lowered) -> int:
-    """Return the units of one launch; pieces of a longer one are equal, whole chunks at least."""
-    map_kernel = isinstance(low.schedule, MapSchedule)
-    long = LONG_MAP if map_kernel else LONG_CONTRACT[detect().vector]
-    limit = max(long // max(low.work, 1), _chunk(low))
-    pieces = -(-low.units.most() // limit)
-    most = max(1, -(-low.units.most() // max(pieces, 1)))
-    threads = cpu_count()
-    return most if pieces < 2 else -(-most // threads) * threads  # none has to wait for another
+def _grid(low: Low) -> tuple[Axis, ...]:
+    """Return a launch's axes of work units or groups as plain data."""
+    if isinstance(low, Lowered):
+        dynamic = tuple((sym.name, by) for sym, by in low.units.dynamic)
+        return (Axis(low.units.fixed, dynamic),)
+    axes = []
+    for span in low.grid:
+        fixed = math.prod(d for d in span.sizes if not isinstance(d, Sym))
+        dynamic = tuple((d.name, 1) for d in span.sizes if isinstance(d, Sym))
+        axes.append(Axis(fixed, dynamic, span.by))
+    return tuple(axes)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Compiled kernels: the name of each launch's, and by name its object's key and its address."""
+    """Compiled kernels: the name of each launch's, and by name its key and code."""
 
     names: tuple[str, ...]
     keys: dict[str, str]
-    code: dict[str, int]
+    code: dict[str, Code]
 
 
-def compile_kernels(lowered: Sequence[Lowered], jit: Jit) -> Kernels:
+def compile_kernels(lowered: Sequence[Low], backend: Backend) -> Kernels:
     """Compile what is not compiled yet; equal kernels are one."""
     known: dict[object, str] = {}
     texts: dict[str, str] = {}
     names: list[str] = []
     for low in lowered:
         if low.kernel not in known:
-            text = render(low.kernel, "kernel", jit.target)
-            name = f"k{debug.digest(text)}"
+            name, text = backend.named(low)
             known[low.kernel] = name
-            texts[name] = text.replace("@kernel(", f"@{name}(", 1)
+            texts[name] = text
         names.append(known[low.kernel])
-    debug.show_sources(texts)
-    code = jit.load(texts)
-    return Kernels(tuple(names), {name: jit.key(text) for name, text in texts.items()}, code)
+    code = backend.load(texts)
+    return Kernels(tuple(names), {name: backend.key(text) for name, text in texts.items()}, code)

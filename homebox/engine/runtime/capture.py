@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from homebox.engine.codegen.cache import DiskCache, cache_root
-from homebox.engine.codegen.jit import shared_jit
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.device import Buffer, Device, current, using
 from homebox.engine.graph.dtype import DType
-from homebox.engine.graph.ops import Node, Op, Shape, Sym, node, numel_max
+from homebox.engine.graph.ops import Node, Op, Shape, Sym, node, numel_max, toposort
+from homebox.engine.runtime.backend import Backend
+from homebox.engine.runtime.devices import backend_of
+from homebox.engine.runtime.input_memory import InputMemory
 from homebox.engine.runtime.program import Program as Program
 from homebox.engine.runtime.program import asked
 from homebox.engine.runtime.program_plan import FORMAT, decode, sizes_of
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _BEGUN = time.time()
-
-jit = shared_jit
 
 SHOWING = ("3", "4")  # DEBUG levels that print schedules and sources
 
@@ -77,7 +77,9 @@ def capture(
     specs = dict(inputs or {})
     if len({s.name for s in variables}) != len(variables):
         raise EngineError("capture: two run-time integers have the same name")
-    request = _Request(function, specs, list(variables), title, dict(buffers or {}))
+    named = dict(buffers or {})
+    device = next(iter(named.values())).device if named else current()
+    request = _Request(function, specs, list(variables), title, named, device)
     if key is None:
         return request.compiled(None)
     entry = request.entry(key)
@@ -94,6 +96,12 @@ class _Request(NamedTuple):
     variables: list[Sym]
     name: str
     buffers: dict[str, Buffer]
+    device: Device
+
+    @property
+    def backend(self) -> Backend:
+        """What compiles and runs the program."""
+        return backend_of(self.device)
 
     def entry(self, key: str) -> str | None:
         """Return the name of the cache entry: a hash of all that decides the program.
@@ -113,7 +121,7 @@ class _Request(NamedTuple):
             return None
         parts = [
             FORMAT,
-            shared_jit().identity,
+            self.backend.identity,
             sources,
             os.environ.get("NOFUSE", ""),
             self.name,
@@ -137,10 +145,10 @@ class _Request(NamedTuple):
         if misfit:
             log.warning("the stored program %s does not fit: %s; compiling anew", self.name, misfit)
             return None
-        code = shared_jit().load_objects(dict(plan.kernels))
+        code = self.backend.load_objects(dict(plan.kernels))
         if code is None:
             return None
-        program = Program(plan, code, self.buffers)
+        program = Program(plan, code, self.buffers, self.backend)
         program.trace = self.trace
         if asked():
             from homebox.engine.inspection import debug
@@ -153,14 +161,15 @@ class _Request(NamedTuple):
         from homebox.engine.inspection import debug
         from homebox.engine.runtime.assemble import assemble
 
-        memory = {n: Buffer(numel_max(s.shape), s.dtype) for n, s in self.specs.items()}
-        places, roots = self.graph(memory)
-        made = assemble(self.name, places, roots, self.variables, self.buffers, shared_jit())
+        sizes = {n: (numel_max(s.shape), s.dtype) for n, s in self.specs.items()}
+        memory = InputMemory(sizes, len(self.variables), self.device)
+        places, roots = self.graph(memory.buffers)
+        made = assemble(self.name, places, roots, self.variables, self.buffers, self.backend)
         if entry is not None and made.portable:
             _programs().put(entry, made.plan.encode())
         elif entry is not None:
             log.warning("%s is not kept on disk: it uses memory without a name", self.name)
-        program = Program(made.plan, made.code, made.buffers, memory)
+        program = Program(made.plan, made.code, made.buffers, self.backend, memory)
         if entry is None:
             program.graph = made.graph
         else:  # kernels as data are large, and few look at them
@@ -172,7 +181,7 @@ class _Request(NamedTuple):
         """Return the graph of a program that came from the disk, for those who look inside."""
         from homebox.engine.runtime.assemble import schedule
 
-        return schedule(self.graph(memory)[1], self.variables)
+        return schedule(self.graph(memory)[1], self.variables, self.backend)
 
     def graph(self, memory: Mapping[str, Buffer]) -> tuple[dict[str, Node], list[Node]]:
         """Call the function; return the inputs' and the outputs' nodes."""
@@ -183,9 +192,11 @@ class _Request(NamedTuple):
             n: node(Op.BUFFER, spec.dtype, spec.shape, (), memory[n])
             for n, spec in self.specs.items()
         }
-        result = self.function(**{n: Tensor(place) for n, place in places.items()})
+        with using(self.device):
+            result = self.function(**{n: Tensor(place) for n, place in places.items()})
         outputs = [result] if isinstance(result, Tensor) else list(result)
         roots = [_own(t) for t in outputs]
+        self._check_devices(roots)
         missing = sorted(s.name for s in symbols(roots) - set(self.variables))
         if missing:
             raise EngineError(
@@ -193,6 +204,14 @@ class _Request(NamedTuple):
                 "name them in `variables`"
             )
         return places, roots
+
+    def _check_devices(self, roots: Sequence[Node]) -> None:
+        for each in toposort(roots):
+            if each.op is Op.BUFFER and each.arg.device is not self.device:
+                raise EngineError(
+                    f"{self.name} runs on {self.device.name}, and uses memory that is not there: "
+                    f"{each.arg!r}; copy it first"
+                )
 
 
 def _own(t: "Tensor") -> Node:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homebox.engine.codegen.jit import shared_jit
 from homebox.engine.codegen.linear import Builder, Kernel, Value
 from homebox.engine.codegen.llvm import render
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.formats import BF16, BLOCK, F32, PANEL, Q4, Q8, SUPER, Bytes, Format
 from homebox.engine.kernels.pack_kernels import ROUND
-from homebox.engine.runtime.capture import jit
 from homebox.engine.runtime.runtime_cpu import pool
 from homebox.errors import EngineError
 
@@ -89,7 +89,9 @@ def _shape(form: Format, source: Stored) -> tuple[int, int]:
 @cache
 def _compiled(form: Format, kind: DType, k: int) -> int:
     name = f"pack_{form}_{kind}_{k}"
-    return jit().load({name: render(pack_kernel(form, kind, k), name, jit().target)})[name]
+    return shared_jit().load({name: render(pack_kernel(form, kind, k), name, shared_jit().target)})[
+        name
+    ]
 
 
 def pack_kernel(form: Format, kind: DType, k: int) -> Kernel:

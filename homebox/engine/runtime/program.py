@@ -6,10 +6,10 @@ later. Invariants: every program has an arena of its own, so whatever runs in be
 a suspended one; an output can be read only until the next run begins.
 """
 
+import math
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.device import Block, Buffer
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.ops import Shape, Sym, numel_max, size_max
+from homebox.engine.runtime.backend import Backend, Code, Launches
+from homebox.engine.runtime.input_memory import InputMemory
 from homebox.engine.runtime.program_plan import Array, Launch, Place, Plan, dtype_of, shape_of
-from homebox.engine.runtime.runtime_cpu import ROW, StopFlag, pool
+from homebox.engine.runtime.stop_flag import StopFlag
+from homebox.engine.simt.target import Low
 from homebox.errors import EngineError
 
 if TYPE_CHECKING:
     from homebox.engine.fusion.fuse import Region
-    from homebox.engine.fusion.schedule import Lowered
     from homebox.engine.runtime.assemble import Graph
-
-BRIEF = 5e-3  # seconds that a run goes on if it is asked to stop from the start
 
 
 class _Constant:
@@ -66,29 +66,32 @@ class LaunchTime(NamedTuple):
 class Output:
     """An output of the last run, readable until the next one begins: then EngineError."""
 
-    __slots__ = ("_array", "_generation", "_program")
+    __slots__ = ("_array", "_generation", "_program", "_value", "shape")
 
-    def __init__(self, program: "Program", array: np.ndarray) -> None:
-        self._program, self._array, self._generation = program, array, program.generation
+    shape: tuple[int, ...]
+
+    def __init__(self, program: "Program", value: Value, shape: tuple[int, ...]) -> None:
+        self._program, self._value, self.shape = program, value, shape
+        self._generation = program.generation
+        self._array: np.ndarray | None = None
 
     def numpy(self) -> np.ndarray:
-        """Return a view of the memory itself, to be read at once: it changes with the next run."""
+        """Return the values, to be read at once: in host memory they change with the next run."""
         program = self._program
         if program.generation != self._generation or program.suspended:
             raise EngineError(
                 f"{program.name}: this output was overwritten by a later run; "
                 "copy it before the program runs again"
             )
+        if self._array is None:
+            full = tuple(size_max(d) for d in self._value.shape)
+            array = self._value.buffer.read(0, math.prod(full)).reshape(full)
+            self._array = array[tuple(slice(0, d) for d in self.shape)]
         return self._array
 
     def copy(self) -> np.ndarray:
         """Return the values in memory of their own."""
         return self.numpy().copy()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes, run-time ones as they were given."""
-        return self._array.shape
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.numpy(), dtype, copy=copy)
@@ -97,7 +100,7 @@ class Output:
         return self.numpy()[key]
 
     def __len__(self) -> int:
-        return len(self._array)
+        return len(self.numpy())
 
     def __float__(self) -> float:
         return float(self.numpy())
@@ -109,9 +112,10 @@ class Program:
     def __init__(
         self,
         plan: Plan,
-        code: Mapping[str, int],
+        code: Mapping[str, Code],
         buffers: Mapping[str, Buffer],
-        inputs: Mapping[str, Buffer] | None = None,
+        backend: Backend,
+        inputs: InputMemory | None = None,
     ) -> None:
         self.plan = plan
         self.name = plan.name
@@ -119,22 +123,26 @@ class Program:
         self.graph: Graph | None = None  # what it was made of, if it was made here
         self.trace: Callable[[Mapping[str, Buffer]], Graph] | None = None  # else how to get it
         self.syms = plan.syms()
+        self.backend = backend
         self._code = [code[name] for name, _ in plan.kernels]
         self._buffers = {name: buffers[name] for name in plan.buffers}
         sizes = {s.name: s for s in self.syms}
-        self._inputs = inputs or {
-            name: Buffer(numel_max(shape_of(a.shape, sizes)), dtype_of(a.dtype))
-            for name, a in plan.inputs.items()
-        }
-        self._outputs = [Buffer(m.elements, dtype_of(m.dtype)) for m in plan.outputs]
-        self.arena = Buffer(plan.arena, dt.u8, dense=True)
-        self.variables = Buffer(max(len(self.syms), 1), dt.i32)
+        if inputs is None:
+            wanted = {
+                name: (numel_max(shape_of(a.shape, sizes)), dtype_of(a.dtype))
+                for name, a in plan.inputs.items()
+            }
+            inputs = InputMemory(wanted, len(self.syms), backend.device)
+        self.memory = inputs
+        own = [Buffer(m.elements, dtype_of(m.dtype), device=backend.device) for m in plan.outputs]
+        self._outputs = own
+        self.arena = Buffer(plan.arena, dt.u8, dense=True, device=backend.device)
         self._constants: list[_Constant] = []
         self._compute_constants()
         self.inputs = {name: self._value(a, sizes) for name, a in plan.inputs.items()}
         self.roots = [self._value(a, sizes) for a in plan.roots]
-        self._next: int | None = None  # the row to go on with, while suspended
-        self._lay_out()
+        self._next: int | None = None  # the piece to go on with, while suspended
+        self.launches = self._made_ready(plan.launches)
 
     # -- memory ---------------------------------------------------------------------------------
 
@@ -142,7 +150,7 @@ class Program:
         if place.kind == "buffer":
             return self._buffers[place.name]
         if place.kind == "input":
-            return self._inputs[place.name]
+            return self.memory.buffers[place.name]
         return self._outputs[place.at] if place.kind == "output" else self._constant(place)
 
     def _constant(self, place: Place) -> Buffer:
@@ -158,8 +166,22 @@ class Program:
             return self.arena.address + place.at
         return self._buffer(place).address
 
+    def _where(self, number: int) -> tuple[Block, int]:
+        """Return the block of a place of the plan, and the bytes from its start."""
+        place = self.plan.places[number]
+        if place.kind == "arena":
+            return self.arena.block, self.arena.offset + place.at
+        buffer = self._buffer(place)
+        return buffer.block, buffer.offset
+
+    def _made_ready(self, launches: Sequence[Launch]) -> Launches:
+        bounds = {s.name: s.hi for s in self.syms}
+        variables = self.memory.variables
+        return self.backend.launches(launches, self._code, self._where, variables, bounds)
+
     def _compute_constants(self) -> None:
         """Find what another program has computed already, compute the rest."""
+        device = self.backend.device
         for at, (memory, launch) in enumerate(self.plan.constants):
             sources: list[object] = []
             for i in launch.arguments:
@@ -168,53 +190,18 @@ class Program:
                     sources.append(None if place.at == at else self._constants[place.at])
                 else:
                     sources.append(self._buffer(place))
-            key = (self.plan.kernels[launch.kernel], launch.fixed, *map(id, sources))
+            key = (self.plan.kernels[launch.kernel], launch.grid, *map(id, sources))
             with _constants_lock:
                 found = _constants.get(key)
                 if found is not None:
                     self._constants.append(found)
                     continue
-                made = _Constant(Buffer(memory.elements, dtype_of(memory.dtype)), sources)
+                buffer = Buffer(memory.elements, dtype_of(memory.dtype), device=device)
+                made = _Constant(buffer, sources)
                 self._constants.append(made)
-                arguments = self._arguments(launch)
-                row = (self._code[launch.kernel], arguments.ctypes.data, launch.fixed)
-                pool().run(np.array([(*row, launch.chunk, 0)], np.int64))
+                self._made_ready([launch._replace(most=max(1, launch.grid[0].fixed))]).run(0, None)
                 made.buffer.frozen = True
                 _constants[key] = made
-
-    def _arguments(self, launch: Launch) -> np.ndarray:
-        pointers = [self.address_of(self.plan.places[i]) for i in launch.arguments]
-        return np.array([*pointers, self.variables.address], np.int64)
-
-    # -- launches -------------------------------------------------------------------------------
-
-    def _lay_out(self) -> None:
-        """Write the launch list; launches that are too long are cut into ranges of units."""
-        where = [self.address_of(place) for place in self.plan.places]
-        pointers: list[int] = []
-        rows: list[tuple[int, int, int, int, int]] = []
-        self._starts: list[int] = []
-        ends: dict[tuple[int, tuple[tuple[str, int], ...]], list[int]] = {}
-        bounds = {s.name: s.hi for s in self.syms}
-        for launch in self.plan.launches:
-            begin = 8 * len(pointers)
-            pointers += [where[i] for i in launch.arguments]
-            pointers.append(self.variables.address)
-            self._starts.append(len(rows))
-            most = _units(launch.fixed, launch.dynamic, bounds)
-            function = self._code[launch.kernel]
-            for lo in range(0, max(most, 1), launch.most):
-                if launch.dynamic:
-                    ends.setdefault((launch.fixed, launch.dynamic), []).append(len(rows))
-                hi = min(lo + launch.most, most)
-                rows.append((function, begin, hi, launch.chunk, lo))
-        self._pointers = np.array(pointers, np.int64)
-        self.launches = np.array(rows, np.int64).reshape(len(rows), ROW)
-        self.launches[:, 1] += self._pointers.__array_interface__["data"][0]
-        self._dynamic = [
-            (fixed, dynamic, np.array(at), self.launches[at, 2].copy())
-            for (fixed, dynamic), at in ends.items()
-        ]
 
     def _set_variables(self, variables: Mapping[str, int] | None) -> None:
         values = variables or {}
@@ -226,9 +213,9 @@ class Program:
                 raise EngineError(
                     f"{self.name}: {sym.name} = {value} is outside of {sym.lo} .. {sym.hi}"
                 )
-            self.variables.array[i] = value
-        for fixed, dynamic, at, most in self._dynamic:
-            self.launches[at, 2] = np.minimum(most, _units(fixed, dynamic, values))
+            self.memory.set_variable(i, value)
+        self.memory.send()
+        self.launches.bind(values)
 
     # -- running --------------------------------------------------------------------------------
 
@@ -251,7 +238,7 @@ class Program:
             )
         self._set_variables(variables)
         self.generation += 1
-        if stop is None and len(self.launches) and _profiling():
+        if stop is None and self.launches.count and _profiling():
             self._show_run(variables or {})
             return True
         return self._go_on(0, stop)
@@ -267,19 +254,9 @@ class Program:
         self._next = None
 
     def _go_on(self, first: int, stop: StopFlag | None) -> bool:
-        count = len(self.launches)
-        self._next = first  # stays if the pool refuses
-        if stop is not None and stop.is_set():
-            until = time.perf_counter() + BRIEF
-            while self._next < count:
-                pool().run(self.launches[self._next : self._next + 1])
-                self._next += 1
-                if time.perf_counter() >= until:
-                    break
-        else:
-            rows = self.launches[first:] if first else self.launches
-            self._next += pool().run(rows, 0 if stop is None else stop.address)
-        if self._next < count:
+        self._next = first  # stays if the device refuses
+        self._next = self.launches.run(first, stop)
+        if self._next < self.launches.count:
             return False
         self._next = None
         return True
@@ -291,9 +268,9 @@ class Program:
         """
         self._set_variables(variables)
         self.generation += 1
-        times = pool().run_profiled(self.launches)
-        ends = [*self._starts[1:], len(times)]
-        parts = [times[a:b] for a, b in zip(self._starts, ends, strict=True)]
+        times = self.launches.profile()
+        ends = [*self.launches.starts[1:], len(times)]
+        parts = [times[a:b] for a, b in zip(self.launches.starts, ends, strict=True)]
         return [
             LaunchTime(launch.title, int(part.sum()), int(part.max()), len(part))
             for launch, part in zip(self.plan.launches, parts, strict=True)
@@ -302,8 +279,8 @@ class Program:
     def _show_run(self, variables: Mapping[str, int]) -> None:
         from homebox.engine.inspection import debug
 
-        times = pool().run_profiled(self.launches)
-        debug.show_run(self, variables, np.add.reduceat(times, self._starts))
+        times = self.launches.profile()
+        debug.show_run(self, variables, np.add.reduceat(times, self.launches.starts))
 
     # -- looking inside -------------------------------------------------------------------------
 
@@ -311,7 +288,7 @@ class Program:
         if self.graph is None:
             if self.trace is None:
                 raise EngineError(f"{self.name} was made without a graph")
-            self.graph = self.trace(self._inputs)
+            self.graph = self.trace(self.memory.buffers)
         return self.graph
 
     @property
@@ -320,7 +297,7 @@ class Program:
         return self._graph().regions
 
     @property
-    def kernels(self) -> list[tuple["Region", "Lowered", str]]:
+    def kernels(self) -> list[tuple["Region", Low, str]]:
         """Region, kernel and name of each launch of the plan."""
         graph = self._graph()
         running = [
@@ -352,20 +329,17 @@ class Program:
                 f"{self.name}: input {name} is {array.dtype} {array.shape}, "
                 f"declared {target.dtype} {target.shape}"
             )
-        memory = target.buffer.array.reshape(tuple(size_max(d) for d in target.shape))
+        memory = self.memory.arrays[name].reshape(tuple(size_max(d) for d in target.shape))
         memory[tuple(slice(0, d) for d in array.shape)] = array
+        self.memory.changed = True
 
     def output(self, i: int, values: Mapping[str, int] | None = None) -> Output:
         """Return an output of the last run; `values` gives sizes known only at run time."""
         root = self.roots[i]
-        shape = tuple(size_max(d) for d in root.shape)
-        array = root.buffer.array[: numel_max(root.shape)].reshape(shape)
-        if any(isinstance(d, Sym) for d in root.shape):
-            known = values or {}
-            array = array[
-                tuple(slice(0, known[d.name] if isinstance(d, Sym) else d) for d in root.shape)
-            ]
-        return Output(self, array)
+        known = values or {}
+        return Output(
+            self, root, tuple(known[d.name] if isinstance(d, Sym) else d for d in root.shape)
+        )
 
     def __call__(self, **given: np.ndarray | int) -> list[np.ndarray]:
         """Set inputs and run-time integers by name, run, and return copies of the outputs."""
@@ -401,9 +375,3 @@ def _profiling() -> bool:
     from homebox.engine.inspection import debug
 
     return debug.profiling()
-
-
-def _units(fixed: int, dynamic: Sequence[tuple[str, int]], values: Mapping[str, int]) -> int:
-    for name, by in dynamic:
-        fixed *= -(-values[name] // by)
-    return fixed

@@ -16,7 +16,7 @@ from homebox.engine.graph.dtype import ALL, DType
 from homebox.engine.graph.ops import Dim, Shape, Sym
 from homebox.errors import EngineError
 
-FORMAT = 2  # raised whenever the fields below change their meaning
+FORMAT = 3  # raised whenever the fields below change their meaning
 DTYPES = {each.name: each for each in ALL}
 
 Size = int | str  # of an axis; a string names a run-time integer
@@ -46,17 +46,31 @@ class Array(NamedTuple):
     dtype: str
 
 
-class Launch(NamedTuple):
-    """One launch. Units: `fixed` times the product of ceil(run-time integer / by) over `dynamic`.
+class Axis(NamedTuple):
+    """How many work units or groups there are along one axis of a launch.
 
-    A launch of more than `most` units is cut into several.
+    ceil of (`fixed` times the product of ceil(run-time integer / its divisor)) / `by`.
     """
+
+    fixed: int
+    dynamic: tuple[tuple[str, int], ...] = ()
+    by: int = 1
+
+    def groups(self, values: Mapping[str, int]) -> int:
+        """Return the number; `values` gives each run-time integer by name."""
+        total = self.fixed
+        for name, by in self.dynamic:
+            total *= -(-values[name] // by)
+        return -(-total // self.by)
+
+
+class Launch(NamedTuple):
+    """One launch. On a CPU there is one axis, and more than `most` units are cut into several."""
 
     kernel: int  # in the plan's list
     arguments: tuple[int, ...]  # in the plan's list of places; the vars buffer follows by itself
-    fixed: int
-    dynamic: tuple[tuple[str, int], ...]
-    chunk: int  # units that a thread takes at a time
+    grid: tuple[Axis, ...]
+    chunk: int  # units that a thread takes at a time (CPU)
     most: int
     title: str
 
@@ -124,8 +138,11 @@ def _array(place: Any, shape: Any, dtype: str) -> Array:
     return Array(Place(*place), tuple(shape), dtype)
 
 
-def _launch(kernel: int, arguments: Any, fixed: int, dynamic: Any, *rest: Any) -> Launch:
-    return Launch(kernel, tuple(arguments), fixed, tuple((n, by) for n, by in dynamic), *rest)
+def _launch(kernel: int, arguments: Any, grid: Any, *rest: Any) -> Launch:
+    axes = tuple(
+        Axis(fixed, tuple((n, by) for n, by in dynamic), by) for fixed, dynamic, by in grid
+    )
+    return Launch(kernel, tuple(arguments), axes, *rest)
 
 
 def memory_like(buffer: Buffer) -> Memory:

@@ -31,8 +31,8 @@ import numpy as np
 from homebox.engine.codegen.cpu import cpu_count
 from homebox.engine.codegen.jit import Jit, shared_jit
 from homebox.engine.codegen.linear import KEPT_BYTES
-from homebox.engine.graph.device import Buffer
-from homebox.engine.graph.dtype import i32, i64, u8
+from homebox.engine.graph.device import HOST, Buffer
+from homebox.engine.graph.dtype import i64, u8
 from homebox.engine.runtime.walker import COUNTER_WORDS, STATE_WORDS, walker_ir
 from homebox.engine.runtime.walker import ROW as ROW
 from homebox.errors import DeviceError, EngineError
@@ -65,26 +65,6 @@ def thread_count(asked: int | None = None) -> int:
     return asked
 
 
-class StopFlag:
-    """A word that generated code looks at between launches; any thread may set or clear it."""
-
-    def __init__(self) -> None:
-        self._word = Buffer(1, i32)
-        self.address = self._word.address
-
-    def set(self) -> None:
-        """Ask the programs that run with this flag to stop after the launch in progress."""
-        self._word.array[0] = 1
-
-    def clear(self) -> None:
-        """Let programs run to their end again."""
-        self._word.array[0] = 0
-
-    def is_set(self) -> bool:
-        """Whether programs are asked to stop."""
-        return bool(self._word.array[0])
-
-
 class Pool:
     """Workers that run launch lists. The calling thread takes part, so `threads` - 1 are started.
 
@@ -100,9 +80,9 @@ class Pool:
         self._spins = self._calibrate()
         self._lock = threading.Lock()
         self._workers: list[threading.Thread] = []
-        self._state = Buffer(STATE_WORDS, i64)
-        self._counters = Buffer(256 * COUNTER_WORDS, i64)
-        self._kept = Buffer(KEPT_BYTES, u8)
+        self._state = Buffer(STATE_WORDS, i64, device=HOST)
+        self._counters = Buffer(256 * COUNTER_WORDS, i64, device=HOST)
+        self._kept = Buffer(KEPT_BYTES, u8, device=HOST)
         _pools.add(self)
 
     def run(self, launches: np.ndarray, stop: int = 0) -> int:
@@ -131,7 +111,7 @@ class Pool:
                 for worker in self._workers:
                     worker.join()
             self._workers = []
-            self._state = Buffer(STATE_WORDS, i64)
+            self._state = Buffer(STATE_WORDS, i64, device=HOST)
 
     def __del__(self) -> None:
         if getattr(self, "_workers", None):
@@ -158,7 +138,7 @@ class Pool:
             if len(self._workers) < self.threads - 1:
                 self._start_workers()
             if self._counters.count < count * COUNTER_WORDS:
-                self._counters = Buffer(2 * count * COUNTER_WORDS, i64)
+                self._counters = Buffer(2 * count * COUNTER_WORDS, i64, device=HOST)
             run = self._functions["homebox_run"]
             done: int = run(
                 self._state.address,
@@ -195,12 +175,12 @@ class Pool:
         """Begin without workers in a forked child, where no thread and no holder of locks is."""
         self._lock = threading.Lock()
         self._workers = []
-        self._state = Buffer(STATE_WORDS, i64)
+        self._state = Buffer(STATE_WORDS, i64, device=HOST)
 
 
 def _enter(worker: Callable[..., int], state: Buffer, spins: int) -> None:
     """Be a worker; this frame keeps its memory alive as long as the worker uses it."""
-    kept = Buffer(KEPT_BYTES, u8)
+    kept = Buffer(KEPT_BYTES, u8, device=HOST)
     worker(state.address, spins, kept.address)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from homebox.engine.codegen.linear import Kernel
-from homebox.engine.fusion.schedule import SEGMENT
+from homebox.engine.fusion.schedule import SEGMENT, Lowered
 from homebox.engine.graph.ops import Dim, Node, Sym, size_max
 from homebox.engine.kernels.loops import LANES
 from homebox.errors import EngineError
@@ -123,6 +123,13 @@ class LoweredSimt:
     def groups(self, values: Mapping[str, int]) -> tuple[int, ...]:
         """Return the number of work-groups along each axis; no launch is needed if one is 0."""
         return tuple(span.count(values) for span in self.grid)
+
+    def most_groups(self) -> tuple[int, ...]:
+        """Return the largest number of work-groups along each axis."""
+        return tuple(-(-most(span.sizes) // span.by) for span in self.grid)
+
+
+Low = Lowered | LoweredSimt
 
 
 def most(sizes: Sequence[Dim]) -> int:
