@@ -258,8 +258,7 @@ class Training:
                 raise ConfigError(f"{path}: belongs to another spec; remove it to start anew")
             while self.number < int(saved["number"]):
                 self._next_batch()
-            for name, array in self.trainer.state().items():
-                array[:] = saved[name]
+            self.trainer.restore(saved)
 
     # -- the result -----------------------------------------------------------------------------
 

@@ -60,8 +60,7 @@ class Subject:
     @property
     def cache_bytes(self) -> float:
         """The bytes of keys and values of one position in all layers."""
-        cache = self.transformer.cache
-        return cache.nbytes / (cache.pages * cache.PAGE)
+        return self.transformer.cache_bytes / self.transformer.positions
 
     def prefill(self, ids: Ids, slot: int = 0) -> int:
         """Process a prompt from the beginning of a slot and return the likeliest next id."""

@@ -52,16 +52,20 @@ class AdapterMemory:
 
     For each input A: (columns, in), the columns of its projections one below the other, `rank` of
     each. For each matrix B: (out, columns), with the scale folded in; where a matrix stacks several
-    projections, each of them reads its own columns only and the rest of B is zero.
+    projections, each of them reads its own columns only and the rest of B is zero. `layers` are
+    those that are held, by default all.
     """
 
-    def __init__(self, config: ModelConfig, slots: int, rank: int) -> None:
+    def __init__(
+        self, config: ModelConfig, slots: int, rank: int, layers: range | None = None
+    ) -> None:
         self.config = config
         self.slots = slots
         self.rank = rank
+        self.layers = range(config.num_layers) if layers is None else layers
         self.a: dict[str, Stack] = {}
         self.b: dict[str, Stack] = {}
-        for layer in range(config.num_layers):
+        for layer in self.layers:
             for source, matrices in INPUTS.items():
                 columns = sum(len(MATRICES[m]) for m in matrices) * rank
                 inner = config.projection_shape(MATRICES[matrices[0]][0])[1]
@@ -85,10 +89,10 @@ class AdapterMemory:
     def write(self, index: int, tensors: Mapping[str, np.ndarray] | None, scale: float) -> None:
         """Replace the adapter of one slot; None clears it."""
         for stack in (*self.a.values(), *self.b.values()):
-            stack.panels[index] = 0.0
+            stack.clear(index)
         if tensors is None:
             return
-        for layer in range(self.config.num_layers):
+        for layer in self.layers:
             for source, matrices in INPUTS.items():
                 self._write_input(index, f"layers.{layer}.", source, matrices, tensors)
                 for matrix in matrices:
@@ -171,23 +175,35 @@ class Stack:
     def __init__(self, slots: int, rows: int, columns: int) -> None:
         self.slots, self.rows, self.columns = slots, rows, columns
         self.height = round_up(rows)
-        self.memory = Tensor.zeros((F32.nbytes(slots * self.height, columns),), dt.u8)
-        numbers = self.memory.buffer.array.view(np.float32)
-        self.panels = numbers.reshape(slots, self.height // PANEL, columns, PANEL)
+        self._size = F32.nbytes(self.height, columns)  # bytes of a slot
+        self.memory = Tensor.zeros((slots * self._size,), dt.u8)
+        self._filled: set[int] = set()
 
     def filled(self) -> list[int]:
-        """Return the slots whose matrix is not zero."""
-        return [slot for slot in range(self.slots) if self.panels[slot].any()]
+        """Return the slots that were written to since they were cleared."""
+        return sorted(self._filled)
 
     def write(self, slot: int, matrix: np.ndarray) -> None:
         """Replace the matrix of a slot."""
-        self.panels[slot] = to_panels(padded_rows(matrix, self.height))
+        panels = np.ascontiguousarray(to_panels(padded_rows(matrix, self.height)))
+        self._filled.add(slot)
+        self._put(slot, panels.reshape(-1).view(np.uint8))
+
+    def clear(self, slot: int) -> None:
+        """Let the matrix of a slot be zero; what was never written to is not touched."""
+        if slot in self._filled:
+            self._put(slot, np.zeros(self._size, np.uint8))
+            self._filled.discard(slot)
 
     def matrix(self, slot: int) -> np.ndarray:
         """Return a copy of the matrix of a slot."""
-        panels: np.ndarray = self.panels[slot]
+        stored = self.memory.buffer.read(slot * self._size, self._size).view(np.float32)
+        panels: np.ndarray = stored.reshape(self.height // PANEL, self.columns, PANEL)
         rows = panels.transpose(0, 2, 1).reshape(self.height, self.columns)
         return rows[: self.rows]
+
+    def _put(self, slot: int, values: np.ndarray) -> None:
+        self.memory.buffer.write(values, slot * self._size)
 
     def product(self, x: Tensor, slot: Sym) -> Tensor:
         """Multiply x (N, columns) with the matrix of a slot: (N, rows)."""

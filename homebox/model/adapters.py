@@ -64,9 +64,9 @@ class Adapters:
                 raise BusyError(
                     f"{len(self._slot_of)} adapters are resident and no place is free; remove one"
                 )
-            index = self._free.pop()
+            index = self._free[-1]
             self._transformer.set_adapter(index, dict(tensors), alpha / rank)
-            self._slot_of[name] = index
+            self._slot_of[name] = self._free.pop()
 
     def remove(self, name: str) -> None:
         """Forget an adapter; sequences that use it finish on it, then its place is free."""

@@ -25,11 +25,12 @@ class PackedMatrices(Protocol):
     """Where the base's weights come from, in any format.
 
     `buffers` is their memory by names that are the same in every process; without it programs are
-    not kept on disk.
+    not kept on disk. `tensors` has all of them by name, for whoever copies them to a device.
     """
 
     form: Format
     buffers: dict[str, Buffer]
+    tensors: dict[str, Tensor]
 
     def tensor(self, name: str) -> Tensor:
         """Return a weight as a float32 tensor: (out, in), or (n,) for a norm.
@@ -66,7 +67,11 @@ class Rows:
 
 
 class Decoder:
-    """Writes the graph of one forward pass."""
+    """Writes the graph of one forward pass, or of a range of its layers.
+
+    The range that begins with layer 0 embeds ids, the one that ends with the last layer gives
+    logits; in between hidden states come and go. The rotary tables lie on the current device.
+    """
 
     def __init__(
         self,
@@ -75,22 +80,40 @@ class Decoder:
         cache: Cache,
         context: int,
         activations: Activations,
+        layers: range | None = None,
     ) -> None:
         self.config = config
         self.weights = weights
         self.cache = cache
         self.activations = activations
+        self.layers = range(config.num_layers) if layers is None else layers
         cos, sin = rope_tables(context, config.head_dim, config.rope_theta)
         self.cos = Tensor.from_numpy(np.stack([cos, cos], 1), frozen=True)  # (P, 2, D / 2)
         self.sin = Tensor.from_numpy(np.stack([-sin, sin], 1), frozen=True)
 
-    def logits(self, ids: Tensor, rows: Rows, adapters: AdapterMemory | None) -> Tensor:
-        """Return the logits (N, V), or (1, V) of the row `rows.last`, for ids (N,)."""
-        # In memory, so that statistics of its rows are summed in the same order in every program.
-        x = self.weights.tensor("embed").gather(ids).contiguous()
-        for layer in range(self.config.num_layers):
+    @property
+    def first(self) -> bool:
+        """Whether its input is ids."""
+        return self.layers.start == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether its output is logits."""
+        return self.layers.stop == self.config.num_layers
+
+    def run(self, x: Tensor, rows: Rows, adapters: AdapterMemory | None) -> Tensor:
+        """Return the logits (N, V), or (1, V) of the row `rows.last`; or hidden states (N, H).
+
+        x is ids (N,) int32 for the first layers, else the hidden states that came before, (N, H).
+        """
+        if self.first:
+            # In memory, so that statistics of rows are summed in the same order in every program.
+            x = self.weights.tensor("embed").gather(x).contiguous()
+        for layer in self.layers:
             only = rows.last if layer == self.config.num_layers - 1 else None
             x = _Block(self, layer, rows, adapters).run(x, only)
+        if not self.last:
+            return x
         weighted, scale = self.norm(x, "norm")
         head = self.weights.tensor("embed" if self.config.tied else "head")
         return rounded(weighted, self.activations).linear(head) * scale

@@ -98,9 +98,8 @@ def rows_of(matrix: Tensor, start: int, count: int) -> Tensor:
         raise TypeError("a packed matrix has a fixed shape")
     whole: Buffer = source.src[0].arg
     at = form.nbytes(start, k)
-    part = whole.array[at : at + form.nbytes(count, k)]
-    view = Buffer.over(part, dt.u8, frozen=whole.frozen)
-    memory: Node = node(Op.BUFFER, dt.u8, (part.size,), (), view)
+    view = whole.part(at, form.nbytes(count, k))
+    memory: Node = node(Op.BUFFER, dt.u8, (view.count,), (), view)
     return Tensor.packed(form, count, k, Tensor(memory))
 
 

@@ -1,7 +1,8 @@
 """A model's weights as the kernels read them: packed once, kept in a file, mapped at every start.
 
 The content of the file is the segments of `packed_layout`; how it is kept, and when it is trusted,
-says `sealed_file`. Without a usable cache the same bytes are made in memory.
+says `sealed_file`. Without a usable cache the same bytes are made in memory. They lie on the host;
+`placed_weights` puts parts of them on devices.
 Invariant: what was packed was complete and finite, and depends on its source and format only.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from homebox.engine.codegen.cache import cache_root, usable_folder
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.device import HOST, Buffer
 from homebox.engine.graph.formats import Bytes, Format
 from homebox.engine.graph.ops import Op, node
 from homebox.engine.graph.tensor import Tensor
@@ -65,11 +66,10 @@ class PackedWeights:
 
     def _add(self, segment: Segment) -> None:
         """Give a segment, or whole panels of one, a buffer and a tensor of its name."""
-        array: Bytes = self.memory.array[segment.offset : segment.offset + segment.nbytes]
         if segment.form is None:
-            buffer = Buffer.over(array.view(np.float32), dt.f32, frozen=True)
+            buffer = self.memory.part(segment.offset, segment.n, dt.f32, frozen=True)
         else:
-            buffer = Buffer.over(array, dt.u8, frozen=True)
+            buffer = self.memory.part(segment.offset, segment.nbytes, frozen=True)
         flat = Tensor(node(Op.BUFFER, buffer.dtype, (buffer.count,), (), buffer))
         self.buffers[f"weights:{segment.name}"] = buffer
         self.tensors[segment.name] = (
@@ -90,8 +90,8 @@ class PackedWeights:
     def bytes_of(self, name: str) -> Bytes:
         """Return the bytes of a segment as they are stored."""
         segment = self.segments[name]
-        array: Bytes = self.memory.array[segment.offset : segment.offset + segment.nbytes]
-        return array
+        stored: Bytes = self.memory.read(segment.offset, segment.nbytes)
+        return stored
 
     def verify(self) -> None:
         """Read all of a mapped file; raise ModelFormatError if it is not what was written."""
@@ -157,10 +157,10 @@ def _facts(weights: LoadedWeights, form: Format) -> dict[str, Any]:
 
 def _in_memory(weights: LoadedWeights, form: Format) -> PackedWeights:
     _, size = segments_of(weights.config, form)
-    memory = Buffer(size, dt.u8)
+    memory = Buffer(size, dt.u8, device=HOST)
 
     def put(offset: int, part: Bytes) -> None:
-        memory.array[offset : offset + part.size] = part
+        memory.write(part, offset)
 
     _pack(weights, form, put)
     memory.frozen = True

@@ -36,12 +36,19 @@ class PagedCache:
     """Keys and values of all layers: `pages` pages of 64 positions, one buffer for each layer.
 
     `dtype` is float32, float16, bfloat16 or "q8" (int8 with a scale for 32 channels, for which
-    head_dim must be a multiple of 32). Raises EngineError for anything else.
+    head_dim must be a multiple of 32). Raises EngineError for anything else. `layers` are those
+    that it holds, by default all; `memory` has their buffers in order.
     """
 
     PAGE = PAGE
 
-    def __init__(self, config: ModelConfig, pages: int, dtype: Kind = dt.f16) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        pages: int,
+        dtype: Kind = dt.f16,
+        layers: range | None = None,
+    ) -> None:
         self.quantised = dtype == "q8"
         kind = dt.u8 if isinstance(dtype, str) else dtype
         if kind not in KINDS.values() or (kind is dt.u8) != self.quantised:
@@ -60,9 +67,8 @@ class PagedCache:
             self.key_size, self.value_size = PAGE * self.head_dim, PAGE * self.dim
         self.head_size = self.key_size + self.value_size  # elements of a head in a page
         self.page_size = self.heads * self.head_size
-        self.memory = [
-            Tensor.zeros((pages * self.page_size,), kind) for _ in range(config.num_layers)
-        ]
+        self.layers = range(config.num_layers) if layers is None else layers
+        self.memory = [Tensor.zeros((pages * self.page_size,), kind) for _ in self.layers]
 
     @property
     def nbytes(self) -> int:
@@ -72,8 +78,8 @@ class PagedCache:
     def copy_page(self, source: int, target: int) -> None:
         """Copy the contents of a page in all layers; no program may be running."""
         for memory in self.memory:
-            pages: np.ndarray = memory.buffer.array.reshape(self.pages, self.page_size)
-            pages[target] = pages[source]
+            size = self.page_size
+            memory.buffer.copy(source * size, target * size, size)
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -96,7 +102,7 @@ class PagedCache:
         key_at = start + channel * PAGE + offset
         value_at = start + offset * self.dim + channel + self.key_size
         at = (place < 0).where(-1, keys_first.where(key_at, value_at)).broadcast(shape)
-        return self.memory[layer].store(both.cast(self.dtype), at, unique=True)
+        return self.memory[self.layers.index(layer)].store(both.cast(self.dtype), at, unique=True)
 
     def _append_quantised(
         self, layer: int, both: Tensor, place: Tensor, head: Tensor, keys_first: Tensor
@@ -123,7 +129,7 @@ class PagedCache:
         at = start + block * PIECE + (number < 0).where(scale_at, number_at)
         skipped = (place < 0).where(True, (byte > 3) & (number < 0))
         at = skipped.where(-1, at).broadcast(stored.shape)
-        return self.memory[layer].store(stored, at, unique=True)
+        return self.memory[self.layers.index(layer)].store(stored, at, unique=True)
 
     # -- reading --------------------------------------------------------------------------------
 

@@ -53,12 +53,13 @@ class Parameters:
         self.load(start)
         self.buffers: dict[str, Buffer] = {}  # views of values and gradients, by stable names
         for name in self.places:
-            flat = self._flat_part(self.gradients, name)
-            self.buffers[f"gradients:{name}"] = Buffer.over(flat, dt.f32)
-            flat = self._flat_part(self.values, name)
-            stored = name.endswith(".B")
+            at, shape = self.places[name]
+            count = math.prod(shape)
+            self.buffers[f"gradients:{name}"] = self.gradients.buffer.part(at, count)
             self.buffers[f"values:{name}"] = (
-                Buffer.over(flat.view(np.uint8), dt.u8) if stored else Buffer.over(flat, dt.f32)
+                self.values.buffer.part(at, 4 * count, dt.u8)
+                if name.endswith(".B")
+                else self.values.buffer.part(at, count)
             )
         self.program = self._capture(f"{rank} {self._flat}")
 
@@ -86,22 +87,26 @@ class Parameters:
 
     def load(self, adapter: Mapping[str, Float32]) -> None:
         """Take the values of an adapter; names and shapes as in `adapter_shapes`."""
+        flat = np.zeros(math.prod(self._flat), np.float32)
         for name, (rows, _) in self.shapes.items():
             if name.endswith(".A"):
-                self._rows(self.values, name)[:] = adapter[name]
+                self._rows(flat, name)[:] = adapter[name]
                 continue
-            panels = self._flat_part(self.values, name).reshape(-1, self.rank, PANEL)
+            panels = self._flat_part(flat, name).reshape(-1, self.rank, PANEL)
             padded = np.zeros((panels.shape[0] * PANEL, self.rank), np.float32)
             padded[:rows] = adapter[name]
             panels[:] = padded.reshape(-1, PANEL, self.rank).transpose(0, 2, 1)
+        self.values.buffer.write(flat)
 
     def adapter(self) -> dict[str, Float32]:
         """Return a copy of the adapter."""
-        return {name: self._copy(self.values, name) for name in self.shapes}
+        flat = self.values.buffer.read()
+        return {name: self._copy(flat, name) for name in self.shapes}
 
     def gradient(self) -> dict[str, Float32]:
         """Return a copy of the gradient that was gathered since the last update."""
-        return {name: self._copy(self.gradients, name) for name in self.shapes}
+        flat = self.gradients.buffer.read()
+        return {name: self._copy(flat, name) for name in self.shapes}
 
     def update(self, rate: float) -> float:
         """Take a step of AdamW along the gathered gradient, forget it, and return its norm."""
@@ -109,28 +114,27 @@ class Parameters:
         self.program.run()
         return float(self.program.output(0))
 
-    def _copy(self, whole: Tensor, name: str) -> Float32:
+    def _copy(self, flat: Float32, name: str) -> Float32:
         """Return an adapter's tensor in its own shape."""
         if name.endswith(".A"):
-            return self._rows(whole, name).copy()
-        panels = self._flat_part(whole, name).reshape(-1, self.rank, PANEL)
+            return self._rows(flat, name).copy()
+        panels = self._flat_part(flat, name).reshape(-1, self.rank, PANEL)
         rows = panels.transpose(0, 2, 1).reshape(-1, self.rank)
         return np.ascontiguousarray(rows[: self.shapes[name][0]])
 
-    def _rows(self, whole: Tensor, name: str) -> Float32:
+    def _rows(self, flat: Float32, name: str) -> Float32:
         """Return the rows of the A of one projection, a view."""
         prefix, kind, _ = name.rsplit(".", 2)
         group = next(g for g, members in GROUPS.items() if kind in members)
         stacked = f"{prefix}.{group}.A"
-        rows = self._flat_part(whole, stacked).reshape(self.places[stacked][1])
+        rows = self._flat_part(flat, stacked).reshape(self.places[stacked][1])
         place = GROUPS[group].index(kind) * self.rank
         part: Float32 = rows[place : place + self.rank]
         return part
 
-    def _flat_part(self, whole: Tensor, name: str) -> Float32:
+    def _flat_part(self, flat: Float32, name: str) -> Float32:
         at, shape = self.places[name]
-        array: Float32 = whole.buffer.array[at : at + math.prod(shape)]
-        return array
+        return flat[at : at + math.prod(shape)]
 
     def _capture(self, key: str) -> Program:
         def update(scalars: Tensor) -> list[Tensor]:

@@ -122,21 +122,31 @@ class Pretrainer:
             kind = name.rsplit(".", 1)[-1]
             if kind in PROJECTIONS:
                 layer = int(name.split(".")[1])
-                flat = self.stacks[kind].buffer.array.reshape(self.config.num_layers, *shape)
-                out[name] = flat[layer].copy()
+                count = math.prod(shape)
+                flat = self.stacks[kind].buffer.read(layer * count, count)
             else:
-                out[name] = self.plain[name].buffer.array.reshape(shape).copy()
+                flat = self.plain[name].buffer.read()
+            out[name] = flat.reshape(shape).copy()
         return out
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return everything that the next step depends on, as views by name."""
+        """Return everything that the next step depends on, by name; `restore` takes it back."""
+        arrays = {name: t.buffer.read() for name, t in self._state().items()}
+        return arrays | {"powers": self._scalars.powers}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state` returned."""
+        for name, tensor in self._state().items():
+            tensor.buffer.write(state[name])
+        self._scalars.powers[:] = state["powers"]
+
+    def _state(self) -> dict[str, Tensor]:
         tensors = {f"stack.{k}": t for k, t in self.stacks.items()}
         tensors |= {f"momentum.{k}": t for k, t in self._momentum.items()}
         tensors |= {f"plain.{k}": t for k, t in self.plain.items()}
         for name, pair in self._moments.items():
             tensors |= {f"moment{i}.{name}": t for i, t in enumerate(pair)}
-        arrays = {name: t.buffer.array for name, t in tensors.items()}
-        return arrays | {"powers": self._scalars.powers}
+        return tensors
 
     def _capture(self) -> Program:
         pieces = {

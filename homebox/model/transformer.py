@@ -2,55 +2,47 @@
 
 The one idea: a program is compiled for a number of rows and reads everything else, tokens, places,
 page tables and adapters, from its inputs; so a handful of programs serves every mix of requests.
+Layers may be spread over devices (`stages`); what sequences hold is known here, for all of them.
 Invariant: a row's logits have the same bits whether it came alone, in a chunk or in a batch.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import Buffer
-from homebox.engine.graph.ops import Sym
-from homebox.engine.graph.tensor import Tensor
-from homebox.engine.runtime.capture import Program, Spec, capture
-from homebox.errors import EngineError
+from homebox.engine.graph.device import HOST, Device
+from homebox.engine.runtime.capture import Program
+from homebox.engine.runtime.devices import device_named
+from homebox.errors import DeviceError, DeviceLostError, EngineError
 from homebox.model.activations import Activations
-from homebox.model.adapter_memory import AdapterMemory, Chosen, rank_bucket
-from homebox.model.block import Decoder, PackedMatrices, Rows
+from homebox.model.adapter_memory import AdapterMemory
+from homebox.model.block import PackedMatrices
 from homebox.model.config import ModelConfig
-from homebox.model.paged_cache import KINDS, PagedCache
-from homebox.model.paged_cache import Kind as CacheKind
-from homebox.model.pages import PAGE, Pages, Snapshot
-from homebox.model.panels import round_up
+from homebox.model.paged_cache import KINDS
+from homebox.model.pages import Pages, Snapshot
+from homebox.model.placed_weights import Tell
+from homebox.model.stages import ADAPTERS, BATCHES, CHUNKS, EVERY, Inputs, Part, Sizes, Stage, whole
+from homebox.model.stages import Kind as Kind
 from homebox.model.strictmath import Float32
 
-CHUNKS = (16, 64, 256)  # rows of a prefill program; the smallest that holds the chunk is taken
-BATCHES = (1, 2, 4, 8)  # sequences of a decode program
-ADAPTERS = (0, 1, 2, 4)  # adapters of a program
-EVERY = 64  # rows of the program that returns all logits
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0  # seconds before a device that could not be opened again is tried once more
 
 Int32 = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What a program is compiled for."""
-
-    batch: int  # sequences
-    length: int  # rows of each
-    adapters: int  # how many besides the base the rows may use
-    every: bool  # logits of all rows, not of each sequence's last
 
 
 class Transformer:
     """A decoder with its base weights, cache and adapters; see the module's note.
 
     Slots 0 .. slots - 1 hold sequences. `context` is the most positions that one may fill, `rank`
-    the largest rank of an adapter, `adapters` their number with the base.
+    the largest rank of an adapter, `adapters` their number with the base. `parts` says which layers
+    run where, by default all on the CPU; `weights` lie on the host, `tell` hears how many of their
+    bytes were copied. `reopen` gives a device that was lost anew.
     """
 
     prefill_chunk = CHUNKS[-1]
@@ -66,32 +58,64 @@ class Transformer:
         rank: int = 16,
         activations: Activations = "f32",
         cache: str = "f32",
+        parts: Sequence[Part] | None = None,
+        tell: Tell | None = None,
+        reopen: Callable[[str], Device] = device_named,
     ) -> None:
         self.config = config
         self.context = context
         self.slots = slots
         self.weights = weights
         self._own_slot = slots  # for all_logits
-        per_slot = -(-context // PAGE)
-        kind: CacheKind = "q8" if cache == "q8" else KINDS[cache]
-        self.cache = PagedCache(config, (slots + 1) * per_slot, kind)
-        self.pages = Pages(slots + 1, context, self.cache.copy_page)
-        self.decoder = Decoder(config, weights, self.cache, round_up(context, PAGE), activations)
-        self._adapter_slots = adapters
-        self._most_rank = rank
-        self.adapters: AdapterMemory | None = None
-        self._programs: dict[Kind, Program] = {}
+        self._sizes = Sizes(
+            context, slots + 1, adapters, activations, "q8" if cache == "q8" else KINDS[cache]
+        )
+        self._parts = tuple(parts or whole(config))
+        self._reopen = reopen
+        self._resident: dict[int, tuple[Mapping[str, np.ndarray], float]] = {}
+        self._lost: DeviceError | None = None
+        self._forgotten: set[int] = set()  # slots whose sequences a lost device took along
+        self._retry_at = 0.0
+        self._build(tell)
+
+    def _build(self, tell: Tell | None = None) -> None:
+        """Put everything on the devices."""
+        self.stages = [
+            Stage(self.config, self.weights, part, self._sizes, tell) for part in self._parts
+        ]
+        self.pages = Pages(self._sizes.slots, self.context, self._copy_page)
+
+    def _copy_page(self, source: int, target: int) -> None:
+        for stage in self.stages:
+            stage.cache.copy_page(source, target)
+
+    @property
+    def adapters(self) -> AdapterMemory | None:
+        """The adapters' memory of the first stage, once there was one."""
+        return self.stages[0].adapters if self.stages else None
+
+    @property
+    def cache_bytes(self) -> int:
+        """The bytes of all keys and values."""
+        return sum(stage.cache.nbytes for stage in self.stages)
+
+    @property
+    def positions(self) -> int:
+        """How many positions there are keys and values for."""
+        return self._sizes.pages * self.stages[0].cache.PAGE
 
     # -- running --------------------------------------------------------------------------------
 
     def forward(self, slot: int, position: int, ids: Int32, adapter: int) -> Float32:
         """Process `ids` (at most `prefill_chunk`) from `position` on; return the last logits (V,).
 
-        What the slot holds from `position` on is forgotten first.
+        What the slot holds from `position` on is forgotten first. Raises DeviceError; after
+        DeviceLostError what all slots held is gone, and the next call opens the device anew.
         """
         if len(ids) == 1:
             (logits,) = self.decode([slot], ids, [position], [adapter])
         else:
+            self._revive()
             self._return_to(slot, position)
             (logits,) = self._chunk(slot, ids, adapter, every=False)
         return np.array(logits, np.float32)
@@ -100,6 +124,7 @@ class Transformer:
         self, slots: Sequence[int], ids: Int32, positions: Sequence[int], adapters: Sequence[int]
     ) -> Float32:
         """Process one id for each of several slots at its position; return the logits (B, V)."""
+        self._revive()
         parts = []
         for start, end in self._batches(adapters):
             part = slice(start, end)
@@ -118,16 +143,18 @@ class Transformer:
     def all_logits(self, ids: Int32, adapter: int = 0) -> Float32:
         """Return the logits after each of `ids` in a fresh context, (T, V)."""
         slot = self._own_slot
-        self.pages.free(slot)
+        self._revive()
+        self.release(slot)
         parts = [np.zeros((0, self.config.vocab_size), np.float32)]
         for i in range(0, len(ids), EVERY):
             part = ids[i : i + EVERY]
             parts.append(self._chunk(slot, part, adapter, every=True)[: len(part)].copy())
-        self.pages.free(slot)
+        self.release(slot)
         return np.concatenate(parts)
 
     def release(self, slot: int) -> None:
         """Give the memory of a slot back."""
+        self._forgotten.discard(slot)
         self.pages.free(slot)
 
     def snapshot(self, slot: int) -> Snapshot:
@@ -142,28 +169,32 @@ class Transformer:
         self, index: int, tensors: Mapping[str, np.ndarray] | None, scale: float
     ) -> None:
         """Put an adapter into a slot (1 ..), or clear it; slot 0 is the base and stays empty."""
-        if tensors is not None:
-            self._make_room(tensors["layers.0.q.A"].shape[0])
-        if self.adapters is not None:
-            self.adapters.write(index, tensors, scale)
+        self._resident.pop(index, None)
+        if tensors is not None and any(part.device is not HOST for part in self._parts):
+            self._resident[index] = (tensors, scale)
+        if self._lost is not None:
+            return  # comes with the device
+        try:
+            for stage in self.stages:
+                stage.set_adapter(index, tensors, scale)
+        except DeviceError as error:
+            self._resident.pop(index, None)
+            if isinstance(error, DeviceLostError):
+                self._lose(error)
+            if tensors is not None:
+                raise
 
     def _return_to(self, slot: int, position: int) -> None:
         """Forget what a slot holds from `position` on; raises EngineError if there is a gap."""
+        if slot in self._forgotten and position:
+            raise DeviceLostError(
+                "the device that held this conversation was lost and opened anew; ask again"
+            )
         if position > self.pages.length(slot):
             raise EngineError(
                 f"slot {slot} holds {self.pages.length(slot)} tokens; none can come at {position}"
             )
         self.pages.truncate(slot, position)
-
-    def _make_room(self, rank: int) -> None:
-        """Lay out the adapters' memory for a rank; programs are compiled anew if it grows."""
-        if self.adapters is not None and rank <= self.adapters.rank:
-            return
-        larger = AdapterMemory(self.config, self._adapter_slots, rank_bucket(rank))
-        if self.adapters is not None:
-            larger.take_over(self.adapters)
-        self.adapters = larger
-        self._programs = {k: p for k, p in self._programs.items() if not k.adapters}
 
     def _chunk(self, slot: int, ids: Int32, adapter: int, every: bool) -> Float32:
         """Run a chunk of one sequence at its end; return the program's logits."""
@@ -172,16 +203,15 @@ class Transformer:
         start = self.pages.length(slot)
         places = self.pages.append(slot, count)
         adapted = int(adapter > 0 and self.adapters is not None)
-        kind = Kind(1, length, adapted, every)
-        program = self.program(kind)
-        program.set_input("ids", padded(ids, length, 0))
         positions = np.arange(start, start + count, dtype=np.int32)
-        program.set_input("positions", padded(positions, length, -1)[None])
-        program.set_input("places", padded(places, length, -1))
-        program.set_input("tables", self.pages.tables[slot][None])
+        inputs: Inputs = {
+            "ids": padded(ids, length, 0),
+            "positions": padded(positions, length, -1)[None],
+            "places": padded(places, length, -1),
+            "tables": self.pages.tables[slot][None],
+        }
         values = {"adapter0": adapter} if adapted else {}
-        program.run(values if every else {**values, "count": count})
-        return program.output(0).numpy()
+        return self._run(Kind(1, length, adapted, every), inputs, {**values, "count": count})
 
     def _step(
         self, slots: Sequence[int], ids: Int32, positions: Sequence[int], adapters: Sequence[int]
@@ -195,18 +225,65 @@ class Transformer:
             places.append(self.pages.append(slot, 1)[0])
         used = sorted(set(adapters) - {0}) if self.adapters is not None else []
         places_for = next(n for n in ADAPTERS if len(used) <= n)
-        program = self.program(Kind(size, 1, places_for, False))
-        program.set_input("ids", padded(ids, size, 0))
-        program.set_input("positions", padded(positions, size, -1)[:, None])
-        program.set_input("places", padded(places, size, -1))
         tables = np.zeros((size, self.pages.per_slot), np.int32)
         tables[:count] = self.pages.tables[list(slots)]
-        program.set_input("tables", tables)
-        if used:
-            program.set_input("adapters", padded(adapters, size, 0))
+        inputs: Inputs = {
+            "ids": padded(ids, size, 0),
+            "positions": padded(positions, size, -1)[:, None],
+            "places": padded(places, size, -1),
+            "tables": tables,
+            "adapters": padded(adapters, size, 0),
+        }
         used += [0] * (places_for - len(used))
-        program.run({f"adapter{i}": index for i, index in enumerate(used)})
-        return program.output(0).copy()[:count]
+        values = {f"adapter{i}": index for i, index in enumerate(used)}
+        return self._run(Kind(size, 1, places_for, False), inputs, values)[:count].copy()
+
+    def _run(self, kind: Kind, inputs: Inputs, values: Mapping[str, int]) -> Float32:
+        """Send rows through all stages; return the last one's output."""
+        found: Float32 = np.zeros(0, np.float32)
+        try:
+            for stage in self.stages:
+                found = stage.run(kind, {**inputs, "hidden": found}, values)
+        except DeviceLostError as error:
+            self._lose(error)
+            raise
+        return found
+
+    # -- devices that are lost ------------------------------------------------------------------
+
+    def _lose(self, error: DeviceError) -> None:
+        """Note that a device is gone, and with it all that sequences had in memory."""
+        log.warning("%s; it is opened anew for the next request", error)
+        self._lost = error
+        self._forgotten |= {
+            slot for slot in range(self._sizes.slots) if self.pages.length(slot) > 0
+        }
+
+    def _revive(self) -> None:
+        """Open lost devices again and load everything anew; raises DeviceLostError if it fails."""
+        if self._lost is None:
+            return
+        names = ", ".join(dict.fromkeys(part.device.name for part in self._parts))
+        if time.monotonic() < self._retry_at:
+            raise DeviceLostError(
+                f"{names} was lost and could not be used again ({self._lost}); choose another "
+                "--device, or mend the driver and restart homebox"
+            )
+        self._retry_at = time.monotonic() + PATIENCE
+        self.stages = []  # gives back what is left of them
+        try:
+            self._parts = tuple(Part(self._reopen(p.device.name), p.layers) for p in self._parts)
+            self._build()
+            for index, (tensors, scale) in self._resident.items():
+                for stage in self.stages:
+                    stage.set_adapter(index, tensors, scale)
+        except DeviceError as error:
+            self._lost = error
+            raise DeviceLostError(
+                f"{names} was lost and could not be opened again: {error}"
+            ) from error
+        self._lost = None
+        log.warning("%s was opened anew", names)
 
     # -- programs -------------------------------------------------------------------------------
 
@@ -215,74 +292,16 @@ class Transformer:
         adapters = int(self.adapters is not None)
         kinds = [Kind(size, 1, adapters, False) for size in BATCHES]
         kinds += [Kind(1, length, adapters, False) for length in CHUNKS]
-        missing = [kind for kind in kinds if kind not in self._programs]
-        if missing:
-            self.program(missing[0])
-        return bool(missing)
+        for stage in () if self._lost is not None else self.stages:
+            missing = [kind for kind in kinds if kind not in stage.programs]
+            if missing:
+                stage.program(missing[0])
+                return True
+        return False
 
-    def program(self, kind: Kind) -> Program:
-        """Return the program of a kind, compiling it at first use."""
-        if kind not in self._programs:
-            self._programs[kind] = self._capture(kind)
-        return self._programs[kind]
-
-    def _capture(self, kind: Kind) -> Program:
-        count = kind.batch * kind.length
-        chunk = kind.length > 1
-        rows = Sym("count", 1, count)
-        most = self._adapter_slots - 1
-        chosen = tuple(Sym(f"adapter{i}", 0, most) for i in range(kind.adapters))
-        inputs = {
-            "ids": Spec((count,), dt.i32),
-            "positions": Spec((kind.batch, kind.length), dt.i32),
-            "places": Spec((count,), dt.i32),
-            "tables": Spec((kind.batch, self.pages.per_slot), dt.i32),
-        }
-        if kind.adapters and not chunk:
-            inputs["adapters"] = Spec((count,), dt.i32)
-        syms = list(chosen)
-        if chunk and not kind.every:
-            syms.append(rows)
-
-        def step(
-            ids: Tensor,
-            positions: Tensor,
-            places: Tensor,
-            tables: Tensor,
-            adapters: Tensor | None = None,
-        ) -> list[Tensor]:
-            last = (Tensor.variable(rows) + -1).reshape((1,)) if rows in syms else None
-            place = Rows(positions, places, tables, Chosen(chosen, adapters), last)
-            return [self.decoder.logits(ids, place, self.adapters)]
-
-        name = f"{'chunk' if chunk else 'decode'} {count}" + "+lora" * kind.adapters
-        memory = self._memory(kind)
-        return capture(step, inputs, syms, name, self._key(kind) if memory else None, memory)
-
-    def _key(self, kind: Kind) -> str:
-        """Return what decides a program's graph, save for source code and machine."""
-        rank = self.adapters.rank if kind.adapters and self.adapters is not None else 0
-        parts = (
-            self.config,
-            self.weights.form.name,
-            self.decoder.activations,
-            (self.cache.dtype.name, self.cache.quantised),
-            (self.pages.per_slot, self.cache.pages),
-            (self._adapter_slots, rank),
-            kind,
-        )
-        return repr(parts)
-
-    def _memory(self, kind: Kind) -> dict[str, Buffer]:
-        """Return all memory of a program, by names that are the same in every process."""
-        if not self.weights.buffers:
-            return {}
-        found = {**self.weights.buffers}
-        found |= {f"kv:{layer}": t.buffer for layer, t in enumerate(self.cache.memory)}
-        found |= {"rope:cos": self.decoder.cos.buffer, "rope:sin": self.decoder.sin.buffer}
-        if kind.adapters and self.adapters is not None:
-            found |= self.adapters.buffers
-        return found
+    def program(self, kind: Kind, stage: int = 0) -> Program:
+        """Return a stage's program of a kind, compiling it at first use."""
+        return self.stages[stage].program(kind)
 
 
 def padded(values: Sequence[int] | Int32, size: int, value: int) -> Int32:

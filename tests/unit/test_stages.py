@@ -1,0 +1,179 @@
+"""Layers on several devices: the same bits as on one; adapters, copies of pages, lost devices."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import HOST, Buffer
+from homebox.engine.graph.formats import WEIGHTS
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.devices import device_named
+from homebox.model.activations import Activations
+from homebox.model.config import parse_config
+from homebox.model.placed_weights import memory_of, moved, needed
+from homebox.model.stages import Part
+from homebox.model.transformer import Transformer
+from tests.unit.model_files import CONFIG, ArrayWeights, random_weights
+from tests.unit.test_model_transformer import BLOCKS, KINDS, adapter_of, ids_of
+
+LAYERS = 3
+
+
+def made(
+    parts: list[Part] | None,
+    raw: dict[str, Any],
+    form: str = "f32",
+    activations: Activations = "f32",
+    cache: str = "f32",
+    **more: Any,
+) -> Transformer:
+    """Return a model of three layers with an adapter, whole or in parts."""
+    config = parse_config({**raw, "num_hidden_layers": LAYERS})
+    weights = ArrayWeights(config, random_weights(config), WEIGHTS[form])
+    model = Transformer(config, weights, 192, 4, 3, 8, activations, cache, parts, **more)
+    model.set_adapter(1, adapter_of(config, 1, 8), 0.5)
+    return model
+
+
+def split(*ends: int) -> list[Part]:
+    """Cut the layers behind each of `ends`, each part on a device of its own."""
+    starts = [0, *ends]
+    stops = [*ends, LAYERS]
+    return [
+        Part(device_named(f"cpu:{i}"), range(a, b))
+        for i, (a, b) in enumerate(zip(starts, stops, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(("form", "activations", "cache"), KINDS)
+def test_stages_give_the_bits_of_one(form: str, activations: Activations, cache: str) -> None:
+    one = made(None, BLOCKS, form, activations, cache)
+    ids = ids_of(100)
+    for ends in ((1,), (1, 2)):
+        parts = made(split(*ends), BLOCKS, form, activations, cache)
+        assert [stage.device.name for stage in parts.stages] == ["cpu:0", "cpu:1", "cpu:2"][
+            : len(ends) + 1
+        ]
+        for adapter in (0, 1):
+            wanted = one.all_logits(ids, adapter)
+            np.testing.assert_array_equal(parts.all_logits(ids, adapter), wanted)
+            for start, end in ((0, 70), (70, 71), (71, 99)):
+                found = parts.forward(adapter, start, ids[start:end], adapter)
+                np.testing.assert_array_equal(found, wanted[end - 1])
+        found = parts.decode([0, 1], ids[[99, 99]], [99, 99], [0, 1])
+        for row, adapter in zip(found, (0, 1), strict=True):
+            np.testing.assert_array_equal(row, one.all_logits(ids, adapter)[-1])
+
+
+def test_an_untied_head_lies_with_the_last_layers() -> None:
+    raw = {**CONFIG, "tie_word_embeddings": False}
+    one, parts = made(None, raw), made(split(2), raw)
+    ids = ids_of(20)
+    np.testing.assert_array_equal(parts.all_logits(ids), one.all_logits(ids))
+    first, last = (set(stage.weights.tensors) for stage in parts.stages)
+    assert "embed" in first and "embed" not in last
+    assert "head" in last and "head" not in first
+    assert not any(name.startswith("layers.2.") for name in first)
+
+
+def test_every_stage_has_memory_on_its_device_only() -> None:
+    parts = made(split(1), BLOCKS)
+    for stage in parts.stages:
+        tensors = [*stage.weights.tensors.values(), *stage.cache.memory]
+        tensors += [stage.decoder.cos, stage.decoder.sin]
+        assert stage.adapters is not None
+        buffers = [memory_of(t) for t in tensors] + list(stage.adapters.buffers.values())
+        assert {buffer.device.name for buffer in buffers} == {stage.device.name}
+        assert len(stage.cache.memory) == len(stage.layers)
+
+
+def test_a_kept_past_is_kept_in_all_stages() -> None:
+    model = made(split(1), BLOCKS)
+    ids, others = ids_of(100), ids_of(100, seed=1)
+    model.forward(0, 0, ids[:70], 0)
+    kept = model.snapshot(0)
+    wanted = model.forward(0, 70, ids[70:], 0)
+    model.restore(1, kept)
+    model.forward(1, 70, others[70:], 0)  # writes to a copy of the page that both began with
+    model.restore(0, kept)
+    np.testing.assert_array_equal(model.forward(0, 70, ids[70:], 0), wanted)
+    # Without the copies in the second stage the past would be the other one's.
+    model = made(split(1), BLOCKS)
+    model.stages[1].cache.copy_page = lambda source, target: None  # type: ignore[method-assign]
+    model.forward(0, 0, ids[:70], 0)
+    kept = model.snapshot(0)
+    model.restore(1, kept)
+    assert np.any(model.forward(1, 70, ids[70:], 0) != wanted)
+
+
+def test_a_larger_rank_and_an_emptied_slot_reach_all_stages() -> None:
+    one, parts = made(None, BLOCKS), made(split(1), BLOCKS)
+    ids = ids_of(20)
+    for index, rank in ((2, 12), (1, None)):
+        tensors = None if rank is None else adapter_of(one.config, index, rank)
+        for model in (one, parts):
+            model.set_adapter(index, tensors, 0.5)
+    for index in (0, 1, 2):
+        np.testing.assert_array_equal(parts.all_logits(ids, index), one.all_logits(ids, index))
+    np.testing.assert_array_equal(parts.all_logits(ids, 1), parts.all_logits(ids, 0))
+
+
+# Weights
+
+
+def test_the_host_copies_nothing_and_a_device_copies_once() -> None:
+    config = parse_config({**BLOCKS, "num_hidden_layers": 1})
+    weights = ArrayWeights(config, random_weights(config), WEIGHTS["q8"])
+    model = Transformer(config, weights, 64, 1)
+    assert model.stages[0].weights is weights
+    told: list[tuple[int, int]] = []
+    other = device_named("cpu:1")
+    model = Transformer(
+        config, weights, 64, 1, parts=[Part(other, range(1))], tell=lambda *n: told.append(n)
+    )
+    total = sum(memory_of(t).nbytes for t in weights.tensors.values())
+    assert told[-1] == (total, total)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    for name, tensor in model.stages[0].weights.tensors.items():
+        assert memory_of(tensor).device is other
+        assert memory_of(tensor).frozen
+        np.testing.assert_array_equal(
+            memory_of(tensor).read(), memory_of(weights.tensors[name]).read()
+        )
+
+
+def test_what_shares_memory_shares_its_copy() -> None:
+    memory = Buffer(1024, dt.u8, device=HOST)
+    memory.write(np.arange(1024, dtype=np.uint32).astype(np.uint8))
+    memory.frozen = True
+    whole = tensor_over(memory)
+    tensors = {
+        "part": tensor_over(memory.part(0, 256)),
+        "whole": whole,
+        "again": whole,
+        "end": tensor_over(memory.part(512, 512)),
+    }
+    found = moved(tensors, device_named("cpu:1"))
+    copies = {name: memory_of(t) for name, t in found.items()}
+    assert len({id(b.block) for b in copies.values()}) == 1
+    for name, copy in copies.items():
+        np.testing.assert_array_equal(copy.read(), memory_of(tensors[name]).read())
+    assert moved(found, device_named("cpu:1"))["end"].node is found["end"].node
+
+
+def test_each_weight_is_needed_by_somebody() -> None:
+    for tied in (True, False):
+        config = parse_config({**CONFIG, "num_hidden_layers": 4, "tie_word_embeddings": tied})
+        names = [*config.weight_shapes(), "head"]
+        for name in names:
+            users = [r for r in (range(1), range(1, 3), range(3, 4)) if needed(config, name, r)]
+            wanted = 2 if name == "embed" and tied else 1
+            assert len(users) == wanted, name
+
+
+def tensor_over(buffer: Buffer) -> Tensor:
+    from homebox.engine.graph.ops import Op, node
+
+    return Tensor(node(Op.BUFFER, buffer.dtype, (buffer.count,), (), buffer))
