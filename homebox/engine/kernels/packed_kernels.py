@@ -44,21 +44,25 @@ class PackedLowering(ContractLowering):
     products: list[Product]
     plan: PackedSchedule
 
-    def lower(self) -> Lowered | None:
-        """Return the kernel; None if memory is not laid out for one."""
+    def find_products(self) -> bool:
+        """Find axes and operands of all contractions; False if they are not laid out for it."""
         axes = classify(self.core)
         if axes is None or axes.batch:
-            return None
+            return False
         self.axes, self.shape, self.outer = axes, self.core.src[0].shape, ()
         if any(isinstance(d, Sym) for d in self.shape):
-            return None
+            return False
         self.each = [self.counters.loop(size_max(d)) for d in self.shape]
         self.lane = self.counters.loop(PANEL)
         self.blocks = -(-size_max(self.shape[axes.n]) // PANEL)
         self.m_inner, self.m_size = axes.m, numel_max(self.shape[i] for i in axes.m)
         found = [self._analysed(core) for core in (self.core, *self.region.others)]
         self.products = [p for p in found if p is not None]
-        if len(self.products) != len(found):
+        return len(self.products) == len(found)
+
+    def lower(self) -> Lowered | None:
+        """Return the kernel; None if memory is not laid out for one."""
+        if not self.find_products():
             return None
         main = self.products[0].packed
         self.plan = packed_schedule(
