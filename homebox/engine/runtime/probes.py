@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from homebox.engine.codegen.cache import DiskCache, cache_root
+from homebox.engine.runtime.probe_mma import mma_probes
 from homebox.engine.runtime.probe_sources import REQUIRED, STRICT, Probe, standard_probes
 from homebox.errors import DeviceError
 
@@ -102,7 +103,8 @@ def probe(device: Any, *, again: bool = False, report: Report | None = None) -> 
 
     `again` forgets what the disk says; `report` is told what is tried.
     """
-    return probe_place(place_of(device), standard_probes(), again=again, report=report)
+    probes = (*standard_probes(), *mma_probes())
+    return probe_place(place_of(device), probes, again=again, report=report)
 
 
 def probe_place(
