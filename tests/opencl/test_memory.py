@@ -1,0 +1,214 @@
+"""Memory of OpenCL devices: values, budgets, counting, and devices that go away."""
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import Buffer
+from homebox.engine.runtime.opencl_memory import OpenClMemory, default_budget
+from homebox.engine.runtime.opencl_platform import Found
+from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
+
+
+def test_new_memory_is_zero_and_keeps_what_is_written(cl_memory: OpenClMemory) -> None:
+    buffer = Buffer(1000, dt.f32, device=cl_memory)
+    assert not buffer.read().any()
+    values = np.arange(1000, dtype=np.float32)
+    buffer.write(values)
+    assert np.array_equal(buffer.read(), values)
+    buffer.write(values[:7], start=993)
+    assert np.array_equal(buffer.read(990), [990, 991, 992, 0, 1, 2, 3, 4, 5, 6])
+
+
+def test_large_values_and_parts(cl_memory: OpenClMemory) -> None:
+    values = np.random.default_rng(0).integers(0, 255, 3 << 20, np.uint8)
+    buffer = Buffer(values.size, dt.u8, device=cl_memory)
+    buffer.write(values)
+    part = buffer.part(1 << 20, 100, dt.i32)
+    assert np.array_equal(part.read(), values[1 << 20 :][:400].view(np.int32))
+    buffer.copy(0, 2 << 20, 4096)
+    assert np.array_equal(buffer.read(2 << 20, 4096), values[:4096])
+
+
+def test_small_writes_see_the_values_of_their_time(cl_memory: OpenClMemory) -> None:
+    buffer = Buffer(400, dt.i32, device=cl_memory)
+    place = np.zeros(1, np.int32)
+    for i in range(400):  # more than may be under way
+        place[0] = i
+        buffer.write(place, start=i)
+    assert np.array_equal(buffer.read(), np.arange(400))
+
+
+def test_addresses_are_unique_and_no_real_ones(cl_memory: OpenClMemory) -> None:
+    blocks = [cl_memory.allocate(n) for n in (1, 0, 5 << 20, 64)]
+    spans = sorted((b.address, b.address + b.nbytes) for b in blocks)
+    assert all(end < start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(b.address % 64 == 0 and b.address >= 1 << 60 for b in blocks)
+
+
+def test_the_host_has_no_view_of_device_memory(cl_memory: OpenClMemory) -> None:
+    with pytest.raises(DeviceError, match="not in host memory"):
+        _ = Buffer(4, dt.f32, device=cl_memory).array
+
+
+def test_memory_is_given_back(cl_memory: OpenClMemory) -> None:
+    before = cl_memory.used_bytes, cl_memory.block_count
+    for _ in range(100):
+        Buffer(1 << 18, dt.f32, device=cl_memory).write(np.ones(4, np.float32))
+    part = Buffer(1 << 18, dt.f32, device=cl_memory).part(0, 16)
+    assert cl_memory.block_count == before[1] + 1, "a part keeps its block"
+    del part
+    assert (cl_memory.used_bytes, cl_memory.block_count) == before
+
+
+def test_a_budget_is_kept_and_told(cl_memory: OpenClMemory) -> None:
+    cl_memory.budget = 10_000_000
+    kept = cl_memory.allocate(6_000_000)
+    with pytest.raises(OutOfDeviceMemoryError) as caught:
+        cl_memory.allocate(5_000_000)
+    for number in ("5.0 MB", "4.0 MB", "10.0 MB", cl_memory.title):
+        assert number in str(caught.value)
+    assert caught.value.status == 503
+    assert cl_memory.free_bytes == 10_000_000 - cl_memory.used_bytes
+    del kept
+    cl_memory.allocate(5_000_000)
+
+
+def test_memory_in_cycles_is_found_before_giving_up(cl_memory: OpenClMemory) -> None:
+    cl_memory.budget = 10_000_000
+    gc.collect()
+    gc.disable()
+    try:
+        cycle: list[object] = [cl_memory.allocate(6_000_000)]
+        cycle.append(cycle)
+        del cycle
+        assert cl_memory.used_bytes >= 6_000_000, "without a search the memory is not free"
+        cl_memory.allocate(6_000_000)
+    finally:
+        gc.enable()
+
+
+def test_one_piece_is_limited_by_the_driver(cl_memory: OpenClMemory) -> None:
+    cl_memory.budget = 1 << 60
+    with pytest.raises(OutOfDeviceMemoryError, match="in one piece"):
+        cl_memory.allocate(cl_memory.entry.largest + 1)
+    assert cl_memory.used_bytes == 0
+
+
+@pytest.mark.parametrize("code", [-4, -5, -6])
+def test_memory_that_the_driver_refuses_late(
+    cl_memory: OpenClMemory, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    fill = cl_memory._fill
+
+    def full(memory: object, start: int, nbytes: int) -> None:
+        if nbytes > 4096:
+            raise driver_error(code)
+        fill(memory, start, nbytes)
+
+    monkeypatch.setattr(cl_memory, "_fill", full)
+    with pytest.raises(OutOfDeviceMemoryError, match=r"no room for 2\.0 MB .*its driver has no"):
+        cl_memory.allocate(2_000_000)
+    assert not cl_memory.lost
+    assert cl_memory.used_bytes == 0
+    cl_memory.allocate(4000)
+
+
+def test_a_call_that_fails_on_a_device_that_lives(cl_memory: OpenClMemory) -> None:
+    block = cl_memory.allocate(64)
+    with pytest.raises(DeviceError, match="reading 128 bytes failed") as caught:
+        block.read(64, 128)
+    assert not isinstance(caught.value, DeviceLostError)
+    assert block.read(0, 64).size == 64
+
+
+def test_a_device_that_is_gone_says_so_ever_after(
+    cl_memory: OpenClMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = cl_memory.allocate(64)
+    monkeypatch.setattr(cl_memory, "_fill", raising(driver_error(-36)))
+    with pytest.raises(DeviceLostError, match="was lost while reading"):
+        block.read(64, 128)
+    monkeypatch.undo()
+    for call in (
+        lambda: block.read(0, 4),
+        lambda: block.write(0, np.zeros(4, np.uint8)),
+        lambda: cl_memory.allocate(4),
+        cl_memory.finish,
+    ):
+        with pytest.raises(DeviceLostError, match="was lost while reading"):
+            call()
+
+
+def test_budgets_leave_room_for_others(cl_entry: Found) -> None:
+    assert cl_entry.memory // 2 <= default_budget(cl_entry) < cl_entry.memory
+
+
+def driver_error(code: int) -> Exception:
+    """Return an error as pyopencl raises it."""
+    import pyopencl as cl
+
+    record = cl._cl._ErrorRecord(msg="made up", code=code, routine="clMadeUp")
+    return cl.RuntimeError(record)
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def call(*_: object) -> None:
+        raise error
+
+    return call
+
+
+def _find(repository: Path, code: str, **environment: str) -> str:
+    """Run Python in a process of its own, where OpenCL was not loaded yet."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout + done.stderr
+
+
+FIND = """
+from homebox.engine.runtime.opencl_platform import find
+from homebox.errors import DeviceError
+try:
+    print("found", find("cl:0"))
+except DeviceError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("folder", ["empty", "absent", "broken"])
+def test_no_runtime_is_an_error_with_advice(repository: Path, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.icd").write_text("libdoesnotexist.so\n")
+    said = _find(repository, FIND, OCL_ICD_VENDORS=str(tmp_path / folder))
+    assert "refused: no OpenCL platform is installed" in said
+    assert "install" in said
+    assert "Traceback" not in said
+
+
+def test_without_pyopencl_it_says_what_to_install(repository: Path) -> None:
+    said = _find(repository, "import sys; sys.modules['pyopencl'] = None\n" + FIND)
+    assert "refused:" in said
+    assert 'pip install "homebox[opencl]"' in said
+
+
+def test_finding_says_which_devices_there_are(cl_entry: Found) -> None:
+    from homebox.engine.runtime.opencl_platform import find
+
+    assert find(cl_entry.name) == cl_entry
+    with pytest.raises(DeviceError, match=f"usable are: .*{cl_entry.name}"):
+        find("cl:99")
