@@ -12,12 +12,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from homebox.engine.codegen.linear import Value
+from homebox.engine.fusion.contract import packed_product
 from homebox.engine.fusion.fuse import Region
 from homebox.engine.graph.indexing import Conditions, accesses, holds
 from homebox.engine.graph.ops import Dim, Node, Op, Sym, memory_of, size_max
 from homebox.engine.graph.symbolic import Index, Loaded, Loop, flatten, of, replace
 from homebox.engine.kernels.loops import LANES
 from homebox.engine.kernels.map_kernels import MapLowering
+from homebox.engine.simt.attend import lower_attend
+from homebox.engine.simt.gemm import lower_gemm
 from homebox.engine.simt.simt_contract import ContractSimt
 from homebox.engine.simt.simt_emitter import SimtEmitter
 from homebox.engine.simt.target import LoweredSimt, Simt, Span, flat_schedule, rows_schedule
@@ -33,9 +36,14 @@ def lower_simt(
     """
     inside = realised - {region.root}
     if region.core is not None:
-        lowered = ContractSimt(region, inside, syms, target).lower_simt()
+        if packed_product(region.core) is not None:
+            lowered = lower_gemm(region, inside, syms, target)
+        else:
+            lowered = ContractSimt(region, inside, syms, target).lower_simt()
         if lowered is not None:
             return lowered
+    if region.root.op is Op.ATTEND:
+        return lower_attend(region.root, inside, syms, target)
     return MapSimt(region.root, inside, syms, target).lower_simt()
 
 

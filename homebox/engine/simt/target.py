@@ -112,13 +112,45 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
+class Attention:
+    """Attention of `rows` (query, head) pairs a group, `blocks` of 64 keys at a time.
+
+    A work-item holds the scores of so many rows x keys, and the sums of rows x channels.
+    """
+
+    group: int
+    rows: int
+    blocks: int
+    scores: tuple[int, int]
+    values: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A packed weight read once: `panels` panels of 16 outputs a group, each by `slices` quads.
+
+    A quad is four neighbouring work-items with four outputs each. `split` says for each product how
+    many slices share out its k; 0 if each output is summed in order by one work-item.
+    """
+
+    panels: int
+    slices: int
+    split: tuple[int, ...]
+
+    @property
+    def group(self) -> int:
+        """Work-items of a group."""
+        return 4 * self.panels * self.slices
+
+
+@dataclass(frozen=True, slots=True)
 class LoweredSimt:
     """A kernel, the node behind each of its parameters, and the grid of work-groups it runs on."""
 
     kernel: Kernel
     memory: tuple[Node, ...]
     grid: tuple[Span, ...]
-    schedule: Flat | Rows | Tile | Columns
+    schedule: Flat | Rows | Tile | Columns | Stream | Attention
 
     def groups(self, values: Mapping[str, int]) -> tuple[int, ...]:
         """Return the number of work-groups along each axis; no launch is needed if one is 0."""
