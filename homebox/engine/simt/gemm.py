@@ -1,0 +1,145 @@
+"""Products of many rows with packed weights on work-groups: prefill, training forwards, backwards.
+
+y = x W^T and, turned, dx = g W. A group computes a tile of outputs (`tile_loop`), for each
+contraction of the region in turn; operands are decoded on the way into local memory
+(`gemm_stage`), and the sums meet in the epilogue (`gemm_epilogue`).
+Tiles of the same columns are neighbours in the grid: they read the same weights at the same time,
+which come from memory once if the activations stay in the device's cache.
+Invariant: float32 and int8 arithmetic have the CPU's bits: along k in order, in segments of 1024
+that start from zero. bf16 arithmetic sums along all of k in order.
+"""
+
+from dataclasses import dataclass
+
+from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.schedule import SEGMENT
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.ops import Node, Op, Sym, memory_of, size_max
+from homebox.engine.graph.symbolic import ZERO, Index, replace
+from homebox.engine.kernels.packed_kernels import PackedLowering, Product
+from homebox.engine.simt.gemm_epilogue import finish_tile
+from homebox.engine.simt.gemm_stage import ROWS_SWAP, FloatRows, Weights, lines_swap, run_of
+from homebox.engine.simt.simt_emitter import SimtEmitter
+from homebox.engine.simt.target import LoweredSimt, Simt, Span, Tile
+from homebox.engine.simt.tile_choice import tile_schedule
+from homebox.engine.simt.tile_loop import (
+    Multiply,
+    Registers,
+    Slice,
+    Stage,
+    fold,
+    multiply_floats,
+    slices,
+    whole,
+    zeros,
+)
+
+
+def lower_gemm(
+    region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
+) -> LoweredSimt | None:
+    """Return the kernel of products with packed weights; None if they are not laid out for one.
+
+    `realised` are the nodes with memory but for the root. Raises EngineError if no tile fits into
+    local memory.
+    """
+    if region.core is None or region.resident or region.root.op is Op.PACK:
+        return None
+    return GemmSimt(region, realised, syms, target).lower_simt()
+
+
+def segmented(product: Product) -> bool:
+    """Whether a product's sums are made of several segments."""
+    return product.packed.arithmetic != "bf16" and product.k > SEGMENT
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """One product ready to be summed: who brings its slices, and who multiplies them."""
+
+    depth: int
+    stages: tuple[Stage, ...]
+    multiply: Multiply
+
+
+class GemmSimt(PackedLowering):
+    """The lowering of one region; `lower_simt` is its only entrance."""
+
+    tile: Tile
+
+    def __init__(
+        self, region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
+    ) -> None:
+        super().__init__(region, realised, syms, "generic")
+        self.s = SimtEmitter(realised, self.counters, syms)
+        self.s.written.add(memory_of(region.root))
+        self.e = self.s
+        self.target = target
+
+    def lower_simt(self) -> LoweredSimt | None:
+        """Return the kernel; None if memory is not laid out for one."""
+        if not self.find_products():
+            return None
+        if any(p.packed.arithmetic == "int8" for p in self.products):
+            return None
+        s, b = self.s, self.s.b
+        n, m = size_max(self.shape[self.axes.n]), size_max(self.m_size)
+        sums = sum(2 if segmented(p) else 1 for p in self.products)
+        self.tile = tile = tile_schedule(self.target, m, n, sums)
+        self.memory = s.shared(dt.f32, 2 * tile.depth * (tile.height + tile.width))
+        found: dict[Node, Registers] = {}
+        for product in self.products:
+            found[product.core] = self._sum(product, product is self.products[-1])
+        corner = b.mul(s.group(0), b.int(tile.height)), b.mul(s.group(1), b.int(tile.width))
+        finish_tile(self, s, tile, corner, found)
+        grid = (Span((m,), tile.height), Span((n,), tile.width))
+        kernel = b.kernel((tile.across, tile.down))
+        return LoweredSimt(kernel, tuple(s.memory), grid, tile)
+
+    # -- the sum over k -------------------------------------------------------------------------
+
+    def _sum(self, product: Product, last: bool) -> Registers:
+        """Return a product's sums; the last product leaves local memory as it is."""
+        s, b = self.s, self.s.b
+        totals = zeros(s, self.tile)
+        if not segmented(product):
+            staged = self._staged(product, totals)
+            span = b.int(0), b.int(product.k)
+            slices(s, staged.depth, staged.stages, staged.multiply, span, last)
+            return totals
+        with b.loop(b.int(0), b.int(product.k), SEGMENT) as begin:
+            parts = zeros(s, self.tile)
+            staged = self._staged(product, parts)
+            end = b.add(begin, b.int(SEGMENT))
+            if product.k % SEGMENT:
+                end = whole(s, "min", end, product.k)
+            slices(s, staged.depth, staged.stages, staged.multiply, (begin, end), False)
+            fold(s, totals, parts)
+        return totals
+
+    def _staged(self, product: Product, acc: Registers) -> Staged:
+        """Return the stages of a product, and what multiplies their slices."""
+        s, tile, packed = self.s, self.tile, product.packed
+        swap = ROWS_SWAP[tile.depth]
+        a = Slice(s, self.memory, 0, tile.depth, tile.height, tile.down, *swap)
+        start = 2 * tile.depth * tile.height
+        stored_swap = swap if packed.transposed else lines_swap(packed.form)
+        w = Slice(s, self.memory, start, tile.depth, tile.width, tile.across, *stored_swap)
+        flat = self._row_zero(product)
+        narrow = packed.arithmetic == "bf16"
+        run = run_of(flat, narrow, product.row_step, product.k, tile.depth)
+        pointer, base = s.pointer(packed.a), s.integer(flat)
+        count = size_max(self.m_size)
+        rows = FloatRows(
+            s, tile, a, pointer, base, product.row_step, count, product.k, s.group(0), run
+        )
+        n = size_max(self.shape[self.axes.n])
+        weights = Weights(s, tile, w, packed, s.pointer(packed.stored), s.group(1), n)
+        return Staged(tile.depth, (rows, weights), multiply_floats(s, tile, a, w, acc))
+
+    def _row_zero(self, product: Product) -> Index:
+        """Return where the first row of activations begins."""
+        flat = product.packed.a_flat
+        for i in self.m_inner:
+            flat = replace(flat, self.each[i], ZERO)
+        return flat

@@ -1,0 +1,84 @@
+"""Which tile a product gets: chosen from its shape and the target's sizes alone.
+
+A work-item reads rows + columns words of local memory for rows x columns multiply-adds, and a
+group reads height + width numbers of memory for height x width of them. A multiprocessor does 128
+multiply-adds a cycle, reads 32 words of local memory and about 4 words of the cache behind it. So
+the arithmetic runs at full speed
+
+    from local memory   if (rows + columns) / (rows * columns) <= 32 / 128: from 8 x 8 on
+    from the cache      if (height + width) / (height * width) <= 4 / 128: from 64 x 64 on
+
+and slower by what is missing. Each number costs about four operations on its way into local memory.
+It also takes about 256 work-items a multiprocessor to hide latency.
+Against that stand the groups: with few outputs, small tiles use more multiprocessors. The estimate
+of all this, in units of one multiply-add for each output, decides. Sums are vectors of registers,
+64 numbers for all contractions of a kernel together, twice that where segments are added up.
+"""
+
+import math
+
+from homebox.engine.graph.ops import Dim, size_max
+from homebox.engine.kernels.loops import LANES
+from homebox.engine.simt.target import Simt, Tile
+from homebox.errors import EngineError
+
+MICRO = ((8, 8), (8, 4), (4, 8), (4, 4))  # outputs of a work-item: rows, columns
+SUMS = 64  # registers for them
+DEPTH = 16  # steps along k that are staged at once; divides SEGMENT and a panel's rows
+PROCESSORS = 96  # between the 64 of a middle-sized card and the 170 of the largest
+LEAST = 64  # work-items of a group, if the target has so many: the widest sub-groups are full
+HIDING = 256  # work-items of a multiprocessor that hide latency
+LOCAL_WORDS = 32 / 128  # that can be read for each multiply-add
+CACHE_WORDS = 4 / 128
+STAGING = 4  # operations for each number of a slice: addresses, decoding, storing
+
+
+def tile_schedule(target: Simt, m: Dim, n: Dim, sums: int = 1, words: float = 2.0) -> Tile:
+    """Choose the tile of an m x n output with `sums` numbers to keep for each output.
+
+    `words` of local memory are held for each row or column and step of both halves of a slice.
+    Raises EngineError if none fits into the target's local memory.
+    """
+    best: tuple[float, int, Tile] | None = None
+    for depth in (DEPTH, DEPTH // 2, DEPTH // 4):
+        for tile in _tiles(target, depth):
+            if math.ceil(4 * words * depth * (tile.height + tile.width)) > target.local_memory:
+                continue
+            if tile.rows * tile.columns * sums > SUMS and tile.rows * tile.columns > 16:
+                continue
+            cost = estimate(tile, size_max(m), size_max(n)), -tile.height * tile.width, tile
+            if best is None or cost[:2] < best[:2]:
+                best = cost
+        if best is not None:
+            return best[2]
+    raise EngineError(
+        f"no tile of a product fits into {target.local_memory} bytes of local memory; "
+        f"a group of {target.group} work-items needs 1024"
+    )
+
+
+def _tiles(target: Simt, depth: int) -> list[Tile]:
+    """Return all tiles of whole panels that groups of this target can compute."""
+    found = []
+    group = target.group
+    while group >= min(LEAST, target.group):
+        down = 1
+        while down <= group:
+            across = group // down
+            for rows, columns in MICRO:
+                if across * columns % LANES == 0:
+                    found.append(Tile(down, across, rows, columns, depth))
+            down *= 2
+        group //= 2
+    return found
+
+
+def estimate(tile: Tile, m: int, n: int) -> float:
+    """Return about how long a tile takes for m x n outputs, per step along k."""
+    groups = -(-m // tile.height) * -(-n // tile.width)
+    each = -(-groups // PROCESSORS)  # groups that one multiprocessor computes, side by side
+    local = LOCAL_WORDS / ((tile.rows + tile.columns) / (tile.rows * tile.columns))
+    cache = CACHE_WORDS / ((tile.height + tile.width) / (tile.height * tile.width))
+    hidden = tile.across * tile.down * each / HIDING
+    work = each * (tile.height * tile.width + STAGING * (tile.height + tile.width))
+    return work / min(1.0, local, cache, hidden)
