@@ -97,7 +97,8 @@ def _numbers(seed: int, count: int, low: int, high: int) -> Array:
     """Return float32 numbers of either sign with exponents in [low, high)."""
     random = np.random.default_rng(seed)
     sizes = np.exp2(random.uniform(low, high, count))
-    return (sizes * random.choice([-1.0, 1.0], count)).astype(np.float32)
+    numbers: Array = (sizes * random.choice([-1.0, 1.0], count)).astype(np.float32)
+    return numbers
 
 
 def _joined(*parts: Array) -> bytes:
@@ -322,7 +323,7 @@ def double_probe() -> Probe:
 
 # -- sub-groups -----------------------------------------------------------------------------------
 
-# What a kernel that exchanges values must carry where the compiler chooses sizes by itself.
+# What a kernel that exchanges values carries where the compiler chooses sizes by itself.
 REQUIRE = "__attribute__((intel_reqd_sub_group_size({size})))\n"
 _ONLY_WHERE_SIZES_ARE_CHOSEN = """\
 #ifndef cl_intel_required_subgroup_size
@@ -336,10 +337,11 @@ def exchange_probes() -> tuple[Probe, ...]:
 
     Where the compiler chooses the size of each kernel by itself, it must be told: that goes first.
     """
-    ways = [("ptx", 32, False)]
-    ways += [(way, 16, True) for way in ("khr", "intel")]
+    ways = [(way, 16, True) for way in ("khr", "intel")]
     ways += [("khr", size, False) for size in (64, 32, 16, 8)]
     ways += [("amd", size, False) for size in (64, 32)]
+    # Last, since compilers for processors take any assembly for theirs.
+    ways += [("ptx", 32, False)]
     return tuple(_exchange(*way) for way in ways)
 
 
@@ -354,10 +356,8 @@ def _exchange(way: str, size: int, required: bool) -> Probe:
     ]
     extra = _ONLY_WHERE_SIZES_ARE_CHOSEN if required else ""
     source = kernel("\n".join(lines), extra + prelude(("hb_exchange",), HELPERS))
-    options = [f"-DHB_SHUFFLE={SHUFFLE_VARIANTS[way]}"]
     if required:
         source = source.replace("__kernel", REQUIRE.format(size=size) + "__kernel")
-        options.append(f"-DHB_REQUIRE_SUB_GROUP={size}")
     return Probe(
         f"exchange in {size} ({way}{', size chosen' if required else ''})",
         "exchange",
@@ -365,7 +365,7 @@ def _exchange(way: str, size: int, required: bool) -> Probe:
         _joined(values),
         _joined(wanted),
         unit="subgroup",
-        options=tuple(options),
+        options=(f"-DHB_SHUFFLE={SHUFFLE_VARIANTS[way]}",),
         groups=tuple((count,) for count in (256, 128, 64, 32, 16) if count >= size),
         sub_group=size,
         shows="<i4",

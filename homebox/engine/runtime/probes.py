@@ -29,6 +29,7 @@ import numpy as np
 
 from homebox.engine.codegen.cache import DiskCache, cache_root
 from homebox.engine.runtime.probe_mma import mma_probes
+from homebox.engine.runtime.probe_mma import mma_probes
 from homebox.engine.runtime.probe_sources import REQUIRED, STRICT, Probe, standard_probes
 from homebox.errors import DeviceError
 
@@ -169,12 +170,16 @@ def _try_all(place: Place, probes: Sequence[Probe], report: Report, seconds: flo
         for each in probes:
             if each.family in taken:
                 continue
+            if other := _conflict(each.options, options):
+                results.append(Result(each.name, each.family, False, f"{other} is in use"))
+                continue
             report(each.name)
-            reason = child.refusal(each, (*options, *each.options))
+            new = [option for option in each.options if option not in options]
+            reason = child.refusal(each, (*options, *new))
             results.append(Result(each.name, each.family, not reason, reason))
             if not reason:
                 taken[each.family] = each
-                options += each.options
+                options += new
     granted = frozenset(each.unit for each in taken.values() if each.unit)
     sub_group = max((each.sub_group for each in taken.values()), default=0)
     group = 1
@@ -188,6 +193,12 @@ def _try_all(place: Place, probes: Sequence[Probe], report: Report, seconds: flo
         tuple(options),
         tuple(results),
     )
+
+
+def _conflict(wanted: Sequence[str], granted: Sequence[str]) -> str:
+    """Return a granted option that gives another value to what is wanted; empty if none does."""
+    names = {option.partition("=")[0] for option in wanted if option not in granted}
+    return next((option for option in granted if option.partition("=")[0] in names), "")
 
 
 class Child:
