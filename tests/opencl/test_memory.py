@@ -1,6 +1,7 @@
 """Memory of OpenCL devices: values, budgets, counting, and devices that go away."""
 
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def test_small_writes_see_the_values_of_their_time(cl_memory: OpenClMemory) -> N
 def test_addresses_are_unique_and_no_real_ones(cl_memory: OpenClMemory) -> None:
     blocks = [cl_memory.allocate(n) for n in (1, 0, 5 << 20, 64)]
     spans = sorted((b.address, b.address + b.nbytes) for b in blocks)
-    assert all(end < start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
     assert all(b.address % 64 == 0 and b.address >= 1 << 60 for b in blocks)
 
 

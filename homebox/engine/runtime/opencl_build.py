@@ -11,7 +11,6 @@ import logging
 import re
 import struct
 import threading
-import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -169,7 +168,8 @@ class Builder:
                 except self._cl.Error as alone:
                     return self._refused({name: text}, alone)
         names = ", ".join(texts)
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        said = "\n".join([*getattr(error, "__notes__", []), str(error)])
+        lines = [line for line in said.splitlines() if line.strip()]
         shown = "\n".join(lines[:_LOG_LINES])
         return DeviceError(
             f"{self._memory.title} cannot compile the kernel {names}; DEBUG=4 shows its source. "
@@ -181,14 +181,26 @@ class Builder:
         device, context = self._memory.entry.device, self._memory.context
         # Below pyopencl's own `Program.build`, which keeps a cache and turns remarks into warnings.
         plain = self._cl._cl._Program
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if isinstance(what, bytes):
-                program = plain(context, [device], [what])
-            else:
-                program = plain(context, what)
+        if isinstance(what, bytes):
+            program = plain(context, [device], [what])
+        else:
+            program = plain(context, what)
+        try:
             program._build(self._options, [device])
+        except self._cl.Error as error:
+            error.add_note(self._messages(program))
+            raise
         return program
+
+    def _messages(self, program: Any) -> str:
+        """Return what the compiler said."""
+        try:
+            said = program.get_build_info(
+                self._memory.entry.device, self._cl.program_build_info.LOG
+            )
+        except self._cl.Error:
+            return ""
+        return str(said).replace("\0", "")
 
     def _adopt(self, key: str, name: str, program: Any) -> None:
         info = self._cl.kernel_work_group_info
@@ -211,7 +223,7 @@ class Builder:
                 binary = bytes(program.get_info(self._cl.program_info.BINARIES)[0])
             except self._cl.Error as error:
                 log.info("%s gives no binaries: %s", self._memory.title, error)
-        group = self.key(source)
+        group = self.key(f"group\0{source}")
         self.cache.put(group, _encode(source, binary))
         for name in names:
             self.cache.put(keys[name], group.encode())

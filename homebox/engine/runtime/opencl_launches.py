@@ -103,10 +103,12 @@ class OpenClLaunches:
     def _run_in_pieces(self, first: int, stop: StopFlag) -> int:
         """Keep two pieces on their way, and look at the flag whenever one is done."""
         asked = stop.is_set()
+        start = first
         before = begin = time.perf_counter()
         under_way: deque[tuple[Any, int]] = deque()
         while True:
-            stopping = stop.is_set() and not (asked and time.perf_counter() - begin < BRIEF)
+            going_on = first == start or time.perf_counter() - begin < BRIEF
+            stopping = stop.is_set() and not (asked and going_on)
             if first < self.count and not stopping:
                 end = min(first + self._piece, self.count)
                 under_way.append((self._piece_sent(first, end), end - first))

@@ -77,7 +77,7 @@ class OpenClMemory:
             self._probe = self._cl.Buffer(self.context, self._cl.mem_flags.READ_WRITE, ROUND)
 
     def __repr__(self) -> str:
-        return f"OpenClMemory({self.title!r})"
+        return f"{type(self).__name__}({self.title!r})"
 
     # -- how much there is ----------------------------------------------------------------------
 
