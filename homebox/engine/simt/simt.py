@@ -21,6 +21,7 @@ from homebox.engine.kernels.loops import LANES
 from homebox.engine.kernels.map_kernels import MapLowering
 from homebox.engine.simt.attend import lower_attend
 from homebox.engine.simt.gemm import lower_gemm
+from homebox.engine.simt.gemv import lower_gemv
 from homebox.engine.simt.simt_contract import ContractSimt
 from homebox.engine.simt.simt_emitter import SimtEmitter
 from homebox.engine.simt.target import LoweredSimt, Simt, Span, flat_schedule, rows_schedule
@@ -37,7 +38,8 @@ def lower_simt(
     inside = realised - {region.root}
     if region.core is not None:
         if packed_product(region.core) is not None:
-            lowered = lower_gemm(region, inside, syms, target)
+            lowered = lower_gemv(region, inside, syms, target)
+            lowered = lowered or lower_gemm(region, inside, syms, target)
         else:
             lowered = ContractSimt(region, inside, syms, target).lower_simt()
         if lowered is not None:

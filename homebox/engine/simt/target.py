@@ -39,6 +39,7 @@ class Simt:
     sub_group: int = 32  # work-items that run in step; rows share a group only up to this many
     local_memory: int = 32768  # bytes per group
     units: frozenset[str] = frozenset()  # of UNITS: what the device was probed to do
+    team: int = 32  # work-items that hold a tile of the matrix units together
 
     def __post_init__(self) -> None:
         for name, size in (("work-group", self.group), ("sub-group", self.sub_group)):
@@ -144,13 +145,43 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Fragments:
+    """`down` x `across` teams of the matrix units, each with `rows` x `columns` tiles of 16 x 16.
+
+    `depth` lines of 32 bytes along k are staged at once.
+    """
+
+    team: int
+    down: int
+    across: int
+    rows: int
+    columns: int
+    depth: int
+
+    @property
+    def group(self) -> int:
+        """Work-items of a group."""
+        return self.team * self.down * self.across
+
+    @property
+    def height(self) -> int:
+        """Rows of the output per group."""
+        return 16 * self.down * self.rows
+
+    @property
+    def width(self) -> int:
+        """Columns of the output per group."""
+        return 16 * self.across * self.columns
+
+
+@dataclass(frozen=True, slots=True)
 class LoweredSimt:
     """A kernel, the node behind each of its parameters, and the grid of work-groups it runs on."""
 
     kernel: Kernel
     memory: tuple[Node, ...]
     grid: tuple[Span, ...]
-    schedule: Flat | Rows | Tile | Columns | Stream | Attention
+    schedule: Flat | Rows | Tile | Columns | Stream | Attention | Fragments
 
     def groups(self, values: Mapping[str, int]) -> tuple[int, ...]:
         """Return the number of work-groups along each axis; no launch is needed if one is 0."""

@@ -1,0 +1,332 @@
+"""Few rows times packed weights on SIMT devices: the weight is read once, at memory's speed.
+
+A group has some panels of 16 outputs. int8 and bf16 products split k among quads of work-items
+(`gemv_sums`), whose partial sums meet in local memory; float32 ones are summed in order
+(`gemv_ordered`). Then each of the group's outputs belongs to one work-item, which has the totals of
+all contractions of the region and computes the epilogue.
+Invariant: how a product is summed follows from its own shape and the target. Rows and further
+products of the kernel change no bit.
+"""
+
+from collections.abc import Sequence
+
+from homebox.engine.codegen.linear import Value
+from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.schedule import FEW
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.formats import A8, PANEL
+from homebox.engine.graph.ops import Node, Op, Sym, memory_of, size_max
+from homebox.engine.graph.symbolic import ZERO, Index, flatten, of, replace
+from homebox.engine.kernels.contract_kernels import forward
+from homebox.engine.kernels.packed_kernels import PackedLowering, Product
+from homebox.engine.simt import gemv_ordered, gemv_sums
+from homebox.engine.simt.gemv_ordered import Chain, Ordered, Walk, guarded, ordered_sums
+from homebox.engine.simt.gemv_schedule import meeting_bytes, stream_schedule
+from homebox.engine.simt.gemv_sums import QUAD, stream_bf16, stream_int8
+from homebox.engine.simt.simt_emitter import SimtEmitter
+from homebox.engine.simt.target import LoweredSimt, Simt, Span, Stream
+
+MEETING = 20480  # bytes of local memory for partial sums; more would leave room for fewer groups
+TOGETHER = 4  # sums of four that a work-item keeps while it streams several products
+ADDERS = 4  # chains in which a work-item adds partial sums
+
+
+def lower_gemv(
+    region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
+) -> LoweredSimt | None:
+    """Return the kernel of a region whose contractions read packed weights for up to `FEW` rows.
+
+    None if the region is another one, or its operands do not lie as these kernels read them.
+    """
+    if region.core is None or region.resident or region.root.op is Op.PACK:
+        return None
+    return Gemv(region, realised, syms, target).lower_simt()
+
+
+class Gemv(PackedLowering):
+    """The lowering of one region."""
+
+    def __init__(
+        self, region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
+    ) -> None:
+        super().__init__(region, realised, syms, "generic")
+        self.s = SimtEmitter(realised, self.counters, syms)
+        self.s.written.add(memory_of(region.root))
+        self.e = self.s
+        self.target = target
+
+    def lower_simt(self) -> LoweredSimt | None:
+        """Return the kernel; None if memory is not laid out for one."""
+        if not self.find_products() or size_max(self.m_size) > FEW:
+            return None
+        if any(p.packed.transposed for p in self.products):
+            return None
+        self.rows = size_max(self.m_size)
+        self.stream = self._schedule()
+        self.outputs = PANEL * self.stream.panels * self.rows
+        self._prepare()
+        totals = self._totals()
+        for number, output in enumerate(self.chains):
+            given = {p.core: totals[i][number] for i, p in enumerate(self.products)}
+            self._finish(output, given)
+        n = self.shape[self.axes.n]
+        grid = (Span((n,), PANEL * self.stream.panels),)
+        return LoweredSimt(
+            self.s.b.kernel((self.stream.group,)), tuple(self.s.memory), grid, self.stream
+        )
+
+    def _schedule(self) -> Stream:
+        units, staged = [], 0
+        for p in self.products:
+            if p.packed.arithmetic == "f32":
+                units.append(0)
+                staged = max(staged, gemv_ordered.least_bytes(p.packed.form))
+            else:
+                int8 = p.packed.arithmetic == "int8"
+                units.append(gemv_sums.units_of(int8, p.packed.form, p.k))
+        return stream_schedule(self.target, self.blocks, units, staged)
+
+    # -- work-items -----------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Find this work-item's panel, slice and quad, and its outputs."""
+        s, b, plan = self.s, self.s.b, self.stream
+        me = s.local()
+        rest, quad = s.divide(me, b.int(QUAD))
+        self.quad = b.mul(quad, b.int(QUAD))
+        self.my_panel, self.slice = s.divide(rest, b.int(plan.slices))
+        if plan.panels == 1:
+            self.my_panel, self.slice = b.int(0), rest
+        self.numbers: list[tuple[Value, Value, Value, Value | None]] = []
+        self.chains: list[tuple[Value, Value, Value | None]] = []
+        for i in range(-(-self.outputs // plan.group)):
+            number = b.add(me, b.int(i * plan.group))
+            inside = None
+            if (i + 1) * plan.group > self.outputs:
+                inside = b.alu("lt", number, b.int(self.outputs))
+            rest, place = s.divide(number, b.int(PANEL))
+            row, panel = s.divide(rest, b.int(plan.panels))
+            if (i + 1) * plan.group > self.outputs:
+                row = b.emit("mod", dt.i64, 1, (row, b.int(self.rows)))
+            self.numbers.append((row, panel, place, inside))
+            left = b.mul(s.group(), b.int(plan.panels))
+            column = b.add(b.mul(b.add(left, panel), b.int(PANEL)), place)
+            self.chains.append((row, column, inside))
+        self.scratch = s.shared(dt.i32, max(1, self._scratch_words()))
+
+    def _panel_at(self, product: Product, panel: Value) -> Value:
+        """Return the word where one of the group's panels begins; beyond the last, the last."""
+        s, b, plan = self.s, self.s.b, self.stream
+        number = b.add(b.mul(s.group(), b.int(plan.panels)), panel)
+        if self.blocks % plan.panels:
+            number = b.emit("min", dt.i64, 1, (number, b.int(self.blocks - 1)))
+        packed = product.packed
+        size = packed.form.panel_bytes(packed.shape[1]) // 4
+        first = s.integer(packed.first // PANEL)
+        return b.mul(b.add(number, first), b.int(size))
+
+    def _row_start(self, product: Product) -> Index:
+        """Return the element where the first row of activations begins."""
+        flat = product.packed.a_flat
+        for place, part in self._split(ZERO, self.m_inner).items():
+            flat = replace(flat, self.each[place], part)
+        return flat
+
+    # -- sums -----------------------------------------------------------------------------------
+
+    def _totals(self) -> list[list[Value]]:
+        """Return for each product the sums of this work-item's outputs."""
+        plan = self.stream
+        totals: list[list[Value]] = [[] for _ in self.products]
+        split = [i for i, slices in enumerate(plan.split) if slices]
+        several = max(1, TOGETHER // self.rows)
+        dirty = False
+        for at in range(0, len(split), several):
+            some = split[at : at + several]
+            sums = [self._streamed(i) for i in some]
+            for i, mine in zip(some, sums, strict=True):
+                totals[i] = self._met(plan.split[i], mine, dirty)
+                dirty = True
+        for i, slices in enumerate(plan.split):
+            if not slices:
+                if dirty:
+                    self.s.barrier()
+                totals[i] = self._ordered(self.products[i])
+                dirty = True
+        return totals
+
+    def _streamed(self, i: int) -> list[Value]:
+        """Return this work-item's part of four outputs of each row, from its slice of k."""
+        b, product, slices = self.s.b, self.products[i], self.stream.split[i]
+        packed, e = product.packed, self.s
+        acc = [b.reg(b.const(0.0, dt.f32, QUAD)) for _ in range(self.rows)]
+        start, int8 = self._row_start(product), packed.arithmetic == "int8"
+        if int8:
+            per = A8.panel_bytes(product.k) // 4
+            start = Index(
+                start.const // product.k * per,
+                tuple((a, c // product.k * per) for a, c in start.terms),
+            )
+            base, step, even = e.integer(start), product.row_step // product.k * per, 2
+        else:
+            even = gemv_sums.common_step(start, product.row_step, 8) // 2
+            base = b.emit("idiv", dt.i64, 1, (e.integer(start), b.int(2)))
+            step = product.row_step // 2
+        stream = gemv_sums.Stream(
+            b,
+            packed.form,
+            product.k,
+            b.view(e.pointer(packed.stored), dt.i32),
+            b.view(e.pointer(packed.a), dt.i32),
+            [b.add(base, b.int(r * step)) for r in range(self.rows)],
+            even,
+            self._panel_at(product, self.my_panel),
+            self.slice,
+            slices,
+            self.quad,
+        )
+        whole = slices == self.stream.slices
+        with guarded(b, None if whole else b.alu("lt", self.slice, b.int(slices))):
+            (stream_int8 if int8 else stream_bf16)(stream, acc)
+        return [b.get(a) for a in acc]
+
+    def _rounds(self, slices: int) -> int:
+        """Return how many rows' partial sums meet at a time."""
+        room = min(MEETING, self.target.local_memory)
+        return min(self.rows, max(1, room // (meeting_bytes(slices) * self.stream.panels)))
+
+    def _scratch_words(self) -> int:
+        """Return the words of local memory that the kernel needs at a time."""
+        words = 0
+        for product, slices in zip(self.products, self.stream.split, strict=True):
+            if slices:
+                each = meeting_bytes(slices) // 4 * self.stream.panels
+                words = max(words, each * self._rounds(slices))
+            else:
+                walk = self._walk(product)
+                words = max(
+                    words, walk.words(product.packed.form, self.stream.panels, self.outputs)
+                )
+        return words
+
+    def _met(self, slices: int, mine: list[Value], dirty: bool) -> list[Value]:
+        """Add up the slices' partial sums; return the totals of this work-item's outputs."""
+        b, s, plan = self.s.b, self.s, self.stream
+        floats, line = b.view(self.scratch, dt.f32), meeting_bytes(slices) // 4
+        totals = [b.reg(b.const(0.0, dt.f32)) for _ in self.chains]
+        height = self._rounds(slices)
+        for top in range(0, self.rows, height):
+            some = mine[top : top + height]
+            if dirty or top:
+                s.barrier()
+            whole = slices == plan.slices
+            with guarded(b, None if whole else b.alu("lt", self.slice, b.int(slices))):
+                for r, value in enumerate(some):
+                    at = b.add(self.my_panel, b.int(r * plan.panels))
+                    at = b.add(b.mul(at, b.int(line)), b.mul(self.slice, b.int(PANEL)))
+                    b.store(floats, b.add(at, self.quad), value, aligned=True)
+            s.barrier()
+            for i, (row, panel, place, inside) in enumerate(self.numbers):
+                mask = self._among(i, row, top, len(some), inside)
+                if mask is False:
+                    continue
+                with guarded(b, mask if isinstance(mask, Value) else None):
+                    line_at = b.add(b.mul(b.add(row, b.int(-top)), b.int(plan.panels)), panel)
+                    at = b.add(b.mul(line_at, b.int(line)), place)
+                    b.set(totals[i], self._added(floats, at, slices))
+        return [b.get(total) for total in totals]
+
+    def _among(
+        self, i: int, row: Value, top: int, count: int, inside: Value | None
+    ) -> Value | bool | None:
+        """Return whether output `i` lies in some rows; None = for all work-items, False = none."""
+        b, per = self.s.b, PANEL * self.stream.panels
+        first, last = i * self.stream.group, (i + 1) * self.stream.group - 1
+        if last // per < top or first // per >= top + count:
+            return False
+        mask = inside
+        if first // per < top:
+            above = b.alu("lt", b.int(top - 1), row)
+            mask = above if mask is None else b.alu("and", mask, above)
+        if min(last, self.outputs - 1) // per >= top + count:
+            below = b.alu("lt", row, b.int(top + count))
+            mask = below if mask is None else b.alu("and", mask, below)
+        return mask
+
+    def _added(self, floats: Value, at: Value, slices: int) -> Value:
+        """Return the sum of an output's partial sums: four chains, then those in pairs."""
+        b = self.s.b
+        parts = [b.load(floats, b.add(at, b.int(PANEL * i))) for i in range(slices)]
+        chains = parts[:ADDERS]
+        for i, part in enumerate(parts[ADDERS:]):
+            chains[i % ADDERS] = b.alu("add", chains[i % ADDERS], part)
+        while len(chains) > 1:
+            chains = [
+                b.alu("add", *chains[i : i + 2]) if i + 1 < len(chains) else chains[i]
+                for i in range(0, len(chains), 2)
+            ]
+        return chains[0]
+
+    # -- in order -------------------------------------------------------------------------------
+
+    def _walk(self, product: Product) -> Walk:
+        return Walk.of(
+            product.packed.form,
+            product.k,
+            self.stream.panels,
+            self.outputs,
+            self.stream.group,
+            self.target.local_memory,
+        )
+
+    def _ordered(self, product: Product) -> list[Value]:
+        """Return the sums of this work-item's outputs, each in order along k."""
+        b, packed, e = self.s.b, product.packed, self.s
+        start = self._row_start(product)
+        base = e.integer(start)
+        chains = []
+        for row, panel, place, inside in self.numbers:
+            at = b.add(base, b.mul(row, b.int(product.row_step)))
+            chains.append(Chain(at, panel, place, inside))
+        panels = [self._panel_at(product, b.int(p)) for p in range(self.stream.panels)]
+        ordered = Ordered(
+            self.s,
+            packed.form,
+            product.k,
+            self._walk(product),
+            b.view(e.pointer(packed.stored), dt.i32),
+            e.pointer(packed.a),
+            gemv_sums.common_step(start, product.row_step, 4),
+            panels,
+            self.stream.group,
+            self.outputs,
+            self.scratch,
+        )
+        return ordered_sums(ordered, chains)
+
+    # -- what follows ---------------------------------------------------------------------------
+
+    def _finish(self, output: tuple[Value, Value, Value | None], given: dict[Node, Value]) -> None:
+        """Compute the epilogue of one output from the contractions' totals, and write it."""
+        s, (row, column, inside) = self.s, output
+        columns = size_max(self.shape[self.axes.n])
+        n, m = self.counters.loop(columns), self.counters.loop(self.rows)
+        s.env[n], s.env[m] = column, row
+        index: list[Index] = [ZERO for _ in self.each]
+        for i, part in self._split(of(m), self.m_inner).items():
+            index[i] = part
+        index[self.axes.n] = of(n)
+        at: Sequence[Index] = index
+        place = tuple(at)
+        for each in self.chain:
+            place = forward(each, place)
+        s.begin(given)
+        ragged = columns % (PANEL * self.stream.panels) != 0
+        edge = s.b.alu("lt", column, s.b.int(columns)) if ragged else None
+        is_store = self.root.op is Op.STORE
+        target, source = (self.root.src[0], self.root.src[1]) if is_store else (self.root,) * 2
+        with guarded(s.b, inside), guarded(s.b, edge), s.moving(n):
+            value = s.value(source, place)
+            if is_store and self.root.arg == "add":
+                value = s.b.alu("add", s.load(target, place, ()), value)
+            s.store(target, flatten(place, target.shape), value, None)
