@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Sequence
 
 from homebox.engine.codegen import opencl_access as access
-from homebox.engine.codegen.linear import Inst, Kernel
+from homebox.engine.codegen.linear import FRAGMENTS, Inst, Kernel
 from homebox.engine.codegen.opencl_access import Pointer
+from homebox.engine.codegen.opencl_mma import fragment
 from homebox.engine.codegen.opencl_prelude import HELPERS, prelude
 from homebox.engine.codegen.opencl_types import component, joined, literal, vector
 from homebox.engine.codegen.opencl_values import SYMBOLS, Arithmetic, Term
@@ -27,7 +28,9 @@ POWERS = {1 << k: k for k in range(31)}
 
 # Operations that other modules print: by name, a function of the writer, the instruction and its
 # position that returns the value's text (or None). Their helpers go into opencl_prelude.HELPERS.
-OPERATIONS: dict[str, "Callable[[_Writer, Inst, int], str | None]"] = {}
+OPERATIONS: dict[str, "Callable[[_Writer, Inst, int], str | None]"] = {
+    **dict.fromkeys(FRAGMENTS, fragment)
+}
 
 
 def render(
@@ -139,11 +142,12 @@ class _Writer:
             arguments.append(f"{constant}__global uchar *b{i}, ulong o{i}")
         arguments.append("const __global uchar *bv, ulong ov")
         lines = [f"__attribute__((reqd_work_group_size({', '.join(map(str, sides))})))"]
-        if "hb_exchange" in self.used or "hb_exchange_long" in self.used:
-            size = self.target.sub_group
+        if "hb_mma" in self.used:
+            lines.append("HB_MMA_KERNEL")
+        elif "hb_exchange" in self.used or "hb_exchange_long" in self.used:
             lines += [
-                "#ifdef cl_intel_required_subgroup_size",
-                f"__attribute__((intel_reqd_sub_group_size({size})))",
+                "#ifdef HB_REQUIRE_SUB_GROUP",
+                "__attribute__((intel_reqd_sub_group_size(HB_REQUIRE_SUB_GROUP)))",
                 "#endif",
             ]
         return "\n".join([*lines, f"__kernel void {self.name}({', '.join(arguments)}) {{"])

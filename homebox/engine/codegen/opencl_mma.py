@@ -17,10 +17,12 @@ What the tables rest on:
     dpas8/16  cl_intel_subgroup_matrix_multiply_accumulate of the Khronos registry
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from homebox.engine.codegen.linear import Inst
+from homebox.engine.codegen.linear import Inst, Kernel
+from homebox.engine.codegen.opencl_access import Pointer
+from homebox.engine.codegen.opencl_prelude import HELPERS, Helper
 
 LINE = 32  # bytes along k
 KINDS = ("f16", "bf16", "i8")
@@ -215,7 +217,17 @@ _HEAD = """
 #ifndef HB_MMA
 #define HB_MMA 0
 #endif
+#ifdef cl_khr_fp16
+#pragma OPENCL EXTENSION cl_khr_fp16 : enable
+#endif
 #define HB_LANE ((int)(get_local_id(0) % HB_MMA_WIDTH))
+// Local memory is written as elements of other types than it is read as.
+typedef char hb_piece_i8 __attribute__((may_alias));
+typedef ushort hb_piece_2 __attribute__((may_alias));
+typedef uint hb_piece_4 __attribute__((may_alias));
+typedef uint4 hb_piece_16 __attribute__((may_alias));
+typedef float hb_piece_f32 __attribute__((may_alias));
+typedef int hb_piece_i32 __attribute__((may_alias));
 """
 
 # The numbers are read where they lie, by whoever needs them.
@@ -249,7 +261,7 @@ void hb_mma_f16(hb_sums_f32 *c, const hb_a *a, const hb_b *b) {
 void hb_mma_bf16(hb_sums_f32 *c, const hb_a *a, const hb_b *b) {
     int lane = HB_LANE;
     for (int e = 0; e < HB_OWN; e++) {
-        HB_PAIR(ushort, a, b)
+        HB_PAIR(hb_piece_2, a, b)
         for (int k = 0; k < 16; k++)
             c->e[e] = fma(as_float((uint)x[k] << 16), as_float((uint)y[k] << 16), c->e[e]);
     }
@@ -257,7 +269,7 @@ void hb_mma_bf16(hb_sums_f32 *c, const hb_a *a, const hb_b *b) {
 void hb_mma_i8(hb_sums_i32 *c, const hb_a *a, const hb_b *b) {
     int lane = HB_LANE;
     for (int e = 0; e < HB_OWN; e++) {
-        HB_PAIR(char, a, b)
+        HB_PAIR(hb_piece_i8, a, b)
         for (int k = 0; k < 32; k++) c->e[e] += (int)x[k] * y[k];
     }
 }
@@ -273,20 +285,20 @@ void hb_zero_i32(hb_sums_i32 *c) {
     #pragma unroll
     for (int e = 0; e < HB_OWN; e++) c->e[e] = 0;
 }
-void hb_scale(hb_sums_f32 *c, const hb_sums_i32 *whole, __local const float *rows,
-              __local const float *columns) {
+void hb_scale(hb_sums_f32 *c, const hb_sums_i32 *whole, __local const hb_piece_f32 *rows,
+              __local const hb_piece_f32 *columns) {
     int lane = HB_LANE;
     #pragma unroll
     for (int e = 0; e < HB_OWN; e++)
         c->e[e] = fma((float)whole->e[e],
                       rows[hb_row(lane, e)] * columns[hb_column(lane, e)], c->e[e]);
 }
-void hb_store_f32(__local float *at, int step, const hb_sums_f32 *c) {
+void hb_store_f32(__local hb_piece_f32 *at, int step, const hb_sums_f32 *c) {
     int lane = HB_LANE;
     #pragma unroll
     for (int e = 0; e < HB_OWN; e++) at[hb_row(lane, e) * step + hb_column(lane, e)] = c->e[e];
 }
-void hb_store_i32(__local int *at, int step, const hb_sums_i32 *c) {
+void hb_store_i32(__local hb_piece_i32 *at, int step, const hb_sums_i32 *c) {
     int lane = HB_LANE;
     #pragma unroll
     for (int e = 0; e < HB_OWN; e++) at[hb_row(lane, e) * step + hb_column(lane, e)] = c->e[e];
@@ -344,7 +356,7 @@ def _loads(side: str, pieces: Pieces) -> list[str]:
         f"    hb_{side} found;",
         "    #pragma unroll",
         f"    for (int i = 0; i < {pieces.count}; i++)",
-        f"        found.w[i] = *(__local const {word} *)(at + ({pieces.at}));",
+        f"        found.w[i] = *(__local const hb_piece_{pieces.size} *)(at + ({pieces.at}));",
         "    return found;",
         "}",
     ]
@@ -357,34 +369,57 @@ def _product(kind: str, text: str) -> str:
         f"    {text}",
         "}",
     ]
-    if kind == "f16":  # vectors of half exist only where the device has them
+    if "half" in text:  # such vectors exist only where the device computes in half precision
         lines = ["#ifdef cl_khr_fp16", *lines, "#endif"]
     return "\n".join(lines)
 
 
 # -- statements ------------------------------------------------------------------------------------
 
+HELPERS["hb_mma"] = Helper(mma_text())
+HELPERS.update({f"hb_mma_{1 << k}": Helper(width_text(1 << k)) for k in range(7)})
 
-def statement(position: int, inst: Inst, body: tuple[Inst, ...], name: Callable[[int], str]) -> str:
-    """Return the statement of one fragment operation; `name` tells what a value is called.
 
-    Pointers are those to elements of the operation's type, as the other statements have them.
-    """
-    own, args = name(position), [name(source) for source in inst.args]
-    sums = body[inst.args[0]].dtype.name if inst.args else ""
+class Writer(Protocol):
+    """What prints a kernel: see `opencl.py`."""
+
+    kernel: Kernel
+    pointers: dict[int, Pointer]
+
+    def use(self, helper: str) -> str:
+        """Note that a helper of the prelude is called."""
+
+    def line(self, text: str) -> None:
+        """Add a statement."""
+
+    def text_of(self, inst: Inst, place: int) -> str:
+        """Return the text of an operand."""
+
+
+def fragment(w: Writer, inst: Inst, position: int) -> None:
+    """Print the statement of one fragment operation; fragments are variables of their own."""
+
+    def name(place: int) -> str:
+        return f"&f{inst.args[place]}"
+
+    def place(pointer: int) -> str:
+        return f"{w.pointers[inst.args[pointer]].name} + {w.text_of(inst, pointer + 1)}"
+
+    body = w.kernel.body
     match inst.op:
         case "fragment_zero":
+            w.use(f"hb_mma_{inst.arg}")  # before what it is for
+            w.use("hb_mma")
             kind = inst.dtype.name
-            return f"hb_sums_{kind} {own}; hb_zero_{kind}(&{own});"
+            w.line(f"hb_sums_{kind} f{position}; hb_zero_{kind}(&f{position});")
         case "fragment_a" | "fragment_b":
             side, step = inst.op[-1], inst.arg[0] * inst.dtype.size
-            place = f"(__local const uchar *)({args[0]} + {args[1]})"
-            return f"hb_{side} {own} = hb_load_{side}({place}, {step});"
+            at = f"(__local const uchar *)({place(0)})"
+            w.line(f"hb_{side} f{position} = hb_load_{side}({at}, {step});")
         case "mma":
             kind = body[inst.args[1]].dtype.name
-            return f"hb_mma_{kind}(&{args[0]}, &{args[1]}, &{args[2]});"
+            w.line(f"hb_mma_{kind}({name(0)}, {name(1)}, {name(2)});")
         case "fragment_scale":
-            rows, columns = f"{args[2]} + {args[3]}", f"{args[4]} + {args[5]}"
-            return f"hb_scale(&{args[0]}, &{args[1]}, {rows}, {columns});"
-        case _:
-            return f"hb_store_{sums}({args[0]} + {args[1]}, {inst.arg}, &{args[2]});"
+            w.line(f"hb_scale({name(0)}, {name(1)}, {place(2)}, {place(4)});")
+        case "fragment_store":
+            w.line(f"hb_store_{inst.dtype.name}({place(0)}, {inst.arg}, {name(2)});")

@@ -91,10 +91,9 @@ def _source(variant: Variant, kind: str, largest: int) -> str:
         "  hb_scale(&total, &sums, scales + top, scales + 48 + left);",
     ]
     store = "total" if kind == "i8" else "sums"
-    half = "#pragma OPENCL EXTENSION cl_khr_fp16 : enable\n" if kind == "f16" else ""
     return "\n".join(
         [
-            half + width_text(variant.width) + mma_text(),
+            width_text(variant.width) + mma_text(),
             "HB_MMA_KERNEL",
             "__kernel void probe(__global const uchar *given, __global uchar *found) {",
             f"  __local uchar box[{2 * lines * _STEP}] __attribute__((aligned(16)));",

@@ -16,6 +16,7 @@ from homebox.engine.kernels.loops import LANES
 from homebox.errors import EngineError
 
 MICRO = 4  # outputs per work-item along each side of a tile
+SHORT_ROW = 256  # a longer row is summed by a whole group
 DEPTH = 16  # steps along k that are staged at once; divides SEGMENT
 
 
@@ -78,9 +79,10 @@ class Flat:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Sixteen work-items per row, `rows` rows per group."""
+    """`rows` rows per group, `width` work-items per row: sixteen, or a whole group."""
 
     rows: int
+    width: int = LANES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,14 @@ class Columns:
 
     width: int
     splits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Blocks of a8, eight work-items each; `by_rows` if a row's sums are shared by its group."""
+
+    group: int
+    by_rows: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +218,16 @@ def flat_schedule(target: Simt, sizes: Sequence[Dim]) -> Flat:
     return Flat(width)
 
 
-def rows_schedule(target: Simt, rows: Sequence[Dim]) -> Rows:
-    """Let rows share a group as far as one sub-group reaches and there are rows."""
+def rows_schedule(target: Simt, rows: Sequence[Dim], length: int = 0) -> Rows:
+    """Give a row whose sums have a `length` above 256 a group of its own.
+
+    Others share a group as far as one sub-group reaches and there are rows.
+    """
+    if length > SHORT_ROW and target.group > LANES:
+        width = target.group
+        while width > 2 * LANES and 4 * width > length:
+            width //= 2
+        return Rows(1, width)
     count = max(1, min(target.sub_group, target.group) // LANES)
     while count > 1 and count // 2 >= most(rows):
         count //= 2
