@@ -14,14 +14,26 @@ from dataclasses import dataclass
 from homebox.engine.fusion.fuse import Region
 from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.dtype import DType
+from homebox.engine.graph.formats import A8, BLOCK
 from homebox.engine.graph.ops import Node, Op, Sym, memory_of, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, replace
 from homebox.engine.kernels.packed_kernels import PackedLowering, Product
 from homebox.engine.simt.gemm_epilogue import finish_tile
+from homebox.engine.simt.gemm_int8 import (
+    A_SWAP,
+    W_SWAP,
+    WEIGHT_LINES,
+    WORDS,
+    BlockRows,
+    WeightBlocks,
+    WeightScales,
+    multiply_bytes,
+)
 from homebox.engine.simt.gemm_stage import ROWS_SWAP, FloatRows, Weights, lines_swap, run_of
 from homebox.engine.simt.simt_emitter import SimtEmitter
 from homebox.engine.simt.target import LoweredSimt, Simt, Span, Tile
-from homebox.engine.simt.tile_choice import tile_schedule
+from homebox.engine.simt.tile_choice import local_bytes, tile_schedule
 from homebox.engine.simt.tile_loop import (
     Multiply,
     Registers,
@@ -66,6 +78,7 @@ class GemmSimt(PackedLowering):
     """The lowering of one region; `lower_simt` is its only entrance."""
 
     tile: Tile
+    _lines: int  # of words that local memory holds at least
 
     def __init__(
         self, region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
@@ -80,13 +93,10 @@ class GemmSimt(PackedLowering):
         """Return the kernel; None if memory is not laid out for one."""
         if not self.find_products():
             return None
-        if any(p.packed.arithmetic == "int8" for p in self.products):
-            return None
         s, b = self.s, self.s.b
         n, m = size_max(self.shape[self.axes.n]), size_max(self.m_size)
-        sums = sum(2 if segmented(p) else 1 for p in self.products)
-        self.tile = tile = tile_schedule(self.target, m, n, sums)
-        self.memory = s.shared(dt.f32, 2 * tile.depth * (tile.height + tile.width))
+        self.tile = tile = self._choose(m, n)
+        self.memory = s.shared(dt.i32, local_bytes(tile, self._lines) // 4)
         found: dict[Node, Registers] = {}
         for product in self.products:
             found[product.core] = self._sum(product, product is self.products[-1])
@@ -95,6 +105,13 @@ class GemmSimt(PackedLowering):
         grid = (Span((m,), tile.height), Span((n,), tile.width))
         kernel = b.kernel((tile.across, tile.down))
         return LoweredSimt(kernel, tuple(s.memory), grid, tile)
+
+    def _choose(self, m: int, n: int) -> Tile:
+        """Return the tile for all products of the region."""
+        sums = sum(2 if segmented(p) else 1 for p in self.products)
+        whole_numbers = any(p.packed.arithmetic == "int8" for p in self.products)
+        self._lines = 2 * WORDS if whole_numbers else 0
+        return tile_schedule(self.target, m, n, sums + whole_numbers, self._lines)
 
     # -- the sum over k -------------------------------------------------------------------------
 
@@ -119,12 +136,12 @@ class GemmSimt(PackedLowering):
 
     def _staged(self, product: Product, acc: Registers) -> Staged:
         """Return the stages of a product, and what multiplies their slices."""
+        if product.packed.arithmetic == "int8":
+            return self._staged_bytes(product, acc)
         s, tile, packed = self.s, self.tile, product.packed
         swap = ROWS_SWAP[tile.depth]
-        a = Slice(s, self.memory, 0, tile.depth, tile.height, tile.down, *swap)
-        start = 2 * tile.depth * tile.height
         stored_swap = swap if packed.transposed else lines_swap(packed.form)
-        w = Slice(s, self.memory, start, tile.depth, tile.width, tile.across, *stored_swap)
+        a, w = self._slices(dt.f32, (tile.depth, tile.depth), (swap, stored_swap))
         flat = self._row_zero(product)
         narrow = packed.arithmetic == "bf16"
         run = run_of(flat, narrow, product.row_step, product.k, tile.depth)
@@ -136,6 +153,28 @@ class GemmSimt(PackedLowering):
         n = size_max(self.shape[self.axes.n])
         weights = Weights(s, tile, w, packed, s.pointer(packed.stored), s.group(1), n)
         return Staged(tile.depth, (rows, weights), multiply_floats(s, tile, a, w, acc))
+
+    def _staged_bytes(self, product: Product, acc: Registers) -> Staged:
+        s, tile, packed = self.s, self.tile, product.packed
+        a, w = self._slices(dt.i32, (WORDS, WEIGHT_LINES), (A_SWAP, W_SWAP))
+        flat, per = self._row_zero(product), A8.panel_bytes(product.k) // 4
+        terms = tuple((atom, c // product.k * per) for atom, c in flat.terms)
+        base = s.integer(Index(flat.const // product.k * per, terms))
+        step, count = product.row_step // product.k * per, size_max(self.m_size)
+        rows = BlockRows(s, tile, a, s.pointer(packed.a), base, step, count, s.group(0))
+        n = size_max(self.shape[self.axes.n])
+        weight = (s, tile, w, packed, s.pointer(packed.stored), s.group(1), n)
+        stages = (rows, WeightBlocks(*weight), WeightScales(*weight))
+        return Staged(BLOCK, stages, multiply_bytes(s, tile, packed, a, w, acc))
+
+    def _slices(
+        self, dtype: DType, lines: tuple[int, int], swaps: tuple[tuple[int, int], tuple[int, int]]
+    ) -> tuple[Slice, Slice]:
+        """Return local memory for slices of so many lines of both operands."""
+        s, tile = self.s, self.tile
+        memory, start = s.b.view(self.memory, dtype), 2 * lines[0] * tile.height
+        a = Slice(s, memory, 0, lines[0], tile.height, tile.down, *swaps[0])
+        return a, Slice(s, memory, start, lines[1], tile.width, tile.across, *swaps[1])
 
     def _row_zero(self, product: Product) -> Index:
         """Return where the first row of activations begins."""

@@ -226,37 +226,57 @@ def patch(s: SimtEmitter, packed: Packed, stored: Value, row: Value, column: Val
     half of each byte. Float32 comes as such, scales as float32.
     """
     b, form = s.b, packed.form
-    size = form.panel_bytes(packed.shape[1])
+    value = patch_words(s, packed, stored, row, column)
+    if not form.quantised:
+        return [value]
+    if form is Q4:
+        upper = whole(s, "mod", whole(s, "idiv", column, BLOCK // 2), 2)
+        shift = b.cast(b.mul(upper, b.int(4)), dt.i32)
+        value = b.alu("shr", value, b.splat(shift, VECTOR))
+        value = b.alu("and", value, b.const(0x0F0F0F0F, dt.i32, VECTOR))
+    return [value, patch_scales(s, packed, stored, row, column)]
+
+
+def _row_of_panel(s: SimtEmitter, packed: Packed, row: Value) -> tuple[Value, Value]:
+    """Return a row's panel, and its number there."""
     row = total(s, s.integer(packed.first), row)
-    panel, inside = whole(s, "idiv", row, PANEL), whole(s, "mod", row, PANEL)
+    return whole(s, "idiv", row, PANEL), whole(s, "mod", row, PANEL)
+
+
+def patch_words(s: SimtEmitter, packed: Packed, stored: Value, row: Value, column: Value) -> Value:
+    """Return the 16 bytes of a patch as they lie; each of q4 holds k and k + 16."""
+    b, form = s.b, packed.form
+    panel, inside = _row_of_panel(s, packed, row)
+    size = form.panel_bytes(packed.shape[1])
     start = total(s, b.mul(panel, b.int(size // WORD)), inside)
     words = b.view(stored, dt.f32 if form is F32 else dt.i32)
     if not form.quantised:
         at = total(s, start, b.mul(whole(s, "idiv", column, form.unit), b.int(PANEL)))
-        return [b.load(words, at, VECTOR, aligned=True)]
+        return b.load(words, at, VECTOR, aligned=True)
     square, k = whole(s, "idiv", column, SUPER), whole(s, "mod", column, SUPER)
-    block = whole(s, "idiv", k, BLOCK)
-    moved = b.mul(square, b.int(form.unit_bytes // WORD))
     line = whole(s, "idiv", k, VECTOR)
     if form is Q4:
-        quarter = whole(s, "mod", line, VECTOR)
-        line = total(s, b.mul(block, b.int(VECTOR)), quarter)
+        block = b.mul(whole(s, "idiv", k, BLOCK), b.int(VECTOR))
+        line = total(s, block, whole(s, "mod", line, VECTOR))
+    moved = b.mul(square, b.int(form.unit_bytes // WORD))
     at = total(s, start, moved, b.mul(line, b.int(PANEL)), PANEL)
-    value = b.load(words, at, VECTOR, aligned=True)
-    if form is Q4:
-        upper = whole(s, "mod", whole(s, "idiv", k, PANEL), 2)
-        shift = b.cast(b.mul(upper, b.int(4)), dt.i32)
-        value = b.alu("shr", value, b.splat(shift, VECTOR))
-        value = b.alu("and", value, b.const(0x0F0F0F0F, dt.i32, VECTOR))
-    scale = total(
+    return b.load(words, at, VECTOR, aligned=True)
+
+
+def patch_scales(s: SimtEmitter, packed: Packed, stored: Value, row: Value, column: Value) -> Value:
+    """Return the scales of four rows for the block of 32 that holds a column, as float32."""
+    b, form = s.b, packed.form
+    panel, inside = _row_of_panel(s, packed, row)
+    square = whole(s, "idiv", column, SUPER)
+    block = whole(s, "idiv", whole(s, "mod", column, SUPER), BLOCK)
+    at = total(
         s,
-        b.mul(panel, b.int(size // 2)),
+        b.mul(panel, b.int(form.panel_bytes(packed.shape[1]) // 2)),
         inside,
         b.mul(square, b.int(form.unit_bytes // 2)),
         b.mul(block, b.int(PANEL)),
     )
-    halves = b.load(b.view(stored, dt.f16), scale, VECTOR, aligned=True)
-    return [value, b.cast(halves, dt.f32)]
+    return b.cast(b.load(b.view(stored, dt.f16), at, VECTOR, aligned=True), dt.f32)
 
 
 def steps_of_patch(s: SimtEmitter, form: Format, values: list[Value]) -> list[Value]:

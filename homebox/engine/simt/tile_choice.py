@@ -11,11 +11,9 @@ the arithmetic runs at full speed
 and slower by what is missing. Each number costs about four operations on its way into local memory.
 It also takes about 256 work-items a multiprocessor to hide latency.
 Against that stand the groups: with few outputs, small tiles use more multiprocessors. The estimate
-of all this, in units of one multiply-add for each output, decides. Sums are vectors of registers,
-64 numbers for all contractions of a kernel together, twice that where segments are added up.
+of all this, in units of one multiply-add for each output, decides. Sums take at most 96 registers:
+one for each output and contraction, two where segments are added up, one more for whole numbers.
 """
-
-import math
 
 from homebox.engine.graph.ops import Dim, size_max
 from homebox.engine.kernels.loops import LANES
@@ -23,7 +21,7 @@ from homebox.engine.simt.target import Simt, Tile
 from homebox.errors import EngineError
 
 MICRO = ((8, 8), (8, 4), (4, 8), (4, 4))  # outputs of a work-item: rows, columns
-SUMS = 64  # registers for them
+SUMS = 96  # registers for them
 DEPTH = 16  # steps along k that are staged at once; divides SEGMENT and a panel's rows
 PROCESSORS = 96  # between the 64 of a middle-sized card and the 170 of the largest
 LEAST = 64  # work-items of a group, if the target has so many: the widest sub-groups are full
@@ -33,16 +31,16 @@ CACHE_WORDS = 4 / 128
 STAGING = 4  # operations for each number of a slice: addresses, decoding, storing
 
 
-def tile_schedule(target: Simt, m: Dim, n: Dim, sums: int = 1, words: float = 2.0) -> Tile:
+def tile_schedule(target: Simt, m: Dim, n: Dim, sums: int = 1, lines: int = 0) -> Tile:
     """Choose the tile of an m x n output with `sums` numbers to keep for each output.
 
-    `words` of local memory are held for each row or column and step of both halves of a slice.
+    Local memory holds two slices of `depth` lines, or `lines` in all if these are more.
     Raises EngineError if none fits into the target's local memory.
     """
     best: tuple[float, int, Tile] | None = None
     for depth in (DEPTH, DEPTH // 2, DEPTH // 4):
         for tile in _tiles(target, depth):
-            if math.ceil(4 * words * depth * (tile.height + tile.width)) > target.local_memory:
+            if local_bytes(tile, lines) > target.local_memory:
                 continue
             if tile.rows * tile.columns * sums > SUMS and tile.rows * tile.columns > 16:
                 continue
@@ -55,6 +53,11 @@ def tile_schedule(target: Simt, m: Dim, n: Dim, sums: int = 1, words: float = 2.
         f"no tile of a product fits into {target.local_memory} bytes of local memory; "
         f"a group of {target.group} work-items needs 1024"
     )
+
+
+def local_bytes(tile: Tile, lines: int = 0) -> int:
+    """Return the local memory of a tile, with at least so many lines of words."""
+    return 4 * max(2 * tile.depth, lines) * (tile.height + tile.width)
 
 
 def _tiles(target: Simt, depth: int) -> list[Tile]:

@@ -1,0 +1,208 @@
+"""Products of int8 activations with quantised weights on work-groups: exact sums of 32, then fma.
+
+A slice is one block of 32 along k. Words of four numbers lie in local memory as they lie in memory,
+[line][place]: of the activations the scale, the block's sum and eight words, of the weight eight
+words and the scale. The zero of the weight's unsigned bytes comes off as zero * sum of the block.
+Invariant: the CPU's bits, since whole numbers are exact and each block is added by the same fma.
+"""
+
+from dataclasses import dataclass
+
+from homebox.engine.codegen.linear import Value
+from homebox.engine.fusion.packed import Packed
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.formats import A8, BLOCK, Q4
+from homebox.engine.simt.gemm_stage import guard, patch_scales, patch_words
+from homebox.engine.simt.simt_emitter import SimtEmitter
+from homebox.engine.simt.target import Tile
+from homebox.engine.simt.tile_loop import (
+    VECTOR,
+    Multiply,
+    Registers,
+    Share,
+    Slice,
+    lane,
+    shares,
+    total,
+    whole,
+)
+
+WORDS = A8.unit_bytes // 4  # of a block of activations: scale, sum, numbers
+PAIRS = WORDS // 2
+GROUPS = BLOCK // VECTOR  # words of numbers
+WEIGHT_LINES = GROUPS + 1  # numbers, then scales
+A_SWAP, W_SWAP = (2, 2), (1, 4)  # where odd lines go, see Slice
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRows:
+    """Blocks of int8 activations, [row][10 words] -> [10 words][row]; read in pairs of words."""
+
+    s: SimtEmitter
+    tile: Tile
+    slice: Slice
+    pointer: Value
+    base: Value  # the word where row 0 begins
+    row_step: int  # words
+    count: int
+    group: Value
+
+    def _pieces(self) -> list[tuple[Share, Value, Value]]:
+        s = self.s
+        return [
+            (share, whole(s, "idiv", share.number, PAIRS), whole(s, "mod", share.number, PAIRS))
+            for share in shares(s, self.tile, self.tile.height * PAIRS)
+        ]
+
+    def load(self, k: Value) -> list[Value]:
+        """Read two words for each piece."""
+        s, b = self.s, self.s.b
+        words = b.view(self.pointer, dt.i32)
+        moved = b.mul(whole(s, "idiv", k, BLOCK), b.int(WORDS))
+        out = []
+        for _, row, pair in self._pieces():
+            row = total(s, b.mul(self.group, b.int(self.tile.height)), row)
+            if self.count % self.tile.height:
+                row = whole(s, "min", row, self.count - 1)
+            start = total(s, self.base, b.mul(row, b.int(self.row_step)), b.mul(pair, b.int(2)))
+            out.append(b.load(words, b.add(start, moved), 2, aligned=True))
+        return out
+
+    def store(self, half: Value, values: list[Value]) -> None:
+        """Store both words to their lines."""
+        s, b = self.s, self.s.b
+        for (share, row, pair), value in zip(self._pieces(), values, strict=True):
+            chunk, within = whole(s, "idiv", row, VECTOR), whole(s, "mod", row, VECTOR)
+            q, u = whole(s, "idiv", pair, 2), b.mul(whole(s, "mod", pair, 2), b.int(2))
+            with guard(s, share):
+                for i in range(2):
+                    at = b.add(self.slice.place(half, q, total(s, u, i), chunk), within)
+                    b.store(self.slice.memory, at, lane(s, value, i))
+
+
+@dataclass(frozen=True, slots=True)
+class WeightBlocks:
+    """Words of a quantised weight: four outputs by four k at once, four bits made bytes."""
+
+    s: SimtEmitter
+    tile: Tile
+    slice: Slice
+    packed: Packed
+    stored: Value
+    group: Value
+    count: int  # outputs of the product
+
+    def _pieces(self) -> list[tuple[Share, Value, Value]]:
+        """Return each share with its first output in the tile and its group of four k."""
+        s = self.s
+        groups = GROUPS // 2 if self.packed.form is Q4 else GROUPS
+        out = []
+        for share in shares(s, self.tile, groups * self.tile.width // VECTOR):
+            rest, quarter = whole(s, "idiv", share.number, 4), whole(s, "mod", share.number, 4)
+            panel, line = whole(s, "idiv", rest, groups), whole(s, "mod", rest, groups)
+            row = s.b.add(s.b.mul(panel, s.b.int(4 * VECTOR)), s.b.mul(quarter, s.b.int(VECTOR)))
+            out.append((share, row, line))
+        return out
+
+    def load(self, k: Value) -> list[Value]:
+        """Read 16 bytes for each piece, and the scales."""
+        s, b = self.s, self.s.b
+        out = []
+        for _, row, line in self._pieces():
+            column = total(s, b.mul(line, b.int(VECTOR)), k)
+            place = output(s, self.tile, self.group, self.count, row)
+            out.append(patch_words(s, self.packed, self.stored, place, column))
+        return out
+
+    def store(self, half: Value, values: list[Value]) -> None:
+        """Store words to their lines; the upper halves of q4's bytes are four groups further."""
+        s, b = self.s, self.s.b
+        low = b.const(0x0F0F0F0F, dt.i32, VECTOR)
+        for (share, row, line), value in zip(self._pieces(), values, strict=True):
+            chunk = whole(s, "idiv", row, VECTOR)
+            parts = [value]
+            if self.packed.form is Q4:
+                upper = b.alu("shr", value, b.const(4, dt.i32, VECTOR))
+                parts = [b.alu("and", value, low), b.alu("and", upper, low)]
+            with guard(s, share):
+                for i, part in enumerate(parts):
+                    q = total(s, whole(s, "idiv", line, VECTOR), i)
+                    at = self.slice.place(half, q, whole(s, "mod", line, VECTOR), chunk)
+                    b.store(self.slice.memory, at, part, aligned=True)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightScales:
+    """The scales of a weight's block, into the line after its numbers."""
+
+    s: SimtEmitter
+    tile: Tile
+    slice: Slice
+    packed: Packed
+    stored: Value
+    group: Value
+    count: int
+
+    def load(self, k: Value) -> list[Value]:
+        """Read four outputs' scales for each piece."""
+        s = self.s
+        out = []
+        for share in shares(s, self.tile, self.tile.width // VECTOR):
+            row = s.b.mul(share.number, s.b.int(VECTOR))
+            place = output(s, self.tile, self.group, self.count, row)
+            out.append(patch_scales(s, self.packed, self.stored, place, k))
+        return out
+
+    def store(self, half: Value, values: list[Value]) -> None:
+        """Store their bits."""
+        s = self.s
+        q = s.b.int(GROUPS // VECTOR)
+        for share, value in zip(shares(s, self.tile, self.tile.width // VECTOR), values):
+            with guard(s, share):
+                at = self.slice.place(half, q, 0, share.number)
+                s.b.store(self.slice.memory, at, s.b.bitcast(value, dt.i32), aligned=True)
+
+
+def output(s: SimtEmitter, tile: Tile, group: Value, count: int, row: Value) -> Value:
+    """Return the output behind a place of the tile; beyond the last four, these."""
+    place = total(s, s.b.mul(group, s.b.int(tile.width)), row)
+    if count % tile.width:
+        place = whole(s, "min", place, -(-count // VECTOR) * VECTOR - VECTOR)
+    return place
+
+
+def multiply_bytes(
+    s: SimtEmitter, tile: Tile, packed: Packed, a: Slice, w: Slice, acc: Registers
+) -> Multiply:
+    """Return the inner product of a block: eight dot products of four bytes an output, one fma."""
+    b, zero = s.b, packed.form.zero
+
+    def read(which: Slice, half: Value, line: int, item: Value, count: int) -> list[Value]:
+        return which.read(half, b.int(line // VECTOR), line % VECTOR, item, count)
+
+    def rows(half: Value, line: int) -> list[Value]:
+        vectors = read(a, half, line, s.local(1), tile.rows // VECTOR)
+        return [lane(s, vectors[r // VECTOR], r % VECTOR, VECTOR) for r in range(tile.rows)]
+
+    def columns(half: Value, line: int) -> list[Value]:
+        return read(w, half, line, s.local(0), tile.columns // VECTOR)
+
+    def multiply(half: Value, k: Value, steps: Value) -> None:
+        start = b.const(-zero, dt.i32, VECTOR)
+        first = [b.alu("mul", one, start) for one in rows(half, 1)]
+        sums = [[one] * (tile.columns // VECTOR) for one in first]
+        for g in range(GROUPS):
+            factors = columns(half, g)
+            for r, one in enumerate(rows(half, 2 + g)):
+                for c, factor in enumerate(factors):
+                    args = sums[r][c], b.bitcast(factor, dt.u8), b.bitcast(one, dt.i8)
+                    sums[r][c] = b.emit("dot4", dt.i32, VECTOR, args, 2 * zero - 1)
+        scales = [b.bitcast(x, dt.f32) for x in columns(half, GROUPS)]
+        for r, one in enumerate(rows(half, 0)):
+            mine = b.bitcast(one, dt.f32)
+            for c, scale in enumerate(scales):
+                both = b.alu("mul", scale, mine)
+                value = b.alu("fma", b.cast(sums[r][c], dt.f32), both, b.get(acc[r][c]))
+                b.set(acc[r][c], value)
+
+    return multiply
