@@ -6,16 +6,21 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
-.PHONY: demo test lint bench serve format lock clean
+.PHONY: demo test test-opencl lint bench serve format lock clean
 
-demo: $(VENV)/.installed
-	$(BIN)/homebox demo
+# `make demo DEVICE=cl:0` runs on the first OpenCL device.
+demo: $(VENV)/.installed$(if $(filter cl%,$(DEVICE)),-opencl)
+	$(BIN)/homebox demo$(if $(DEVICE), --device $(DEVICE))
 
 serve: $(VENV)/.installed
 	$(BIN)/homebox serve
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test,opencl-test
 	$(BIN)/python -m pytest
+
+# All that runs on OpenCL devices; `make test` leaves out the parts that take long.
+test-opencl: $(VENV)/.installed-test,opencl-test
+	$(BIN)/python -m pytest tests/opencl -m "whole or not whole"
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -45,7 +50,7 @@ $(VENV)/.installed-%: $(INPUTS) | $(BIN)/python
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet -e '.[test,lint,opencl]'
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[test,lint,opencl,opencl-test]'
 	@echo '# Tested versions; a constraints file for pip. Made by "make lock".' > requirements.lock
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable >> requirements.lock
 	rm -rf $(VENV)-lock
