@@ -99,7 +99,7 @@ def assemble(
     """Compile a graph; `buffers` names the caller's memory."""
     graph = schedule(roots, syms, backend)
     where = _Places(inputs, buffers, graph)
-    kernels = compile_kernels(graph.lowered, backend)
+    kernels = compile_kernels(graph.lowered, syms, backend)
     numbers = {kernel: i for i, kernel in enumerate(dict.fromkeys(kernels.names))}
     constants: list[tuple[Memory, Launch]] = []
     launches: list[Launch] = []
@@ -219,16 +219,18 @@ class Kernels:
     code: dict[str, Code]
 
 
-def compile_kernels(lowered: Sequence[Low], backend: Backend) -> Kernels:
+def compile_kernels(lowered: Sequence[Low], syms: Sequence[Sym], backend: Backend) -> Kernels:
     """Compile what is not compiled yet; equal kernels are one."""
     known: dict[object, str] = {}
     texts: dict[str, str] = {}
     names: list[str] = []
     for low in lowered:
-        if low.kernel not in known:
-            name, text = backend.named(low)
-            known[low.kernel] = name
+        # A text may use how large the grid gets.
+        what = (low.kernel, None if isinstance(low, Lowered) else low.grid)
+        if what not in known:
+            name, text = backend.named(low, syms)
+            known[what] = name
             texts[name] = text
-        names.append(known[low.kernel])
+        names.append(known[what])
     code = backend.load(texts)
     return Kernels(tuple(names), {name: backend.key(text) for name, text in texts.items()}, code)

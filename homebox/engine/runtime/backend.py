@@ -63,8 +63,11 @@ class Backend(Protocol):
         """Return the kernel of a region."""
         ...
 
-    def named(self, low: Low) -> tuple[str, str]:
-        """Return a kernel's name, which follows from its content, and its source text."""
+    def named(self, low: Low, syms: Sequence[Sym]) -> tuple[str, str]:
+        """Return a kernel's name, which follows from its content, and its source text.
+
+        `syms` are the run-time integers in the order of the vars buffer, with their bounds.
+        """
         ...
 
     def cut(self, low: Low) -> tuple[int, int]:

@@ -46,7 +46,7 @@ class CpuBackend:
         """Return the kernel of a region."""
         return lower(region, realised, syms, detect().vector)
 
-    def named(self, low: Low) -> tuple[str, str]:
+    def named(self, low: Low, syms: Sequence[Sym]) -> tuple[str, str]:
         """Return a kernel's name and its LLVM IR."""
         text = render(low.kernel, "kernel", shared_jit().target)
         name = f"k{debug.digest(text)}"

@@ -26,6 +26,8 @@ from homebox.errors import DeviceError, EngineError
 
 log = logging.getLogger(__name__)
 
+_NAME = "kernel_of_homebox"  # until the text is known, from which the name follows
+
 
 class OpenClDevice(OpenClMemory):
     """An OpenCL device in use: memory, what it was probed to do, and how programs run on it."""
@@ -77,14 +79,15 @@ class OpenClBackend:
         """Return the kernel of a region."""
         return lower_simt(region, realised, syms, self.target)
 
-    def named(self, low: Low) -> tuple[str, str]:
+    def named(self, low: Low, syms: Sequence[Sym]) -> tuple[str, str]:
         """Return a kernel's name and its OpenCL C."""
         if not isinstance(low, LoweredSimt):
             raise EngineError("a kernel for the CPU's worker pool cannot run in work-groups")
         groups = tuple(-(-most(span.sizes) // span.by) for span in low.grid)
-        text = render(low.kernel, "entry", self.target, groups)
+        bounds = [(sym.lo, sym.hi) for sym in syms]
+        text = render(low.kernel, _NAME, self.target, groups, bounds)
         name = f"k{debug.digest(text)}"
-        return name, text.replace("entry(", f"{name}(", 1)
+        return name, text.replace(f"{_NAME}(", f"{name}(", 1)
 
     def cut(self, low: Low) -> tuple[int, int]:
         """Return what only the CPU's launches use."""
