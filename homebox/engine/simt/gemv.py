@@ -68,7 +68,7 @@ class Gemv(PackedLowering):
         totals = self._totals()
         for number, output in enumerate(self.chains):
             given = {p.core: totals[i][number] for i, p in enumerate(self.products)}
-            self._finish(output, given)
+            self._write_output(output, given)
         n = self.shape[self.axes.n]
         grid = (Span((n,), PANEL * self.stream.panels),)
         return LoweredSimt(
@@ -306,7 +306,9 @@ class Gemv(PackedLowering):
 
     # -- what follows ---------------------------------------------------------------------------
 
-    def _finish(self, output: tuple[Value, Value, Value | None], given: dict[Node, Value]) -> None:
+    def _write_output(
+        self, output: tuple[Value, Value, Value | None], given: dict[Node, Value]
+    ) -> None:
         """Compute the epilogue of one output from the contractions' totals, and write it."""
         s, (row, column, inside) = self.s, output
         columns = size_max(self.shape[self.axes.n])

@@ -278,9 +278,10 @@ def _walk(o: Ordered, first: Value, begin: Value, chain: Chain, part: Value) -> 
         with b.loop(b.int(0), stop, piece) as i:
             some(i, piece)
     if o.k > full:
-        here = b.alu("lt", left, b.int(w.depth))
+        here: Value | None = b.alu("lt", left, b.int(w.depth))
         if full:
-            here = b.alu("and", here, b.alu("lt", b.int(-1), left))
+            inside = b.alu("lt", b.int(-1), left)
+            here = b.alu("and", inside, b.alu("lt", left, b.int(w.depth)))
         elif w.parallel == 1:
             here = None
         with guarded(b, here):
