@@ -10,6 +10,7 @@ something that is never written.
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from homebox.engine.codegen.linear import Value
 from homebox.engine.fusion.contract import packed_product
@@ -22,9 +23,10 @@ from homebox.engine.kernels.map_kernels import MapLowering
 from homebox.engine.simt.attend import lower_attend
 from homebox.engine.simt.gemm import lower_gemm
 from homebox.engine.simt.gemv import lower_gemv
+from homebox.engine.simt.pack import lower_pack
 from homebox.engine.simt.simt_contract import ContractSimt
 from homebox.engine.simt.simt_emitter import SimtEmitter
-from homebox.engine.simt.target import LoweredSimt, Simt, Span, flat_schedule, rows_schedule
+from homebox.engine.simt.target import LoweredSimt, Rows, Simt, Span, flat_schedule, rows_schedule
 
 
 def lower_simt(
@@ -46,7 +48,19 @@ def lower_simt(
             return lowered
     if region.root.op is Op.ATTEND:
         return lower_attend(region.root, inside, syms, target)
+    if region.root.op is Op.PACK:
+        return lower_pack(region.root, inside, syms, target)
     return MapSimt(region.root, inside, syms, target).lower_simt()
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """An output's index, whose vector loop is `block` times the width of a row, plus `lane`."""
+
+    index: tuple[Index, ...]
+    block: Loop
+    lane: Loop
+    position: Index
 
 
 class MapSimt(MapLowering):
@@ -74,18 +88,36 @@ class MapSimt(MapLowering):
         sequential = self._sequential(len(sizes)) if indexed else 0
         if vector is not None and vector < sequential:
             vector = None
-        lane = self.counters.loop(LANES)
-        block = self.counters.loop(
-            -(-size_max(sizes[vector]) // LANES) if vector is not None else 1
-        )
-        moved = index
-        if vector is not None:
-            position = of(block) * LANES + of(lane)
-            moved = tuple(replace(i, counters[vector], position) for i in index)
-        inline = [r for r in accesses(self.root, moved, self.realised, self.counters) if r.inline]
-        if all(any(i.depends(lane) for i in r.index) for r in inline):
+        walk = self._walked(counters, index, sizes, vector, LANES)
+        inline = [
+            r for r in accesses(self.root, walk.index, self.realised, self.counters) if r.inline
+        ]
+        shared = [r.node for r in inline if not any(i.depends(walk.lane) for i in r.index)]
+        if not shared:
             return self._flat(counters, index, sizes, vector, sequential)
-        return self._rows(counters, moved, sizes, vector, sequential, (block, lane))
+        length = max(size_max(n.src[0].shape[n.arg[1][-1]]) for n in shared)
+        outer = [i for i in range(sequential, len(sizes)) if i != vector]
+        schedule = rows_schedule(self.target, [sizes[i] for i in outer], length)
+        if schedule.width != LANES:
+            walk = self._walked(counters, index, sizes, vector, schedule.width)
+        return self._rows(walk, counters, sizes, (vector, sequential), schedule)
+
+    def _walked(
+        self,
+        counters: list[Loop],
+        index: tuple[Index, ...],
+        sizes: list[Dim],
+        vector: int | None,
+        width: int,
+    ) -> Walked:
+        """Return the index with the vector loop cut into blocks of `width` work-items."""
+        lane = self.counters.loop(width)
+        if vector is None:
+            return Walked(index, self.counters.loop(1), lane, of(lane))
+        block = self.counters.loop(-(-size_max(sizes[vector]) // width))
+        position = of(block) * width + of(lane)
+        moved = tuple(replace(i, counters[vector], position) for i in index)
+        return Walked(moved, block, lane, position)
 
     def _flat(
         self,
@@ -109,42 +141,46 @@ class MapSimt(MapLowering):
 
     def _rows(
         self,
+        walk: Walked,
         counters: list[Loop],
-        index: tuple[Index, ...],
         sizes: list[Dim],
-        vector: int | None,
-        sequential: int,
-        split: tuple[Loop, Loop],
+        order: tuple[int | None, int],
+        schedule: Rows,
     ) -> LoweredSimt:
-        """Give each row to sixteen work-items, which walk it side by side."""
-        s, b = self.s, self.s.b
+        """Give each row to sixteen work-items, or to a group, which walk it side by side."""
+        s, b, (vector, sequential) = self.s, self.s.b, order
         outer = [i for i in range(sequential, len(sizes)) if i != vector]
         spans = [sizes[i] for i in outer]
-        schedule = rows_schedule(self.target, spans)
-        rows, total = schedule.rows, s.product(spans)
-        line, place = s.share_rows(rows)
+        rows, width, total = schedule.rows, schedule.width, s.product(spans)
+        if width == LANES:
+            line, place = s.share_rows(rows)
+        else:
+            line, place = b.int(0), s.share_group(width, self.target.local_memory // 2)
         number = b.add(b.mul(s.group(), b.int(rows)), line)
         mine: Value | None = None
-        if total.constant is None or total.constant % rows:
+        if rows > 1 and (total.constant is None or total.constant % rows):
             mine = b.alu("lt", number, total)
             number = b.emit("min", number.dtype, 1, (number, b.add(total, b.int(-1))))
         s.spread(number, [counters[i] for i in outer], spans)
-        block, lane = split
 
         def row() -> None:
             if vector is None:
                 first = b.alu("lt", place, b.int(1))
-                self._element(index, (), first if mine is None else b.alu("and", mine, first))
+                self._element(walk.index, (), first if mine is None else b.alu("and", mine, first))
                 return
-            s.env[lane] = place
-            edge = ((of(block) * LANES + of(lane), sizes[vector]),)
-            with b.loop(b.int(0), s.blocks(sizes[vector])[1]) as i, s.moving(lane):
-                s.env[block] = i
-                self._element(index, tuple(c for c in edge if not holds(c)), mine)
+            s.env[walk.lane] = place
+            edge = ((walk.position, sizes[vector]),)
+            size = s.extent(sizes[vector])
+            up = s.divide(b.add(size, b.int(width - 1)), b.int(width))[0]
+            if size.constant is not None:
+                up = b.int(-(-size.constant // width))
+            with b.loop(b.int(0), up) as i, s.moving(walk.lane):
+                s.env[walk.block] = i
+                self._element(walk.index, tuple(c for c in edge if not holds(c)), mine)
 
         self._loops(counters, sizes, sequential, row)
         grid = (Span(tuple(spans), rows),)
-        return LoweredSimt(b.kernel((rows * LANES,)), tuple(s.memory), grid, schedule)
+        return LoweredSimt(b.kernel((rows * width,)), tuple(s.memory), grid, schedule)
 
     def _loops(
         self, counters: list[Loop], sizes: list[Dim], sequential: int, body: Callable[[], None]

@@ -18,6 +18,9 @@ from homebox.engine.graph.symbolic import Index, Loop, of
 from homebox.engine.kernels.loops import LANES, Emitter, neutral, own_conditions
 from homebox.errors import EngineError
 
+UNROLL = 8  # numbers that are read from local memory before they are added
+LONGEST = 4096  # numbers of a row in local memory at most
+
 
 class SimtEmitter(Emitter):
     """Emits one SIMT kernel; `item` is the counter that tells the work-items of a row apart."""
@@ -28,6 +31,9 @@ class SimtEmitter(Emitter):
         self._line: Value | None = None  # the work-item's row in its group, if rows are shared
         self._place: Value | None = None  # and its lane, 0 .. 15
         self._lines = 1
+        self._width = LANES  # work-items of a row: sixteen, or the whole group
+        self._piece = 0  # numbers of a row that a whole group puts into local memory at once
+        self._pieces: dict[DType, Value] = {}
 
     # -- work-items -----------------------------------------------------------------------------
 
@@ -80,6 +86,16 @@ class SimtEmitter(Emitter):
         self._line, self._place = line, place
         return line, place
 
+    def share_group(self, width: int, room: int) -> Value:
+        """Put all `width` work-items of a group to one row; return this one's place in it.
+
+        Sums take up to `room` bytes of local memory for the row's numbers.
+        """
+        self._width, self._lines = width, 1
+        self._piece = max(LANES * UNROLL, min(LONGEST, room // 4) // width * width)
+        self._line, self._place = self.b.int(0), self.local()
+        return self._place
+
     @contextmanager
     def moving(self, item: Loop | None) -> Iterator[None]:
         """Say which counter differs between the work-items of a row."""
@@ -122,7 +138,8 @@ class SimtEmitter(Emitter):
         """Loop over the axes in order; the last one is dealt out to the sixteen if `row`."""
         axis, rest = axes[0], axes[1:]
         if not rest and row:
-            self._deal(n, index, axis, conditions, total)
+            deal = self._deal if self._width == LANES else self._stage
+            deal(n, index, axis, conditions, total)
             return
         dim = n.src[0].shape[axis]
         counter = self.counters.loop(size_max(dim))
@@ -166,6 +183,63 @@ class SimtEmitter(Emitter):
             with b.loop(whole, blocks) as counter:
                 step(counter, ragged)
 
+    def _stage(
+        self, n: Node, index: list[Index], axis: int, conditions: Conditions, total: Value
+    ) -> None:
+        """Let all work-items compute the numbers, and sixteen add them up in their order.
+
+        A maximum is the same in any order: each work-item folds its own numbers first.
+        """
+        b, dim, (how, _) = self.b, n.src[0].shape[axis], n.arg
+        if self._place is None:
+            raise EngineError(f"the sum {n!r} needs the work-items of a row, which are not there")
+        item = self._place
+        size, place = self.extent(dim), self.counters.loop(size_max(dim))
+        index[axis] = of(place)
+
+        def number(at: Value) -> Value:
+            self.env[place] = at
+            with self.moving(place):
+                return self.value(n.src[0], tuple(index), conditions)
+
+        if how == "max":
+            most = b.reg(b.const(neutral(how, n.dtype), n.dtype))
+            with b.loop(item, size, self._width) as at:
+                b.set(most, b.alu(how, b.get(most), number(at)))
+            numbers = self._numbers(n.dtype)
+            b.store(numbers, item, b.get(most))
+            self._add(numbers, how, total, b.int(self._width))
+            return
+        numbers = self._numbers(n.dtype)
+        with b.loop(b.int(0), size, self._piece) as first:
+            left = b.alu("sub", size, first)
+            count = b.emit("min", dt.i64, 1, (left, b.int(self._piece)))
+            with b.loop(item, count, self._width) as at:
+                b.store(numbers, at, number(b.add(first, at)))
+            self._add(numbers, how, total, count)
+
+    def _numbers(self, dtype: DType) -> Value:
+        """Return the local memory for a row's numbers; there is one for each type."""
+        if dtype not in self._pieces:
+            self._pieces[dtype] = self.shared(dtype, max(self._piece, self._width))
+        return self._pieces[dtype]
+
+    def _add(self, numbers: Value, how: str, total: Value, count: Value) -> None:
+        """Add `count` numbers of local memory to the totals of the first sixteen work-items."""
+        b, step = self.b, LANES * UNROLL
+        item = self.local()
+        self.barrier()
+        with b.when(b.alu("lt", item, b.int(LANES))):
+            whole = b.mul(self.divide(count, b.int(step))[0], b.int(step))
+            with b.loop(b.int(0), whole, step) as i:
+                first = b.add(i, item)
+                parts = [b.load(numbers, b.add(first, b.int(LANES * u))) for u in range(UNROLL)]
+                for part in parts:
+                    b.set(total, b.alu(how, b.get(total), part))
+            with b.loop(b.add(whole, item), count, LANES) as i:
+                b.set(total, b.alu(how, b.get(total), b.load(numbers, i)))
+        self.barrier()
+
     def blocks(self, dim: Dim) -> tuple[Value, Value]:
         """Return how many whole blocks of 16 an axis has, and how many with the ragged one."""
         if isinstance(dim, int):
@@ -184,7 +258,11 @@ class SimtEmitter(Emitter):
             raise EngineError("a row's sum needs sixteen work-items")
         scratch = self.shared(partial.dtype, self._lines * LANES)
         first = b.mul(self._line, b.int(LANES))
-        b.store(scratch, b.add(first, self._place), partial)
+        if self._width == LANES:
+            b.store(scratch, b.add(first, self._place), partial)
+        else:
+            with b.when(b.alu("lt", self._place, b.int(LANES))):
+                b.store(scratch, self._place, partial)
         self.barrier()
         parts = [b.load(scratch, b.add(first, b.int(i))) for i in range(LANES)]
         if b.depth:  # the next round must not overwrite what others still read

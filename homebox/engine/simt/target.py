@@ -191,7 +191,7 @@ class LoweredSimt:
     kernel: Kernel
     memory: tuple[Node, ...]
     grid: tuple[Span, ...]
-    schedule: Flat | Rows | Tile | Columns | Stream | Attention | Fragments
+    schedule: Flat | Rows | Tile | Columns | Packing | Stream | Attention | Fragments
 
     def groups(self, values: Mapping[str, int]) -> tuple[int, ...]:
         """Return the number of work-groups along each axis; no launch is needed if one is 0."""
