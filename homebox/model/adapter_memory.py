@@ -47,6 +47,18 @@ def rank_bucket(rank: int) -> int:
     return next((size for size in RANKS if rank <= size), round_up(rank, RANKS[-1]))
 
 
+def adapter_bytes(config: ModelConfig, slots: int, rank: int) -> int:
+    """Return the bytes that the adapters of one layer take, each of rank `rank_bucket(rank)`."""
+    wide, total = rank_bucket(rank), 0
+    for matrices in INPUTS.values():
+        inner = config.projection_shape(MATRICES[matrices[0]][0])[1]
+        total += F32.nbytes(round_up(wide * sum(len(MATRICES[m]) for m in matrices)), inner)
+        for matrix in matrices:
+            outputs = sum(config.projection_shape(name)[0] for name in MATRICES[matrix])
+            total += F32.nbytes(round_up(outputs), wide * len(MATRICES[matrix]))
+    return slots * total
+
+
 class AdapterMemory:
     """LoRA matrices of all slots as packed float32 (`formats`), a slot below the other.
 

@@ -4,25 +4,35 @@ The one idea: this is the only object that the rest of homebox holds of a model.
 Invariant: the base weights never change; what was learned is a named adapter beside them.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Ids
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from homebox.engine.graph.device import HOST, Device
 from homebox.engine.graph.tensor import Tensor
-from homebox.engine.runtime.runtime_cpu import StopFlag
+from homebox.engine.runtime.devices import device_named
+from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.errors import ConfigError, ModelNotFoundError
 from homebox.model.activations import Activations
 from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
 from homebox.model.chat import chat_format
+from homebox.model.devices import choose, lost, room_of
 from homebox.model.generate import run
 from homebox.model.loader import LoadedModel, LoadedWeights, open_directory
+from homebox.model.placed_weights import Tell, moved
 from homebox.model.sampling import SamplingParams
 from homebox.model.sequence import Forward, Piece, Sequence, check_prompt, step_all
 from homebox.model.strictmath import Float32
+
+if TYPE_CHECKING:
+    from homebox.model.placement import Placement
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_SLOTS = 8
@@ -61,12 +71,14 @@ class Model:
         adapters: int = DEFAULT_ADAPTERS,
         rank: int = DEFAULT_RANK,
         packed: Mapping[str, Tensor] | None = None,
+        placement: "Placement | None" = None,
     ) -> None:
         self.name = name
         self.config = loaded.config
         self.tokenizer = loaded.tokenizer
         self.weights = loaded.weights  # float32 arrays, named as in config.weight_shapes()
         self.packed = packed  # the weights that are served, where these are not float32
+        self.placement = placement  # None: on the CPU
         self.base_hash = loaded.base_hash
         self.context = context
         self.transformer = transformer
@@ -76,6 +88,7 @@ class Model:
         self.slots = Slots(slots)
         self.interrupt = StopFlag()  # set: training pauses between two launches
         self._tensors: dict[str, Tensor] | None = None
+        self._copies: dict[Device, dict[str, Tensor]] = {}  # for training, by device
 
     def base_tensors(self) -> dict[str, Tensor]:
         """Return the base's weights as frozen tensors, made at the first call (for training).
@@ -90,6 +103,31 @@ class Model:
                 name: Tensor.from_numpy(array, frozen=True) for name, array in self.weights.items()
             }
         return self._tensors
+
+    def tensors_on(self, device: Device) -> dict[str, Tensor]:
+        """Return what `base_tensors` does in memory of a device; what is served there is shared."""
+        if device is HOST:
+            return self.base_tensors()
+        if device not in self._copies:
+            served = getattr(self.transformer, "served_on", lambda _: None)(device)
+            if served is None or self.packed is None:
+                served = moved(self.base_tensors(), device)
+            self._copies = {known: t for known, t in self._copies.items() if not lost(known)}
+            self._copies[device] = dict(served)
+        return self._copies[device]
+
+    def training_devices(self) -> tuple[Device, ...]:
+        """Return the devices that can hold the whole base, the one that serves first.
+
+        Where layers are spread over devices because none holds them all, that is the CPU.
+        """
+        if self.placement is None:
+            return (HOST,)
+        return tuple(device_named(name) for name in self.placement.training)
+
+    def forget_copies(self) -> None:
+        """Give back the base's weights that lie on devices for training only."""
+        self._copies.clear()
 
     def logits(self, ids: Ids[int], adapter: str = BASE) -> Float32:
         """Return the logits after each of `ids` in a fresh context, float32 (T, V)."""
@@ -160,18 +198,27 @@ def load(
     rank: int = DEFAULT_RANK,
     weights: str = AUTO,
     activations: str = AUTO,
+    device: str = HOST.name,
+    memory: int = 0,
+    tell: Tell | None = None,
 ) -> Model:
     """Load a Hugging Face directory, or the built-in model by the name "tiny".
 
     `context` is the number of positions (prompt and answer) that a sequence may fill; by default
     as many as the model was made for, at most 4096. `weights` is f32, bf16, q8 or q4, by default
     f32 for small models and q8 for others; `activations` is f32, bf16 or int8, by default what is
-    fastest for the weights: f32 for f32, bf16 for bf16, int8 for q8 and q4. Raises
-    ModelNotFoundError, ModelFormatError, and ConfigError for what the model cannot have.
+    fastest for the weights: f32 for f32, bf16 for bf16, int8 for q8 and q4. `device` is "cpu",
+    "cl:0", several with commas, or "auto" for the best GPU; `memory` the most MiB to take of each
+    (0: what is free); `tell` hears how many bytes of the weights are there. Raises
+    ModelNotFoundError, ModelFormatError, ConfigError for what the model cannot have, and
+    DeviceError before anything is loaded if a device cannot be used or the model does not fit.
     """
     # Late: reading files needs no compiler.
     from homebox.model.packed_layout import choose_format
     from homebox.model.packed_weights import pack_model
+    from homebox.model.paged_cache import KINDS
+    from homebox.model.placement import Request, plan
+    from homebox.model.stages import Sizes
     from homebox.model.transformer import Transformer
 
     directory = model_directory(path)
@@ -180,6 +227,12 @@ def load(
     form = choose_format(loaded.config, weights)
     arithmetic = choose_activations(form.name, activations)
     strict = form.name == "f32" and arithmetic == "f32"
+    sizes = Sizes(size, slots + 1, adapters, arithmetic, KINDS["f32" if strict else "f16"])
+    placement = plan(
+        Request(loaded.config, form, sizes, rank), choose(device, memory), room_of(HOST, memory)
+    )
+    for line in placement.table():
+        log.info("%s", line)
     source = loaded.weights if isinstance(loaded.weights, LoadedWeights) else directory
     packed = pack_model(source, form)
     transformer = Transformer(
@@ -191,10 +244,12 @@ def load(
         rank,
         activations=arithmetic,
         cache="f32" if strict else "f16",
+        parts=placement.parts,
+        tell=tell,
     )
     name = BUILT_IN if str(path) == BUILT_IN else directory.resolve().name
     served = None if form.name == "f32" else packed.tensors
-    return Model(name, loaded, transformer, size, slots, adapters, rank, served)
+    return Model(name, loaded, transformer, size, slots, adapters, rank, served, placement)
 
 
 def choose_activations(weights: str, asked: str) -> Activations:

@@ -13,8 +13,6 @@ numbers are int8 with a float32 scale for each position and 32 channels: for eac
 
 from typing import Literal
 
-import numpy as np
-
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.formats import A8, BLOCK
@@ -61,10 +59,7 @@ class PagedCache:
         self.config, self.pages, self.dtype = config, pages, kind
         self.heads, self.head_dim = config.num_kv_heads, config.head_dim
         self.dim = round_up(config.head_dim)
-        if self.quantised:
-            self.key_size = self.value_size = self.head_dim // BLOCK * PIECE
-        else:
-            self.key_size, self.value_size = PAGE * self.head_dim, PAGE * self.dim
+        self.key_size, self.value_size = head_sizes(config, self.quantised)
         self.head_size = self.key_size + self.value_size  # elements of a head in a page
         self.page_size = self.heads * self.head_size
         self.layers = range(config.num_layers) if layers is None else layers
@@ -191,6 +186,19 @@ class PagedCache:
         values = values * scale.reshape((batch, count, heads, blocks, PAGE, 1))
         keys, values = keys.permute(0, 2, 1, 5, 3, 4), values.permute(0, 2, 1, 4, 3, 5)
         return keys.reshape(shape), values.reshape(shape)
+
+
+def head_sizes(config: ModelConfig, quantised: bool) -> tuple[int, int]:
+    """Return the elements that keys and values of a head take in a page."""
+    if quantised:
+        return (config.head_dim // BLOCK * PIECE,) * 2
+    return PAGE * config.head_dim, PAGE * round_up(config.head_dim)
+
+
+def page_bytes(config: ModelConfig, kind: Kind) -> int:
+    """Return the bytes of a page of one layer."""
+    size = 1 if isinstance(kind, str) else kind.size
+    return config.num_kv_heads * sum(head_sizes(config, kind == "q8")) * size
 
 
 def float_of(stored: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.device import Buffer, using
 from homebox.engine.graph.formats import F32, PANEL
 from homebox.engine.graph.ops import Op, node
 from homebox.engine.graph.tensor import Tensor
@@ -61,6 +61,7 @@ class Parameters:
                 if name.endswith(".B")
                 else self.values.buffer.part(at, count)
             )
+        self._clear: Program | None = None
         self.program = self._capture(f"{rank} {self._flat}")
 
     def a(self, name: str) -> Tensor:
@@ -108,6 +109,34 @@ class Parameters:
         flat = self.gradients.buffer.read()
         return {name: self._copy(flat, name) for name in self.shapes}
 
+    def take_gradient(self) -> Float32:
+        """Return all gradients in one piece, and let them be zero again."""
+        taken: Float32 = self.gradients.buffer.read().copy()
+        if self._clear is None:
+            zero = self.gradients.store(Tensor.full(self._flat, 0.0))
+            with using(self.gradients.buffer.device):
+                self._clear = capture(
+                    lambda: [zero],
+                    name="clear gradients",
+                    key=f"{self._flat}",
+                    buffers={"gradients": self.gradients.buffer},
+                )
+        self._clear.run()
+        return taken
+
+    def put_gradient(self, flat: Float32) -> None:
+        """Set all gradients to what `take_gradient` returned, or to a sum of such."""
+        self.gradients.buffer.write(flat)
+
+    def all_values(self) -> Float32:
+        """Return all values in one piece; in host memory a view."""
+        flat: Float32 = self.values.buffer.read()
+        return flat
+
+    def put_values(self, flat: Float32) -> None:
+        """Set all values to those of other parameters of the same shape."""
+        self.values.buffer.write(flat)
+
     def update(self, rate: float) -> float:
         """Take a step of AdamW along the gathered gradient, forget it, and return its norm."""
         self.program.set_input("scalars", self._scalars.next(rate))
@@ -148,4 +177,5 @@ class Parameters:
         names = ("values", "gradients", "first", "second")
         buffers = {name: whole.buffer for name, whole in zip(names, wholes, strict=True)}
         inputs = {"scalars": Spec((4,))}
-        return capture(update, inputs, name="adapter update", key=key, buffers=buffers)
+        with using(self.values.buffer.device):
+            return capture(update, inputs, name="adapter update", key=key, buffers=buffers)

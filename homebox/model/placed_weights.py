@@ -19,7 +19,7 @@ Tell = Callable[[int, int], None]  # bytes that are there, and of how many
 
 
 class PlacedWeights:
-    """A part of a model's weights on one device; `PackedMatrices` for the layers it was made for."""
+    """A part of a model's weights on one device, as `PackedMatrices` for some layers."""
 
     def __init__(self, form: Format, tensors: dict[str, Tensor], names: Iterable[str] = ()) -> None:
         self.form = form

@@ -24,8 +24,8 @@ from homebox.model.activations import Activations
 from homebox.model.adapter_memory import AdapterMemory, Chosen, rank_bucket
 from homebox.model.block import Decoder, PackedMatrices, Rows
 from homebox.model.config import ModelConfig
-from homebox.model.paged_cache import PagedCache
 from homebox.model.paged_cache import Kind as CacheKind
+from homebox.model.paged_cache import PagedCache
 from homebox.model.pages import PAGE
 from homebox.model.panels import round_up
 from homebox.model.placed_weights import Tell, weights_on

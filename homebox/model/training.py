@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.device import HOST, Buffer, Device, using
 from homebox.engine.graph.grad import gradient
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import Program, Spec, capture
-from homebox.engine.runtime.runtime_cpu import StopFlag
+from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.model.checkpoint import check_policy, layer_backward
 from homebox.model.config import ModelConfig
 from homebox.model.cross_entropy import BUFFER_BYTES, CrossEntropy, Shares
@@ -82,7 +82,8 @@ class LoraTrainer:
 
     `numerics` is "f32" (strict bits) or "bf16" (products with frozen weights take rounded
     activations; faster). `checkpoint` is a policy of `checkpoint`; it changes memory and time, not
-    results. Without `anchored` a batch's anchor is ignored and the base is not run.
+    results. Without `anchored` a batch's anchor is ignored and the base is not run. All of it lies
+    on `device`, where the model's tensors must be.
     """
 
     def __init__(
@@ -98,16 +99,20 @@ class LoraTrainer:
         checkpoint: str = "matmul",
         anchored: bool = True,
         logits_bytes: int = BUFFER_BYTES,
+        device: Device = HOST,
     ) -> None:
         self.config = model.config
         self.scale = alpha / rank
         self.shape = (rows, length)
-        self.rotary = Rotary(model.config, length)
-        self.base = FrozenBase.of(model.config, model.base_tensors(), numerics)
-        self.parameters = Parameters(model.config, rank, init_adapter(model.config, rank, seed))
+        self.device = device
         self._policy = check_policy(checkpoint)
         self._anchored = anchored
-        self._entropy = CrossEntropy(self.base, rows * length, anchored, logits_bytes)
+        with using(device):
+            self.rotary = Rotary(model.config, length)
+            self.base = FrozenBase.of(model.config, model.base_tensors(), numerics)
+            start = init_adapter(model.config, rank, seed)
+            self.parameters = Parameters(model.config, rank, start)
+            self._entropy = CrossEntropy(self.base, rows * length, anchored, logits_bytes)
         self.program = self._capture(self._gradients, "lora gradients")
         self._evaluation: Program | None = None
 
@@ -118,13 +123,20 @@ class LoraTrainer:
 
     def steps(self, batch: Batch, rate: float, stop: StopFlag) -> Generator[None, None, StepResult]:
         """Like `step`, but yield whenever `stop` has suspended it; others may compute meanwhile."""
-        _set(self.program, batch)
+        self.set_batch(batch)
         finished = self.program.run(stop=stop)
         while not finished:
             yield
             finished = self.program.resume(stop)
-        loss, kl = _losses_of(self.program)
-        return StepResult(loss, kl, self.update(rate))
+        return StepResult(*self.losses(), self.update(rate))
+
+    def set_batch(self, batch: Batch) -> None:
+        """Make a batch the input of `program`, which adds its gradient."""
+        _set(self.program, batch)
+
+    def losses(self) -> tuple[float, float]:
+        """Return (loss, KL) of the last run of `program`."""
+        return _losses_of(self.program)
 
     def accumulate(self, batch: Batch) -> tuple[float, float]:
         """Add a batch's gradient to what `update` will follow; return (loss, KL)."""
@@ -238,7 +250,8 @@ class LoraTrainer:
         ints = {k: Spec(self.shape, dt.i32) for k in ("ids", "segment", "position", "target")}
         floats = {k: Spec(self.shape) for k in ("weight", "anchor")}
         inputs = {**ints, **floats}
-        return capture(graph, inputs, name=name, key=self._key(), buffers=self._buffers())
+        with using(self.device):
+            return capture(graph, inputs, name=name, key=self._key(), buffers=self._buffers())
 
 
 def _set(program: Program, batch: Batch) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.engine.graph.device import HOST, Device
+from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import Program
 from homebox.engine.runtime.devices import device_named
 from homebox.errors import DeviceError, DeviceLostError, EngineError
@@ -103,6 +104,12 @@ class Transformer:
     def positions(self) -> int:
         """How many positions there are keys and values for."""
         return self._sizes.pages * self.stages[0].cache.PAGE
+
+    def served_on(self, device: Device) -> Mapping[str, Tensor] | None:
+        """Return the weights by name if all of them lie on this device."""
+        if len(self.stages) == 1 and self.stages[0].device is device:
+            return self.stages[0].weights.tensors
+        return None
 
     # -- running --------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from homebox.engine.graph.tensor import Tensor
-from homebox.engine.runtime import program
+from homebox.engine.runtime import backend_cpu
 from homebox.engine.runtime.capture import Spec, capture
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.model.training import LoraTrainer, StepResult
@@ -54,7 +54,7 @@ def test_a_step_with_pauses_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         ending.set()
         thread.join()
-    monkeypatch.setattr(program, "BRIEF", 0.0)
+    monkeypatch.setattr(backend_cpu, "BRIEF", 0.0)
     stop.set()  # and never cleared: one launch at a time
     want = whole.step(batch_of(3), 1e-2)
     found, count = finished(paused.steps(batch_of(3), 1e-2, stop), lambda: None)
