@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from homebox import __version__
 from homebox.commands.common import (
@@ -20,6 +21,9 @@ from homebox.commands.common import (
 )
 from homebox.config import Config
 from homebox.errors import HomeboxError
+
+if TYPE_CHECKING:
+    from homebox.commands.doctor_devices import Machine
 
 LIBRARIES = ("aiohttp", "jinja2", "llvmlite", "msgspec", "numpy", "safetensors", "sentencepiece")
 
@@ -36,13 +40,17 @@ class Check:
 
 def add(subparsers: Subparsers) -> None:
     """Declare the command."""
-    add_command(
+    parser = add_command(
         subparsers,
         "doctor",
         run,
-        "examine this machine; exits 1 if something that homebox needs is missing",
+        "examine this machine and its devices; exits 1 if something that homebox needs is missing",
         "homebox doctor --json",
         model=True,
+    )
+    parser.add_argument("--quick", action="store_true", help="measure nothing")
+    parser.add_argument(
+        "--again", action="store_true", help="probe devices anew, whatever was found before"
     )
 
 
@@ -57,15 +65,63 @@ def run(args: argparse.Namespace) -> int:
         _guarded("model", lambda: _model(config)),
         _guarded("daemon", lambda: _daemon(config)),
     ]
-    well = all(check.ok for check in checks)
+    machine = _devices(args)
+    well = all(check.ok for check in checks) and (machine is None or machine.usable)
     if args.json:
-        print_json({"ok": well, "checks": [asdict(check) for check in checks]})
+        found = {"ok": well, "checks": [asdict(check) for check in checks]}
+        if machine is not None:
+            from homebox.commands.doctor_devices import as_json
+
+            found |= as_json(machine)
+        print_json(found)
     else:
         print_table([("ok" if c.ok else "!!", c.name, c.found) for c in checks])
         for check in checks:
             if not check.ok and check.advice:
                 print(f"{check.name}: {check.advice}")
+        if machine is not None:
+            from homebox.commands.doctor_report import lines
+
+            print("\n".join(lines(machine)))
     return 0 if well else 1
+
+
+def _devices(args: argparse.Namespace) -> "Machine | None":
+    """Look at processors and graphics cards; None where the engine cannot even be imported."""
+    try:
+        from homebox.commands.doctor_devices import gather
+        from homebox.engine.inspection.system import System
+    except ImportError:  # a missing library, which has a line of its own
+        return None
+    shown = Progress()
+    try:
+        return gather(System(), shown.say, quick=args.quick, again=args.again)
+    finally:
+        shown.clear()
+
+
+class Progress:
+    """Says on stderr what is being done: one line that changes, or lines if it is no terminal."""
+
+    def __init__(self) -> None:
+        self._changes = sys.stderr.isatty()
+        self._said = ""
+
+    def say(self, text: str) -> None:
+        """Show what is done now."""
+        if self._changes:
+            sys.stderr.write(f"\r\x1b[K{text[:99]}")
+            sys.stderr.flush()
+        # Trials of one device follow one another quickly; a log needs only the first.
+        elif (head := text.partition(": ")[0]) != self._said:
+            self._said = head
+            print(f"{text} ..", file=sys.stderr)
+
+    def clear(self) -> None:
+        """Take the changing line away."""
+        if self._changes:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def _python() -> Check:

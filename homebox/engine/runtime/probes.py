@@ -29,7 +29,6 @@ import numpy as np
 
 from homebox.engine.codegen.cache import DiskCache, cache_root
 from homebox.engine.runtime.probe_mma import mma_probes
-from homebox.engine.runtime.probe_mma import mma_probes
 from homebox.engine.runtime.probe_sources import REQUIRED, STRICT, Probe, standard_probes
 from homebox.errors import DeviceError
 
@@ -104,8 +103,12 @@ def probe(device: Any, *, again: bool = False, report: Report | None = None) -> 
 
     `again` forgets what the disk says; `report` is told what is tried.
     """
-    probes = (*standard_probes(), *mma_probes())
-    return probe_place(place_of(device), probes, again=again, report=report)
+    return probe_place(place_of(device), all_probes(), again=again, report=report)
+
+
+def all_probes() -> tuple[Probe, ...]:
+    """Return everything that devices are asked, in order."""
+    return (*standard_probes(), *mma_probes())
 
 
 def probe_place(
