@@ -22,6 +22,7 @@ from homebox.engine.kernels.loops import LANES
 from homebox.engine.kernels.map_kernels import MapLowering
 from homebox.engine.simt.attend import lower_attend
 from homebox.engine.simt.gemm import lower_gemm
+from homebox.engine.simt.gemm_mma import lower_mma
 from homebox.engine.simt.gemv import lower_gemv
 from homebox.engine.simt.pack import lower_pack
 from homebox.engine.simt.simt_contract import ContractSimt
@@ -41,6 +42,7 @@ def lower_simt(
     if region.core is not None:
         if packed_product(region.core) is not None:
             lowered = lower_gemv(region, inside, syms, target)
+            lowered = lowered or lower_mma(region, inside, syms, target)
             lowered = lowered or lower_gemm(region, inside, syms, target)
         else:
             lowered = ContractSimt(region, inside, syms, target).lower_simt()

@@ -48,7 +48,8 @@ def check_fragment(kernel: Kernel, site: "Site", inst: Inst, guarded: bool) -> N
         if not condition:
             site.fail(message)
 
-    require(len(kernel.group) == 1, "needs work-groups of one axis")
+    flat = all(side == 1 for side in kernel.group[1:])
+    require(flat, "needs work-groups that are one work-item wide but for the first axis")
     require(not guarded, "stands under a condition, so not all of its team may reach it")
     require(inst.lanes == 1, "has one lane")
     operands = [body[source] for source in inst.args]
