@@ -58,7 +58,7 @@ def test_a_step_with_pauses_is_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     stop.set()  # and never cleared: one launch at a time
     want = whole.step(batch_of(3), 1e-2)
     found, count = finished(paused.steps(batch_of(3), 1e-2, stop), lambda: None)
-    assert found == want and count == len(paused.program.launches) - 1
+    assert found == want and count == paused.program.launches.count - 1
     stop.clear()
     assert finished(paused.steps(batch_of(4), 1e-2, stop), lambda: None)[1] == 0
     whole.step(batch_of(4), 1e-2)
