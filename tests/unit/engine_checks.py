@@ -5,6 +5,7 @@ compiled code must have the interpreter's bits.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -140,6 +141,36 @@ def same_bits(a: Array, b: Array) -> bool:
     return a.tobytes() == b.tobytes()
 
 
+def check_device(
+    name: str,
+    tensors: Sequence[Tensor],
+    values: Values,
+    wanted: Sequence[Array],
+    tolerance: tuple[float, float],
+) -> None:
+    """Run a graph on another device as well: strict float32 has the CPU's bits there."""
+    from homebox.engine.graph.device import using
+    from homebox.engine.runtime.devices import device_named
+    from tests.opencl.moved import Moved
+
+    device = device_named(name)
+    nodes = toposort([t.node for t in tensors])
+    strict = not any(n.op is Op.PACK or n.dtype is dt.bf16 for n in nodes)
+    moved = Moved(device).tensors(tensors)
+    with using(device):
+        program = program_of(moved)
+        program.run(values)
+        found = [program.output(i, values).copy() for i in range(len(tensors))]
+    for i, (want, have) in enumerate(zip(wanted, found, strict=True)):
+        assert want.shape == have.shape and want.dtype == have.dtype
+        if strict:
+            assert same_bits(want, have), f"output {i}: {name} differs from the CPU"
+        elif tensors[i].dtype is dt.bf16:
+            np.testing.assert_allclose(widen(have), widen(want), *tolerance)
+        else:
+            np.testing.assert_allclose(have, want, *tolerance, err_msg=f"output {i} on {name}")
+
+
 def check(
     *tensors: Tensor,
     values: Values | None = None,
@@ -163,6 +194,9 @@ def check(
         program = program_of(tensors)
         program.run(values)
         found = [program.output(i, values).copy() for i in range(len(tensors))]
+    device = os.environ.get("CHECK_DEVICE")
+    if device:
+        check_device(device, tensors, values, found, (rtol, atol))
     if kernels is not None:
         assert len(program.kernels) == kernels, [str(r.root) for r in program.regions]
     for i, (t, want, have) in enumerate(zip(tensors, wanted, found, strict=True)):
