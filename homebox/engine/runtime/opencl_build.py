@@ -32,15 +32,11 @@ _KEEPS_ITSELF = ("Portable Computing Language",)
 
 
 class Code(NamedTuple):
-    """A kernel that can be run: `make()` returns a new kernel object, with arguments of its own."""
+    """A kernel that can be run."""
 
     name: str
     program: Any  # pyopencl's
     group: tuple[int, int, int]  # work-items
-
-    def make(self, cl: Any) -> Any:
-        """Return a kernel object."""
-        return cl.Kernel(self.program, self.name)
 
 
 class Builder:
@@ -203,12 +199,10 @@ class Builder:
         return str(said).replace("\0", "")
 
     def _adopt(self, key: str, name: str, program: Any) -> None:
-        info = self._cl.kernel_work_group_info
+        calls, device = self._memory.calls, self._memory.entry.device.int_ptr
         with self._memory.guard(f"loading the kernel {name}"):
-            kernel = self._cl.Kernel(program, name)
-            x, y, z = kernel.get_work_group_info(
-                info.COMPILE_WORK_GROUP_SIZE, self._memory.entry.device
-            )
+            kernel = calls.kernel(program.int_ptr, name)
+            x, y, z = calls.group(kernel.address, device)
         if not x:
             raise DeviceError(f"the kernel {name} does not say how large its work-groups are")
         self._codes[key, name] = Code(name, program, (x, y, z))

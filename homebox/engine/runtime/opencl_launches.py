@@ -16,8 +16,8 @@ import numpy as np
 
 from homebox.engine.graph.device import Block, Buffer
 from homebox.engine.runtime.opencl_build import Code
-from homebox.engine.runtime.opencl_enqueue import WORDS, sender
-from homebox.engine.runtime.opencl_memory import CallError, OpenClBlock, OpenClMemory
+from homebox.engine.runtime.opencl_calls import WORDS, CallError, Kernel, sender
+from homebox.engine.runtime.opencl_memory import OpenClBlock, OpenClMemory
 from homebox.engine.runtime.opencl_platform import import_opencl
 from homebox.engine.runtime.program_plan import Axis, Launch
 from homebox.engine.runtime.stop_flag import StopFlag
@@ -43,7 +43,7 @@ class OpenClLaunches:
         self._cl = import_opencl()
         self._device = device
         self._titles = [launch.title for launch in launches]
-        self._kernels: list[Any] = []
+        self._kernels: list[Kernel] = []
         self._kept: list[Block] = []  # a kernel does not hold its arguments
         self.count = len(launches)
         self.starts = list(range(self.count))
@@ -55,13 +55,14 @@ class OpenClLaunches:
         grids: dict[Axis, list[tuple[int, int]]] = {}
         with device.guard("making a program ready"):
             for at, launch in enumerate(launches):
-                kernel = code[launch.kernel].make(self._cl)
+                made = code[launch.kernel]
+                kernel = device.calls.kernel(made.program.int_ptr, made.name)
                 places = [where(i) for i in launch.arguments]
                 self._bind(kernel, [*places, (variables.block, variables.offset)])
                 self._kernels.append(kernel)
-                self.rows[at, 0] = kernel.int_ptr
+                self.rows[at, 0] = kernel.address
                 self.rows[at, 1] = len(launch.grid)
-                self.rows[at, 5:] = code[launch.kernel].group
+                self.rows[at, 5:] = made.group
                 for column, axis in enumerate(launch.grid, 2):
                     grids.setdefault(axis, []).append((at, column))
         self._grids = [(axis, np.array(at)[:, 0], np.array(at)[:, 1]) for axis, at in grids.items()]
@@ -69,7 +70,7 @@ class OpenClLaunches:
             self._set(axis.groups(bounds), rows, columns)
         self._grids = [each for each in self._grids if each[0].dynamic]
 
-    def _bind(self, kernel: Any, places: Sequence[tuple[Block, int]]) -> None:
+    def _bind(self, kernel: Kernel, places: Sequence[tuple[Block, int]]) -> None:
         """Set a kernel's arguments: a memory object and an offset in bytes for each place."""
         for i, (block, offset) in enumerate(places):
             if not isinstance(block, OpenClBlock) or block.owner is not self._device:
@@ -77,8 +78,8 @@ class OpenClLaunches:
                     f"a program of {self._device.name} uses memory that is not there; "
                     "make its buffers on that device"
                 )
-            kernel.set_arg(2 * i, block.memory)
-            kernel.set_arg(2 * i + 1, np.uint64(offset))
+            self._device.calls.set_argument(kernel.address, 2 * i, block.memory.int_ptr)
+            self._device.calls.set_argument(kernel.address, 2 * i + 1, offset)
             self._kept.append(block)
 
     def _set(self, groups: int, rows: np.ndarray, columns: np.ndarray) -> None:
@@ -141,9 +142,7 @@ class OpenClLaunches:
         if self._send is None:
             self._enqueue_slowly(first, end)
             return
-        if self._device.lost:
-            with self._device.guard(""):
-                return
+        self._device.check()
         reached, code = self._send(self._device.queue.int_ptr, self.rows, first, end)
         if code:
             with self._device.guard(f"launching {self._titles[reached]}"):
@@ -158,11 +157,10 @@ class OpenClLaunches:
     def _launch(self, queue: Any, at: int) -> Any:
         """Enqueue one launch; return its event, or None if it has no groups."""
         row = self.rows[at].tolist()
-        axes = row[1]
-        sizes, local = tuple(row[2 : 2 + axes]), tuple(row[5 : 5 + axes])
-        if not all(sizes):
+        if not all(row[2:5]):
             return None
-        return self._cl.enqueue_nd_range_kernel(queue, self._kernels[at], sizes, local)
+        event = self._device.calls.enqueue(queue.int_ptr, row)
+        return self._cl.Event.from_int_ptr(event, False)
 
     def profile(self) -> np.ndarray:
         """Run all and return the nanoseconds of each launch, (count,) int64."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from homebox.engine.runtime.opencl_calls import CallError, calls
 from homebox.engine.runtime.opencl_platform import Found, import_opencl
 from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
 
@@ -26,15 +27,6 @@ _SMALL = 1 << 16  # bytes that are written without waiting, from a copy
 _PENDING = 64  # such writes that may be on their way
 _FULL = (-4, -6)  # CL_MEM_OBJECT_ALLOCATION_FAILURE, CL_OUT_OF_HOST_MEMORY
 _EXHAUSTED = -5  # CL_OUT_OF_RESOURCES: no memory, or a kernel that broke the device
-
-
-class CallError(Exception):
-    """A function of the driver returned `code`."""
-
-    def __init__(self, function: str, code: int) -> None:
-        super().__init__(f"{function} failed with code {code}")
-        self.code = code
-
 
 _addresses = threading.Lock()
 _next_address = _FIRST_ADDRESS
@@ -63,6 +55,7 @@ class OpenClMemory:
 
     def __init__(self, entry: Found, budget: int | None = None) -> None:
         self._cl = import_opencl()
+        self.calls = calls(self._cl._cl.__file__)
         self.entry = entry
         self.name = entry.name
         self.title = f"{entry.name} ({entry.title})"
@@ -197,6 +190,11 @@ class OpenClMemory:
             self.queue.finish()
         self._pending.clear()
 
+    def check(self) -> None:
+        """Raise DeviceLostError if the device was lost."""
+        if self.lost:
+            raise DeviceLostError(self.lost)
+
     @contextmanager
     def guard(self, doing: str) -> Iterator[None]:
         """Turn a driver's errors into ours; `doing` says what is being done, for the text.
@@ -204,8 +202,7 @@ class OpenClMemory:
         Raises DeviceLostError if the device does not answer any more, from then on at once;
         OutOfDeviceMemoryError if it is full; DeviceError for a call that failed otherwise.
         """
-        if self.lost:
-            raise DeviceLostError(self.lost)
+        self.check()
         try:
             yield
         except (self._cl.Error, CallError) as error:
