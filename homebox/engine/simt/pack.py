@@ -63,8 +63,6 @@ class _Lowering:
             s.share_group(self.group, self.target.local_memory // 2)
             with b.loop(b.int(0), b.int(parts)) as part:
                 self._part(part, parts)
-                if parts > 1:
-                    s.barrier()
             grid = Span((self.root.shape[0],))
         else:
             s.env[self.row], part = s.divide(s.group(), b.int(parts))

@@ -196,6 +196,7 @@ class SimtEmitter(Emitter):
         item = self._place
         size, place = self.extent(dim), self.counters.loop(size_max(dim))
         index[axis] = of(place)
+        again = len(n.arg[1]) > 1  # else the meeting of the sixteen comes before the next numbers
 
         def number(at: Value) -> Value:
             self.env[place] = at
@@ -209,6 +210,8 @@ class SimtEmitter(Emitter):
             numbers = self._numbers(n.dtype)
             b.store(numbers, item, b.get(most))
             self._add(numbers, how, total, b.int(self._width))
+            if again:
+                self.barrier()
             return
         numbers = self._numbers(n.dtype)
         with b.loop(b.int(0), size, self._piece) as first:
@@ -217,6 +220,8 @@ class SimtEmitter(Emitter):
             with b.loop(item, count, self._width) as at:
                 b.store(numbers, at, number(b.add(first, at)))
             self._add(numbers, how, total, count)
+            if again or size_max(dim) > self._piece:
+                self.barrier()
 
     def _numbers(self, dtype: DType) -> Value:
         """Return the local memory for a row's numbers; there is one for each type."""
@@ -238,7 +243,6 @@ class SimtEmitter(Emitter):
                     b.set(total, b.alu(how, b.get(total), part))
             with b.loop(b.add(whole, item), count, LANES) as i:
                 b.set(total, b.alu(how, b.get(total), b.load(numbers, i)))
-        self.barrier()
 
     def blocks(self, dim: Dim) -> tuple[Value, Value]:
         """Return how many whole blocks of 16 an axis has, and how many with the ragged one."""
