@@ -7,6 +7,7 @@ that sum over the weight's rows, vectors along k for each row.
 Invariant: a decoded number is exact, since int8 times float16 fits into float32.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from homebox.engine.simt.tile_loop import VECTOR, Share, Slice, lane, shares, to
 
 WORD = 4  # bytes
 ROWS_SWAP = {16: (4, 2), 8: (4, 4), 4: (4, 8), 32: (4, 1)}  # by depth: quads of steps lie apart
+
+
+LINES_SWAP = (1, 4)  # of a slice that is stored by lines of vectors: odd lines lie apart
 
 
 def lines_swap(form: Format) -> tuple[int, int]:
@@ -64,6 +68,7 @@ class FloatRows:
     k: int
     group: Value  # the tile's number down the rows
     run: int
+    k_step: int = 1  # elements from one step to the next; other steps than 1 are read one by one
 
     def _pieces(self) -> list[tuple[Share, Value, Value]]:
         """Return each share with its row in the tile and its first step."""
@@ -89,7 +94,7 @@ class FloatRows:
             step = total(s, first, k)
             if self.k % self.tile.depth:
                 step = whole(s, "min", step, self.k - self.run)
-            place, lanes = total(s, start, step), self.run
+            place, lanes = total(s, start, b.mul(step, b.int(self.k_step))), self.run
             if narrow and self.run > 1:
                 place, lanes = whole(s, "idiv", place, 2), self.run // 2
             value = b.load(pointer, place, lanes, aligned=lanes > 1)
@@ -126,11 +131,64 @@ class FloatRows:
 
 def run_of(flat: Index, narrow: bool, row_step: int, k: int, depth: int) -> int:
     """Return how many neighbours along k can be read at once: 16 bytes, 8, or one number."""
-    steps = [row_step, k, flat.const, *(c for _, c in flat.terms)]
     for run in (8, 4) if narrow else (4,):
-        if depth % run == 0 and all(step % run == 0 for step in steps):
+        if depth % run == 0 and k % run == row_step % run == 0 and divides(run, flat):
             return run
     return 1
+
+
+def divides(by: int, flat: Index) -> bool:
+    """Whether a place is a multiple of a number, whatever its counters are."""
+    return flat.const % by == 0 and all(c % by == 0 for _, c in flat.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class FloatLines:
+    """An operand whose places lie side by side for each step: [k][place], copied by vectors.
+
+    `start` says where the four places from a given one of the operand begin, at step 0.
+    """
+
+    s: SimtEmitter
+    tile: Tile
+    slice: Slice
+    pointer: Value
+    start: Callable[[Value], Value]
+    k_step: int
+    k: int
+    aligned: bool
+
+    def _pieces(self) -> list[tuple[Share, Value, Value]]:
+        """Return each share with its first place and its step: four neighbours, then steps."""
+        s, b, each, depth = self.s, self.s.b, PANEL // VECTOR, self.tile.depth
+        out = []
+        for share in shares(s, self.tile, self.slice.width // VECTOR * depth):
+            rest, part = whole(s, "idiv", share.number, each), whole(s, "mod", share.number, each)
+            block, step = whole(s, "idiv", rest, depth), whole(s, "mod", rest, depth)
+            place = b.add(b.mul(part, b.int(VECTOR)), b.mul(block, b.int(PANEL)))
+            out.append((share, place, step))
+        return out
+
+    def load(self, k: Value) -> list[Value]:
+        """Read four neighbours for each piece."""
+        s, b = self.s, self.s.b
+        out = []
+        for _, place, step in self._pieces():
+            at = total(s, step, k)
+            if self.k % self.tile.depth:
+                at = whole(s, "min", at, self.k - 1)
+            where = total(s, self.start(place), b.mul(at, b.int(self.k_step)))
+            out.append(b.load(self.pointer, where, VECTOR, aligned=self.aligned))
+        return out
+
+    def store(self, half: Value, values: list[Value]) -> None:
+        """Store them to their step's line."""
+        s = self.s
+        for (share, place, step), value in zip(self._pieces(), values, strict=True):
+            q, u = whole(s, "idiv", step, VECTOR), whole(s, "mod", step, VECTOR)
+            with guard(s, share):
+                at = self.slice.place(half, q, u, whole(s, "idiv", place, VECTOR))
+                s.b.store(self.slice.memory, at, value, aligned=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,7 @@ from homebox.engine.graph.ops import Dim, Node, Sym, size_max
 from homebox.engine.kernels.loops import LANES
 from homebox.errors import EngineError
 
-MICRO = 4  # outputs per work-item along each side of a tile
 SHORT_ROW = 256  # a longer row is summed by a whole group
-DEPTH = 16  # steps along k that are staged at once; divides SEGMENT
 
 
 # half: arithmetic in f16; subgroup: values pass between the work-items of a sub-group; dot4: fast
@@ -232,35 +230,6 @@ def rows_schedule(target: Simt, rows: Sequence[Dim], length: int = 0) -> Rows:
     while count > 1 and count // 2 >= most(rows):
         count //= 2
     return Rows(count)
-
-
-def tile_schedule(target: Simt, m: Dim, n: Dim) -> Tile:
-    """Choose a square of work-items, flatter if m is small; its width is whole panels of 16."""
-    down = 1
-    while down * down * 4 <= target.group:
-        down *= 2
-    while down > 1 and down // 2 >= size_max(m):
-        down //= 2
-    across = target.group // down
-    while across > LANES and across // 2 >= size_max(n):
-        across //= 2
-    rows = min(MICRO, -(-size_max(m) // down))
-    columns = min(MICRO, -(-size_max(n) // across))
-    whole = max(1, LANES // across)
-    tile = Tile(down, across, rows, -(-columns // whole) * whole, DEPTH)
-    while local_bytes(tile) > target.local_memory:
-        if tile.depth == 1:
-            raise EngineError(
-                f"a tile of {tile.height} x {tile.width} does not fit into "
-                f"{target.local_memory} bytes of local memory; use smaller work-groups"
-            )
-        tile = Tile(down, across, tile.rows, tile.columns, tile.depth // 2)
-    return tile
-
-
-def local_bytes(tile: Tile) -> int:
-    """Return the local memory of a tile; a has one element more per step against bank conflicts."""
-    return 4 * tile.depth * (tile.height + 1 + tile.width)
 
 
 def columns_schedule(target: Simt, n: Dim, k: Dim, whole: bool) -> Columns:

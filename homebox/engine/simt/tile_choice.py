@@ -11,7 +11,7 @@ the arithmetic runs at full speed
 and slower by what is missing. Each number costs about four operations on its way into local memory.
 It also takes about 256 work-items a multiprocessor to hide latency.
 Against that stand the groups: with few outputs, small tiles use more multiprocessors. The estimate
-of all this, in units of one multiply-add for each output, decides. Sums take at most 96 registers:
+of all this, in units of one multiply-add for each output, decides. Sums take at most 64 registers:
 one for each output and contraction, two where segments are added up, one more for whole numbers.
 """
 
@@ -21,7 +21,7 @@ from homebox.engine.simt.target import Simt, Tile
 from homebox.errors import EngineError
 
 MICRO = ((8, 8), (8, 4), (4, 8), (4, 4))  # outputs of a work-item: rows, columns
-SUMS = 96  # registers for them
+SUMS = 64  # registers for them
 DEPTH = 16  # steps along k that are staged at once; divides SEGMENT and a panel's rows
 PROCESSORS = 96  # between the 64 of a middle-sized card and the 170 of the largest
 LEAST = 64  # work-items of a group, if the target has so many: the widest sub-groups are full
