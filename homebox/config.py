@@ -8,6 +8,7 @@ line, then `HOMEBOX_<SECTION>_<KEY>`, then the file, then the default. Unknown k
 import dataclasses
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from homebox.errors import ConfigError
 
 CONFIG_VARIABLE = "HOMEBOX_CONFIG"
 PREFIX = "HOMEBOX_"
+
+_DEVICE = r"(cpu(:\d+)?|cl:\d+)"
 
 Value = str | int | float | bool
 N = TypeVar("N", int, float)
@@ -32,6 +35,12 @@ def _bounded(default: N, low: N, high: N) -> N:
 def _chosen(default: str, *others: str) -> str:
     """Declare a text that must be one of a few."""
     value: str = field(default=default, metadata={"words": (default, *others)})
+    return value
+
+
+def _written(default: str, pattern: str, example: str) -> str:
+    """Declare a text of a certain form."""
+    value: str = field(default=default, metadata={"pattern": pattern, "example": example})
     return value
 
 
@@ -64,6 +73,8 @@ class ModelConfig:
     slots: int = _bounded(8, 1, 256)
     weights: str = _chosen("auto", "f32", "bf16", "q8", "q4")
     activations: str = _chosen("auto", "f32", "bf16", "int8")
+    device: str = _written("auto", f"auto|{_DEVICE}(,{_DEVICE})*", "auto, cpu, cl:0 or cl:0,cl:1")
+    memory: int = _bounded(0, 0, 16_777_216)
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,7 @@ class LearningConfig:
     replay: float = _bounded(0.25, 0.0, 1.0)
     kl: float = _bounded(1.0, 0.0, 100.0)
     seed: int = _bounded(0, 0, 2**32 - 1)
+    parts: int = _bounded(1, 1, 64)
 
 
 @dataclass(frozen=True)
@@ -238,6 +250,9 @@ def _checked(key: str, given: object, where: object) -> Value:
     words = item.metadata.get("words")
     if words and given not in words:
         raise ConfigError(f"{where}: {key} must be one of {', '.join(words)}, not {given!r}")
+    if "pattern" in item.metadata and not re.fullmatch(item.metadata["pattern"], str(given)):
+        example = item.metadata["example"]
+        raise ConfigError(f"{where}: {key} must look like {example}, not {given!r}")
     if isinstance(given, int | float) and item.metadata:
         low, high = item.metadata["low"], item.metadata["high"]
         if not low <= given <= high:

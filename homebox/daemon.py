@@ -33,7 +33,10 @@ from homebox.model.sampling import SamplingParams
 from homebox.scheduler import Chunk, Engine, Learning, Running, run_inline
 from homebox.server import Server, ServerSettings, Service
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+TELL_SECONDS = 2.0  # between two lines about loading
 ROLLED_BACK = "learning was stopped by a rollback; nothing was promoted"
 
 
@@ -132,7 +135,22 @@ def load_model(config: Config) -> Any:
         rank=max(DEFAULT_RANK, config.learning.rank),
         weights=config.model.weights,
         activations=config.model.activations,
+        device=config.model.device,
+        memory=config.model.memory,
+        tell=loading(),
     )
+
+
+def loading() -> Callable[[int, int], None]:
+    """Return what says on the log how much of the weights lies on the devices."""
+    said = [time.monotonic()]
+
+    def tell(done: int, total: int) -> None:
+        if time.monotonic() - said[0] >= TELL_SECONDS or done == total:
+            said[0] = time.monotonic()
+            log.info("%d of %d MB of weights are on their device", done >> 20, total >> 20)
+
+    return tell
 
 
 @dataclass
@@ -212,6 +230,7 @@ class Daemon:
             ledger=self.state.ledger,
             context=self.model.context,
             created=int(self._begun),
+            device=self._device,
         )
         server = Server(service, settings)
         self._engine.start()
@@ -235,6 +254,7 @@ class Daemon:
             f"homebox serves {self.model.name} ({short(weights)}) on {self.url}/v1, "
             f"context {self.model.context}, state {self.state.path}"
         ]
+        lines += self._plan
         others = {line["base"] for line in self.state.lineage.reflog()} - {self.model.base_hash}
         if weights == BASE and others and not self.state.lineage.checkpoints(self.model.base_hash):
             lines.append(
@@ -242,6 +262,18 @@ class Daemon:
                 '"homebox learn --now" teaches it to this one'
             )
         return lines
+
+    @property
+    def _device(self) -> str:
+        """The devices that hold the model."""
+        placement = getattr(self.model, "placement", None)
+        return placement.device if placement is not None else "cpu"
+
+    @property
+    def _plan(self) -> list[str]:
+        """What lies on which device and why, a line each."""
+        placement = getattr(self.model, "placement", None)
+        return placement.table() if placement is not None else []
 
     def status(self) -> dict[str, Any]:
         """Say what runs, as plain JSON."""
@@ -256,6 +288,8 @@ class Daemon:
             "model": self.model.name,
             "base": self.model.base_hash,
             "context": self.model.context,
+            "device": self._device,
+            "plan": self._plan,
             "weights": self._served.current,
             "answering": active,
             "waiting": waiting,

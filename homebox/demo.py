@@ -120,7 +120,7 @@ class Box:
 
 
 @contextlib.contextmanager
-def running_box(model: str) -> Iterator[Box]:
+def running_box(model: str, device: str | None = None) -> Iterator[Box]:
     """Run `homebox serve` on a temporary state for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="homebox-demo-") as folder:
         state, config = Path(folder, "state"), Path(folder, "homebox.toml")
@@ -133,6 +133,7 @@ def running_box(model: str) -> Iterator[Box]:
             if name in kept or not name.startswith("HOMEBOX_")
         }
         options = ["--state", str(state), "--config", str(config), "--model", model]
+        options += ["--device", device] if device else []
         with Path(folder, "log").open("w+", encoding="utf-8") as log:
             process = subprocess.Popen(  # our own program, our own arguments
                 [sys.executable, "-m", "homebox", "serve", "--port", "0", *options],
@@ -366,10 +367,14 @@ def main(argv: Sequence[str] | None = None, as_json: bool = False) -> int:
     parser = argparse.ArgumentParser(prog="homebox demo", description=__doc__)
     parser.add_argument("--json", action="store_true", default=as_json)
     parser.add_argument("--model", default="tiny", help='model directory, or "tiny"')
+    parser.add_argument("--device", help="where the model runs: auto, cpu, cl:0")
     options = parser.parse_args([] if argv is None else argv)
     quiet = bool(options.json)
     begun = time.monotonic()
-    with running_box(options.model) as box:
+    with running_box(options.model, options.device) as box:
+        if not quiet:
+            for line in box.client.call("status")["plan"]:
+                _shown(line)
         result = play(box, _silent if quiet else _shown, _silent if quiet else _bar)
     result["total_seconds"] = round(time.monotonic() - begun, 1)
     if quiet:

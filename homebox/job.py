@@ -28,6 +28,7 @@ from homebox.language.vocabulary import Vocabulary, train_vocabulary
 from homebox.memory.store import canonical_json
 from homebox.model import SamplingParams, load
 from homebox.model.config import ModelConfig
+from homebox.model.devices import computing_on
 from homebox.model.loader import file_name_of
 from homebox.model.pretraining import Optimisation, Pretrainer
 
@@ -348,7 +349,7 @@ def run(spec: Spec, out: Path, report: Callable[[Step, float], None]) -> str:
     return digest
 
 
-def main(path: Path, out: Path | None = None, as_json: bool = False) -> int:
+def main(path: Path, out: Path | None = None, as_json: bool = False, device: str = "cpu") -> int:
     """`homebox job run`: print progress and the hash of the result."""
     spec = read_spec(path)
     target = out or Path(f"{spec.job.name}-{spec.hash()[:12]}")
@@ -363,7 +364,8 @@ def main(path: Path, out: Path | None = None, as_json: bool = False) -> int:
                 flush=True,
             )
 
-    digest = run(spec, target, report)
+    with computing_on(device):
+        digest = run(spec, target, report)
     result = {"spec": spec.hash(), "weights": digest, "directory": str(target)}
     if as_json:
         print(json.dumps(result))
@@ -372,9 +374,9 @@ def main(path: Path, out: Path | None = None, as_json: bool = False) -> int:
     return 0
 
 
-def evaluate(model_path: str, count: int = 100) -> dict[str, float]:
+def evaluate(model_path: str, count: int = 100, device: str = "cpu") -> dict[str, float]:
     """Ask a model the scripted evaluation, greedily; return the share of right answers by set."""
-    model = load(model_path, slots=1)
+    model = load(model_path, slots=1, device=device)
     sampling = SamplingParams(max_tokens=64, temperature=0.0)
 
     def answer(conversations: list[list[dict[str, str]]]) -> list[str]:
@@ -384,9 +386,9 @@ def evaluate(model_path: str, count: int = 100) -> dict[str, float]:
     return {name: score(answer, items) for name, items in evaluation_sets(count).items()}
 
 
-def main_evaluate(model_path: str = "tiny", as_json: bool = False) -> int:
+def main_evaluate(model_path: str = "tiny", as_json: bool = False, device: str = "cpu") -> int:
     """`homebox job evaluate`: print accuracies beside their targets; exit 1 if one is missed."""
-    result = evaluate(model_path)
+    result = evaluate(model_path, device=device)
     missed = [name for name, least in TARGETS.items() if result[name] < least]
     if as_json:
         print(json.dumps({"accuracy": result, "targets": TARGETS, "missed": missed}))

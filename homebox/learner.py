@@ -15,6 +15,7 @@ from homebox.errors import EngineError, LearningError
 from homebox.learning.checkpoint import load_spec, save_adapter, save_spec
 from homebox.learning.gate import limits_for
 from homebox.learning.harvest import Harvest, Harvester
+from homebox.learning.pauses import patient
 from homebox.learning.report import (
     Progress,
     Report,
@@ -61,15 +62,17 @@ def run(
     reason = nothing_to_do(selection, store, head, model)
     if reason:
         return _unchanged(head, reason, {"counts": selection.counts})
+    pauses: list[str] = []
     try:
         recipe = recipe_of(settings.learning)
         limits = limits_for(model.config, settings.gate)
-        trial = Trial(model, selection, limits, recipe.seed, head)
-        candidate = yield from trial.attempt(recipe)
+        candidate = yield from patient(
+            lambda: Trial(model, selection, limits, recipe.seed, head).attempt(recipe), pauses
+        )
     except (LearningError, EngineError) as error:
-        return _unchanged(head, str(error), {"counts": selection.counts})
+        return _unchanged(head, str(error), {"counts": selection.counts, **_told(pauses)})
     seconds = time.monotonic() - begun
-    data = report_data(candidate.marks, candidate.verdict, selection, seconds)
+    data = report_data(candidate.marks, candidate.verdict, selection, seconds) | _told(pauses)
     if not candidate.verdict.passed:
         failures = "; ".join(map(str, candidate.verdict.failures))
         return _unchanged(head, f"the gate refused the new weights: {failures}", data)
@@ -137,6 +140,11 @@ def promote(
         )
     )
     return weights
+
+
+def _told(pauses: list[str]) -> dict[str, Any]:
+    """Return the reasons why a run had to wait, for its report."""
+    return {"pauses": pauses} if pauses else {}
 
 
 def _unchanged(head: str, reason: str, data: dict[str, Any]) -> Report:

@@ -74,6 +74,7 @@ class Service:
     ledger: Ledger
     context: int
     created: int  # Unix seconds; when the model was loaded
+    device: str = ""  # the names of those that hold the model
 
 
 class Server:
@@ -170,7 +171,8 @@ class Server:
         failure = self._service.engine.failure
         if failure is not None or self._stopping:
             return _json({"status": "stopping" if self._stopping else "failed"}, 503)
-        return _json({"status": "ok"})
+        device = self._service.device
+        return _json({"status": "ok", "device": device} if device else {"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         names = await asyncio.to_thread(self._service.served.names)

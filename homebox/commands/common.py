@@ -47,6 +47,13 @@ def add_command(
     return parser
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that says where the model runs."""
+    parser.add_argument(
+        "--device", metavar="NAMES", help="auto, cpu, cl:0, or several: cl:0,cl:1 (auto)"
+    )
+
+
 def configuration(args: argparse.Namespace, **overrides: Value | None) -> Config:
     """Read the configuration as this command's options change it."""
     environ = {name: value for name, value in os.environ.items() if name not in ENGINE_VARIABLES}
@@ -55,6 +62,7 @@ def configuration(args: argparse.Namespace, **overrides: Value | None) -> Config
         {
             "paths.state": args.state,
             "model.path": getattr(args, "model", None),
+            "model.device": getattr(args, "device", None),
             **{key.replace("__", "."): value for key, value in overrides.items()},
         },
         environ,

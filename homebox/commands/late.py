@@ -4,18 +4,19 @@ import argparse
 import importlib
 from pathlib import Path
 
-from homebox.commands.common import Subparsers, add_command, configuration
+from homebox.commands.common import Subparsers, add_command, add_device, configuration
 
 
 def add(subparsers: Subparsers) -> None:
     """Declare both commands."""
-    add_command(
+    parser = add_command(
         subparsers,
         "demo",
         demo,
         "show the whole loop: tell, learn, ask, roll back; on a temporary state",
-        "homebox demo",
+        "homebox demo --device cpu",
     )
+    add_device(parser)
     parser = add_command(
         subparsers,
         "job",
@@ -31,13 +32,16 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "spec", help="TOML file of at most 10 kB; for evaluate a model (tiny, or PATH)"
     )
+    add_device(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the result goes")
 
 
 def demo(args: argparse.Namespace) -> int:
     """Run the demonstration."""
     configuration(args)  # for the place of the cache
-    return int(importlib.import_module("homebox.demo").main(as_json=args.json))
+    module = importlib.import_module("homebox.demo")
+    arguments = ["--device", args.device] if args.device else []
+    return int(module.main(arguments, as_json=args.json))
 
 
 def job(args: argparse.Namespace) -> int:
@@ -45,5 +49,7 @@ def job(args: argparse.Namespace) -> int:
     configuration(args)
     module = importlib.import_module("homebox.job")
     if args.action == "evaluate":
-        return int(module.main_evaluate(args.spec, as_json=args.json))
-    return int(module.main(Path(args.spec), out=args.out, as_json=args.json))
+        found = module.main_evaluate(args.spec, as_json=args.json, device=args.device or "cpu")
+        return int(found)
+    options = {"out": args.out, "as_json": args.json, "device": args.device or "cpu"}
+    return int(module.main(Path(args.spec), **options))

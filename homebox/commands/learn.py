@@ -8,6 +8,7 @@ from homebox.commands.common import (
     Bar,
     Subparsers,
     add_command,
+    add_device,
     configuration,
     daemon_of,
     open_for_writing,
@@ -27,6 +28,7 @@ def add(subparsers: Subparsers) -> None:
         "homebox learn --now",
         model=True,
     )
+    add_device(parser)
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--now", action="store_true", help="train, test, and serve what passed")
     mode.add_argument("--dry-run", action="store_true", help="show the lessons, train nothing")

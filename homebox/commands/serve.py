@@ -2,7 +2,13 @@
 
 import argparse
 
-from homebox.commands.common import Subparsers, add_command, configuration, print_json
+from homebox.commands.common import (
+    Subparsers,
+    add_command,
+    add_device,
+    configuration,
+    print_json,
+)
 
 
 def add(subparsers: Subparsers) -> None:
@@ -21,6 +27,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--context", type=int, help="tokens of prompt and answer (4096)")
     parser.add_argument("--type", help="how weights are kept: f32, bf16, q8, q4 (auto)")
     parser.add_argument("--activations", help="what they meet: f32, bf16, int8 (auto)")
+    add_device(parser)
     add_command(
         subparsers,
         "init",

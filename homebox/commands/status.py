@@ -63,6 +63,7 @@ def status(args: argparse.Namespace) -> int:
         rows = [("daemon", f"pid {found['pid']} on {found['url']}/v1"), *rows]
         rows.append(("answering", f"{found['answering']}, waiting {found['waiting']}"))
         learning = found["learning"]
+        rows += [("device", line) for line in found["plan"] or [found["device"]]]
         rows.append(("learning", f"{learning['stage']}: {learning['text']}" if learning else "no"))
     else:
         rows = [("daemon", "none"), *rows]

@@ -17,7 +17,8 @@ from homebox.learning.report import Progress
 from homebox.learning.teach import Topic
 from homebox.memory.lessons import Lesson, lesson_set_hash
 from homebox.model import Model
-from homebox.model.training import LoraTrainer, StepResult
+from homebox.model.data_parallel import Trainer, trainer_for
+from homebox.model.training import StepResult
 
 # Raised whenever the same spec would no longer give the same bytes.
 NUMERICS = 2
@@ -45,6 +46,7 @@ class Recipe:
     seed: int
     scale: float = 1.0
     numerics: str = "f32"  # the same bits on every machine; "bf16": faster, bits of this machine
+    parts: int = 1  # of a step's rows, whose gradients are added in order
 
     def gentler(self) -> "Recipe":
         """The second attempt: half the rate, twice the hold on the base."""
@@ -69,6 +71,7 @@ def recipe_of(settings: LearningConfig) -> Recipe:
         replay=settings.replay,
         kl=settings.kl,
         seed=settings.seed,
+        parts=settings.parts,
     )
 
 
@@ -81,9 +84,17 @@ def job_spec(
         "kind": "lora",
         "lessons": lesson_set_hash(active),
         "numerics": NUMERICS,
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": _written(recipe),
         "superseded": lesson_set_hash(superseded),
     }
+
+
+def _written(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON; one part is not mentioned, as in specs before there were more."""
+    found = dataclasses.asdict(recipe)
+    if recipe.parts == 1:
+        del found["parts"]
+    return found
 
 
 def rate_at(recipe: Recipe, step: int) -> float:
@@ -97,6 +108,15 @@ def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progre
 
     Raises LearningError if the loss stops being a number.
     """
+    try:
+        return (yield from _trained(model, topics, recipe))
+    finally:
+        model.forget_copies()
+
+
+def _trained(
+    model: Model, topics: list[Topic], recipe: Recipe
+) -> Generator[Progress, None, Tensors]:
     mixer, trainer = yield from _prepared(model, topics, recipe)
     progress = Progress("train", 0, recipe.steps, "training begins")
     for step in range(recipe.steps):
@@ -129,16 +149,23 @@ def _pausing(
 
 def _prepared(
     model: Model, topics: list[Topic], recipe: Recipe
-) -> Generator[Progress, None, tuple[Mixer, LoraTrainer]]:
+) -> Generator[Progress, None, tuple[Mixer, Trainer]]:
     """Write the examples and compile beside the thread that answers, which only looks in."""
-    result: Future[tuple[Mixer, LoraTrainer]] = Future()
+    result: Future[tuple[Mixer, Trainer]] = Future()
 
     def prepare() -> None:
         try:
             r = recipe
             mixer = mixed(model, write_examples(topics, r.seed), r)
-            trainer = LoraTrainer(
-                model, r.rank, r.alpha, r.rows, r.length, r.seed, numerics=r.numerics
+            trainer = trainer_for(
+                model,
+                r.rank,
+                r.alpha,
+                r.rows,
+                r.length,
+                r.seed,
+                parts=r.parts,
+                numerics=r.numerics,
             )
             result.set_result((mixer, trainer))
         except BaseException as error:

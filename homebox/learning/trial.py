@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
-from homebox.errors import EngineError, ModelNotFoundError
+from homebox.errors import DeviceError, EngineError, ModelNotFoundError
 from homebox.language.dice import Dice
 from homebox.language.values import Values
 from homebox.language.world import WORLD_NAMES
@@ -96,6 +96,8 @@ class Trial:
         try:
             sitting = sit(self._examinee, self._questions, self._anchor, CANDIDATE, self._base)
             marks = yield from _told(sitting, "gate", total)
+        except DeviceError:
+            raise  # says nothing about the candidate
         except EngineError:
             # Logits that are no numbers: an exam without marks fails every check.
             return Marks()

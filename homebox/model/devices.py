@@ -5,12 +5,13 @@ it chose and why, also why not something better. Invariant: nothing ends up on t
 and OpenCL on a CPU, which is slower than the CPU itself, is used only by name.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homebox.engine.graph.device import HOST, Device, HostDevice
+from homebox.engine.graph.device import HOST, Device, HostDevice, using
 from homebox.engine.runtime.devices import device_named
 from homebox.errors import ConfigError, DeviceError
 
@@ -73,6 +74,14 @@ def room_of(device: Device, memory: int = 0) -> Room:
     entry = getattr(known, "entry", None)
     largest = getattr(entry, "largest", None) or None
     return Room(device, getattr(entry, "title", device.name), known.free_bytes, largest)
+
+
+@contextlib.contextmanager
+def computing_on(asked: str) -> Iterator[Device]:
+    """Make new memory, and so programs over it, on one device; of several the first one counts."""
+    device = choose(asked).rooms[0].device
+    with using(device):
+        yield device
 
 
 def lost(device: Device) -> bool:

@@ -99,6 +99,7 @@ class FakeModel:
         self.adapters = FakeAdapters()
         self.questions: dict[str, Question] = {}
         self.sequences: list[FakeSequence] = []
+        self.forgotten = 0
         self.config: ModelConfig = parse_config(
             {
                 "model_type": "llama",
@@ -111,6 +112,9 @@ class FakeModel:
                 "rms_norm_eps": 1e-5,
             }
         )
+
+    def forget_copies(self) -> None:
+        self.forgotten += 1
 
     def learn_questions(self, questions: Sequence[Question]) -> None:
         self.questions = {key_of(question.messages): question for question in questions}
@@ -143,8 +147,10 @@ class FakeTrainer:
         rows: int,
         length: int,
         seed: int,
+        parts: int = 1,
         numerics: str = "f32",
     ) -> None:
+        self.parts = parts
         self.numerics = numerics
         self.rank, self.seed, self.shape = rank, seed, (rows, length)
         self.rates: list[float] = []

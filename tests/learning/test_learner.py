@@ -34,7 +34,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTrainer.made, FakeTrainer.loss = [], 0.5
-    monkeypatch.setattr(train, "LoraTrainer", FakeTrainer)
+    monkeypatch.setattr(train, "trainer_for", FakeTrainer)
     # Fewer of the dialogues that no test here looks at.
     monkeypatch.setattr(examples, "REPLAY", 30)
     monkeypatch.setattr(examples, "UNTOLD", 30)

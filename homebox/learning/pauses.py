@@ -1,0 +1,51 @@
+"""Learning waits while a device is full or lost, instead of giving a night up.
+
+One idea: a run is a function of its recipe, so what was begun on a device that failed is dropped
+and begun anew later, with the same result. Invariant: while learning waits, it holds no memory of
+a device and takes turns as always, so answers go on.
+"""
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+from homebox.errors import DeviceLostError, LearningError, OutOfDeviceMemoryError
+from homebox.learning.report import Progress
+
+log = logging.getLogger(__name__)
+
+WAITS = (30.0, 120.0, 600.0)  # seconds before the second, third and last try
+TURN = 0.02  # seconds that one turn of waiting takes
+
+T = TypeVar("T")
+
+
+def patient(
+    attempt: Callable[[], Generator[Progress, None, T]], pauses: list[str]
+) -> Generator[Progress, None, T]:
+    """Run `attempt`; where a device fails, wait and run it again from the beginning.
+
+    Each reason is added to `pauses`. Raises LearningError if the device fails in every try.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return (yield from attempt())
+        except (OutOfDeviceMemoryError, DeviceLostError) as error:
+            # Only the text: the error itself holds on to everything that was being computed.
+            reason = str(error)
+        pauses.append(reason)
+        log.warning("learning pauses: %s", reason)
+        gc.collect()
+        if wait is not None:
+            yield from _waiting(wait, reason)
+    raise LearningError(f"learning gave up after {len(pauses)} tries: {pauses[-1]}")
+
+
+def _waiting(seconds: float, reason: str) -> Generator[Progress, None, None]:
+    """Let time pass in short turns."""
+    begun = time.monotonic()
+    while (passed := time.monotonic() - begun) < seconds:
+        yield Progress("pause", int(passed), int(seconds), f"waiting for the device: {reason}")
+        time.sleep(min(TURN, seconds - passed))
