@@ -215,9 +215,9 @@ def _add_bf16(p: Place, i: Value, count: int, acc: list[Value]) -> None:
         parts = [b.reg(b.const(0.0, dt.f32, QUAD)) for _ in acc]
     first = b.mul(o.slice, b.int(UNIT[o.form.name] // 2))
     moved = b.add(first, b.mul(i, b.int(p.x_step)))
-    values = decoded(b, o.form, o.words, at, count)
+    words = _float_words(o, at, count)
     for k in range(0, count, 8):
-        some = values[k : k + 8]
+        some = [_decoded(b, o.form, words, k + j) for j in range(min(8, count - k))]
         for row, total in zip(o.rows, parts, strict=True):
             start = b.add(b.add(row, moved), b.int(k // 2))
             pairs = numbers(b, o.given, start, len(some) // 2, o.even)
@@ -230,24 +230,22 @@ def _add_bf16(p: Place, i: Value, count: int, acc: list[Value]) -> None:
             b.set(total, b.alu("fma", b.get(part), scale, b.get(total)))
 
 
-def decoded(b: Builder, form: Format, words: Value, at: Value, count: int) -> list[Value]:
-    """Return four outputs as float32 for the first `count` k of a unit, without their scales."""
-    unit, per = UNIT[form.name], 1 if form is F32 else 2 if not form.quantised else 4
+def _float_words(o: Stream, at: Value, count: int) -> list[Value]:
+    """Return the words of four outputs for the first `count` k of a unit."""
+    b, form, unit = o.b, o.form, UNIT[o.form.name]
+    per = form.unit if not form.quantised else 4
     groups = min(-(-count // per), unit // per // (2 if form is Q4 else 1))
-    loaded = [b.load(words, b.add(at, b.int(PANEL * g)), QUAD, aligned=True) for g in range(groups)]
+    return [b.load(o.words, b.add(at, b.int(PANEL * g)), QUAD, aligned=True) for g in range(groups)]
+
+
+def _decoded(b: Builder, form: Format, words: list[Value], k: int) -> Value:
+    """Return four outputs' numbers for one k of a unit as float32, without their scales."""
     if form is F32:
-        return [b.bitcast(w, dt.f32) for w in loaded]
+        return b.bitcast(words[k], dt.f32)
     if not form.quantised:
-        return [f(b, w) for w in loaded for f in (low_half, high_half)][:count]
-    found = []
-    zero = b.const(float(form.zero), dt.f32, QUAD)
-    bits = 8 if form is Q8 else 4
-    mask = b.const((1 << bits) - 1, dt.i32, QUAD)
-    for high in range(8 // bits):
-        for word in loaded:
-            for t in range(4):
-                shift = 8 * t + 4 * high
-                moved = b.alu("shr", word, b.const(shift, dt.i32, QUAD)) if shift else word
-                whole = b.cast(b.alu("and", moved, mask), dt.f32)
-                found.append(b.alu("sub", whole, zero))
-    return found[:count]
+        return high_half(b, words[k // 2]) if k % 2 else low_half(b, words[k // 2])
+    shift, bits = (8 * (k % 4), 8) if form is Q8 else (8 * (k % 4) + 4 * (k // 16), 4)
+    word = words[k // 4 if form is Q8 else k % 16 // 4]
+    moved = b.alu("shr", word, b.const(shift, dt.i32, QUAD)) if shift else word
+    whole = b.cast(b.alu("and", moved, b.const((1 << bits) - 1, dt.i32, QUAD)), dt.f32)
+    return b.alu("sub", whole, b.const(float(form.zero), dt.f32, QUAD))
