@@ -1,7 +1,7 @@
 """Products of int8 activations with quantised weights on work-groups: exact sums of 32, then fma.
 
 A slice is one block of 32 along k. Words of four numbers lie in local memory as they lie in memory,
-[line][place]: of the activations the scale, the block's sum and eight words, of the weight eight
+[line][place]: of the activations eight words, the scale and the block's sum, of the weight eight
 words and the scale. The zero of the weight's unsigned bytes comes off as zero * sum of the block.
 Invariant: the CPU's bits, since whole numbers are exact and each block is added by the same fma.
 """
@@ -36,7 +36,7 @@ A_SWAP, W_SWAP = (2, 2), (1, 4)  # where odd lines go, see Slice
 
 @dataclass(frozen=True, slots=True)
 class BlockRows:
-    """Blocks of int8 activations, [row][10 words] -> [10 words][row]; read in pairs of words."""
+    """Blocks of int8 activations, [row][10 words] -> [words][row]; read in pairs of words."""
 
     s: SimtEmitter
     tile: Tile
@@ -73,7 +73,8 @@ class BlockRows:
         s, b = self.s, self.s.b
         for (share, row, pair), value in zip(self._pieces(), values, strict=True):
             chunk, within = whole(s, "idiv", row, VECTOR), whole(s, "mod", row, VECTOR)
-            q, u = whole(s, "idiv", pair, 2), b.mul(whole(s, "mod", pair, 2), b.int(2))
+            line = whole(s, "mod", total(s, b.mul(pair, b.int(2)), GROUPS), WORDS)
+            q, u = whole(s, "idiv", line, VECTOR), whole(s, "mod", line, VECTOR)
             with guard(s, share):
                 for i in range(2):
                     at = b.add(self.slice.place(half, q, total(s, u, i), chunk), within)
@@ -176,33 +177,36 @@ def multiply_bytes(
 ) -> Multiply:
     """Return the inner product of a block: eight dot products of four bytes an output, one fma."""
     b, zero = s.b, packed.form.zero
+    across = tile.columns // VECTOR
 
-    def read(which: Slice, half: Value, line: int, item: Value, count: int) -> list[Value]:
-        return which.read(half, b.int(line // VECTOR), line % VECTOR, item, count)
-
-    def rows(half: Value, line: int) -> list[Value]:
-        vectors = read(a, half, line, s.local(1), tile.rows // VECTOR)
+    def rows(half: Value, q: Value, u: int) -> list[Value]:
+        vectors = a.read(half, q, u, s.local(1), tile.rows // VECTOR)
         return [lane(s, vectors[r // VECTOR], r % VECTOR, VECTOR) for r in range(tile.rows)]
 
-    def columns(half: Value, line: int) -> list[Value]:
-        return read(w, half, line, s.local(0), tile.columns // VECTOR)
+    def columns(half: Value, q: Value, u: int) -> list[Value]:
+        return w.read(half, q, u, s.local(0), across)
+
+    def add(half: Value, q: Value, u: int, sums: Registers) -> None:
+        factors = columns(half, q, u)
+        for one, line in zip(rows(half, q, u), sums, strict=True):
+            for factor, register in zip(factors, line, strict=True):
+                args = b.get(register), b.bitcast(factor, dt.u8), b.bitcast(one, dt.i8)
+                b.set(register, b.emit("dot4", dt.i32, VECTOR, args, 2 * zero - 1))
 
     def multiply(half: Value, k: Value, steps: Value) -> None:
+        last = b.int(GROUPS // VECTOR)
         start = b.const(-zero, dt.i32, VECTOR)
-        first = [b.alu("mul", one, start) for one in rows(half, 1)]
-        sums = [[one] * (tile.columns // VECTOR) for one in first]
-        for g in range(GROUPS):
-            factors = columns(half, g)
-            for r, one in enumerate(rows(half, 2 + g)):
-                for c, factor in enumerate(factors):
-                    args = sums[r][c], b.bitcast(factor, dt.u8), b.bitcast(one, dt.i8)
-                    sums[r][c] = b.emit("dot4", dt.i32, VECTOR, args, 2 * zero - 1)
-        scales = [b.bitcast(x, dt.f32) for x in columns(half, GROUPS)]
-        for r, one in enumerate(rows(half, 0)):
+        first = [b.alu("mul", one, start) for one in rows(half, last, 1)]
+        sums = [[b.reg(one) for _ in range(across)] for one in first]
+        with b.loop(b.int(0), last) as q:
+            for u in range(VECTOR):
+                add(half, q, u, sums)
+        scales = [b.bitcast(x, dt.f32) for x in columns(half, last, 0)]
+        for r, one in enumerate(rows(half, last, 0)):
             mine = b.bitcast(one, dt.f32)
             for c, scale in enumerate(scales):
                 both = b.alu("mul", scale, mine)
-                value = b.alu("fma", b.cast(sums[r][c], dt.f32), both, b.get(acc[r][c]))
+                value = b.alu("fma", b.cast(b.get(sums[r][c]), dt.f32), both, b.get(acc[r][c]))
                 b.set(acc[r][c], value)
 
     return multiply
