@@ -1,0 +1,141 @@
+"""Captured programs on OpenCL devices: the CPU's bits, the disk, suspension, memory, losses."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import HOST, Device, using
+from homebox.engine.graph.ops import Sym
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime import opencl_launches
+from homebox.engine.runtime.capture import Program, Spec, capture
+from homebox.engine.runtime.opencl_platform import Found
+from homebox.engine.runtime.runtime_opencl import OpenClDevice, open_device
+from homebox.engine.runtime.stop_flag import StopFlag
+from homebox.errors import DeviceLostError, OutOfDeviceMemoryError
+
+WEIGHTS = np.random.default_rng(0).standard_normal((2, 48, 48)).astype(np.float32)
+ROWS = np.random.default_rng(1).standard_normal((5, 48)).astype(np.float32)
+
+
+@pytest.fixture
+def device(cl_device: OpenClDevice) -> Iterator[OpenClDevice]:
+    """Return the device with its usual budget, which is restored."""
+    budget = cl_device.budget
+    yield cl_device
+    cl_device.budget = budget
+
+
+def made(device: Device, calls: list[int] | None = None, key: str | None = None) -> Program:
+    """Return a program of several kernels with a size that is known at run time only."""
+    n = Sym("n", 1, 64)
+    with using(device):
+        weights = [Tensor.from_numpy(each, frozen=True) for each in WEIGHTS]
+        buffers = {f"w{i}": w.node.arg for i, w in enumerate(weights)}
+
+        def function(x: Tensor) -> Tensor:
+            if calls is not None:
+                calls.append(1)
+            for weight in weights:
+                x = x.linear(weight).softmax().contiguous() * 3.0
+            return x
+
+        return capture(function, {"x": Spec((n, 48))}, [n], "made", key, buffers)
+
+
+def expected() -> np.ndarray:
+    return made(HOST)(x=ROWS, n=5)[0]
+
+
+def test_a_program_has_the_bits_of_the_cpu(device: OpenClDevice) -> None:
+    program = made(device)
+    assert program.launches.count >= 4
+    for _ in range(3):
+        assert np.array_equal(program(x=ROWS, n=5)[0], expected())
+    assert np.array_equal(program(x=ROWS[:1], n=1)[0], expected()[:1])
+
+
+def test_a_program_comes_from_the_disk(
+    device: OpenClDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEBOX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("homebox.engine.runtime.capture.sources_digest", lambda folder: "same")
+    calls: list[int] = []
+    first = made(device, calls, "k")(x=ROWS, n=5)[0]
+    again = made(device, calls, "k")
+    assert len(calls) == 1
+    assert np.array_equal(again(x=ROWS, n=5)[0], first)
+    made(HOST, calls, "k")
+    assert len(calls) == 2, "a program for another device is another one"
+
+
+def test_a_suspended_program_ends_with_equal_bits(
+    device: OpenClDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opencl_launches, "BRIEF", 0.0)
+    monkeypatch.setattr(opencl_launches, "_PIECE", 0.0)
+    monkeypatch.setattr(opencl_launches, "_FIRST_PIECE", 1)
+    program, other, stop = made(device), made(device), StopFlag()
+    program.set_input("x", ROWS)
+    stop.set()
+    assert not program.run({"n": 5}, stop)
+    pauses = 0
+    while program.suspended:
+        pauses += 1
+        assert np.array_equal(other(x=ROWS, n=5)[0], expected()), "others run meanwhile"
+        program.resume(stop)
+    assert pauses >= 3
+    assert np.array_equal(program.output(0, {"n": 5}).copy(), expected())
+
+
+def test_every_kernel_is_measured(device: OpenClDevice) -> None:
+    program = made(device)
+    program.set_input("x", ROWS)
+    times = program.profile({"n": 5})
+    assert len(times) == program.launches.count
+    assert all(each.nanoseconds > 0 for each in times)
+
+
+def test_a_program_that_does_not_fit_leaves_nothing_behind(device: OpenClDevice) -> None:
+    expected()
+    used, blocks = device.used_bytes, device.block_count
+    device.budget = used + 20_000  # one of the two weights
+    with pytest.raises(OutOfDeviceMemoryError, match="has no room for"):
+        made(device)
+    assert (device.used_bytes, device.block_count) == (used, blocks)
+    device.budget = used + 2_000_000
+    assert np.array_equal(made(device)(x=ROWS, n=5)[0], expected())
+    assert (device.used_bytes, device.block_count) == (used, blocks)
+
+
+def test_a_lost_device_is_opened_anew(device: OpenClDevice, cl_entry: Found) -> None:
+    program = made(device)
+    program(x=ROWS, n=5)
+    assert open_device(cl_entry.name) is device
+    device.lost = "it was unplugged"
+    for _ in range(2):
+        with pytest.raises(DeviceLostError, match="unplugged"):
+            program(x=ROWS, n=5)
+    with pytest.raises(DeviceLostError, match="unplugged"):
+        made(device)
+    new = open_device(cl_entry.name)
+    assert new is not device
+    assert np.array_equal(made(new)(x=ROWS, n=5)[0], expected())
+
+
+def test_values_of_every_type_survive(device: OpenClDevice) -> None:
+    for kind in (dt.f32, dt.i32, dt.u8, dt.i64):
+        values = np.arange(17).astype(kind.to_numpy())
+        with using(device):
+            tensor = Tensor.from_numpy(values)
+            (got,) = capture(lambda t=tensor: t + t)()
+        assert np.array_equal(got, values + values), kind
+    for kind in (dt.f16, dt.bf16):
+        with using(device):
+            tensor = Tensor.from_numpy(ROWS)
+            (got,) = capture(lambda t=tensor, kind=kind: t.cast(kind).cast(dt.f32))()
+        (host,) = capture(lambda kind=kind: Tensor.from_numpy(ROWS).cast(kind).cast(dt.f32))()
+        assert np.array_equal(got, host), kind
