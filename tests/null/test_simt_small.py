@@ -10,6 +10,7 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import A8, BF16, Q4, Q8, Format, pack
 from homebox.engine.graph.ops import Op, Sym, node
 from homebox.engine.graph.tensor import Tensor
+from homebox.engine.simt import simt
 from homebox.engine.simt.target import Flat, LoweredSimt, Packing, Rows, Simt
 from homebox.engine.verify import interpret
 from homebox.errors import EngineError
@@ -29,10 +30,10 @@ def packing(x: Tensor) -> Tensor:
 def same_bytes(x: Tensor, target: Simt) -> LoweredSimt:
     """Require the bytes of the CPU's kernel; return the kernel of the PACK."""
     packed = packing(x)
-    simt, cpu = Execution([packed], [], {}, target), Execution([packed], [], {}, None)
-    (got,), (want,) = simt.results(), cpu.results()
+    device, cpu = Execution([packed], [], {}, target), Execution([packed], [], {}, None)
+    (got,), (want,) = device.results(), cpu.results()
     assert got.tobytes() == want.tobytes()
-    low = simt.lowered[-1]
+    low = device.lowered[-1]
     assert isinstance(low, LoweredSimt) and isinstance(low.schedule, Packing)
     return low
 
@@ -121,10 +122,10 @@ def test_keys_and_values_go_into_their_pages(kind: Any) -> None:
     cache = PagedCache(config, 3, kind)
     places = Tensor.from_numpy(np.array([70, -1, 5], np.int32))
     root = cache.append(0, normal(3, 2, 32), normal(3, 2, 32), places)
-    simt, cpu = Execution([root], [], {}, MIDDLE), Execution([root], [], {}, None)
-    (got,), (want,) = simt.results(), cpu.results()
+    device, cpu = Execution([root], [], {}, MIDDLE), Execution([root], [], {}, None)
+    (got,), (want,) = device.results(), cpu.results()
     assert got.tobytes() == want.tobytes() and got.any()
-    low = simt.lowered[-1]
+    low = device.lowered[-1]
     assert isinstance(low, LoweredSimt) and isinstance(low.schedule, Flat)
 
 
@@ -143,6 +144,50 @@ def test_an_update_of_adamw() -> None:
     scalars = Scalars.of(Tensor.from_numpy(np.array([1e-3, 0, 1.1, 1.2], np.float32)))
     factor = clip_factor(global_norm([gradient]), 1.0)
     roots = adamw(weight, gradient * factor, (moments[0], second), scalars, (0.9, 0.99), 0.1)
-    simt, cpu = Execution(roots, [], {}, MIDDLE), Execution(roots, [], {}, None)
-    for got, want in zip(simt.results(), cpu.results(), strict=True):
+    device, cpu = Execution(roots, [], {}, MIDDLE), Execution(roots, [], {}, None)
+    for got, want in zip(device.results(), cpu.results(), strict=True):
         assert got.tobytes() == want.tobytes()
+
+
+# -- several elements to a work-item ------------------------------------------------------------
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let few elements count as many."""
+    monkeypatch.setattr(simt, "MANY", 1)
+
+
+def widths(lowered: list[LoweredSimt]) -> list[int]:
+    return [low.schedule.each for low in lowered if isinstance(low.schedule, Flat)]
+
+
+@pytest.mark.usefixtures("many")
+def test_neighbours_are_read_at_once() -> None:
+    x, bias = normal(9, 16), normal(16)
+    assert widths(check((x.silu() * x + bias) * normal(9, 1), target=MIDDLE)) == [4]
+    assert widths(check((x < 0.5).where(x.exp(), bias), x < 0.1, target=MIDDLE)) == [4, 4]
+    narrow = check(x.cast(dt.f16).contiguous().cast(dt.f32) * 2.0, x.cast(dt.bf16), target=MIDDLE)
+    assert widths(narrow) == [4, 4, 4]
+    assert widths(check(x.slice(1, 4, 8) + 1.0, x.slice(0, 3, 3) + 1.0, target=MIDDLE)) == [4, 4]
+    table, rows = normal(10, 16), Tensor.from_numpy(np.array([3, 9, -1, 10, 3], np.int32))
+    assert widths(check(table.gather(rows) * 2.0, target=MIDDLE)) == [4]
+
+
+@pytest.mark.usefixtures("many")
+def test_neighbours_that_lie_apart_are_read_one_by_one() -> None:
+    x = normal(8, 12)
+    assert widths(check(x.transpose() * 2.0, target=MIDDLE)) == [1]
+    assert widths(check(x.pad(1, 2, 2) * 2.0, target=MIDDLE)) == [1]
+    assert widths(check(normal(8, 11) * normal(11), target=MIDDLE)) == [1]
+    check(x.slice(1, 1, 8) + 1.0, target=MIDDLE)  # side by side, but at no multiple of four
+
+
+@pytest.mark.usefixtures("many")
+def test_an_update_of_adamw_with_neighbours() -> None:
+    test_an_update_of_adamw()
+
+
+@pytest.mark.parametrize("rows", [3, 4, 9])
+def test_columns_are_read_ahead(rows: int) -> None:
+    check(normal(rows, 20).sum(0), normal(rows, 5, 7).max(0), target=MIDDLE)

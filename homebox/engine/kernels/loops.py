@@ -83,6 +83,7 @@ class Emitter:
         self.written: set[Node] = set()  # owners of memory that the kernel will write
         self.env: dict[Atom, Value] = {}
         self.lane: Loop | None = None
+        self.width = LANES  # lanes of a value that moves with the lane counter
         self.floor = 0  # row sums are not moved out of this scope
         self._given: dict[Node, Value] = {}
         self._memo: dict[tuple[object, ...], Value] = {}
@@ -121,11 +122,11 @@ class Emitter:
         """Read a flat position of memory, 16 lanes if it moves with the lane counter."""
         if self.lane is None or not flat.depends(self.lane):
             return self._load_scalar(pointer, flat, mask)
-        where = mask if mask is None or mask.lanes > 1 else self.b.splat(mask, LANES)
+        where = mask if mask is None or mask.lanes > 1 else self.b.splat(mask, self.width)
         if flat.coefficient(self.lane) == 1 and flat.linear_in(self.lane):
             base = self.integer(flat + of(self.lane) * -1)
-            return self.b.load(pointer, base, LANES, where)
-        return self.b.load(pointer, self.vector(flat), LANES, where)
+            return self.b.load(pointer, base, self.width, where, self.even(flat))
+        return self.b.load(pointer, self.vector(flat), self.width, where)
 
     def unpacked(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
         """Return an element of an UNPACK, wherever it lies in the bytes."""
@@ -176,6 +177,10 @@ class Emitter:
         within = self.b.alu("and", above, self.b.alu("lt", place, self.b.int(count)))
         return self.b.alu("where", within, place, self.b.int(0))
 
+    def even(self, flat: Index) -> bool:
+        """Whether a target profits from knowing that lanes begin at a multiple of their number."""
+        return False
+
     def store(self, n: Node, flat: Index, value: Value, mask: Value | None) -> None:
         """Write a value to a flat position of a node's memory; lanes follow the lane counter."""
         pointer = self.pointer(n)
@@ -189,11 +194,11 @@ class Emitter:
                 with self.b.when(mask):
                     self.b.store(pointer, self.integer(flat), value)
             return
-        value = self.b.splat(value, LANES)
-        where = mask if mask is None or mask.lanes > 1 else self.b.splat(mask, LANES)
+        value = self.b.splat(value, self.width)
+        where = mask if mask is None or mask.lanes > 1 else self.b.splat(mask, self.width)
         if flat.coefficient(self.lane) == 1 and flat.linear_in(self.lane):
             base = self.integer(flat + of(self.lane) * -1)
-            self.b.store(pointer, base, value, where)
+            self.b.store(pointer, base, value, where, self.even(flat))
         else:
             self.b.store(pointer, self.vector(flat), value, where)
 
@@ -236,16 +241,16 @@ class Emitter:
         """Return an index that moves with the lanes as <16 x i32>."""
         lane = self.lane
         if lane is None or not index.depends(lane):
-            return self.b.splat(self.b.cast(self.integer(index), dt.i32), LANES)
+            return self.b.splat(self.b.cast(self.integer(index), dt.i32), self.width)
         fixed = Index(index.const, tuple(t for t in index.terms if not of(t[0]).depends(lane)))
-        total = self.b.splat(self.b.cast(self.integer(fixed), dt.i32), LANES)
+        total = self.b.splat(self.b.cast(self.integer(fixed), dt.i32), self.width)
         for atom, c in index.terms:
             if not of(atom).depends(lane):
                 continue
             if atom == lane:
-                part = self.b.lane(LANES)
+                part = self.b.lane(self.width)
             elif isinstance(atom, (Div, Mod)):
-                by = self.b.const(atom.by, dt.i32, LANES)
+                by = self.b.const(atom.by, dt.i32, self.width)
                 op = "idiv" if isinstance(atom, Div) else "mod"
                 part = self.b.alu(op, self.vector(atom.index), by)
             elif isinstance(atom, Loaded):
@@ -253,7 +258,7 @@ class Emitter:
             else:
                 raise EngineError(f"no vector form of {atom}")
             total = self.b.alu(
-                "add", total, self.b.alu("mul", part, self.b.const(c, dt.i32, LANES))
+                "add", total, self.b.alu("mul", part, self.b.const(c, dt.i32, self.width))
             )
         return total
 
@@ -264,7 +269,7 @@ class Emitter:
             lo, hi = index.bounds()
             parts: list[Value] = []
             moving = self.lane is not None and index.depends(self.lane)
-            lanes = LANES if moving else 1
+            lanes = self.width if moving else 1
             position = self.vector(index) if moving else self.integer(index)
             if lo < 0:
                 minus = self.b.const(-1, position.dtype, lanes)

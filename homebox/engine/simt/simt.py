@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from homebox.engine.codegen.linear import Value
 from homebox.engine.fusion.contract import packed_product
 from homebox.engine.fusion.fuse import Region
-from homebox.engine.graph.indexing import Conditions, accesses, holds
+from homebox.engine.graph.indexing import Access, Conditions, accesses, holds
 from homebox.engine.graph.ops import Dim, Node, Op, Sym, memory_of, size_max
 from homebox.engine.graph.symbolic import Index, Loaded, Loop, flatten, of, replace
 from homebox.engine.kernels.loops import LANES
@@ -27,7 +27,16 @@ from homebox.engine.simt.gemv import lower_gemv
 from homebox.engine.simt.pack import lower_pack
 from homebox.engine.simt.simt_contract import ContractSimt
 from homebox.engine.simt.simt_emitter import SimtEmitter
-from homebox.engine.simt.target import LoweredSimt, Rows, Simt, Span, flat_schedule, rows_schedule
+from homebox.engine.simt.target import (
+    Flat,
+    LoweredSimt,
+    Rows,
+    Simt,
+    Span,
+    flat_schedule,
+    most,
+    rows_schedule,
+)
 
 
 def lower_simt(
@@ -53,6 +62,10 @@ def lower_simt(
     if region.root.op is Op.PACK:
         return lower_pack(region.root, inside, syms, target)
     return MapSimt(region.root, inside, syms, target).lower_simt()
+
+
+WIDE = 4  # elements of a work-item that lie side by side: 16 bytes
+MANY = 1 << 15  # elements from which there are work-items enough with four each
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,9 @@ class MapSimt(MapLowering):
         ]
         shared = [r.node for r in inline if not any(i.depends(walk.lane) for i in r.index)]
         if not shared:
-            return self._flat(counters, index, sizes, vector, sequential)
+            if self._even(index, inline, counters, sizes, vector):
+                return self._wide(counters, index, sizes)
+            return self._flat(counters, index, sizes, vector, sequential, bool(inline))
         length = max(size_max(n.src[0].shape[n.arg[1][-1]]) for n in shared)
         outer = [i for i in range(sequential, len(sizes)) if i != vector]
         schedule = rows_schedule(self.target, [sizes[i] for i in outer], length)
@@ -121,6 +136,65 @@ class MapSimt(MapLowering):
         moved = tuple(replace(i, counters[vector], position) for i in index)
         return Walked(moved, block, lane, position)
 
+    def _even(
+        self,
+        index: tuple[Index, ...],
+        inline: list[Access],
+        counters: list[Loop],
+        sizes: list[Dim],
+        vector: int | None,
+    ) -> bool:
+        """Whether there are many elements, and four neighbours lie side by side wherever read."""
+        if vector is None or inline or self._indexed() or vector != len(sizes) - 1:
+            return False
+        size = sizes[vector]
+        if not isinstance(size, int) or size % WIDE or most(sizes) < MANY:
+            return False
+        if any(n.op in (Op.UNPACK, Op.IOTA) for n in self._inside()):
+            return False
+        counter = counters[vector]
+        return not any(
+            r.inline
+            or any(i.depends(counter) for i, _ in r.conditions)
+            or not r.flat.linear_in(counter)
+            or r.flat.coefficient(counter) not in (0, 1)
+            for r in accesses(self.root, index, self.realised, self.counters)
+        )
+
+    def _inside(self) -> list[Node]:
+        """Return the nodes that the kernel computes on the way."""
+        found: dict[Node, None] = {self.root: None}
+        stack = [self.root]
+        while stack:
+            for source in stack.pop().src:
+                if source not in found and source not in self.realised:
+                    found[source] = None
+                    stack.append(source)
+        return list(found)
+
+    def _wide(
+        self, counters: list[Loop], index: tuple[Index, ...], sizes: list[Dim]
+    ) -> LoweredSimt:
+        """Give four elements that lie side by side to each work-item."""
+        s, b = self.s, self.s.b
+        size = sizes[-1]
+        lane, block = self.counters.loop(WIDE), self.counters.loop(size_max(size) // WIDE)
+        position = of(block) * WIDE + of(lane)
+        moved = tuple(replace(i, counters[-1], position) for i in index)
+        outer = [*sizes[:-1], size_max(size) // WIDE]
+        number = b.add(b.mul(s.group(), b.int(self.target.group)), s.local())
+        s.spread(number, [*counters[:-1], block], outer)
+        s.width = WIDE
+        with ExitStack() as nest:
+            total = s.product(outer)
+            if total.constant is None or total.constant % self.target.group:
+                nest.enter_context(b.when(b.alu("lt", number, total)))
+            nest.enter_context(s.lanes(lane))
+            self._element(moved, (), None)
+        schedule = Flat(self.target.group, WIDE)
+        grid = (Span(tuple(outer), schedule.group),)
+        return LoweredSimt(b.kernel((schedule.group,)), tuple(s.memory), grid, schedule)
+
     def _flat(
         self,
         counters: list[Loop],
@@ -128,17 +202,29 @@ class MapSimt(MapLowering):
         sizes: list[Dim],
         vector: int | None,
         sequential: int,
+        summed: bool,
     ) -> LoweredSimt:
         """Give each element (all elements at one place of an indexed store) to a work-item."""
         s, b, outer = self.s, self.s.b, sizes[sequential:]
         schedule = flat_schedule(self.target, outer)
         width = schedule.group
         number = b.add(b.mul(s.group(), b.int(width)), s.local())
-        s.spread(number, counters[sequential:], outer)
+        total = s.product(outer)
+        inside = b.alu("lt", number, total)
         item = None if vector is None else counters[vector]
-        with b.when(b.alu("lt", number, s.product(outer))), s.moving(item):
-            self._loops(counters, sizes, sequential, lambda: self._element(index, (), None))
         grid = (Span(tuple(outer), width),)
+        with ExitStack() as nest:
+            nest.enter_context(s.moving(item))
+            if summed and not sequential:
+                # Work-items beyond the edge sum as well: compilers for CPUs would give a part of a
+                # vector a loop of its own, and one was seen to sum in another order there.
+                number = b.emit("min", number.dtype, 1, (number, b.add(total, b.int(-1))))
+                s.spread(number, counters, outer)
+                self._element(index, (), inside)
+            else:
+                s.spread(number, counters[sequential:], outer)
+                nest.enter_context(b.when(inside))
+                self._loops(counters, sizes, sequential, lambda: self._element(index, (), None))
         return LoweredSimt(b.kernel((width,)), tuple(s.memory), grid, schedule)
 
     def _rows(

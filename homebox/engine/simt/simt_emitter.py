@@ -19,6 +19,7 @@ from homebox.engine.kernels.loops import LANES, Emitter, neutral, own_conditions
 from homebox.errors import EngineError
 
 UNROLL = 8  # numbers that are read from local memory before they are added
+READ_AHEAD = 4  # elements of a column that are read before they are added
 LONGEST = 4096  # numbers of a row in local memory at most
 
 
@@ -103,6 +104,13 @@ class SimtEmitter(Emitter):
         yield
         self.item = saved
 
+    # -- lanes ----------------------------------------------------------------------------------
+
+    def even(self, flat: Index) -> bool:
+        """Whether a place is a multiple of the lanes; the lane counter begins at 0."""
+        rest = [c for atom, c in flat.terms if atom != self.lane]
+        return all(c % self.width == 0 for c in (flat.const, *rest))
+
     # -- reductions -----------------------------------------------------------------------------
 
     def reduce(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
@@ -142,15 +150,42 @@ class SimtEmitter(Emitter):
             deal(n, index, axis, conditions, total)
             return
         dim = n.src[0].shape[axis]
+        if not rest:
+            self._in_order(n, index, axis, conditions, total)
+            return
         counter = self.counters.loop(size_max(dim))
         index[axis] = of(counter)
         with self.b.loop(self.b.int(0), self.extent(dim)) as i:
             self.env[counter] = i
-            if rest:
-                self._walk(n, index, rest, conditions, total, row)
-            else:
-                value = self.value(n.src[0], tuple(index), conditions)
-                self.b.set(total, self.b.alu(n.arg[0], self.b.get(total), value))
+            self._walk(n, index, rest, conditions, total, row)
+
+    def _in_order(
+        self, n: Node, index: list[Index], axis: int, conditions: Conditions, total: Value
+    ) -> None:
+        """Add up an axis; several elements are read before they are added."""
+        b, dim, how = self.b, n.src[0].shape[axis], n.arg[0]
+        turn = READ_AHEAD if isinstance(dim, int) and dim >= READ_AHEAD else 1
+        turns = size_max(dim) // turn
+
+        def add(places: list[Index]) -> None:
+            values = []
+            for place in places:
+                index[axis] = place
+                values.append(self.value(n.src[0], tuple(index), conditions))
+            for value in values:
+                b.set(total, b.alu(how, b.get(total), value))
+
+        if turn > 1:
+            block = self.counters.loop(turns)
+            with b.loop(b.int(0), b.int(turns)) as i:
+                self.env[block] = i
+                add([of(block) * turn + u for u in range(turn)])
+            if size_max(dim) == turns * turn:
+                return
+        counter = self.counters.loop(size_max(dim))
+        with b.loop(b.int(turns * turn if turn > 1 else 0), self.extent(dim)) as i:
+            self.env[counter] = i
+            add([of(counter)])
 
     def _deal(
         self, n: Node, index: list[Index], axis: int, conditions: Conditions, total: Value

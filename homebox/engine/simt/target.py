@@ -70,9 +70,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """One work-item per output element."""
+    """One work-item per output element, or for `each` that lie side by side."""
 
     group: int
+    each: int = 1
 
 
 @dataclass(frozen=True, slots=True)
