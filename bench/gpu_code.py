@@ -2,8 +2,8 @@
 
 `python -m bench.gpu_code FILE.cl ..` compiles sources offline for the cards that homebox is for and
 prints one line per kernel and card; a compiler that is missing is named. Debian has the compilers
-(clang-19, libclc-19, intel-opencl-icd for ocloc); ptxas is in the package nvidia-cuda-nvcc. A kernel
-that spills registers, or fits less than a few times on a multiprocessor, is slow on every card.
+(clang-19, libclc-19, intel-opencl-icd for ocloc); ptxas is in the package nvidia-cuda-nvcc. A
+kernel that spills registers, or fits less than a few times on a multiprocessor, is slow anywhere.
 """
 
 import argparse
@@ -22,6 +22,25 @@ LIBCLC = Path("/usr/lib/clc")
 AMD = {"gfx1100": "7900XTX", "gfx1201": "9070XT"}
 NVIDIA = {"sm_86": "3090", "sm_89": "4090"}
 INTEL = {"dg2": "Arc A770"}
+
+
+# The library for NVIDIA lacks conversions of half precision, which NVIDIA's own has. Ours hide all
+# conversions of these names, so the others are there too.
+_CONVERSIONS = """
+#pragma OPENCL EXTENSION cl_khr_fp16 : enable
+#define OVER __attribute__((overloadable, always_inline))
+#define FROM(T, N) \\
+OVER float##N convert_float##N(T##N v) { return __builtin_convertvector(v, float##N); }
+#define TO(S, N) \\
+OVER half##N convert_half##N##S(float##N v) { return __builtin_convertvector(v, half##N); }
+#define ALL(N) FROM(half, N) FROM(char, N) FROM(uchar, N) FROM(short, N) FROM(ushort, N) \\
+FROM(int, N) FROM(uint, N) TO(, N) TO(_rte, N)
+ALL(2) ALL(4) ALL(8) ALL(16)
+#define ONE(T) OVER float convert_float(T v) { return (float)v; }
+ONE(half) ONE(char) ONE(uchar) ONE(short) ONE(ushort) ONE(int) ONE(uint) ONE(long) ONE(ulong)
+OVER half convert_half(float v) { return (half)v; }
+OVER half convert_half_rte(float v) { return (half)v; }
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +121,12 @@ def _amd(clang: str, path: Path, name: str, card: str, options: Sequence[str]) -
 
 def _nvidia(clang: str, path: Path, name: str, card: str, options: Sequence[str]) -> Row:
     out = path.with_suffix(".ptx")
+    whole = path.with_suffix(".nvidia.cl")
+    whole.write_text(_CONVERSIONS + path.read_text())
     target = ["-target", "nvptx64-nvidia-cuda", "-Xclang", "-target-cpu", "-Xclang", card]
     target += ["-Xclang", "-target-feature", "-Xclang", "+ptx78"]
     target += _library("nvptx64--nvidiacl.bc")
-    code, said = _run([*_clang(clang, path, target, options), str(out)])
+    code, said = _run([*_clang(clang, whole, target, options), str(out)])
     if code:
         return Row(name, card, error=_first_error(said))
     ptxas = shutil.which("ptxas")
