@@ -229,13 +229,13 @@ def test_mistakes_of_ours_are_one_line_unless_debugging(
 
 
 def test_doctor_names_what_is_missing(homebox: Any, tmp_path: Path) -> None:
-    found = homebox("doctor", "--json", "--model", str(tmp_path / "nothing"))
+    found = homebox("doctor", "--quick", "--json", "--model", str(tmp_path / "nothing"))
     assert found.code == 1
     checks = {check["name"]: check for check in found.json["checks"]}
     assert {"python", "platform", "llvmlite", "cpu", "threads", "state", "cache"} <= set(checks)
     assert [name for name, check in checks.items() if not check["ok"]] == ["model"]
     assert str(tmp_path / "nothing") in checks["model"]["advice"]
-    assert "!!  model" in homebox("doctor", "--model", str(tmp_path / "nothing")).out
+    assert "!!  model" in homebox("doctor", "--quick", "--model", str(tmp_path / "nothing")).out
 
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:

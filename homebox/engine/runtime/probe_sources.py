@@ -186,27 +186,20 @@ def _three(seed: int) -> tuple[Array, Array, Array]:
     return a, b, c
 
 
+_THREE = "  float a = GIVEN(float)[i], b = GIVEN(float)[1024 + i], c = GIVEN(float)[2048 + i];\n"
+
+
 def _fma() -> Probe:
     a, b, c = _three(3)
-    body = (
-        "  FOUND(float)[i] = fma(GIVEN(float)[i], GIVEN(float)[1024 + i], GIVEN(float)[2048 + i]);"
-    )
+    body = f"{_THREE}  FOUND(float)[i] = fma(a, b, c);"
     return Probe("fma", "fma", kernel(body), _joined(a, b, c), _joined(fma32(a, b, c)), shows="<f4")
 
 
 def _contraction() -> Probe:
     a, b, c = _three(6)
-    body = """\
-  float a = GIVEN(float)[i], b = GIVEN(float)[1024 + i], c = GIVEN(float)[2048 + i];
-  FOUND(float)[i] = a * b + c;"""
-    return Probe(
-        "products and sums round apart",
-        "contraction",
-        kernel(body),
-        _joined(a, b, c),
-        _joined(a * b + c),
-        shows="<f4",
-    )
+    name, body = "products and sums round apart", f"{_THREE}  FOUND(float)[i] = a * b + c;"
+    given, expected = _joined(a, b, c), _joined(a * b + c)
+    return Probe(name, "contraction", kernel(body), given, expected, shows="<f4")
 
 
 def _denormals() -> Probe:
@@ -214,9 +207,8 @@ def _denormals() -> Probe:
     a, b = _numbers(9, ITEMS, -140, -100), _numbers(10, ITEMS, -36, -9)
     c = _numbers(11, ITEMS, -147, -127)
     wanted = np.stack([a * b, a + c, c + c, fma32(a, b, c), c * np.float32(4096)], axis=1)
-    body = """\
-  float a = GIVEN(float)[i], b = GIVEN(float)[1024 + i], c = GIVEN(float)[2048 + i];
-  __global float *to = FOUND(float) + 5 * i;
+    body = f"""\
+{_THREE}  __global float *to = FOUND(float) + 5 * i;
   to[0] = a * b; to[1] = a + c; to[2] = c + c; to[3] = fma(a, b, c); to[4] = c * 4096.0f;"""
     return Probe(
         "denormals are kept",
@@ -321,6 +313,14 @@ def double_probe() -> Probe:
     )
 
 
+# Compilers for processors take any assembly for their own and may crash on it.
+_ONLY_WHERE_PTX = """\
+#if defined(__AMDGCN__) || defined(cl_intel_subgroups) || \\
+    ((defined(__x86_64__) || defined(__aarch64__)) && !defined(__NV_CL_C_VERSION))
+#error this device has no PTX
+#endif
+"""
+
 # -- sub-groups -----------------------------------------------------------------------------------
 
 # What a kernel that exchanges values carries where the compiler chooses sizes by itself.
@@ -340,7 +340,6 @@ def exchange_probes() -> tuple[Probe, ...]:
     ways = [(way, 16, True) for way in ("khr", "intel")]
     ways += [("khr", size, False) for size in (64, 32, 16, 8)]
     ways += [("amd", size, False) for size in (64, 32)]
-    # Last, since compilers for processors take any assembly for theirs.
     ways += [("ptx", 32, False)]
     return tuple(_exchange(*way) for way in ways)
 
@@ -354,7 +353,7 @@ def _exchange(way: str, size: int, required: bool) -> Probe:
         f"  __global int *to = FOUND(int) + {len(masks)} * i;",
         *(f"  to[{at}] = hb_exchange(x, {mask}u);" for at, mask in enumerate(masks)),
     ]
-    extra = _ONLY_WHERE_SIZES_ARE_CHOSEN if required else ""
+    extra = _ONLY_WHERE_SIZES_ARE_CHOSEN if required else _ONLY_WHERE_PTX * (way == "ptx")
     source = kernel("\n".join(lines), extra + prelude(("hb_exchange",), HELPERS))
     if required:
         source = source.replace("__kernel", REQUIRE.format(size=size) + "__kernel")
@@ -389,12 +388,12 @@ def dot4_probes() -> tuple[Probe, ...]:
   int c = GIVEN(int)[2048 + i];
   FOUND(int)[2 * i] = hb_dot4(c, a, b);
   FOUND(int)[2 * i + 1] = hb_dot4_small(c, small, b);"""
-    source = kernel(body, prelude(("hb_dot4", "hb_dot4_small"), HELPERS))
+    helpers = prelude(("hb_dot4", "hb_dot4_small"), HELPERS)
     return tuple(
         Probe(
             f"products of four bytes ({way})",
             "dot4",
-            source,
+            kernel(body, _ONLY_WHERE_PTX * (way == "ptx") + helpers),
             _joined(a, b, c),
             _joined(np.stack(wanted, axis=1)),
             unit="dot4",

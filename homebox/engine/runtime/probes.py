@@ -246,17 +246,16 @@ class Child:
         return difference(each, base64.b64decode(answer["found"]))
 
     def _start(self) -> None:
-        environ = dict(os.environ)
-        root = str(Path(__file__).parents[3])
-        environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")]))
-        environ["PYOPENCL_NO_CACHE"] = "1"
+        root, given = str(Path(__file__).parents[3]), dict(os.environ)
+        path = os.pathsep.join(filter(None, [root, given.get("PYTHONPATH")]))
+        variables = {**given, "PYTHONPATH": path, "PYOPENCL_NO_CACHE": "1"}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", "homebox.engine.runtime.probe_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=environ,
+            env=variables,
         )
         self._read = b""
         where = {
@@ -333,7 +332,7 @@ def difference(each: Probe, found: bytes) -> str:
     at = int(wrong[0])
     return (
         f"wrong numbers: {len(wrong)} of {len(wanted)}; the first, number {at}, "
-        f"should be {wanted[at]} and is {got[at]}"
+        f"should be {wanted[at]!s} and is {got[at]!s}"
     )
 
 
