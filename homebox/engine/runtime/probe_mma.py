@@ -101,6 +101,8 @@ def _source(variant: Variant, kind: str, largest: int) -> str:
             "  int l = get_local_id(0), size = get_local_size(0);",
             f"  for (int i = l; i < {2 * lines * line}; i += size)",
             f"    box[i / {line} * {_STEP} + i % {line}] = given[i];",
+            # What an earlier kernel left there must not pass for results.
+            f"  for (int i = l; i < size / {variant.width} * 256; i += size) out[i] = -1.0f;",
             f"  for (int i = l; i < {2 * lines}; i += size)",
             f"    scales[i] = ((__global const float *)(given + {2 * lines * line}))[i];",
             "  barrier(CLK_LOCAL_MEM_FENCE);",
