@@ -1,7 +1,7 @@
 """Programs on OpenCL devices: kernels and their binaries, launches, suspended runs, losses."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ import pytest
 from homebox.engine.codegen.cache import DiskCache
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Buffer
-from homebox.engine.runtime import opencl_launches
+from homebox.engine.runtime import opencl_commands, opencl_launches
 from homebox.engine.runtime.opencl_build import Builder
+from homebox.engine.runtime.opencl_commands import commands_of, faster_commands
 from homebox.engine.runtime.opencl_launches import OpenClLaunches
 from homebox.engine.runtime.opencl_memory import OpenClMemory
 from homebox.engine.runtime.program_plan import Axis, Launch
@@ -49,7 +50,12 @@ class Steps:
     """A program made by hand: `numbers` are the kernels that run on x, in order."""
 
     def __init__(
-        self, builder: Builder, numbers: Sequence[int], size: int = 1000, text: str = STEP
+        self,
+        builder: Builder,
+        numbers: Sequence[int],
+        size: int = 1000,
+        text: str = STEP,
+        grids: Mapping[int, tuple[Axis, ...]] | None = None,
     ) -> None:
         self.memory = builder._memory
         self.numbers = numbers
@@ -58,9 +64,10 @@ class Steps:
         self.variables = Buffer(1, dt.i32, device=self.memory)
         names = [f"step{each}" for each in sorted(set(numbers))]
         code = builder.load({name: step(name, int(name[4:]), text) for name in names})
-        grid = (Axis(1, (("n", 1),), GROUP),)
+        usual = (Axis(size, (), GROUP),) if grids else (Axis(1, (("n", 1),), GROUP),)
         launches = [
-            Launch(names.index(f"step{each}"), (0,), grid, 1, 1, f"step {each}") for each in numbers
+            Launch(names.index(f"step{each}"), (0,), grid, 1, 1, f"step {each}")
+            for each, grid in ((n, (grids or {}).get(i, usual)) for i, n in enumerate(numbers))
         ]
         self.launches = OpenClLaunches(
             self.memory,
@@ -76,9 +83,11 @@ class Steps:
         self.variables.write(np.array([n], np.int32))
         self.launches.bind({"n": n})
 
-    def expected(self, n: int, repeats: int = 1) -> np.ndarray:
+    def expected(
+        self, n: int, repeats: int = 1, numbers: Sequence[int] | None = None
+    ) -> np.ndarray:
         x = np.arange(self.size, dtype=np.int32)
-        for each in self.numbers:
+        for each in self.numbers if numbers is None else numbers:
             for _ in range(repeats):
                 x[:n] = x[:n] * 3 + each
         return x
@@ -312,6 +321,53 @@ def test_memory_of_another_device_is_refused(builder: Builder, cl_memory: OpenCl
                 Buffer(1, dt.i32, device=cl_memory),
                 {},
             )
+
+
+def test_recorded_launches_do_what_lists_do(builder: Builder) -> None:
+    memory = builder._memory
+    memory.commands = commands_of(memory)
+    if memory.commands is None:
+        pytest.skip(f"{memory.title} cannot record launches that overlap")
+    grids = {i: (Axis(1, (("n", 1),), GROUP),) for i in (3, 15)}
+    grids |= {20: (Axis(0),)}
+    steps = Steps(builder, [i % 5 for i in range(40)], grids=grids)
+    for n in (999, 5, 640):
+        steps.begin(n)
+        for _ in range(2):
+            assert steps.launches.run(0, None) == 40
+        skipped = [i % 5 for i in range(40) if i != 20]
+        assert np.array_equal(steps.x.read(), steps.expected(n, numbers=skipped * 2))
+    parts = steps.launches._parts
+    assert parts is not None
+    assert [each for each in parts if isinstance(each, tuple)] == [(0, 4), (15, 21)]
+    assert len(parts) == 4
+
+
+def test_recording_is_used_only_where_it_is_faster(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = builder._memory
+    if commands_of(memory) is None:
+        assert faster_commands(memory, builder) is None
+        pytest.skip(f"{memory.title} cannot record launches that overlap")
+    tried = opencl_commands._tried
+    for seconds, kept in (([1.0, 0.5], True), ([1.0, 1.0], False)):
+        times = iter(seconds)
+        monkeypatch.setattr(
+            opencl_commands, "_tried", lambda *given, times=times: (tried(*given)[0], next(times))
+        )
+        assert (faster_commands(memory, builder) is not None) == kept
+    values = iter([np.zeros(4), np.ones(4)])
+    monkeypatch.setattr(opencl_commands, "_tried", lambda *_: (next(values), next(times, 0.0)))
+    assert faster_commands(memory, builder) is None, "wrong numbers are never used"
+
+
+def test_lists_are_cut_where_grids_change() -> None:
+    assert opencl_commands.still(20, []) == [(0, 20, True)]
+    assert opencl_commands.still(5, []) == [(0, 5, False)]
+    assert opencl_commands.still(20, [2, 19]) == [(0, 3, False), (3, 19, True), (19, 20, False)]
+    assert opencl_commands.still(20, range(5, 12)) == [(0, 12, False), (12, 20, True)]
+    assert opencl_commands.still(0, []) == []
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         ctypes.c_int32,
         (_POINTER, _POINTER, _NUMBER, _SIZE, _POINTER, _POINTER),
     ),
+    "clGetDeviceInfo": (ctypes.c_int32, (_POINTER, _NUMBER, _SIZE, _POINTER, _POINTER)),
+    "clGetExtensionFunctionAddressForPlatform": (_POINTER, (_POINTER, ctypes.c_char_p)),
     "clEnqueueNDRangeKernel": (
         ctypes.c_int32,
         (_POINTER, _POINTER, _NUMBER, _POINTER, _POINTER, _POINTER, _NUMBER, _POINTER, _POINTER),
@@ -136,6 +138,17 @@ class Calls:
         name = "clGetKernelWorkGroupInfo"
         self._checked(name, kernel, device, _COMPILED_GROUP, nbytes, where, None)
         return sizes[0], sizes[1], sizes[2]
+
+    def extension(self, platform: int, name: str) -> int:
+        """Return where a platform has a function of an extension; 0 if it has not."""
+        find = self._functions["clGetExtensionFunctionAddressForPlatform"]
+        return int(find(platform, name.encode()) or 0)
+
+    def device_bits(self, device: int, what: int) -> int:
+        """Return a property of a device that is a set of bits."""
+        word = ctypes.c_uint64(0)
+        self._checked("clGetDeviceInfo", device, what, 8, ctypes.addressof(word), None)
+        return word.value
 
     def enqueue(self, queue: int, row: Sequence[int]) -> int:
         """Give one launch to a queue; return the address of its event, which the caller owns."""

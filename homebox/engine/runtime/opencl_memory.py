@@ -11,13 +11,16 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from homebox.engine.runtime.opencl_calls import CallError, calls
 from homebox.engine.runtime.opencl_platform import Found, import_opencl
 from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
+
+if TYPE_CHECKING:
+    from homebox.engine.runtime.opencl_commands import Commands
 
 ROUND = 128  # bytes that a block's size is a multiple of; a vector of 16 numbers fits at its end
 _FIRST_ADDRESS = 1 << 60  # no machine has real addresses there
@@ -54,20 +57,22 @@ class OpenClMemory:
     """A device's context, its queue in which all work is done in order, and its blocks."""
 
     def __init__(self, entry: Found, budget: int | None = None) -> None:
-        self._cl = import_opencl()
-        self.calls = calls(self._cl._cl.__file__)
+        self.cl = import_opencl()
+        self.library: str = self.cl._cl.__file__
+        self.calls = calls(self.library)
         self.entry = entry
         self.name = entry.name
         self.title = f"{entry.name} ({entry.title})"
         self.budget = default_budget(entry) if budget is None else budget
         self.lost = ""
+        self.commands: Commands | None = None  # what records launches, where that is faster
         self._sizes: dict[int, int] = {}  # of the blocks that exist, by address
         self._lock = threading.Lock()
         self._pending: deque[Any] = deque()
         with self.guard("opening it"):
-            self.context = self._cl.Context([entry.device])
-            self.queue = self._cl.CommandQueue(self.context, entry.device)
-            self._probe = self._cl.Buffer(self.context, self._cl.mem_flags.READ_WRITE, ROUND)
+            self.context = self.cl.Context([entry.device])
+            self.queue = self.cl.CommandQueue(self.context, entry.device)
+            self._probe = self.cl.Buffer(self.context, self.cl.mem_flags.READ_WRITE, ROUND)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.title!r})"
@@ -97,7 +102,7 @@ class OpenClMemory:
             return None
         try:
             return int(self.entry.device.global_free_memory_amd[0]) << 10
-        except (self._cl.Error, AttributeError, IndexError, TypeError):
+        except (self.cl.Error, AttributeError, IndexError, TypeError):
             return None
 
     # -- memory ---------------------------------------------------------------------------------
@@ -126,10 +131,10 @@ class OpenClMemory:
 
     def _touched(self, nbytes: int, size: int) -> Any:
         """Return a memory object filled with zeros, hence really there."""
-        flags = self._cl.mem_flags.READ_WRITE
+        flags = self.cl.mem_flags.READ_WRITE
         try:
             with self.guard(f"allocating {_amount(nbytes)}"):
-                memory = self._cl.Buffer(self.context, flags, size)
+                memory = self.cl.Buffer(self.context, flags, size)
                 for start in range(0, size, _FILL):
                     part = min(_FILL, size - start)
                     self._fill(memory, start, part)
@@ -151,7 +156,7 @@ class OpenClMemory:
         )
 
     def _fill(self, memory: Any, start: int, nbytes: int) -> None:
-        self._cl._cl._enqueue_fill_buffer(self.queue, memory, np.zeros(16, np.uint8), start, nbytes)
+        self.cl._cl._enqueue_fill_buffer(self.queue, memory, np.zeros(16, np.uint8), start, nbytes)
 
     def release(self, address: int) -> None:
         """Count a block as gone."""
@@ -161,7 +166,7 @@ class OpenClMemory:
 
     def send(self, memory: Any, start: int, values: np.ndarray) -> None:
         """Write bytes after all work so far; few of them without waiting for it."""
-        write = self._cl._cl._enqueue_write_buffer
+        write = self.cl._cl._enqueue_write_buffer
         with self.guard(f"writing {_amount(values.nbytes)}"):
             if values.nbytes > _SMALL:
                 write(self.queue, memory, values, start, None, True)
@@ -175,14 +180,14 @@ class OpenClMemory:
         """Read bytes after all work so far."""
         values = np.empty(nbytes, np.uint8)
         with self.guard(f"reading {_amount(nbytes)}"):
-            self._cl._cl._enqueue_read_buffer(self.queue, memory, values, start, None, True)
+            self.cl._cl._enqueue_read_buffer(self.queue, memory, values, start, None, True)
         self._pending.clear()
         return values
 
     def move(self, memory: Any, source: int, target: int, nbytes: int) -> None:
         """Copy bytes inside a memory object after all work so far."""
         with self.guard(f"copying {_amount(nbytes)}"):
-            self._cl._cl._enqueue_copy_buffer(self.queue, memory, memory, nbytes, source, target)
+            self.cl._cl._enqueue_copy_buffer(self.queue, memory, memory, nbytes, source, target)
 
     def finish(self) -> None:
         """Wait until all work is done."""
@@ -205,7 +210,7 @@ class OpenClMemory:
         self.check()
         try:
             yield
-        except (self._cl.Error, CallError) as error:
+        except (self.cl.Error, CallError) as error:
             raise self.explained(error, doing) from error
 
     def explained(self, error: Exception, doing: str) -> DeviceError:
@@ -232,7 +237,7 @@ class OpenClMemory:
         try:
             self._fill(self._probe, 0, ROUND)
             self.queue.finish()
-        except self._cl.Error:
+        except self.cl.Error:
             return False
         return True
 

@@ -15,6 +15,7 @@ from homebox.engine.graph.device import Block, Buffer
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.inspection import debug
 from homebox.engine.runtime.opencl_build import Builder, Code
+from homebox.engine.runtime.opencl_commands import faster_commands
 from homebox.engine.runtime.opencl_launches import OpenClLaunches
 from homebox.engine.runtime.opencl_memory import OpenClMemory
 from homebox.engine.runtime.opencl_platform import Found, find
@@ -40,6 +41,7 @@ class OpenClDevice(OpenClMemory):
         if not self.probes.strict:
             log.warning("%s does not round float32 as the CPU does", self.title)
         self.backend = OpenClBackend(self, self.probes)
+        self.commands = faster_commands(self, self.backend.builder)
 
 
 _open: dict[str, OpenClDevice] = {}
