@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu_code import Row, rows
+from homebox.engine.codegen.cache import cache_root
 from homebox.engine.codegen.opencl import render
 from homebox.engine.fusion.fuse import Region
 from homebox.engine.graph.device import HOST, Block, Buffer, Device
@@ -127,12 +128,7 @@ def main() -> None:
     bad = 0
     for name in args.programs.split(","):
         offline = Offline(Simt(CARD.group, CARD.sub_group, CARD.local_memory, units))
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "weights").symlink_to(cache_folder() / "weights")
-            os.environ["HOMEBOX_CACHE_DIR"] = folder
-            capture_module.backend_of = lambda _: offline  # type: ignore[assignment]
-            programs(args.model, args.type, [name])
-            del os.environ["HOMEBOX_CACHE_DIR"]
+        captured(offline, lambda: programs(args.model, args.type, [name]))  # noqa: B023
         if args.write:
             args.write.mkdir(parents=True, exist_ok=True)
             for kernel, text in offline.texts.items():
@@ -141,10 +137,15 @@ def main() -> None:
     sys.exit(1 if bad else 0)
 
 
-def cache_folder() -> Path:
-    from homebox.engine.codegen.cache import cache_root
-
-    return cache_root()
+def captured(offline: Offline, work: Callable[[], None]) -> None:
+    """Run `work` with programs made for another card; what it keeps on disk is thrown away."""
+    weights = cache_root() / "weights"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "weights").symlink_to(weights)
+        os.environ["HOMEBOX_CACHE_DIR"] = folder
+        capture_module.backend_of = lambda _: offline  # type: ignore[assignment]
+        work()
+        del os.environ["HOMEBOX_CACHE_DIR"]
 
 
 def judge(program: str, offline: Offline, options: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """PyTorch on a GPU, as a peer: `python -m bench.gpu_torch --model DIR`, one JSON line a metric.
 
-bfloat16, scaled-dot-product attention, a static cache and torch.compile with CUDA graphs for decode;
-LoRA on all linear layers, as homebox trains it. Times are those of the device's own events.
+bfloat16, scaled-dot-product attention, a static cache and torch.compile with CUDA graphs for
+decode; LoRA on all linear layers, as homebox trains it. Times are those of the device's own events.
 Weights are drawn by lot on the device: speed does not depend on them. Runs on the CPU too, slowly,
 so that the script itself can be tried without a GPU.
 """
