@@ -118,6 +118,14 @@ def test_a_row_has_the_same_bits_in_any_batch(kind: str, form: str, name: str) -
         assert alone.tobytes() == together[rows].tobytes()
 
 
+def test_many_slices_meet_in_rounds() -> None:
+    x, w = Activations("int8", random(8, 2048)), Weight(WEIGHTS["q4"], 16, 2048)
+    got, (plan,) = run(x.tensor.linear(w.tensor), TARGETS["usual"])
+    assert plan == Stream(1, 64, (64,))  # for 8 rows more than local memory holds
+    want = x.truth @ w.truth.T
+    assert np.abs(got - want).max() <= 2e-6 * np.abs(want).max()
+
+
 @pytest.mark.parametrize("m", [1, 5])
 def test_gate_and_up_meet_in_one_kernel(m: int) -> None:
     x = Activations("int8", random(m, 96))

@@ -21,7 +21,7 @@ from homebox.engine.kernels.contract_kernels import forward
 from homebox.engine.kernels.packed_kernels import PackedLowering, Product
 from homebox.engine.simt import gemv_ordered, gemv_sums
 from homebox.engine.simt.gemv_ordered import Chain, Ordered, Walk, guarded, ordered_sums
-from homebox.engine.simt.gemv_schedule import meeting_bytes, stream_schedule
+from homebox.engine.simt.gemv_schedule import LONELY, STAGED, meeting_bytes, stream_schedule
 from homebox.engine.simt.gemv_sums import QUAD, stream_bf16, stream_int8
 from homebox.engine.simt.simt_emitter import SimtEmitter
 from homebox.engine.simt.target import LoweredSimt, Simt, Span, Stream
@@ -59,7 +59,7 @@ class Gemv(PackedLowering):
         """Return the kernel; None if memory is not laid out for one."""
         if not self.find_products() or size_max(self.m_size) > FEW:
             return None
-        if any(p.packed.transposed for p in self.products):
+        if any(p.packed.transposed or not self._in_words(p) for p in self.products):
             return None
         self.rows = size_max(self.m_size)
         self.stream = self._schedule()
@@ -74,6 +74,12 @@ class Gemv(PackedLowering):
         return LoweredSimt(
             self.s.b.kernel((self.stream.group,)), tuple(self.s.memory), grid, self.stream
         )
+
+    def _in_words(self, product: Product) -> bool:
+        """Whether rows of bf16 begin at whole words, as they are read."""
+        start = self._row_start(product)
+        narrow = product.packed.arithmetic == "bf16"
+        return not narrow or gemv_sums.common_step(start, product.row_step, 2) == 2
 
     def _schedule(self) -> Stream:
         units, staged = [], 0
@@ -270,14 +276,11 @@ class Gemv(PackedLowering):
     # -- in order -------------------------------------------------------------------------------
 
     def _walk(self, product: Product) -> Walk:
-        return Walk.of(
-            product.packed.form,
-            product.k,
-            self.stream.panels,
-            self.outputs,
-            self.stream.group,
-            self.target.local_memory,
-        )
+        """Return how a product is walked; few groups may take all of the local memory."""
+        plan, room = self.stream, self.target.local_memory
+        if -(-self.blocks // plan.panels) > LONELY:
+            room = min(room, STAGED)
+        return Walk.of(product.packed.form, product.k, plan.panels, self.outputs, plan.group, room)
 
     def _ordered(self, product: Product) -> list[Value]:
         """Return the sums of this work-item's outputs, each in order along k."""

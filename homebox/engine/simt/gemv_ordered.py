@@ -16,7 +16,6 @@ from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import BLOCK, F32, PANEL, Q4, Q8, Format
 from homebox.engine.kernels.decode_kernels import high_half, low_half
-from homebox.engine.simt.gemv_schedule import STAGED
 from homebox.engine.simt.gemv_sums import lane, numbers
 from homebox.engine.simt.simt_emitter import SimtEmitter
 
@@ -53,28 +52,32 @@ class Walk:
     depth: int
 
     @staticmethod
-    def of(form: Format, k: int, panels: int, outputs: int, group: int, memory: int) -> "Walk":
-        """Return the widest walk that the group's work-items and local memory allow."""
+    def of(form: Format, k: int, panels: int, outputs: int, group: int, room: int) -> "Walk":
+        """Return the widest walk for `group` work-items and `room` bytes of local memory."""
         segments = -(-k // SEGMENT)
         parallel = max(1, min(segments, group // outputs)) if outputs <= group else 1
         least = max(form.unit, PIECE[form.name])
-        room = min(STAGED, memory, 4 * CHUNK * AT_ONCE * group)
 
-        def held(parallel: int, depth: int) -> int:
-            lines = panels * parallel
-            meeting = outputs * parallel if parallel > 1 else 0
-            return 4 * (lines * (line_words(form, depth) + PANEL) + meeting)
+        def fits(walk: Walk) -> bool:
+            reads = panels * walk.parallel * line_words(form, walk.depth) // CHUNK
+            held = 4 * walk.words(form, panels, outputs)
+            return held <= room and reads <= AT_ONCE * group
 
-        while parallel > 1 and held(parallel, least) > room:
+        while parallel > 1 and not fits(Walk(parallel, least)):
             parallel -= 1
         depth = least
-        while depth * 2 <= SEGMENT and depth < k and held(parallel, depth * 2) <= room:
+        while depth * 2 <= SEGMENT and depth < k and fits(Walk(parallel, depth * 2)):
             depth *= 2
-        return Walk(parallel, depth)
+        return Walk(parallel, min(depth, -(-k // least) * least))
+
+    def line(self, form: Format, panels: int) -> int:
+        """Return the words from one staged line to the next, which uses other banks."""
+        several = panels * self.parallel > 1
+        return line_words(form, self.depth) + (PANEL if several else 0)
 
     def words(self, form: Format, panels: int, outputs: int) -> int:
-        """Return the words of local memory that it takes."""
-        lines = panels * self.parallel * (line_words(form, self.depth) + PANEL)
+        """Return the words of local memory that it takes: lines, then sums of segments."""
+        lines = panels * self.parallel * self.line(form, panels)
         return lines + (outputs * self.parallel if self.parallel > 1 else 0)
 
 
@@ -232,14 +235,15 @@ def _number(o: Ordered, i: int, every: int) -> Value:
 
 
 def _put(o: Ordered, fetched: list[Value]) -> None:
-    """Put what was read into local memory; lines lie apart, so that they use other banks."""
+    """Put what was read into local memory."""
     b = o.s.b
     line, every, _ = _chunks(o)
     for i, register in enumerate(fetched):
         number = b.add(o.s.local(), b.int(i * o.group))
         mask = None if (i + 1) * o.group <= every else b.alu("lt", number, b.int(every))
         row, place = o.s.divide(number, b.int(line))
-        at = b.add(b.mul(row, b.int(line * CHUNK + PANEL)), b.mul(place, b.int(CHUNK)))
+        apart = o.walk.line(o.form, len(o.panels))
+        at = b.add(b.mul(row, b.int(apart)), b.mul(place, b.int(CHUNK)))
         with guarded(b, mask):
             b.store(o.scratch, at, b.get(register), aligned=True)
 
@@ -257,7 +261,7 @@ def _walk(o: Ordered, first: Value, begin: Value, chain: Chain, part: Value) -> 
         t = b.emit("idiv", dt.i64, 1, (o.s.local(), b.int(o.outputs)))
         number = b.add(b.mul(number, b.int(w.parallel)), t)
         segment = b.add(first, t)
-    line = b.mul(number, b.int(line_words(o.form, w.depth) + PANEL))
+    line = b.mul(number, b.int(w.line(o.form, len(o.panels))))
     k = b.add(b.mul(segment, b.int(SEGMENT)), begin)
     x = b.add(chain.row, k)
     full = o.k // piece * piece

@@ -16,7 +16,8 @@ from homebox.engine.simt.target import Simt, Stream
 LEAST = 8  # slices of a product, if it has as many units
 ENOUGH = 32768  # work-items; each has 128 bytes on their way, which is what fast memory needs
 WIDTH = 128  # work-items of a group: small groups spread evenly over the device
-STAGED = 16384  # bytes of a weight that a group stages at a time, to be summed in order
+STAGED = 18432  # local memory of a group that sums in order, so that several share a processor
+LONELY = 256  # groups; up to so many have all the local memory for themselves
 
 
 def slices_of(target: Simt, blocks: int, units: int) -> int:
