@@ -122,7 +122,7 @@ class GemmSimt(PackedLowering):
         if not segmented(product):
             staged = self._staged(product, totals)
             span = b.int(0), b.int(product.k)
-            slices(s, staged.depth, staged.stages, staged.multiply, span, last)
+            slices(s, staged.depth, staged.stages, staged.multiply, span, not last)
             return totals
         with b.loop(b.int(0), b.int(product.k), SEGMENT) as begin:
             parts = zeros(s, self.tile)
@@ -132,6 +132,8 @@ class GemmSimt(PackedLowering):
                 end = whole(s, "min", end, product.k)
             slices(s, staged.depth, staged.stages, staged.multiply, (begin, end), False)
             fold(s, totals, parts)
+        if not last:
+            s.barrier()
         return totals
 
     def _staged(self, product: Product, acc: Registers) -> Staged:

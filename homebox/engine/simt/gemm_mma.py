@@ -122,7 +122,7 @@ class MmaSimt(PackedLowering):
             for line in range(tile.depth):
                 self._add_line(half, line, kind, sums)
 
-        slices(s, depth, self._stages(product), multiply, (b.int(0), b.int(end)), False)
+        slices(s, depth, self._stages(product), multiply, (b.int(0), b.int(end)), True)
         return sums
 
     def _zero(self, dtype: DType) -> Value:

@@ -146,7 +146,7 @@ class ContractSimt(ContractLowering):
         def segment(bases: tuple[Value, Value], begin: Value, end: Value, acc: list[Value]) -> None:
             stages = self._stage_a(tile, a, bases[0]), self._stage_b(tile, other, bases[1])
             multiply = multiply_floats(s, tile, a, other, rows_of_registers(acc, across))
-            slices(s, tile.depth, stages, multiply, (begin, end), not self._segmented())
+            slices(s, tile.depth, stages, multiply, (begin, end), bool(self.k_outer))
 
         sums = {self.core: rows_of_registers(self._sum(new, segment), across)}
         top, left = b.int(tile.height), b.int(tile.width)

@@ -153,12 +153,13 @@ def slices(
     stages: Sequence[Stage],
     multiply: Multiply,
     span: tuple[Value, Value],
-    once: bool,
+    again: bool,
 ) -> None:
     """Walk span = (begin, end) in slices; `multiply` adds up one that lies in local memory.
 
-    `begin` is a multiple of 2 * depth. Unless this happens only `once`, local memory may be
-    written again when it returns.
+    `begin` is a multiple of 2 * depth. If local memory is written `again`, all have read it when
+    this returns. After an even number of slices the next walk of the same stages can begin without,
+    since it first fills the half that is not the last one.
     """
     b, (begin, end) = s.b, span
     for stage in stages:
@@ -178,7 +179,7 @@ def slices(
                 stage.store(whole(s, "xor", half_of(k), 1), values)
             s.barrier()
     multiply(half_of(last), last, whole(s, "sub", end, last))
-    if not once:  # the next walk must not overwrite what others still read
+    if again:
         s.barrier()
 
 
