@@ -149,6 +149,20 @@ def test_an_update_of_adamw() -> None:
         assert got.tobytes() == want.tobytes()
 
 
+def test_a_store_into_places_that_differ_needs_no_order() -> None:
+    (low,) = check(Tensor.zeros((10, 16)).store(normal(5, 16), Tensor.iota(5) + 3), target=MIDDLE)
+    assert low.groups({}) == (2,)  # 80 elements in groups of 64, and no loop over the rows
+    again = Tensor.from_numpy(np.array([3, 4, 3], np.int32))
+    (low,) = check(Tensor.zeros((10, 16)).store(normal(3, 16), again), target=MIDDLE)
+    assert low.groups({}) == (1,) and any(i.op == "loop" for i in low.kernel.body)
+
+
+def test_places_counted_from_iota_join_four_neighbours(many: None) -> None:
+    place = Tensor.iota(16).reshape((1, 16))
+    hit = place.equal(Tensor.from_numpy(np.array([[3], [9], [15]], np.int32)))
+    assert widths(check(hit.where(normal(3, 16), 1.0), target=MIDDLE)) == [4]
+
+
 # -- several elements to a work-item ------------------------------------------------------------
 
 

@@ -92,7 +92,7 @@ SMALL: dict[str, Callable[[], Tensor]] = {
     "columns": lambda: normal(300, 70).sum(0),
     "everything": lambda: normal(30, 700).sum(),
     "head norms": lambda: (x := normal(50, 128)) * ((x * x).mean(-1, keepdim=True)).rsqrt(),
-    "silu": lambda: (x := normal(33, 700)).silu() * x + normal(700),
+    "silu": lambda: (x := normal(66, 700)).silu() * x + normal(700),
     "ragged": lambda: normal(33, 701).exp().log() + normal(33, 1),
 }
 

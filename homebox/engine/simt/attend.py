@@ -113,8 +113,9 @@ class _Lowering(Blocks):
         channel = self.counters.loop(self.sizes.wide)
         w = self.keys.w
         at = (of(w.batch), of(w.head), of(counters[1]), of(counters[0]), of(channel))
-        reads = accesses(self.root.src[0], at, self.s.realised, self.counters)
-        if any(r.inline for r in reads):
+        query, realised = self.root.src[0], self.s.realised
+        reads = accesses(query, at, realised, self.counters)
+        if query not in realised and any(r.inline for r in reads):
             self._queries_by_rows(some)
             return
         b, wide = self.s.b, self.sizes.wide

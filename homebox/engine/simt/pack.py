@@ -45,7 +45,9 @@ class _Lowering:
         self.chunk = self.counters.loop(self.chunks)
         index = (of(self.row), of(self.chunk) * EACH)
         reads = accesses(self.source, index, realised, self.counters)
-        self.summed = any(r.inline for r in reads)
+        self.summed = self.source not in realised and any(r.inline for r in reads)
+        lengths = [size_max(r.node.src[0].shape[-1]) for r in reads if r.inline]
+        self.longest = max(lengths, default=0)
         self.group = LANES
         while self.group < target.group and self.group < self.chunks:
             self.group *= 2
@@ -60,7 +62,7 @@ class _Lowering:
         parts = -(-self.chunks // self.group)
         if self.summed:
             s.env[self.row] = s.group()
-            s.share_group(self.group, self.target.local_memory // 2)
+            s.share_group(self.group, self.longest, self.target.local_memory // 2)
             with b.loop(b.int(0), b.int(parts)) as part:
                 self._part(part, parts)
             grid = Span((self.root.shape[0],))

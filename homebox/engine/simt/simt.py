@@ -18,6 +18,7 @@ from homebox.engine.fusion.fuse import Region
 from homebox.engine.graph.indexing import Access, Conditions, accesses, holds
 from homebox.engine.graph.ops import Dim, Node, Op, Sym, memory_of, size_max
 from homebox.engine.graph.symbolic import Index, Loaded, Loop, flatten, of, replace
+from homebox.engine.kernels.attend_append import number as number_of
 from homebox.engine.kernels.loops import LANES
 from homebox.engine.kernels.map_kernels import MapLowering
 from homebox.engine.simt.attend import lower_attend
@@ -100,7 +101,7 @@ class MapSimt(MapLowering):
         sizes = [self._size(g) for g in groups]
         vector = self._vector(counters, index, sizes)
         indexed = self.root.op is Op.STORE and len(self.root.src) > 2
-        sequential = self._sequential(len(sizes)) if indexed else 0
+        sequential = self._sequential(len(sizes)) if indexed and not self._distinct() else 0
         if vector is not None and vector < sequential:
             vector = None
         walk = self._walked(counters, index, sizes, vector, LANES)
@@ -136,6 +137,15 @@ class MapSimt(MapLowering):
         moved = tuple(replace(i, counters[vector], position) for i in index)
         return Walked(moved, block, lane, position)
 
+    def _distinct(self) -> bool:
+        """Whether the places of an indexed store are seen to differ, so that no order is needed."""
+        rows = self.root.src[2]
+        if [d for d in rows.shape if d != 1] != list(rows.shape[:1]):
+            return False
+        counter = self.counters.loop(size_max(rows.shape[0]))
+        place = number_of(rows, (of(counter), *(Index(0) for _ in rows.shape[1:])))
+        return place is not None and place.linear_in(counter) and place.coefficient(counter) != 0
+
     def _even(
         self,
         index: tuple[Index, ...],
@@ -150,7 +160,7 @@ class MapSimt(MapLowering):
         size = sizes[vector]
         if not isinstance(size, int) or size % WIDE or most(sizes) < MANY:
             return False
-        if any(n.op in (Op.UNPACK, Op.IOTA) for n in self._inside()):
+        if any(n.op is Op.UNPACK for n in self._inside()):
             return False
         counter = counters[vector]
         return not any(
@@ -243,7 +253,8 @@ class MapSimt(MapLowering):
         if width == LANES:
             line, place = s.share_rows(rows)
         else:
-            line, place = b.int(0), s.share_group(width, self.target.local_memory // 2)
+            room = self.target.local_memory // 2
+            line, place = b.int(0), s.share_group(width, schedule.longest, room)
         number = b.add(b.mul(s.group(), b.int(rows)), line)
         mine: Value | None = None
         if rows > 1 and (total.constant is None or total.constant % rows):

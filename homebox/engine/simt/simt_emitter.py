@@ -87,13 +87,14 @@ class SimtEmitter(Emitter):
         self._line, self._place = line, place
         return line, place
 
-    def share_group(self, width: int, room: int) -> Value:
+    def share_group(self, width: int, longest: int, room: int) -> Value:
         """Put all `width` work-items of a group to one row; return this one's place in it.
 
-        Sums take up to `room` bytes of local memory for the row's numbers.
+        The `longest` axis that is summed goes through up to `room` bytes of local memory.
         """
         self._width, self._lines = width, 1
-        self._piece = max(LANES * UNROLL, min(LONGEST, room // 4) // width * width)
+        most = min(LONGEST, room // 4, -(-longest // width) * width)
+        self._piece = max(LANES * UNROLL, most // width * width)
         self._line, self._place = self.b.int(0), self.local()
         return self._place
 

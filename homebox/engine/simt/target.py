@@ -78,10 +78,14 @@ class Flat:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`rows` rows per group, `width` work-items per row: sixteen, or a whole group."""
+    """`rows` rows per group, `width` work-items per row: sixteen, or a whole group.
+
+    `longest` is the length of what a whole group sums.
+    """
 
     rows: int
     width: int = LANES
+    longest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +230,7 @@ def rows_schedule(target: Simt, rows: Sequence[Dim], length: int = 0) -> Rows:
         width = target.group
         while width > 2 * LANES and 4 * width > length:
             width //= 2
-        return Rows(1, width)
+        return Rows(1, width, length)
     count = max(1, min(target.sub_group, target.group) // LANES)
     while count > 1 and count // 2 >= most(rows):
         count //= 2
