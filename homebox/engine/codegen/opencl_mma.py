@@ -17,6 +17,7 @@ What the tables rest on:
     dpas8/16  cl_intel_subgroup_matrix_multiply_accumulate of the Khronos registry
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -209,6 +210,14 @@ MMA_VARIANTS: dict[str, int] = {"scalar": 0, **{v.name: v.number for v in VARIAN
 def options(variant: str) -> list[str]:
     """Return the compiler's options that pick a variant by its name."""
     return [f"-DHB_MMA={MMA_VARIANTS[variant]}"]
+
+
+def team(options: Sequence[str]) -> int:
+    """Return how many work-items hold a tile with the variant that a build's options pick."""
+    for variant in VARIANTS:
+        if f"-DHB_MMA={variant.number}" in options:
+            return variant.width
+    return 32
 
 
 # -- the text --------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from homebox.engine.codegen.opencl import render
+from homebox.engine.codegen.opencl_mma import team
 from homebox.engine.fusion.fuse import Region
 from homebox.engine.graph.device import Block, Buffer
 from homebox.engine.graph.ops import Node, Sym
@@ -70,7 +71,13 @@ class OpenClBackend:
 
     def __init__(self, device: OpenClMemory, probes: Probes) -> None:
         self.device = device
-        self.target = Simt(probes.group, probes.sub_group, probes.local_memory, probes.units)
+        self.target = Simt(
+            probes.group,
+            probes.sub_group,
+            probes.local_memory,
+            probes.units,
+            team(probes.options),
+        )
         self.builder = Builder(device, probes.options)
         target = (self.target.group, self.target.sub_group, self.target.local_memory)
         self.identity = "\0".join(
