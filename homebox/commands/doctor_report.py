@@ -166,6 +166,14 @@ def _roof(device: Device) -> Iterator[str]:
         rates.append(f"f16 {_rate(roof.half_gflops, 'FLOP/s')}")
     if roof.int8_gops:
         rates.append(f"int8 {_rate(roof.int8_gops, 'OP/s')}")
+    tiles = {
+        "f16": roof.mma_f16_gflops,
+        "bf16": roof.mma_bf16_gflops,
+        "int8": roof.mma_s8_gops,
+    }
+    units = [f"{name} {_rate(rate, 'OP/s')}" for name, rate in tiles.items() if rate]
+    if units:
+        rates.append(f"in matrix units {', '.join(units)}")
     yield from wrapped(
         f"copies {roof.copy_gbs:.1f} GB/s, reads {roof.read_gbs:.1f} GB/s; "
         f"computes {', '.join(rates)}",

@@ -17,6 +17,7 @@ from homebox.engine.runtime import probe_sources
 from homebox.engine.runtime.probe_sources import Probe, kernel, standard_probes
 from homebox.engine.runtime.probes import Place, Probes, all_probes, place_of, probe, probe_place
 from homebox.engine.simt.target import UNITS
+from homebox.errors import DeviceError
 
 if TYPE_CHECKING:
     from homebox.engine.runtime.opencl_platform import Found
@@ -146,11 +147,18 @@ def test_source_that_does_not_compile_is_refused_with_the_compilers_words(place:
     assert "\n" not in refused.reason and ".cl:" not in refused.reason
 
 
-def test_a_device_that_is_gone_refuses_everything(place: Place) -> None:
+def test_a_device_that_is_gone_is_an_error_that_is_not_kept(place: Place) -> None:
     gone = dataclasses.replace(place, name="no such device")
-    found = probe_place(gone, [RIGHT])
-    assert found.units == frozenset()
-    assert "no such device" in found.refusals()[0].reason
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="no such device cannot be opened: no device"):
+            probe_place(gone, [RIGHT])
+
+
+def test_a_driver_that_only_crashes_is_left_alone_soon(place: Place) -> None:
+    crashes = [dataclasses.replace(CRASH, name=f"{i}", family=f"{i}") for i in range(6)]
+    found = probe_place(place, [*crashes, RIGHT], seconds=PATIENCE)
+    reasons = [result.reason.partition(":")[0] for result in found.results]
+    assert reasons == ["the driver crashed (SIGSEGV)"] * 4 + ["not tried"] * 3
 
 
 def test_a_device_without_correct_fma_is_not_used(place: Place) -> None:

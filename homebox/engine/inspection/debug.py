@@ -20,7 +20,7 @@ import numpy as np
 from homebox.engine.graph.ops import MOVEMENT, Node, Op, is_name, size_max
 from homebox.engine.graph.rules import hoisting, simplify
 from homebox.engine.inspection.demand import Demand, demand, largest
-from homebox.engine.inspection.roof import Roof, roof
+from homebox.engine.inspection.roof import Roof
 from homebox.engine.simt.target import Low
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def show_run(program: "Program", values: Mapping[str, int], nanoseconds: np.ndar
     for runs in _recorders:
         runs.append(run)
     if level() >= 2:
-        for line in table(run, roof()):
+        for line in table(run, _top(program)):
             say(line)
     folder = graph_folder()
     if folder is not None and _pages.get(program, 0) < _PAGES:
@@ -111,8 +111,15 @@ def show_run(program: "Program", values: Mapping[str, int], nanoseconds: np.ndar
         _pages[program] = _pages.get(program, 0) + 1
         path = folder / f"{program.name.replace(' ', '-').replace('/', '-')}.html"
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(run, roof()), encoding="utf-8")
+        path.write_text(page(run, _top(program)), encoding="utf-8")
         say(f"program {program.name}: {path}")
+
+
+def _top(program: "Program") -> Roof:
+    """Return the roof of the device that a program runs on."""
+    from homebox.engine.inspection.roof_opencl import top_of
+
+    return top_of(program.backend.device)
 
 
 def show_program(program: "Program") -> None:

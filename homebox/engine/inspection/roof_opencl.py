@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from homebox.engine.codegen.cache import DiskCache, cache_root
+from homebox.engine.codegen.opencl_mma import VARIANTS, mma_text, width_text
 from homebox.engine.codegen.opencl_prelude import HELPERS, prelude
+from homebox.engine.graph.device import Device
+from homebox.engine.inspection.roof import Roof, roof
 from homebox.engine.runtime.probe_child import find_device
 from homebox.engine.runtime.probes import Place, Probes, place_of
 
@@ -36,6 +39,9 @@ _SECONDS = 0.05  # for each rate
 
 _OPERATIONS = {"f32": 2, "half": 4, "int8": 8}  # of one operation on one sum
 _UNITS = {"half": "half", "int8": "dot4"}
+_TILES = {"mma_f16": "f16", "mma_bf16": "bf16", "mma_s8": "i8"}  # kinds of opencl_mma by unit
+_TILE_SUMS = 4  # tiles that a team adds to in turn
+_TILE_OPERATIONS = {"f16": 2 * 16**3, "bf16": 2 * 16**3, "i8": 2 * 32 * 16**2}  # of one product
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +56,18 @@ class DeviceRoof:
     f32_gflops: float
     half_gflops: float | None = None
     int8_gops: float | None = None
+    mma_f16_gflops: float | None = None
+    mma_bf16_gflops: float | None = None
+    mma_s8_gops: float | None = None
 
     def compute(self, kind: str) -> float:
-        """Return the rate for "f32", "half", "bf16" or "int8"; f32's where there is no unit."""
-        rates = {"half": self.half_gflops, "int8": self.int8_gops}
-        return rates.get(kind) or self.f32_gflops
+        """Return the rate for "f32", "bf16" or "int8"; f32's where there is no unit for it."""
+        rates = {
+            "f32": (self.f32_gflops,),
+            "bf16": (self.mma_bf16_gflops, self.f32_gflops),
+            "int8": (self.mma_s8_gops, self.int8_gops, self.f32_gflops),
+        }
+        return max(rate for rate in rates[kind] if rate)
 
 
 _known: dict[Place, DeviceRoof] = {}
@@ -68,6 +81,16 @@ def roof_of(device: Any, probes: Probes) -> DeviceRoof:
     return _known[place]
 
 
+def top_of(device: Device) -> Roof:
+    """Return the roof of any device that programs run on, in the CPU's terms."""
+    entry, probes = getattr(device, "entry", None), getattr(device, "probes", None)
+    if entry is None or probes is None:
+        return roof()
+    found = roof_of(entry.device, probes)
+    rates = (found.compute(kind) for kind in ("f32", "bf16", "int8"))
+    return Roof(entry.units, found.read_gbs, *rates)
+
+
 def measure(device: Any, probes: Probes) -> DeviceRoof:
     """Measure now; the device's memory is in use for that long."""
     import pyopencl as cl
@@ -78,9 +101,9 @@ def measure(device: Any, probes: Probes) -> DeviceRoof:
         for kind in _OPERATIONS
         if kind not in _UNITS or _UNITS[kind] in probes.units
     }
-    return DeviceRoof(
-        meter.copy(), meter.read(), rates["f32"], rates.get("half"), rates.get("int8")
-    )
+    tiles = (meter.tiles(unit) if unit in probes.units else None for unit in _TILES)
+    copied, read = meter.copy(), meter.read()
+    return DeviceRoof(copied, read, rates["f32"], rates.get("half"), rates.get("int8"), *tiles)
 
 
 class _Meter:
@@ -91,15 +114,19 @@ class _Meter:
         self._context = cl.Context([device])
         profiling = cl.command_queue_properties.PROFILING_ENABLE
         self._queue = cl.CommandQueue(self._context, device, properties=profiling)
-        program = cl.Program(self._context, source(probes.units))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # compilers' remarks
-            self._program = program.build(options=list(probes.options), cache_dir=False)
+        self._options = list(probes.options)
+        self._program = self._built(source(probes.units))
         self._group = min(_GROUP, probes.group)
         self._items = max(device.max_compute_units, 2) * _GROUPS_PER_UNIT * self._group
         size = min(_MOST_BYTES, device.max_mem_alloc_size, device.global_mem_size // _SHARE)
         step = 16 * _VECTORS * self._group
         self._bytes = max(size, _LEAST_BYTES) // step * step
+
+    def _built(self, text: str) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # compilers' remarks
+            program = self._cl.Program(self._context, text)
+            return program.build(options=self._options, cache_dir=False)
 
     def copy(self) -> float:
         """Return 1e9 bytes a second, both read and written."""
@@ -118,9 +145,18 @@ class _Meter:
         count = self._items * _TURNS * _SUMS * _OPERATIONS[kind]
         return self._rate(count, kind, self._items, first, second)
 
+    def tiles(self, unit: str) -> float:
+        """Return 1e9 operations a second of one kind of matrix units."""
+        kind, width = _TILES[unit], tile_width(self._options)
+        kernel = self._cl.Kernel(self._built(tile_source(kind, width)), "roof_tiles")
+        first, second = self._memory(2048), self._memory(4 * self._items)
+        count = self._items // width * _TURNS * _TILE_SUMS * _TILE_OPERATIONS[kind]
+        return float(count / self._best_of(kernel, self._items, first, second) / 1e9)
+
     def _rate(self, count: int, name: str, items: int, *memory: Any) -> float:
         """Return 1e9 of `count` a second, of which one run of a kernel does so many."""
-        return count / self._best(name, items, *memory) / 1e9
+        kernel = self._cl.Kernel(self._program, f"roof_{name}")
+        return count / self._best_of(kernel, items, *memory) / 1e9
 
     def _memory(self, size: int) -> Any:
         memory = self._cl.Buffer(self._context, self._cl.mem_flags.READ_WRITE, size)
@@ -128,8 +164,8 @@ class _Meter:
         self._cl.enqueue_fill_buffer(self._queue, memory, b"\x01\x02\x03\x04", 0, size)
         return memory
 
-    def _best(self, name: str, items: int, *memory: Any) -> float:
-        kernel = self._cl.Kernel(self._program, f"roof_{name}")
+    def _best_of(self, kernel: Any, items: int, *memory: Any) -> float:
+        """Return the seconds of the fastest of several runs."""
         kernel.set_args(*memory)
         end, best, runs = time.perf_counter() + _SECONDS, float("inf"), 0
         while runs < 4 or time.perf_counter() < end:
@@ -199,6 +235,43 @@ def source(units: frozenset[str]) -> str:
     return text
 
 
+_TILE_KERNEL = """
+HB_MMA_KERNEL
+__kernel void roof_tiles(__global const uchar *from, __global uint *to) {
+  __local uchar box[2048] __attribute__((aligned(16)));
+  for (uint k = get_local_id(0); k < 2048; k += get_local_size(0)) box[k] = from[k];
+  barrier(CLK_LOCAL_MEM_FENCE);
+  const hb_a a = hb_load_a(box, 48);
+  const hb_b b = hb_load_b(box + 1024, 48);
+  DECLARE
+  for (uint k = 0; k < TURNS; k++) { STEPS }
+  to[get_global_id(0)] = as_uint(ADDED);
+}
+"""
+
+
+def tile_width(options: Sequence[str]) -> int:
+    """Return how many work-items hold a tile in the variant that these options pick."""
+    given = {f"-DHB_MMA={each.number}": each.width for each in VARIANTS}
+    return next((given[option] for option in options if option in given), 32)
+
+
+def tile_source(kind: str, width: int) -> str:
+    """Return a kernel that multiplies tiles of a kind."""
+    sums, names = ("i32" if kind == "i8" else "f32"), [f"c{i}" for i in range(_TILE_SUMS)]
+    parts = {
+        "DECLARE": " ".join(f"hb_sums_{sums} {c}; hb_zero_{sums}(&{c});" for c in names),
+        "TURNS": str(_TURNS),
+        "STEPS": " ".join(f"hb_mma_{kind}(&{c}, &a, &b);" for c in names),
+        "ADDED": " + ".join(f"{c}.e[0]" for c in names),
+    }
+    text = _TILE_KERNEL
+    for word, value in parts.items():
+        text = text.replace(word, value)
+    half = "#pragma OPENCL EXTENSION cl_khr_fp16 : enable\n" if kind == "f16" else ""
+    return half + width_text(width) + mma_text() + text
+
+
 # -- on disk, and in another process --------------------------------------------------------------
 
 
@@ -221,7 +294,7 @@ def _cache() -> DiskCache:
 
 def _key(place: Place, probes: Probes) -> str:
     parts = [asdict(place), sorted(probes.units), probes.options, source(probes.units)]
-    text = json.dumps(parts, sort_keys=True) + Path(__file__).read_text("utf-8")
+    text = json.dumps(parts, sort_keys=True) + mma_text() + Path(__file__).read_text("utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -62,7 +62,9 @@ class Trials:
         `grid` is (work-items, work-items of a group). Raises what pyopencl raises.
         """
         cl, flags = self._cl, self._cl.mem_flags
-        program = cl.Program(self._context, source).build(options=options, cache_dir=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # compilers' remarks
+            program = cl.Program(self._context, source).build(options=options, cache_dir=False)
         first = cl.Buffer(self._context, flags.READ_ONLY | flags.COPY_HOST_PTR, hostbuf=given)
         # What the kernel leaves out must be seen as such.
         found = bytearray(b"\xa5" * size)
@@ -103,7 +105,6 @@ def main() -> int:
     """Answer requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    warnings.simplefilter("ignore")
     where = json.loads(sys.stdin.readline())
 
     def say(value: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ SECONDS = 30.0  # for one trial, of which a compiler may use most
 _SECONDS_TO_START = 120.0
 _LARGEST_GROUP = 256
 _MOST_LOCAL = 65536
+_MOST_LOST = 4  # crashes and hangs, after which a driver is asked nothing more
 
 Report = Callable[[str], None]
 
@@ -101,7 +102,8 @@ class Place:
 def probe(device: Any, *, again: bool = False, report: Report | None = None) -> Probes:
     """Return what a pyopencl device can do: from the disk, or by trying, which takes seconds.
 
-    `again` forgets what the disk says; `report` is told what is tried.
+    `again` forgets what the disk says; `report` is told what is tried. Raises DeviceError if the
+    device cannot be opened.
     """
     return probe_place(place_of(device), all_probes(), again=again, report=report)
 
@@ -125,6 +127,7 @@ def probe_place(
     if not again and (kept := cache.get(key)) is not None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return _from_json(json.loads(kept))
+    log.info("finding out what %s can do; with a new driver this takes some seconds", place.name)
     found = _try_all(place, probes, report or (lambda text: None), seconds)
     for result in found.refusals():
         log.debug("%s: %s refused: %s", place.name, result.name, result.reason)
@@ -213,6 +216,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Any = None
         self._read = b""
+        self._lost = 0
 
     def refusal(self, each: Probe, options: Sequence[str]) -> str:
         """Run a probe with every size of group; gives why it is refused, empty if it passed."""
@@ -234,11 +238,14 @@ class Child:
             "items": each.items,
             "group": group,
         }
+        if self._lost == _MOST_LOST:
+            return f"not tried: the driver crashed or hung {_MOST_LOST} times before"
+        if self._process is None:
+            self._start()
         try:
-            if self._process is None:
-                self._start()
             answer = self._asked(request, self._seconds)
         except _EndedError as error:
+            self._lost += 1
             self.close()
             return str(error)
         if "failed" in answer:
@@ -246,6 +253,7 @@ class Child:
         return difference(each, base64.b64decode(answer["found"]))
 
     def _start(self) -> None:
+        """Start a process and let it open the device; raises DeviceError if it cannot."""
         root, given = str(Path(__file__).parents[3]), dict(os.environ)
         path = os.pathsep.join(filter(None, [root, given.get("PYTHONPATH")]))
         variables = {**given, "PYTHONPATH": path, "PYOPENCL_NO_CACHE": "1"}
@@ -264,9 +272,13 @@ class Child:
             "name": self._place.name,
             "ordinal": self._place.ordinal,
         }
-        answer = self._asked(where, _SECONDS_TO_START)
+        try:
+            answer = self._asked(where, _SECONDS_TO_START)
+        except _EndedError as error:
+            self.close()
+            raise DeviceError(f"{self._place.name} cannot be opened: {error}") from error
         if "failed" in answer:
-            raise _EndedError(f"the device cannot be opened: {answer['failed']}")
+            raise DeviceError(f"{self._place.name} cannot be opened: {answer['failed']}")
 
     def _asked(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         process = self._process
