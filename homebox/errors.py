@@ -149,6 +149,10 @@ class DaemonError(HomeboxError):
 class OutOfDeviceMemoryError(DeviceError):
     """A device has no room for what was asked; the text has the numbers."""
 
+    code = "out_of_device_memory"
+
 
 class DeviceLostError(DeviceError):
     """A device disappeared or its driver gave up; nothing works on it until it is opened again."""
+
+    code = "device_lost"

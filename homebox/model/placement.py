@@ -286,6 +286,11 @@ def _help(request: Request, rooms: Sequence[Room]) -> list[str]:
             found.append(f"a context of {context} (--context {context})")
             break
         context //= 2
+    for slots in (4, 2, 1):
+        fewer = replace(request, sizes=replace(request.sizes, slots=slots + 1))
+        if slots + 1 < request.sizes.slots and _fitting(fewer, rooms) is not None:
+            found.append(f"model.slots = {slots}")
+            break
     return found
 
 

@@ -61,7 +61,7 @@ class Transformer:
         cache: str = "f32",
         parts: Sequence[Part] | None = None,
         tell: Tell | None = None,
-        reopen: Callable[[str], Device] = device_named,
+        reopen: Callable[[str], Device] | None = None,
     ) -> None:
         self.config = config
         self.context = context
@@ -72,7 +72,7 @@ class Transformer:
             context, slots + 1, adapters, activations, "q8" if cache == "q8" else KINDS[cache]
         )
         self._parts = tuple(parts or whole(config))
-        self._reopen = reopen
+        self._reopen = reopen or device_named
         self._resident: dict[int, tuple[Mapping[str, np.ndarray], float]] = {}
         self._lost: DeviceError | None = None
         self._forgotten: set[int] = set()  # slots whose sequences a lost device took along

@@ -10,11 +10,14 @@ from homebox.engine.graph.device import HOST, Buffer
 from homebox.engine.graph.formats import WEIGHTS
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.devices import device_named
+from homebox.errors import DeviceLostError, OutOfDeviceMemoryError
 from homebox.model.activations import Activations
+from homebox.model.adapters import Adapters
 from homebox.model.config import parse_config
 from homebox.model.placed_weights import memory_of, moved, needed
 from homebox.model.stages import Part
 from homebox.model.transformer import Transformer
+from tests.unit.failing_device import FULL, LOST, Rack
 from tests.unit.model_files import CONFIG, ArrayWeights, random_weights
 from tests.unit.test_model_transformer import BLOCKS, KINDS, adapter_of, ids_of
 
@@ -177,3 +180,86 @@ def tensor_over(buffer: Buffer) -> Tensor:
     from homebox.engine.graph.ops import Op, node
 
     return Tensor(node(Op.BUFFER, buffer.dtype, (buffer.count,), (), buffer))
+
+
+# Devices that fail
+
+
+def failing() -> tuple[Transformer, Rack]:
+    rack = Rack()
+    parts = [Part(HOST, range(1)), Part(rack.named("cl:0"), range(1, LAYERS))]
+    return made(parts, BLOCKS, reopen=rack.named), rack
+
+
+def test_a_lost_device_takes_conversations_along_and_no_adapters() -> None:
+    model, rack = failing()
+    ids = ids_of(40)
+    wanted = [model.all_logits(ids, adapter) for adapter in (0, 1)]
+    model.forward(0, 0, ids[:20], 1)
+    model.forward(1, 0, ids[:10], 0)
+    rack.device.fail(LOST)
+    with pytest.raises(DeviceLostError):
+        model.forward(0, 20, ids[20:30], 1)
+    # A conversation that was in memory is told so, in each way to go on with it.
+    for call in (
+        lambda: model.forward(1, 10, ids[10:20], 0),
+        lambda: model.decode([1], ids[10:11], [10], [0]),
+    ):
+        with pytest.raises(DeviceLostError, match="ask again"):
+            call()
+    for slot in (0, 1):
+        model.release(slot)
+    for adapter in (0, 1):
+        np.testing.assert_array_equal(model.all_logits(ids, adapter), wanted[adapter])
+        found = model.forward(adapter, 0, ids[:30], adapter)
+        np.testing.assert_array_equal(found, wanted[adapter][29])
+    assert len(rack.opened) == 2
+
+
+def test_adapters_come_and_go_while_a_device_is_lost() -> None:
+    model, rack = failing()
+    ids = ids_of(10)
+    base = model.all_logits(ids)
+    rack.device.fail(LOST)
+    with pytest.raises(DeviceLostError):
+        model.all_logits(ids)
+    model.set_adapter(1, None, 0.0)
+    model.set_adapter(2, adapter_of(model.config, 2, 8), 0.5)
+    assert not model.prepare()
+    np.testing.assert_array_equal(model.all_logits(ids, 1), base)
+    assert np.any(model.all_logits(ids, 2) != base)
+
+
+def test_a_full_device_gives_the_memory_of_programs_back() -> None:
+    model, rack = failing()
+    ids = ids_of(30)
+    wanted = model.all_logits(ids)
+    kept = model.forward(0, 0, ids[:20], 0)
+    assert model.stages[1].programs
+    rack.device.fail(FULL)
+    with pytest.raises(OutOfDeviceMemoryError):
+        model.all_logits(ids)
+    assert not model.stages[1].programs and model.stages[0].programs
+    np.testing.assert_array_equal(model.all_logits(ids), wanted)
+    # Others go on with what they have in memory.
+    found = model.forward(0, 20, ids[20:30], 0)
+    np.testing.assert_array_equal(found, wanted[29])
+    np.testing.assert_array_equal(kept, wanted[19])
+
+
+def test_an_adapter_that_does_not_fit_takes_no_place() -> None:
+    model, rack = failing()
+    adapters = Adapters(model.config, model, 1, 64)
+    larger = adapter_of(model.config, 3, 32)
+    allocate = rack.device.allocate
+
+    def full(nbytes: int, dense: bool) -> Any:
+        raise OutOfDeviceMemoryError("no room")
+
+    rack.device.allocate = full  # type: ignore[method-assign]
+    with pytest.raises(OutOfDeviceMemoryError):
+        adapters.add("new", larger)
+    assert adapters.names() == []
+    rack.device.allocate = allocate  # type: ignore[method-assign]
+    adapters.add("new", larger)
+    assert adapters.slot("new") == 1
