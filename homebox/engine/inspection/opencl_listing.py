@@ -134,7 +134,7 @@ def _device(cl: Any, entry: Any) -> dict[str, Any]:
     names = [each.name for each in fields(Shown) if each.name not in ("address", "place")]
     return {
         **{name: getattr(entry, name) for name in names},
-        "address": _address(cl, entry.device),
+        "address": entry.address or _address(cl, entry.device),
         "place": asdict(place_of(entry.device)),
     }
 

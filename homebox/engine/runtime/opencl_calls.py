@@ -22,6 +22,7 @@ from homebox.errors import DeviceError, HomeboxError
 WORDS = 8  # of a row: kernel, axes, global sizes, local sizes; 64 bits each
 
 _COMPILED_GROUP = 0x11B1  # CL_KERNEL_COMPILE_WORK_GROUP_SIZE
+_PCI_PLACE = 0x410F  # CL_DEVICE_PCI_BUS_INFO_KHR
 _POINTER, _NUMBER, _SIZE = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "clCreateKernel": (_POINTER, (_POINTER, ctypes.c_char_p, _POINTER)),
@@ -149,6 +150,13 @@ class Calls:
         word = ctypes.c_uint64(0)
         self._checked("clGetDeviceInfo", device, what, 8, ctypes.addressof(word), None)
         return word.value
+
+    def pci_place(self, device: int) -> tuple[int, int, int, int]:
+        """Return domain, bus, device and function of a card (cl_khr_pci_bus_info)."""
+        words = (ctypes.c_uint32 * 4)()
+        nbytes, where = ctypes.sizeof(words), ctypes.addressof(words)
+        self._checked("clGetDeviceInfo", device, _PCI_PLACE, nbytes, where, None)
+        return words[0], words[1], words[2], words[3]
 
     def enqueue(self, queue: int, row: Sequence[int]) -> int:
         """Give one launch to a queue; return the address of its event, which the caller owns."""

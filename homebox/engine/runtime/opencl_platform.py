@@ -1,48 +1,23 @@
 """Finds OpenCL devices: every platform and device, its public name, or why it is not used.
 
 One idea: a device is either used under a stable name (cl:0, cl:1, ..: GPUs by platform and device,
-then CPUs) or comes with a sentence that says why not and what to do; a graphics card that no
-platform knows is listed too. Invariant: nothing here is imported or loaded before OpenCL is asked
-for, and a platform that fails takes nothing else with it.
+then CPUs) or comes with a sentence that says why not and what to do. Invariant: nothing of OpenCL
+is loaded before it is asked for, a platform that fails takes nothing else with it, and a card has
+one name, however many platforms show it.
 """
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from homebox.engine.runtime.opencl_calls import CallError, calls
 from homebox.errors import DeviceError
 
 LEAST_GROUP = 64  # work-items per group
 LEAST_LOCAL = 32768  # bytes per group
 PLATFORM_NOT_FOUND = -1001
 DEVICE_NOT_FOUND = -1
-FOLDERS = "/etc/OpenCL/vendors"
-DISPLAYS = Path("/sys/bus/pci/devices")
-
-# PCI vendor -> its name, how its OpenCL platforms are called, its library, what to install.
-CARDS = {
-    0x10DE: (
-        "NVIDIA",
-        ("NVIDIA",),
-        "libnvidia-opencl.so.1",
-        "install the driver's OpenCL part (Debian: nvidia-opencl-icd; Ubuntu: libnvidia-compute; "
-        "in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility)",
-    ),
-    0x1002: (
-        "AMD",
-        ("AMD", "Advanced Micro Devices", "rusticl"),
-        "libamdocl64.so",
-        "install rocm-opencl-icd (ROCm) or mesa-opencl-icd with RUSTICL_ENABLE=radeonsi",
-    ),
-    0x8086: (
-        "Intel",
-        ("Intel", "rusticl"),
-        "libigdrcl.so",
-        "install intel-opencl-icd (Intel's compute runtime)",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -64,6 +39,7 @@ class Found:
     alignment: int = 0  # bytes
     units: int = 0  # compute units
     unified: bool = False  # its memory is the host's
+    address: str = ""  # on the PCI bus ("0000:01:00.0"), if the driver tells
     refusal: str = ""
     device: Any = field(default=None, compare=False, repr=False)  # pyopencl's
 
@@ -90,18 +66,25 @@ def import_opencl() -> Any:
 def found() -> list[Found]:
     """Return all devices, those in use first and in the order of their names.
 
-    Raises DeviceError if OpenCL is not there at all. A platform or card that does not work is an
-    entry with a refusal.
+    Raises DeviceError if OpenCL is not there at all. A platform that does not work is an entry
+    with a refusal.
     """
     cl = import_opencl()
     entries: list[Found] = []
     for platform in _platforms(cl):
         entries += _devices(cl, platform)
-    entries += _unknown_cards(entries)
     usable = [each for each in entries if not each.refusal]
     ordered = [e for e in usable if e.kind == "gpu"] + [e for e in usable if e.kind == "cpu"]
-    named = [replace(each, name=f"cl:{i}") for i, each in enumerate(ordered)]
-    return named + [each for each in entries if each.refusal]
+    named: dict[str, Found] = {}
+    again: list[Found] = []
+    for each in ordered:
+        name = f"cl:{len(named)}"
+        if first := named.get(each.address):
+            reason = f"it is the card of {first.name}, which {first.platform} shows as well"
+            again.append(replace(each, refusal=reason))
+        else:
+            named[each.address or name] = replace(each, name=name)
+    return [*named.values(), *again, *(each for each in entries if each.refusal)]
 
 
 def find(name: str) -> Found:
@@ -111,8 +94,12 @@ def find(name: str) -> Found:
         if each.name == name:
             return each
     known = ", ".join(f"{e.name} ({e.title})" for e in entries if e.name) or "none"
-    reasons = "".join(f"; {e.title}: {e.refusal}" for e in entries if e.refusal)
-    raise DeviceError(f"there is no OpenCL device {name}; usable are: {known}{reasons}")
+    reasons = [f"{e.title}: {e.refusal}" for e in entries if e.refusal]
+    if not any(e.kind == "gpu" for e in entries):
+        reasons.append(_advice())
+    raise DeviceError(
+        "; ".join([f"there is no OpenCL device {name}; usable are: {known}", *reasons])
+    )
 
 
 def _platforms(cl: Any) -> Sequence[Any]:
@@ -135,8 +122,18 @@ def _where() -> str:
 
 
 def _advice() -> str:
-    cards = [each.refusal for each in _unknown_cards([])]
-    return "; ".join(cards) if cards else "install the OpenCL part of your graphics driver"
+    """Say what keeps the graphics cards of this machine from being found, and what to do."""
+    if sys.platform != "linux":
+        return "install your graphics driver with its OpenCL part"
+    from homebox.engine.inspection.drivers import icd_files, icd_places, unseen
+    from homebox.engine.inspection.opencl_listing import Listing
+    from homebox.engine.inspection.system import System
+
+    system = System()
+    cards = unseen(system, Listing(), icd_files(system, icd_places(system)))
+    if not cards:
+        return "this machine shows no graphics card; homebox doctor tells more"
+    return "; ".join(f"{card.gpu.name}: {card.reason}; {card.advice}" for card in cards)
 
 
 def _devices(cl: Any, platform: Any) -> list[Found]:
@@ -174,12 +171,22 @@ def _describe(cl: Any, platform: str, device: Any) -> Found:
             alignment=device.mem_base_addr_align // 8,
             units=device.max_compute_units,
             unified=bool(device.host_unified_memory),
+            address=_address(cl, device),
             device=device,
         )
         return replace(entry, refusal=_refusal(entry, device))
     except cl.Error as error:
         reason = f"the driver does not answer questions about it ({error}); reinstall it"
         return Found("", "unknown device", "", platform, refusal=reason)
+
+
+def _address(cl: Any, device: Any) -> str:
+    """Return where a card is on the PCI bus; empty if its driver does not tell."""
+    try:
+        domain, bus, number, function = calls(cl._cl.__file__).pci_place(device.int_ptr)
+    except (CallError, DeviceError):
+        return ""
+    return f"{domain:04x}:{bus:02x}:{number:02x}.{function:x}"
 
 
 def _kind(cl: Any, device: Any) -> str:
@@ -226,49 +233,3 @@ def _version(text: str) -> tuple[int, int]:
 
 def _text(value: str) -> str:
     return value.replace("\0", "").strip()
-
-
-def _unknown_cards(entries: Sequence[Found]) -> list[Found]:
-    """Return the graphics cards of this machine that no OpenCL platform speaks for."""
-    known = {e.platform + " " + e.vendor for e in entries if e.kind == "gpu"}
-    cards: list[Found] = []
-    for vendor, count in _displays().items():
-        title, words, library, install = CARDS[vendor]
-        if any(word.lower() in each.lower() for word in words for each in known):
-            continue
-        what = f"{title} graphics card" + (f" ({count} of them)" if count > 1 else "")
-        cards.append(Found("", what, "gpu", "", title, refusal=_missing(title, library, install)))
-    return cards
-
-
-def _missing(title: str, library: str, install: str) -> str:
-    """Tell a driver whose OpenCL library is there but not announced from one without it."""
-    import ctypes
-
-    begin = f"no OpenCL platform is there for the {title} graphics card"
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return f"{begin}; {install}"
-    name = f"{FOLDERS}/{title.lower()}.icd"
-    return f"{begin}, though its driver has {library}: write that name into {name}"
-
-
-def _displays() -> dict[int, int]:
-    """Return how many display controllers there are of each known vendor (Linux)."""
-    counts: dict[int, int] = {}
-    if sys.platform != "linux":
-        return counts
-    try:
-        folders = sorted(DISPLAYS.iterdir())
-    except OSError:
-        return counts
-    for folder in folders:
-        try:
-            kind = int((folder / "class").read_text(), 16) >> 16
-            vendor = int((folder / "vendor").read_text(), 16)
-        except (OSError, ValueError):
-            continue
-        if kind in (0x03, 0x12) and vendor in CARDS:  # displays, processing accelerators
-            counts[vendor] = counts.get(vendor, 0) + 1
-    return counts
