@@ -76,10 +76,12 @@ class MmaSimt(PackedLowering):
         s, b = self.s, self.s.b
         n, m = size_max(self.shape[self.axes.n]), size_max(self.m_size)
         long = all(p.k % (2 * LINE // self._kind(p).size) == 0 for p in self.products)
-        tile = fragments_schedule(self.target, m, n, len(self.products), 2 if long else 1)
+        scaled = any(p.packed.arithmetic == "int8" for p in self.products)
+        count = len(self.products)
+        tile = fragments_schedule(self.target, m, n, count, 2 if long else 1, scaled)
         if tile is None:
             return None
-        self.tile, self.box = tile, Box(s, tile, len(self.products))
+        self.tile, self.box = tile, Box(s, tile, count)
         found = {p.core: self._sum(p) for p in self.products}
         self._finish_fragments(found)
         grid = (Span((m,), tile.height), Span((n,), tile.width))

@@ -33,16 +33,19 @@ def local_words(tile: Fragments, products: int) -> int:
     return max(2 * half_words(tile), tile.down * tile.across * products * SIDE * SIDE)
 
 
-def fragments_schedule(target: Simt, m: int, n: int, products: int, depth: int) -> Fragments | None:
+def fragments_schedule(
+    target: Simt, m: int, n: int, products: int, depth: int, scaled: bool
+) -> Fragments | None:
     """Choose the tile of an m x n output; None if none fits into local memory and registers.
 
-    `depth` is how many lines along k may be staged at once.
+    `depth` is how many lines along k may be staged at once; `scaled`: whether the sums of each line
+    are scaled on their own, which takes as many registers again.
     """
     best: tuple[float, int, Fragments] | None = None
     for lines in range(depth, 0, -1):
         for tile in _tiles(target, lines):
             held = tile.rows * tile.columns * products * (SIDE * SIDE // tile.team)
-            if held > SUMS and tile.rows * tile.columns > 1:
+            if held * (lines if scaled else 1) > SUMS and tile.rows * tile.columns > 1:
                 continue
             if 4 * local_words(tile, products) > target.local_memory:
                 continue
