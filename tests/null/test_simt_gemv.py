@@ -8,9 +8,12 @@ from homebox.engine.graph import formats
 from homebox.engine.graph.formats import A8, F32, WEIGHTS, Format
 from homebox.engine.graph.ops import Op, Sym
 from homebox.engine.graph.tensor import Tensor
+from homebox.engine.simt.gemv_schedule import slices_of, stream_schedule
 from homebox.engine.simt.target import LoweredSimt, Simt, Stream
+from homebox.engine.verify import interpret
 from homebox.engine.verify.oracle import narrow, widen
-from tests.null.test_simt import Execution
+from homebox.errors import EngineError
+from tests.null.test_simt import Execution, without_barrier
 
 TARGETS = {
     "smallest": Simt(16, 16, 4096),
@@ -200,3 +203,48 @@ def test_rows_that_stand_in_several_axes() -> None:
     assert len(plans) == 1
     want = widen(narrow(x)).astype(np.float64) @ w.truth.T
     np.testing.assert_allclose(got.reshape(6, 20), want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+# -- schedules and controls -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "k"), [(1024, 1024), (1024, 12288), (12288, 4096), (151936, 1024)])
+def test_enough_work_items_stream_a_matrix(n: int, k: int) -> None:
+    blocks, units = n // 16, k // 32
+    plan = stream_schedule(Simt(), blocks, [units], 0)
+    (slices,) = plan.split
+    assert plan.group <= 256 and 8 <= slices <= units
+    assert 4 * slices * blocks >= 32768 or slices in (64, units)  # as far as groups and k reach
+    assert blocks / plan.panels >= 64
+    beside = stream_schedule(Simt(), blocks, [0, units, units], 4096)
+    assert beside.split == (0, slices, slices)
+
+
+def test_slices_stay_within_the_target() -> None:
+    assert slices_of(Simt(16, 16, 4096), 1, 1000) == 4
+    assert slices_of(Simt(1024, 32, 4096), 1, 1000) == 32  # local memory holds no more
+    assert slices_of(Simt(), 1, 5) == 4 and slices_of(Simt(), 1, 1) == 1
+
+
+@pytest.mark.parametrize("case", ["meeting", "pair", "ordered", "segments"])
+def test_no_barrier_can_be_left_out(case: str) -> None:
+    x, w = Activations("int8", random(2, 96)), Weight(WEIGHTS["q8"], 16, 96)
+    root, target = x.tensor.linear(w.tensor), TARGETS["middle"]
+    if case == "pair":
+        root = root + Activations("f32", random(2, 40)).tensor.linear(Weight(F32, 16, 40).tensor)
+    if case == "ordered":
+        root = Tensor.from_numpy(random(2, 40)).linear(Weight(F32, 16, 40).tensor)
+        target = TARGETS["smallest"]
+    if case == "segments":
+        root = Tensor.from_numpy(random(1, 1040)).linear(Weight(F32, 16, 1040).tensor)
+    execution = Execution([root.contiguous()], [], {}, target)
+    low = execution.lowered[-1]
+    assert isinstance(low, LoweredSimt) and isinstance(low.schedule, Stream)
+    buffers = [execution.array(n) for n in low.memory]
+    places = [i for i, inst in enumerate(low.kernel.body) if inst.op == "barrier"]
+    assert places
+    interpret.run_simt(low.kernel, buffers, execution.variables, low.groups({}))
+    for number in range(len(places)):
+        broken = without_barrier(low.kernel, number)
+        with pytest.raises(EngineError, match=r"race with|which nothing has written"):
+            interpret.run_simt(broken, buffers, execution.variables, low.groups({}))

@@ -173,7 +173,8 @@ def _segments(o: Ordered, first: Value, chains: list[Chain], parts: list[Value])
         for chain, part in zip(chains, parts, strict=True):
             with guarded(b, _reaches(o, chain)):
                 _walk(o, first, begin, chain, part)
-        o.s.barrier()  # the next slice must not overwrite what others still read
+        if length > w.depth or o.k > SEGMENT * w.parallel:
+            o.s.barrier()  # the next slice must not overwrite what others still read
 
 
 def _reaches(o: Ordered, chain: Chain) -> Value | None:
