@@ -97,6 +97,13 @@ def _loader(loader: Loader, machine: Machine) -> Iterator[str]:
         yield from _item(True, f"platform {platform.name}, {_version(platform.version)}: {count}")
     if machine.listing.error:
         yield from _item(False, machine.listing.error)
+    if not machine.devices and not machine.unseen:
+        yield from wrapped(
+            "there is no graphics card to use; to try OpenCL on the processor, which is for tests, "
+            "install PoCL (Debian and Ubuntu: pocl-opencl-icd; Fedora and Arch: pocl)",
+            4,
+            4,
+        )
 
 
 def _device(device: Device) -> Iterator[str]:
@@ -144,7 +151,8 @@ def _abilities(probes: Probes, passed: bool) -> list[str]:
         of = f"{ABILITIES['exchange']} of {probes.sub_group}"
         found = [of if each == ABILITIES["exchange"] else each for each in found]
     kinds = [text for family, text in MATRIX.items() if probes.passed(family) == passed]
-    return [*found, f"matrix units for {' and '.join(kinds)}"] if kinds else found
+    several = " and ".join(filter(None, [", ".join(kinds[:-1]), *kinds[-1:]]))
+    return [*found, f"matrix units for {several}"] if kinds else found
 
 
 def _worth_telling(probes: Probes) -> Sequence[Result]:

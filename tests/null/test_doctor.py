@@ -77,7 +77,7 @@ class Disk:
 
     def nvidia(self, *devices: str) -> None:
         self.card("NVIDIA", "nvidia")
-        self.write("/proc/driver/nvidia/version", "NVRM version: 570.1")
+        self.write("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX  570.124.06  Wed")
         self.write(
             "/proc/driver/nvidia/gpus/0000:01:00.0/information",
             "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ: 1",
@@ -133,7 +133,20 @@ def test_cards_have_names_and_drivers(disk: Disk) -> None:
     assert (first.name, first.driver) == ("NVIDIA GeForce RTX 4090", "nvidia")
     assert second.name == "AMD Navi 31 [Radeon RX 7900 XTX]"
     assert (second.driver, second.render) == ("amdgpu", "/dev/dri/renderD128")
-    assert (third.name, third.driver) == ("Intel device 2684", "")
+    assert (third.name, third.driver) == ("Intel card 2684", "")
+
+
+def test_containers_may_hide_the_bus_but_not_nvidias_driver(disk: Disk) -> None:
+    name = "/proc/driver/nvidia/gpus/0000:61:00.0/information"
+    disk.write("/dev/nvidia0")
+    disk.write("/dev/nvidia-uvm")
+    (gpu,) = disk.system().gpus()
+    assert (gpu.address, gpu.maker) == ("/dev/nvidia0", "NVIDIA")
+    disk.write(name, "Model: NVIDIA H200")
+    (gpu,) = disk.system().gpus()
+    assert (gpu.address, gpu.name, gpu.driver) == ("0000:61:00.0", "NVIDIA H200", "nvidia")
+    disk.write("/dev/nvidiactl")
+    assert "OpenCL library is missing" in told(disk.system())[0]
 
 
 def test_cards_that_are_shown_are_not_missing(disk: Disk) -> None:
@@ -170,6 +183,8 @@ def test_nvidia_without_its_opencl_library(disk: Disk) -> None:
     reason, advice = told(disk.system())
     assert "OpenCL library is missing" in reason
     assert advice == "apt install nvidia-opencl-icd"
+    disk.write("/etc/os-release", "ID=ubuntu")
+    assert told(disk.system())[1] == "apt install libnvidia-compute-570"
     disk.write("/.dockerenv")
     reason, advice = told(disk.system())
     assert "the container has the driver without its OpenCL library" in reason

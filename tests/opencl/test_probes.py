@@ -15,13 +15,14 @@ import pytest
 
 from homebox.engine.runtime import probe_sources
 from homebox.engine.runtime.probe_sources import Probe, kernel, standard_probes
-from homebox.engine.runtime.probes import Place, Probes, all_probes, place_of, probe, probe_place
+from homebox.engine.runtime.probes import Place, all_probes, place_of, probe, probe_place
 from homebox.engine.simt.target import UNITS
 from homebox.errors import DeviceError
 
 if TYPE_CHECKING:
     from homebox.engine.runtime.opencl_platform import Found
 
+ONE = pytest.mark.parametrize("cl_entry", ["intel"], indirect=True)  # what no runtime decides
 PATIENCE = 6.0  # seconds that a trial may take here; a busy machine compiles slowly
 
 
@@ -73,6 +74,7 @@ def test_every_device_is_probed_and_found_usable(cl_entry: "Found") -> None:
         assert found.sub_group == 1
 
 
+@ONE
 def test_results_are_kept_on_disk_until_something_changes(cl_entry: "Found") -> None:
     place = place_of(cl_entry.device)
     first = probe_place(place, [RIGHT])
@@ -109,6 +111,7 @@ def test_a_miscompiled_unit_is_refused_by_name_and_the_rest_works(place: Place) 
     assert probe_place(place, [blind]).units == {"dot4"}
 
 
+@ONE
 def test_a_driver_that_crashes_costs_one_unit(place: Place) -> None:
     found = probe_place(place, [CRASH, RIGHT], seconds=PATIENCE)
     (refused,) = found.refusals()
@@ -117,6 +120,7 @@ def test_a_driver_that_crashes_costs_one_unit(place: Place) -> None:
     assert found.units == {"half"}
 
 
+@ONE
 def test_without_a_process_of_its_own_the_crash_would_end_this_one(place: Place) -> None:
     script = (
         "import sys, json, pyopencl as cl\n"
@@ -132,6 +136,7 @@ def test_without_a_process_of_its_own_the_crash_would_end_this_one(place: Place)
     assert done.returncode == -signal.SIGSEGV
 
 
+@ONE
 def test_a_driver_that_hangs_costs_one_unit(place: Place) -> None:
     found = probe_place(place, [HANG, RIGHT], seconds=PATIENCE)
     (refused,) = found.refusals()
@@ -147,6 +152,7 @@ def test_source_that_does_not_compile_is_refused_with_the_compilers_words(place:
     assert "\n" not in refused.reason and ".cl:" not in refused.reason
 
 
+@ONE
 def test_a_device_that_is_gone_is_an_error_that_is_not_kept(place: Place) -> None:
     gone = dataclasses.replace(place, name="no such device")
     for _ in range(2):
@@ -154,6 +160,7 @@ def test_a_device_that_is_gone_is_an_error_that_is_not_kept(place: Place) -> Non
             probe_place(gone, [RIGHT])
 
 
+@ONE
 def test_a_driver_that_only_crashes_is_left_alone_soon(place: Place) -> None:
     crashes = [dataclasses.replace(CRASH, name=f"{i}", family=f"{i}") for i in range(6)]
     found = probe_place(place, [*crashes, RIGHT], seconds=PATIENCE)
@@ -172,6 +179,7 @@ def test_a_device_without_correct_fma_is_not_used(place: Place) -> None:
 # -- families --------------------------------------------------------------------------------------
 
 
+@ONE
 def test_the_first_way_that_passes_is_taken_and_its_options_stay(place: Place) -> None:
     tell = kernel("  FOUND(int)[i] = WAY;", "#ifndef WAY\n#error no way\n#endif\n")
     seven = RIGHT.expected
@@ -190,6 +198,7 @@ def test_the_first_way_that_passes_is_taken_and_its_options_stay(place: Place) -
     assert found.results[-1].reason == "-DWAY=7 is in use"
 
 
+@ONE
 def test_a_work_group_that_the_device_does_not_allow_is_a_refusal(place: Place) -> None:
     small = dataclasses.replace(place, group=32)
     found = probe_place(small, [RIGHT])
@@ -233,9 +242,3 @@ def test_probes_are_plain_data_with_units_that_exist() -> None:
     assert len({each.name for each in everything}) == len(everything)
     assert {each.unit for each in everything} - {""} == set(UNITS)
     assert all(each.expected and each.given for each in everything)
-
-
-def test_what_was_found_survives_the_disk(place: Place) -> None:
-    first = probe_place(place, standard_probes())
-    assert isinstance(first, Probes)
-    assert probe_place(place, standard_probes()) == first

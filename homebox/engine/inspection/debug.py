@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +69,7 @@ class ProfiledRun:
     values: Mapping[str, int]
     nanoseconds: np.ndarray  # (launches,) int64
     demands: Sequence[Demand]  # of each launch
+    source: Callable[[Low], str]  # returns the text that a kernel was compiled from
 
 
 _recorders: list[list[ProfiledRun]] = []
@@ -98,7 +99,17 @@ def show_run(program: "Program", values: Mapping[str, int], nanoseconds: np.ndar
     # Now, because they depend on what the inputs hold.
     demands = [demand(region, realised, values) for region, _, _ in kernels]
     size = program.arena.nbytes
-    run = ProfiledRun(program.name, kernels, realised, size, dict(values), nanoseconds, demands)
+    backend, syms = program.backend, program.syms
+    run = ProfiledRun(
+        name=program.name,
+        kernels=kernels,
+        realised=realised,
+        arena=size,
+        values=dict(values),
+        nanoseconds=nanoseconds,
+        demands=demands,
+        source=lambda low: backend.named(low, syms)[1],
+    )
     for runs in _recorders:
         runs.append(run)
     if level() >= 2:

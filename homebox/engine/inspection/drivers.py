@@ -14,11 +14,12 @@ from homebox.engine.inspection.system import Gpu, System
 
 FOLDER = "/etc/OpenCL/vendors"
 NVIDIA_LIBRARY = "libnvidia-opencl.so.1"
+VERSION = "<the driver's version>"
 # Where nothing is said of a distribution, these are named together.
 PACKAGES: dict[str, dict[str, str]] = {
     "NVIDIA": {
         "debian": "nvidia-opencl-icd",
-        "ubuntu": "libnvidia-compute-<version of the driver>",
+        "ubuntu": f"libnvidia-compute-{VERSION}",
         "fedora": "xorg-x11-drv-nvidia-cuda (from RPM Fusion)",
         "arch": "opencl-nvidia",
         "suse": "nvidia-compute-G06",
@@ -149,9 +150,9 @@ def _by(maker: str, *texts: str) -> bool:
 
 
 def _nvidia(system: System, gpu: Gpu, listing: Listing, icds: Sequence[Icd]) -> tuple[str, str]:
-    if not system.exists("/proc/driver/nvidia/version"):
-        return _no_kernel_driver(system, gpu, packages("kernel", system))
     devices = [name for name in system.names("/dev") if name.startswith("nvidia")]
+    if not system.exists("/proc/driver/nvidia/version") and "nvidiactl" not in devices:
+        return _no_kernel_driver(system, gpu, packages("kernel", system))
     if "nvidiactl" not in devices:
         if system.container():
             return (
@@ -269,7 +270,9 @@ def packages(what: str, system: System) -> str:
     if what == "kernel" and here == "ubuntu":
         return "run: sudo ubuntu-drivers install"
     if here in names:
-        return f"{INSTALLERS[here]} {names[here]}"
+        version = system.nvidia_version().partition(".")[0]
+        name = names[here].replace(VERSION, version or VERSION)
+        return f"{INSTALLERS[here]} {name}"
     every = "; ".join(f"{names[each]} ({each.capitalize()})" for each in names)
     return f"install {every}"
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from homebox.engine.codegen.jit import Jit
-from homebox.engine.codegen.llvm import render
 from homebox.engine.graph.ops import Node, Op, memory_of, numel_max
 from homebox.engine.inspection import debug
 from homebox.engine.inspection.roof import Roof
@@ -125,11 +123,10 @@ def _summary(run: "ProfiledRun", roof: Roof) -> str:
 
 def _sources(run: "ProfiledRun") -> dict[str, str]:
     """Return the code of each kernel once, by its name."""
-    target = Jit().target
     found: dict[str, str] = {}
     for _, low, name in run.kernels:
         if name not in found:
-            found[name] = render(low.kernel, name, target)
+            found[name] = run.source(low)
     return found
 
 

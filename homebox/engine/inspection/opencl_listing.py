@@ -112,8 +112,9 @@ def main() -> int:
         cl = opencl_platform.import_opencl()
         with contextlib.suppress(cl.Error):
             platforms = [asdict(_platform(cl, each)) for each in cl.get_platforms()]
-        found = opencl_platform.found()
-        devices = [_device(cl, each) for each in found if each.device is not None]
+        if platforms:  # that there are none is seen, and no error
+            found = opencl_platform.found()
+            devices = [_device(cl, each) for each in found if each.device is not None]
     except DeviceError as failure:
         error = str(failure)
     json.dump({"platforms": platforms, "devices": devices, "error": error}, answers)

@@ -88,6 +88,19 @@ class System:
 
     def gpus(self) -> list[Gpu]:
         """Return the graphics processors of the vendors that homebox knows, by address."""
+        found = self._on_the_bus()
+        known = {gpu.address for gpu in found}
+        # Some containers hide the bus but not the driver, others show device files alone.
+        for address in self.names("/proc/driver/nvidia/gpus"):
+            if address not in known:
+                found.append(Gpu(address, 0x10DE, self._name(address, 0x10DE, -1), "nvidia", ""))
+        if not any(gpu.vendor == 0x10DE for gpu in found):
+            for name in self.names("/dev"):
+                if re.fullmatch(r"nvidia\d+", name):
+                    found.append(Gpu(f"/dev/{name}", 0x10DE, "NVIDIA card", "nvidia", ""))
+        return found
+
+    def _on_the_bus(self) -> list[Gpu]:
         found = []
         for address in self.names("/sys/bus/pci/devices"):
             folder = f"/sys/bus/pci/devices/{address}"
@@ -128,7 +141,7 @@ class System:
             part = re.split(r"^[0-9a-f]", listing[start.end() :], maxsplit=1, flags=re.MULTILINE)[0]
             if line := re.search(rf"^\t{device:04x}  (.+)$", part, re.MULTILINE):
                 return f"{VENDORS[vendor]} {line[1]}"
-        return f"{VENDORS[vendor]} device {device:04x}"
+        return f"{VENDORS[vendor]} card" + (f" {device:04x}" if device >= 0 else "")
 
     # -- surroundings -----------------------------------------------------------------------------
 
@@ -148,6 +161,12 @@ class System:
                 if word in ("rhel", "centos"):
                     return "fedora"
         return ""
+
+    def nvidia_version(self) -> str:
+        """Return the version of NVIDIA's kernel driver, "570.124.06"; empty if it is not there."""
+        text = self.text("/proc/driver/nvidia/version").partition("\n")[0]
+        found = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)
+        return found[1] if found else ""
 
     def processor(self) -> str:
         """Return what the processor calls itself; empty if the system does not tell."""
