@@ -10,6 +10,7 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import HOST, Device, using
 from homebox.engine.graph.ops import Sym
 from homebox.engine.graph.tensor import Tensor
+from homebox.engine.inspection import debug
 from homebox.engine.runtime import opencl_launches
 from homebox.engine.runtime.capture import Program, Spec, capture
 from homebox.engine.runtime.opencl_platform import Found
@@ -139,3 +140,21 @@ def test_values_of_every_type_survive(device: OpenClDevice) -> None:
             (got,) = capture(lambda t=tensor, kind=kind: t.cast(kind).cast(dt.f32))()
         (host,) = capture(lambda kind=kind: Tensor.from_numpy(ROWS).cast(kind).cast(dt.f32))()
         assert np.array_equal(got, host), kind
+
+
+def test_runs_are_recorded_with_their_sources(device: OpenClDevice) -> None:
+    program = made(device)
+    with debug.recording() as runs:
+        program(x=ROWS, n=5)
+    (run,) = runs
+    assert len(run.nanoseconds) == program.launches.count
+    for _, low, name in run.kernels:
+        assert f"__kernel void {name}(" in run.source(low)
+
+
+def test_sources_are_shown_on_demand(
+    device: OpenClDevice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DEBUG", "4")
+    made(device)
+    assert "__kernel void k" in capsys.readouterr().err
