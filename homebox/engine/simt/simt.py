@@ -216,7 +216,7 @@ class MapSimt(MapLowering):
     ) -> LoweredSimt:
         """Give each element (all elements at one place of an indexed store) to a work-item."""
         s, b, outer = self.s, self.s.b, sizes[sequential:]
-        schedule = flat_schedule(self.target, outer)
+        schedule = flat_schedule(self.target, outer, summed)
         width = schedule.group
         number = b.add(b.mul(s.group(), b.int(width)), s.local())
         total = s.product(outer)

@@ -112,6 +112,23 @@ class SimtEmitter(Emitter):
         rest = [c for atom, c in flat.terms if atom != self.lane]
         return all(c % self.width == 0 for c in (flat.const, *rest))
 
+    def load_at(self, pointer: Value, flat: Index, mask: Value | None) -> Value:
+        """Read a flat position; lanes that one condition guards are still read at once."""
+        lane, b = self.lane, self.b
+        if lane is None or mask is None or mask.lanes > 1 or not flat.depends(lane):
+            return super().load_at(pointer, flat, mask)
+        if flat.coefficient(lane) != 1 or not flat.linear_in(lane):
+            return super().load_at(pointer, flat, mask)
+        base = self.integer(flat + of(lane) * -1)
+        safe = b.alu("where", mask, base, b.int(0))
+        value = b.load(pointer, safe, self.width, aligned=self.even(flat))
+        return b.emit(
+            "where",
+            value.dtype,
+            self.width,
+            (mask, value, b.const(0, value.dtype, self.width)),
+        )
+
     # -- reductions -----------------------------------------------------------------------------
 
     def reduce(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:

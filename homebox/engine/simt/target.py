@@ -15,6 +15,7 @@ from homebox.engine.graph.ops import Dim, Node, Sym, size_max
 from homebox.engine.kernels.loops import LANES
 from homebox.errors import EngineError
 
+BUSY = 64  # groups that keep a device busy
 SHORT_ROW = 256  # a longer row is summed by a whole group
 
 
@@ -213,10 +214,15 @@ def most(sizes: Sequence[Dim]) -> int:
     return math.prod(size_max(size) for size in sizes)
 
 
-def flat_schedule(target: Simt, sizes: Sequence[Dim]) -> Flat:
-    """Use whole groups, or the smallest that hold all elements."""
-    width = target.group
-    while width > LANES and width // 2 >= most(sizes):
+def flat_schedule(target: Simt, sizes: Sequence[Dim], summed: bool = False) -> Flat:
+    """Use whole groups, or the smallest that hold all elements.
+
+    Elements that are long sums (`summed`) are dealt out to more groups while there are few.
+    """
+    width, count = target.group, most(sizes)
+    while width > LANES and width // 2 >= count:
+        width //= 2
+    while summed and width > max(LANES, target.sub_group) and count < BUSY * width:
         width //= 2
     return Flat(width)
 
