@@ -332,13 +332,29 @@ class _Writer:
 
     # -- memory ---------------------------------------------------------------------------------
 
+    def place(self, inst: Inst) -> str:
+        """Return the index of an access.
+
+        The places of elements fit 32 bits even where the sums they are made of may wrap; a constant
+        at the end of such a sum is added as a signed number, so that compilers can make it a part
+        of the instruction's address.
+        """
+        source = self.kernel.body[inst.args[1]]
+        if source.op == "add" and self.ranges.width[inst.args[1]] == "low":
+            for one, other in (source.args, source.args[::-1]):
+                bound = self.ranges.bounds[other]
+                constant = self.kernel.body[other].op == "const"
+                if constant and fits(bound, (0, 1 << 20)) and self.narrow(one):
+                    return f"{self.names[one]} + {self.names[other]}"
+        return self.text_of(inst, 1)
+
     def op_load(self, inst: Inst, position: int) -> str:
-        pointer, index = self.pointers[inst.args[0]], self.text_of(inst, 1)
+        pointer, index = self.pointers[inst.args[0]], self.place(inst)
         mask = self.text_of(inst, 2) if len(inst.args) > 2 else None
         return access.load(pointer, index, inst.lanes, mask, self.half, inst.arg == "aligned")
 
     def op_store(self, inst: Inst, position: int) -> None:
-        pointer, index = self.pointers[inst.args[0]], self.text_of(inst, 1)
+        pointer, index = self.pointers[inst.args[0]], self.place(inst)
         mask = self.text_of(inst, 3) if len(inst.args) > 3 else None
         value, whole = self.text_of(inst, 2), inst.arg == "aligned"
         for text in access.store(pointer, index, value, inst.lanes, mask, self.half, whole):
