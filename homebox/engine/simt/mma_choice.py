@@ -7,12 +7,13 @@ if (rows + columns) / (rows * columns) <= 1, from the cache from 128 x 128 on.
 """
 
 from homebox.engine.simt.target import Fragments, Simt
-from homebox.engine.simt.tile_choice import HIDING, PROCESSORS
 
 SIDE = 16  # rows and columns of a fragment
 LINE = 32  # bytes along k in a line of a fragment
 GAP = 16  # bytes between the lines of local memory, against bank conflicts
 SUMS = 64  # registers for sums
+PROCESSORS = (64, 96, 128, 170)  # of cards from the middle to the largest; all count alike
+HIDING = 256  # work-items of a multiprocessor that hide latency
 LOCAL = 1.0  # fragments read for each product
 CACHE = 1 / 64  # lines read for each output and line of k
 SHAPES = ((2, 4), (4, 2), (2, 2), (1, 4), (1, 2), (2, 1), (1, 1))  # fragments of a team
@@ -71,9 +72,12 @@ def _tiles(target: Simt, depth: int) -> list[Fragments]:
 def estimate(tile: Fragments, m: int, n: int) -> float:
     """Return about how long a tile takes for m x n outputs, per line along k."""
     groups = -(-m // tile.height) * -(-n // tile.width)
-    each = -(-groups // PROCESSORS)
+    work = tile.height * tile.width * (1.0 if tile.depth > 1 else 1.25)  # a barrier for each slice
     local = LOCAL / ((tile.rows + tile.columns) / (tile.rows * tile.columns))
     cache = CACHE / ((tile.height + tile.width) / (tile.height * tile.width))
-    hidden = tile.group * each / HIDING
-    staged = 0.8 if tile.depth == 1 else 1.0  # a barrier for each slice
-    return each * tile.height * tile.width / (min(1.0, local, cache, hidden) * staged)
+    cost = 0.0
+    for processors in PROCESSORS:
+        each = -(-groups // processors)  # groups that one of them computes, side by side
+        hidden = tile.group * each / HIDING
+        cost += each * work / min(1.0, local, cache, hidden)
+    return cost / len(PROCESSORS)
