@@ -20,7 +20,14 @@ from homebox.engine.graph.symbolic import ZERO, Index, flatten, of, replace
 from homebox.engine.kernels.contract_kernels import forward
 from homebox.engine.kernels.packed_kernels import PackedLowering, Product
 from homebox.engine.simt import gemv_ordered, gemv_sums
-from homebox.engine.simt.gemv_ordered import Chain, Ordered, Walk, guarded, ordered_sums
+from homebox.engine.simt.gemv_ordered import (
+    Chain,
+    Ordered,
+    Walk,
+    ask_early,
+    guarded,
+    ordered_sums,
+)
 from homebox.engine.simt.gemv_schedule import LONELY, STAGED, meeting_bytes, stream_schedule
 from homebox.engine.simt.gemv_sums import QUAD, stream_bf16, stream_int8
 from homebox.engine.simt.simt_emitter import SimtEmitter
@@ -147,18 +154,20 @@ class Gemv(PackedLowering):
         split = [i for i, slices in enumerate(plan.split) if slices]
         several = max(1, TOGETHER // self.rows)
         dirty = False
+        ordered = {i: self._ordered(p) for i, p in enumerate(self.products) if not plan.split[i]}
+        if split:
+            ask_early(list(ordered.values()))
         for at in range(0, len(split), several):
             some = split[at : at + several]
             sums = [self._streamed(i) for i in some]
             for i, mine in zip(some, sums, strict=True):
                 totals[i] = self._met(plan.split[i], mine, dirty)
                 dirty = True
-        for i, slices in enumerate(plan.split):
-            if not slices:
-                if dirty:
-                    self.s.barrier()
-                totals[i] = self._ordered(self.products[i])
-                dirty = True
+        for i, product in ordered.items():
+            if dirty:
+                self.s.barrier()
+            totals[i] = ordered_sums(product, self._walked(self.products[i]))
+            dirty = True
         return totals
 
     def _streamed(self, i: int) -> list[Value]:
@@ -282,30 +291,32 @@ class Gemv(PackedLowering):
             room = min(room, STAGED)
         return Walk.of(product.packed.form, product.k, plan.panels, self.outputs, plan.group, room)
 
-    def _ordered(self, product: Product) -> list[Value]:
-        """Return the sums of this work-item's outputs, each in order along k."""
-        b, packed, e = self.s.b, product.packed, self.s
-        start = self._row_start(product)
-        base = e.integer(start)
+    def _walked(self, product: Product) -> list[Chain]:
+        """Return where this work-item walks a product: one chain for each of its outputs."""
+        b, base = self.s.b, self.s.integer(self._row_start(product))
         chains = []
         for row, panel, place, inside in self.numbers:
             at = b.add(base, b.mul(row, b.int(product.row_step)))
             chains.append(Chain(at, panel, place, inside))
+        return chains
+
+    def _ordered(self, product: Product) -> Ordered:
+        """Return what is to know of a product that is summed in order."""
+        b, packed, e = self.s.b, product.packed, self.s
         panels = [self._panel_at(product, b.int(p)) for p in range(self.stream.panels)]
-        ordered = Ordered(
+        return Ordered(
             self.s,
             packed.form,
             product.k,
             self._walk(product),
             b.view(e.pointer(packed.stored), dt.i32),
             e.pointer(packed.a),
-            gemv_sums.common_step(start, product.row_step, 4),
+            gemv_sums.common_step(self._row_start(product), product.row_step, 4),
             panels,
             self.stream.group,
             self.outputs,
             self.scratch,
         )
-        return ordered_sums(ordered, chains)
 
     # -- what follows ---------------------------------------------------------------------------
 

@@ -117,6 +117,19 @@ def ordered_sums(o: Ordered, chains: list[Chain]) -> list[Value]:
     return [b.get(total) for total in totals]
 
 
+def ask_early(products: list[Ordered]) -> None:
+    """Read what the first slices need, as far as registers go, before other work begins.
+
+    Reads of memory that a kernel does not write are done once: those for the slices find these.
+    """
+    left = AT_ONCE
+    for o in products:
+        *_, count = _chunks(o)
+        if count <= left and o.k <= SEGMENT * o.walk.parallel:
+            _fetch(o, o.s.b.int(0), o.s.b.int(0))
+            left -= count
+
+
 @contextmanager
 def _steps(b: Builder, count: int, step: int) -> Iterator[Value]:
     """Open a loop over 0, step, .. < count, if there are several."""
