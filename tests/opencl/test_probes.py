@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from homebox.engine.runtime.opencl_platform import Found
 
 ONE = pytest.mark.parametrize("cl_entry", ["intel"], indirect=True)  # what no runtime decides
-PATIENCE = 6.0  # seconds that a trial may take here; a busy machine compiles slowly
+PATIENCE = 4.0  # seconds that a trial may take here; a busy machine compiles slowly
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +177,12 @@ def test_a_device_without_correct_fma_is_not_used(place: Place) -> None:
 
 
 # -- families --------------------------------------------------------------------------------------
+
+
+def test_local_memory_that_does_not_reach_others_would_be_seen(place: Place) -> None:
+    memory = named("local memory")
+    unread = spoiled(memory, "sum += box[k * size + (l ^ 32)]", "sum += box[k * size + l]")
+    assert "wrong numbers" in probe_place(place, [unread]).unusable
 
 
 @ONE

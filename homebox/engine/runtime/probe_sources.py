@@ -155,24 +155,24 @@ def _integers() -> Probe:
 
 
 def _local_memory() -> Probe:
-    """32 KiB written by some work-items of a group of 256 and read by others after a barrier."""
+    """32 KiB written by the work-items of a group and read by others after a barrier."""
     values = np.random.default_rng(2).integers(0, 2**32, ITEMS, np.uint64).astype(np.uint32)
-    groups = values.reshape(-1, 256)
-    # Work-item j reads what work-item 255 - j wrote 31 rows later.
-    wanted = groups[:, ::-1] + np.uint32(31)
+    # Whom a work-item reads from is in another sub-group where those are small.
+    wanted = values[np.arange(ITEMS) ^ 32] * np.uint32(32) + np.uint32(sum(range(32)))
     body = """\
   __local uint box[8192];
-  uint l = get_local_id(0), value = GIVEN(uint)[i];
-  for (uint k = 0; k < 32; k++) box[k * 256 + l] = value + k;
+  uint l = get_local_id(0), size = get_local_size(0), value = GIVEN(uint)[i], sum = 0;
+  for (uint k = 0; k < 32; k++) box[k * size + l] = value + k;
   barrier(CLK_LOCAL_MEM_FENCE);
-  FOUND(uint)[i] = box[31 * 256 + 255 - l];"""
+  for (uint k = 0; k < 32; k++) sum += box[k * size + (l ^ 32)];
+  FOUND(uint)[i] = sum;"""
     return Probe(
         "local memory",
         "local memory",
         kernel(body),
         _joined(values),
         _joined(wanted),
-        groups=((256,),),
+        groups=((256,), (64,)),
     )
 
 
