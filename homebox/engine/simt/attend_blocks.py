@@ -8,7 +8,7 @@ Invariant: the additions are those of the CPU's kernel, in its order: scores alo
 along positions, a row's total in sixteen lanes. Rescaling is by powers of two, hence exact.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from homebox.engine.codegen.linear import Value
@@ -26,13 +26,15 @@ from homebox.engine.simt.simt_emitter import SimtEmitter
 from homebox.engine.simt.target import Simt
 
 FOUR = 4  # numbers of local memory that are read at once
-AHEAD = 16  # reads of keys or values that are under way at once, about
+AHEAD = 64  # bytes of keys or values that a work-item of few rows has under way at once
+MOST_READS = 32
+BUSY = 8  # sums of a work-item from which arithmetic hides the reads
 PANELS = BLOCK // PANEL
 
 Row = tuple[Index, Index, Index, Index]  # (B, H, G, T) of a row
 
 
-class Stream:
+class Reader:
     """Keys or values as a work-item reads them: some numbers side by side, step by step."""
 
     def __init__(self, s: SimtEmitter, read: Read, w: Walk, wide: int) -> None:
@@ -103,8 +105,8 @@ class Blocks:
         key, value = key_read(root.src[1], keys), value_read(root.src[2], values)
         assert key is not None and value is not None
         self.target = self.s.pointer(root, written=True)
-        self.keys = Stream(self.s, key, keys, self.schedule.scores[1])
-        self.values = Stream(self.s, value, values, self.schedule.values[1])
+        self.keys = Reader(self.s, key, keys, self.schedule.scores[1])
+        self.values = Reader(self.s, value, values, self.schedule.values[1])
         self.item = self.s.local()
         self._memory()
         self._registers()
@@ -262,12 +264,22 @@ class Blocks:
                 k.load(b.add(k_at, b.add(b.mul(d, b.int(k.step)), b.int((far + u) * k.step))))
                 for u in range(steps)
             ]
-            for r, total in enumerate(totals):
-                at = b.add(b.add(q_at, d), b.int(r * self.q_row + far))
-                for u, factor in enumerate(self._four(self.q, at, steps, total.lanes)):
-                    b.set(total, b.alu("fma", factor, loaded[u], b.get(total)))
+            for at in range(0, steps, FOUR):
+                some = loaded[at : at + FOUR]
+                for r, total in enumerate(totals):
+                    place = b.add(b.add(q_at, d), b.int(r * self.q_row + far + at))
+                    for factor, key in zip(
+                        self._four(self.q, place, len(some), total.lanes), some, strict=True
+                    ):
+                        b.set(total, b.alu("fma", factor, key, b.get(total)))
 
-        self._stepped(b.int(count), len(totals) * totals[0].lanes, step)
+        turn = min(self._turn(k, len(totals) * totals[0].lanes), max(FOUR, count // FOUR * FOUR))
+        whole = count // turn * turn
+        with b.loop(b.int(0), b.int(whole), turn) as d:
+            step(d, 0, turn)
+        if whole < count:
+            with b.loop(b.int(whole), b.int(count)) as d:
+                step(d, 0, 1)
 
     def _four(self, memory: Value, at: Value, steps: int, lanes: int) -> list[Value]:
         """Return 4 numbers (or 1) that lie side by side in local memory, each in all lanes."""
@@ -280,23 +292,12 @@ class Blocks:
         b = self.s.b
         return [b.emit("shuffle", dt.f32, lanes, (four, four), (i,) * lanes) for i in range(FOUR)]
 
-    def _stepped(self, count: Value, held: int, step: Callable[[Value, int, int], None]) -> None:
-        """Call step(i, far, steps) for all of `count` numbers in order, mostly 4 steps at once."""
-        b = self.s.b
-        turn = AHEAD if held <= AHEAD // 2 else AHEAD // 2
-        known = count.constant
-        if known is not None:
-            turn = min(turn, max(FOUR, known // FOUR * FOUR))
-            whole = b.int(known // turn * turn)
-        else:
-            turn = AHEAD // 2
-            whole = b.mul(self.s.divide(count, b.int(turn))[0], b.int(turn))
-        with b.loop(b.int(0), whole, turn) as i:
-            for far in range(0, turn, FOUR):
-                step(i, far, FOUR)
-        if known is None or known % turn:
-            with b.loop(whole, count) as i:
-                step(i, 0, 1)
+    def _turn(self, reader: Reader, held: int) -> int:
+        """Return how many steps are read before they are used, if `held` sums use each."""
+        if held > BUSY:
+            return 2 * FOUR
+        reads = AHEAD // (reader.wide * reader.read.dtype.size)
+        return max(2 * FOUR, min(MOST_READS, reads))
 
     # -- weights --------------------------------------------------------------------------------
 
@@ -423,24 +424,48 @@ class Blocks:
         if v.scale is not None:
             scale_at = b.mul(group, b.int(v.scale.flat.coefficient(v.w.group)))
 
-        def step(p: Value, far: int, steps: int) -> None:
-            loaded = [
-                v.load(b.add(v_at, b.add(b.mul(p, b.int(v.step)), b.int((far + u) * v.step))))
-                for u in range(steps)
-            ]
-            scale = None
-            if v.scale is not None:
-                scale = v.scales(b.add(scale_at, b.add(p, b.int(far))), steps)
-            for r, total in enumerate(self.sums):
-                at = b.add(b.add(w_at, p), b.int(r * self.score_row + far))
-                weight = b.load(self.scores, at, steps, aligned=steps > 1)
-                if v.valid is not None:
-                    weight = b.alu("where", v.valid, weight, b.const(0.0, dt.f32, steps))
-                if scale is not None:
-                    weight = b.alu("mul", weight, scale)
-                lanes = total.lanes
-                each = [b.splat(weight, lanes)] if steps == 1 else self._split(weight, lanes)
-                for factor, values in zip(each, loaded, strict=True):
-                    b.set(total, b.alu("fma", factor, values, b.get(total)))
+        def step(p: Value, steps: int, limit: Value | None) -> None:
+            places = [b.add(p, b.int(u)) for u in range(steps)]
+            if limit is not None:
+                places = [b.emit("min", dt.i64, 1, (place, limit)) for place in places]
+            loaded = [v.load(b.add(v_at, b.mul(place, b.int(v.step)))) for place in places]
+            for at in range(0, steps, FOUR):
+                first = b.add(p, b.int(at))
+                scale = self._scale(b.add(scale_at, first), first, limit)
+                for r, total in enumerate(self.sums):
+                    place = b.add(b.add(w_at, first), b.int(r * self.score_row))
+                    weight = self._weight(place, scale)
+                    for factor, value in zip(
+                        self._split(weight, total.lanes), loaded[at : at + FOUR], strict=True
+                    ):
+                        b.set(total, b.alu("fma", factor, value, b.get(total)))
 
-        self._stepped(count, len(self.sums) * self.sums[0].lanes, step)
+        turn = self._turn(v, len(self.sums) * self.sums[0].lanes)
+        whole = b.mul(self.s.divide(count, b.int(turn))[0], b.int(turn))
+        with b.loop(b.int(0), whole, turn) as p:
+            step(p, turn, None)
+        # Behind the last position weights are 0, but what lies there was perhaps never written.
+        with b.when(b.alu("lt", whole, count)):
+            step(whole, turn, b.alu("sub", count, b.int(1)))
+
+    def _scale(self, at: Value, first: Value, limit: Value | None) -> Value | None:
+        """Return the scales of four positions, 0 for those behind the limit."""
+        b = self.s.b
+        if self.values.scale is None:
+            return None
+        scale = self.values.scales(at, FOUR)
+        if limit is None:
+            return scale
+        start = b.splat(b.cast(first, dt.i32), FOUR)
+        place = b.alu("add", start, b.lane(FOUR))
+        behind = b.alu("lt", b.splat(b.cast(limit, dt.i32), FOUR), place)
+        return b.alu("where", behind, b.const(0.0, dt.f32, FOUR), scale)
+
+    def _weight(self, at: Value, scale: Value | None) -> Value:
+        """Return four weights of a row, times the values' scales."""
+        b = self.s.b
+        weight = b.load(self.scores, at, FOUR, aligned=True)
+        if self.values.valid is not None:
+            none = b.const(0.0, dt.f32, FOUR)
+            weight = b.emit("where", dt.f32, FOUR, (self.values.valid, weight, none))
+        return weight if scale is None else b.alu("mul", weight, scale)
