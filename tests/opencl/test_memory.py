@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Buffer
+from homebox.engine.runtime import card_memory
 from homebox.engine.runtime.opencl_memory import OpenClMemory, default_budget
 from homebox.engine.runtime.opencl_platform import Found
 from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
@@ -271,3 +274,36 @@ def test_a_platform_that_throws_takes_nothing_else_with_it(
     assert "cannot list its devices" in refusals["Broken"]
     assert "tell its name" in refusals["unknown platform"]
     assert "Empty" not in refusals
+
+
+def test_other_programs_leave_less_of_a_card(
+    cl_memory: OpenClMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cl_memory.free_bytes == cl_memory.budget - cl_memory.used_bytes
+    monkeypatch.setattr(card_memory, "PCI", tmp_path)
+    card = tmp_path / "0000:03:00.0"
+    card.mkdir()
+    (card / "mem_info_vram_total").write_text("20000\n")
+    (card / "mem_info_vram_used").write_text("12000\n")
+    monkeypatch.setattr(cl_memory, "entry", replace(cl_memory.entry, address=card.name))
+    assert cl_memory.free_bytes == 8000
+    (card / "mem_info_vram_used").write_text("nonsense")
+    monkeypatch.setattr(card_memory, "_management", lambda: None)
+    assert cl_memory.free_bytes == cl_memory.budget - cl_memory.used_bytes
+
+
+def test_nvidia_tells_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        def nvmlDeviceGetHandleByPciBusId_v2(self, address: bytes, card: Any) -> int:  # noqa: N802
+            card._obj.value = 7
+            return 0 if address == b"0000:01:00.0" else 6
+
+        def nvmlDeviceGetMemoryInfo(self, card: Any, memory: Any) -> int:  # noqa: N802
+            assert card.value == 7
+            memory._obj.total, memory._obj.free, memory._obj.used = 24, 9, 15
+            return 0
+
+    monkeypatch.setattr(card_memory, "_management", Library)
+    assert card_memory.unused_bytes("0000:01:00.0") == 9
+    assert card_memory.unused_bytes("0000:02:00.0") is None
+    assert card_memory.unused_bytes("") is None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from homebox.engine.runtime.card_memory import unused_bytes
 from homebox.engine.runtime.opencl_calls import CallError, calls
 from homebox.engine.runtime.opencl_platform import Found, import_opencl
 from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
@@ -86,24 +87,15 @@ class OpenClMemory:
 
     @property
     def free_bytes(self) -> int:
-        """Bytes of the budget that are left, and that the card has if its driver tells."""
+        """Bytes of the budget that are left, as far as the card has them, if the system tells."""
         left = max(self.budget - self.used_bytes, 0)
-        unused = self._unused_bytes()
+        unused = unused_bytes(self.entry.address)
         return left if unused is None else min(left, unused)
 
     @property
     def block_count(self) -> int:
         """Number of blocks that exist."""
         return len(self._sizes)
-
-    def _unused_bytes(self) -> int | None:
-        """Return what no process uses, where the driver knows (AMD's do)."""
-        if "Advanced Micro Devices" not in self.entry.vendor:
-            return None
-        try:
-            return int(self.entry.device.global_free_memory_amd[0]) << 10
-        except (self.cl.Error, AttributeError, IndexError, TypeError):
-            return None
 
     # -- memory ---------------------------------------------------------------------------------
 
