@@ -49,12 +49,18 @@ def run_opencl(
     grid: tuple[int, ...],
     target: Simt,
     options: list[str],
+    without: str = "",
     **known: Any,
 ) -> list[Array]:
-    """Return what the buffers hold after a launch; they lie 64 bytes into blocks of memory."""
+    """Return what the buffers hold after a launch; they lie 64 bytes into blocks of memory.
+
+    `without` is cut out of the kernel's text, to see what it is good for.
+    """
     import pyopencl as cl
 
     source = render(kernel, "entry", target, grid, **known)
+    assert without in source
+    source = source.replace(without, "") if without else source
     context, queue = opened(found.device)
     try:
         with warnings.catch_warnings():  # compilers say that they have compiled
@@ -260,6 +266,21 @@ def test_fma_rounds_once_and_a_product_with_a_sum_twice(check: Run) -> None:
             run_map(check, [dtype] * 3, lanes, both)
     given = [np.random.default_rng(i).standard_normal(512).astype(np.float32) for i in range(3)]
     run_map(check, [dt.f32] * 3, 1, both, given, 512)
+
+
+def test_control_compilers_contract_unless_they_are_told(cl_entry: "Found") -> None:
+    def sums(b: Builder, x: Value, y: Value, z: Value) -> Value:
+        return b.alu("add", b.alu("mul", x, y), z)
+
+    kernel = mapped([dt.f32] * 3, 1, sums, 64)
+    given = [np.random.default_rng(i).standard_normal(64).astype(np.float32) for i in range(3)]
+    memory, results = [*given, np.zeros(64, np.float32)], []
+    for without in ("", "#pragma OPENCL FP_CONTRACT OFF"):
+        arguments = (cl_entry, kernel, memory, NONE, (4,), PLAIN, build_options(), without)
+        results.append(run_opencl(*arguments)[-1])
+    assert results[0].tobytes() == (given[0] * given[1] + given[2]).tobytes()
+    if cl_entry.platform == "Portable Computing Language":  # others only within an expression
+        assert results[0].tobytes() != results[1].tobytes()
 
 
 INTEGERS = [dt.i8, dt.u8, dt.i32, dt.u32, dt.i64]
@@ -561,6 +582,47 @@ def test_indices_that_wrap_on_their_way(check: Run) -> None:
     given = [np.arange(64, dtype=np.int32), np.zeros(16, np.int32)]
     got = check(b.kernel((16,)), given, values=np.array([2**31 - 1, -(2**31)], np.int32))
     assert got[1].tolist() == list(range(7, 23))
+
+
+STEPS = "add sub mul min max idiv mod shr shl and or xor where cast".split()
+
+
+def index_arithmetic(r: np.random.Generator) -> Kernel:
+    """Return a kernel that stores the values of random index arithmetic, at wrapping places."""
+    b = Builder()
+    out = b.param(dt.i64, 64 * 16, True)
+    group = b.emit("group", dt.i64, 1, (), 0)
+    values = [group, local(b), *(b.emit("var", dt.i64, 1, (), i) for i in range(3))]
+    values += [b.int(int(c)) for c in (3, 16, 1 << 33, -7)]
+    for _ in range(24):
+        op = str(r.choice(STEPS))
+        x, y = (values[int(r.integers(len(values)))] for _ in range(2))
+        if op == "cast":
+            values.append(b.cast(b.cast(x, dt.i32), dt.i64))
+        elif op == "where":
+            values.append(b.alu("where", b.alu("lt", x, y), x, y))
+        elif op in ("shr", "shl"):
+            values.append(b.alu(op, x, b.alu("and", y, b.int(63 if r.random() < 0.3 else 7))))
+        elif op in ("idiv", "mod"):  # defined for what is not negative
+            values.append(b.alu(op, b.alu("max", x, b.int(0)), b.alu("max", y, b.int(1))))
+        else:
+            values.append(b.alu(op, x, y))
+    item = b.add(b.mul(group, b.int(16)), local(b))
+    for i, value in enumerate(values[-32:]):
+        far = values[int(r.integers(len(values)))]
+        place = b.add(b.mul(item, b.int(32)), b.int(i))
+        b.store(out, b.alu("sub", b.alu("add", far, place), far), value)
+    return b.kernel((16,))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_index_arithmetic(check: Run, seed: int) -> None:
+    r = np.random.default_rng(seed)
+    kernel = index_arithmetic(r)
+    numbers_known = [(0, 500), (-9, 9), (2**31 - 99, 2**31 - 1)]
+    values = np.array([r.integers(*bounds) for bounds in numbers_known], np.int32)
+    known = {"variables": numbers_known} if seed % 2 else {}
+    check(kernel, [np.zeros(1024, np.int64)], (2,), values, **known)
 
 
 # -- units ----------------------------------------------------------------------------------------
