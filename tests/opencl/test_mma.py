@@ -5,12 +5,14 @@ here; where sub-groups exchange values, the instructions of AMD and Intel run to
 compute what the vendors document, so that the very text of the probe is tried.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from homebox.engine.codegen.linear import FRAGMENT_K, Builder, Kernel
+from homebox.engine.codegen.opencl import render
 from homebox.engine.codegen.opencl_mma import (
     MMA_VARIANTS,
     UNITS,
@@ -116,7 +118,9 @@ def test_fragments_of_whole_numbers(cl_entry: "Found", kind: DType, width: int) 
 class Launched(Execution):
     """Kernels of a graph, run in order on an OpenCL device."""
 
-    def __init__(self, root: Tensor, entry: "Found", target: Simt) -> None:
+    def __init__(
+        self, root: Tensor, entry: "Found", target: Simt, more: Sequence[str] = ()
+    ) -> None:
         cut = partition([root.node], resident=False)
         self.roots, self.values, self.memory = cut.roots, {}, {}
         self.lowered = [lower_simt(r, cut.realised, [], target) for r in order_regions(cut)]
@@ -124,7 +128,8 @@ class Launched(Execution):
             assert isinstance(low, LoweredSimt)
             arrays = [self.array(n) for n in low.memory]
             grid = low.groups({})
-            got = run_opencl(entry, low.kernel, arrays, NONE, grid, target, build_options())
+            chosen = [*build_options(), *more]
+            got = run_opencl(entry, low.kernel, arrays, NONE, grid, target, chosen)
             for node, result in zip(low.memory, got, strict=True):
                 self.memory[memory_of(node)] = result
 
@@ -386,3 +391,34 @@ def test_the_vendors_products_with_instructions_as_documented(cl_entry: "Found",
             continue
         for got in found_by(cl_entry, probe, emulated(probe, variant), chosen):
             assert not difference(probe, got)
+
+
+@pytest.mark.parametrize("how", ["int8", "bf16"])
+@pytest.mark.parametrize("name", [v.name for v in VARIANTS if v.name != "ptx"])
+def test_whole_products_of_the_vendors(
+    cl_entry: "Found", name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels that these vendors' devices would run, but for the instruction."""
+    if "cl_khr_subgroup_shuffle" not in cl_entry.device.extensions:
+        return  # the test above says what is refused here
+    (variant,) = (v for v in VARIANTS if v.name == name)
+    used = []
+
+    def with_instructions(*given: Any, **known: Any) -> str:
+        source = render(*given, **known)
+        if "HB_MMA_KERNEL" not in source:
+            return source
+        used.append(name)
+        first, rest = source.split("\n", 1)  # the pragma on contraction
+        instructions = _SHUFFLE + (_WMMA if name.startswith("wmma") else _DPAS)
+        size = f"__attribute__((intel_reqd_sub_group_size({variant.width})))\n__kernel"
+        rest = rest.replace("__kernel", "__kernel" if variant.attribute else size)
+        return f"{first}\n#define HB_MMA {variant.number}\n{instructions}\n{rest}"
+
+    monkeypatch.setattr("tests.opencl.test_renderer.render", with_instructions)
+    target = Simt(group=64, units=ALL | {"half"}, team=variant.width)
+    root = product(formats.Q8 if how == "int8" else formats.BF16, 17, 32, 64, how).contiguous()
+    (got,) = Launched(root, cl_entry, target, ["-cl-opt-disable"]).results()
+    (want,) = oracle.evaluate([root.node], {})
+    assert used == [name]
+    np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), rtol=1e-5)
