@@ -1,10 +1,11 @@
 """Matrix units on OpenCL runtimes without any: the scalar variant, and the others' own parts.
 
 The scalar variant runs whole products. Of the vendors' variants everything but the instruction runs
-here; where sub-groups exchange values, the instructions of AMD and Intel run too, as functions that
-compute what the vendors document, so that the very text of the probe is tried.
+here; where sub-groups exchange values, the instructions run too, as functions that compute what the
+vendors document, so that the very texts of probes and kernels are tried.
 """
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -245,11 +246,31 @@ def test_loads_and_sums_lie_as_the_tables_say(cl_entry: "Found", variant: Varian
     np.testing.assert_array_equal(results[2].reshape(16, 16), want)
 
 
-# The instructions of two vendors, as functions on sub-groups.
+# The instructions of three vendors, as functions on sub-groups.
 _SHUFFLE = """
 #pragma OPENCL EXTENSION cl_khr_fp16 : enable
 #define HB_OVER __attribute__((overloadable))
 #define HB_FROM(x, lane) sub_group_shuffle(x, lane)
+float hb_pair_f16(uint pair, int i) { return vload_half(i, (const half *)&pair); }
+float hb_pair_bf16(uint pair, int i) { return as_float(i ? pair & 0xffff0000u : pair << 16); }
+int hb_four_i8(uint four, int i) { return ((const char *)&four)[i]; }
+"""
+_PTX = """
+#define HB_PTX(name, sum, number, per) \\
+void name(sum *c, uint a0, uint a1, uint a2, uint a3, uint b0, uint b1) { \\
+    int lane = get_sub_group_local_id(); \\
+    uint a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1}; \\
+    _Pragma("nounroll") for (int i = 0; i < 4; i++) \\
+        _Pragma("nounroll") for (int k = 0; k < 8 * per; k++) { \\
+            int half_of_k = k / (4 * per), thread = k / per % 4, column = lane % 4 * 2 + i % 2; \\
+            uint left = (uint)HB_FROM((int)a[2 * half_of_k + i / 2], lane / 4 * 4 + thread); \\
+            uint right = (uint)HB_FROM((int)b[half_of_k], column * 4 + thread); \\
+            c[i] += number(left, k % per) * number(right, k % per); \\
+        } \\
+}
+HB_PTX(hb_ptx_f16, float, hb_pair_f16, 2)
+HB_PTX(hb_ptx_bf16, float, hb_pair_bf16, 2)
+HB_PTX(hb_ptx_s8, int, hb_four_i8, 4)
 """
 _WMMA = """
 #define __AMDGCN__ 1
@@ -298,9 +319,6 @@ HB_WMMA_I8(__builtin_amdgcn_wmma_i32_16x16x16_iu8_w32, int4, 4, 0, 2 * i + lane 
 HB_WMMA_I8(__builtin_amdgcn_wmma_i32_16x16x16_iu8_w32_gfx12, int2, 2, 16, 8 * (lane / 16) + i)
 """
 _DPAS = """
-float hb_test_f16(uint pair, int i) { return vload_half(i, (const half *)&pair); }
-float hb_test_bf16(uint pair, int i) { return as_float(i ? pair & 0xffff0000u : pair << 16); }
-int hb_test_i8(uint four, int i) { return ((const char *)&four)[i]; }
 // Work-item `lane` gives `share` words (a whole one, or half of one) of each row of a.
 #define HB_DPAS(name, vector, word, sums, sum, number, per, wide) \\
 sums HB_OVER name(vector a, int8 b, sums c) { \\
@@ -319,17 +337,40 @@ sums HB_OVER name(vector a, int8 b, sums c) { \\
 #define HB_BOTH(name, sums, sum, number, per) \\
     HB_DPAS(name, int8, int, sums, sum, number, per, 1) \\
     HB_DPAS(name, short8, short, sums, sum, number, per, 0)
-HB_BOTH(intel_sub_group_f16_f16_matrix_mad_k16, float8, float, hb_test_f16, 2)
-HB_BOTH(intel_sub_group_bf16_bf16_matrix_mad_k16, float8, float, hb_test_bf16, 2)
-HB_BOTH(intel_sub_group_i8_i8_matrix_mad_k32, int8, int, hb_test_i8, 4)
+HB_BOTH(intel_sub_group_f16_f16_matrix_mad_k16, float8, float, hb_pair_f16, 2)
+HB_BOTH(intel_sub_group_bf16_bf16_matrix_mad_k16, float8, float, hb_pair_bf16, 2)
+HB_BOTH(intel_sub_group_i8_i8_matrix_mad_k32, int8, int, hb_four_i8, 4)
 """
 
 
 def emulated(probe: Probe, variant: Variant) -> str:
     """Return a probe's source with the instructions of its vendor as functions."""
-    size = f"__attribute__((intel_reqd_sub_group_size({variant.width}))) __kernel"
-    source = probe.source.replace("__kernel", "__kernel" if variant.attribute else size)
-    return _SHUFFLE + (_WMMA if variant.name.startswith("wmma") else _DPAS) + source
+    return instructions(variant) + documented(probe.source, variant)
+
+
+def instructions(variant: Variant) -> str:
+    """Return a vendor's instructions as functions."""
+    return _SHUFFLE + {"ptx": _PTX, "wmma": _WMMA, "dpas": _DPAS}[variant.name.rstrip("0123456789")]
+
+
+def documented(source: str, variant: Variant) -> str:
+    """Return a source that calls these functions, in sub-groups of the vendor's size."""
+    size = f"__attribute__((intel_reqd_sub_group_size({variant.width})))\n__kernel"
+    source = source.replace("__kernel", "__kernel" if variant.attribute else size)
+    if variant.name != "ptx":
+        return source
+
+    def call(found: re.Match[str]) -> str:
+        kind, sums, factors = found.groups()
+        first, *_ = re.findall(r"\((c->e\[\d\])\)", sums)
+        words = re.findall(r"\((.->w\[\d\])\)", factors)
+        return f"hb_ptx_{kind}(&{first}, {', '.join(words)});"
+
+    source = source.replace('#error "this device has no units for ptx"', "")
+    statement = r'__asm volatile\("mma\.sync\S+\.(bf16|f16|s8)\.\S+ .*?" : (.*?) : (.*?)\);'
+    source, count = re.subn(statement, call, source)
+    assert count == 6
+    return source
 
 
 def found_by(entry: "Found", probe: Probe, source: str, chosen: list[str]) -> list[bytes]:
@@ -379,7 +420,7 @@ def test_the_probe_passes_with_the_scalar_variant_and_fails_with_a_wrong_one(
                 assert "wrong numbers" in difference(probe, got)
 
 
-@pytest.mark.parametrize("name", [v.name for v in VARIANTS if v.name != "ptx"])
+@pytest.mark.parametrize("name", [v.name for v in VARIANTS])
 def test_the_vendors_products_with_instructions_as_documented(cl_entry: "Found", name: str) -> None:
     (variant,) = (v for v in VARIANTS if v.name == name)
     for probe in probes_of(name):
@@ -394,7 +435,7 @@ def test_the_vendors_products_with_instructions_as_documented(cl_entry: "Found",
 
 
 @pytest.mark.parametrize("how", ["int8", "bf16"])
-@pytest.mark.parametrize("name", [v.name for v in VARIANTS if v.name != "ptx"])
+@pytest.mark.parametrize("name", [v.name for v in VARIANTS])
 def test_whole_products_of_the_vendors(
     cl_entry: "Found", name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,10 +451,8 @@ def test_whole_products_of_the_vendors(
             return source
         used.append(name)
         first, rest = source.split("\n", 1)  # the pragma on contraction
-        instructions = _SHUFFLE + (_WMMA if name.startswith("wmma") else _DPAS)
-        size = f"__attribute__((intel_reqd_sub_group_size({variant.width})))\n__kernel"
-        rest = rest.replace("__kernel", "__kernel" if variant.attribute else size)
-        return f"{first}\n#define HB_MMA {variant.number}\n{instructions}\n{rest}"
+        chosen = f"#define HB_MMA {variant.number}"
+        return "\n".join([first, chosen, instructions(variant), documented(rest, variant)])
 
     monkeypatch.setattr("tests.opencl.test_renderer.render", with_instructions)
     target = Simt(group=64, units=ALL | {"half"}, team=variant.width)
