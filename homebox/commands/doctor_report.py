@@ -21,8 +21,6 @@ ABILITIES = {
     "dot4": "fast products of bytes",
 }
 MATRIX = {"mma_f16": "f16", "mma_bf16": "bf16", "mma_s8": "bytes"}
-# What a refusal begins with when a driver did something wrong, not merely lacks something.
-_SUSPICIOUS = ("wrong numbers", "the driver ", "the device cannot")
 
 
 def lines(machine: Machine) -> list[str]:
@@ -161,8 +159,7 @@ def _worth_telling(probes: Probes) -> Sequence[Result]:
     return [
         result
         for result in probes.refusals()
-        if not probes.passed(result.family)
-        and (result.reason.startswith(_SUSPICIOUS) or result.family not in known)
+        if not probes.passed(result.family) and (result.suspicious or result.family not in known)
     ]
 
 

@@ -92,14 +92,18 @@ def test_results_are_kept_on_disk_until_something_changes(cl_entry: "Found") -> 
 # -- drivers that do something wrong ---------------------------------------------------------------
 
 
-def test_a_miscompiled_unit_is_refused_by_name_and_the_rest_works(place: Place) -> None:
+def test_a_miscompiled_unit_is_refused_by_name_and_the_rest_works(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     fma = named("fma")
     wrong_sum = "fma(a, b, c) + (i == 5 ? 1.0f : 0.0f)"
     names = {"name": "a broken unit", "family": "broken", "unit": "dot4"}
     broken = spoiled(fma, "fma(a, b, c)", wrong_sum, **names)
+    caplog.set_level("WARNING")
     found = probe_place(place, [broken, RIGHT])
     (wrong,) = found.refusals()
-    assert wrong.name == "a broken unit"
+    assert wrong.name == "a broken unit" and wrong.suspicious
+    assert "a broken unit is not used: wrong numbers" in caplog.text
     expected = np.frombuffer(fma.expected, np.float32)[5]
     assert wrong.reason.startswith("wrong numbers: 1 of 1024; the first, number 5, should be ")
     assert str(expected) in wrong.reason
@@ -116,7 +120,7 @@ def test_a_driver_that_crashes_costs_one_unit(place: Place) -> None:
     found = probe_place(place, [CRASH, RIGHT], seconds=PATIENCE)
     (refused,) = found.refusals()
     assert refused.name == "crash"
-    assert refused.reason.startswith("the driver crashed (SIGSEGV)")
+    assert refused.reason.startswith("the driver crashed (SIGSEGV)") and refused.suspicious
     assert found.units == {"half"}
 
 
@@ -148,7 +152,7 @@ def test_a_driver_that_hangs_costs_one_unit(place: Place) -> None:
 def test_source_that_does_not_compile_is_refused_with_the_compilers_words(place: Place) -> None:
     broken = body_probe("nonsense", "  FOUND(int)[i] = no_such_function(1);", bytes(4))
     (refused,) = probe_place(place, [broken]).refusals()
-    assert "no_such_function" in refused.reason
+    assert "no_such_function" in refused.reason and not refused.suspicious
     assert "\n" not in refused.reason and ".cl:" not in refused.reason
 
 

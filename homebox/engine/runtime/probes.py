@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from homebox.engine.codegen.cache import DiskCache, cache_root
+from homebox.engine.runtime import probe_child
 from homebox.engine.runtime.probe_mma import mma_probes
 from homebox.engine.runtime.probe_sources import REQUIRED, STRICT, Probe, standard_probes
 from homebox.errors import DeviceError
@@ -40,6 +41,7 @@ _LARGEST_GROUP = 256
 _MOST_LOCAL = 65536
 _MOST_LOST = 4  # crashes and hangs, after which a driver is asked nothing more
 
+WRONG, LOST = "wrong numbers", "the driver "  # how refusals begin that are a driver's mistake
 Report = Callable[[str], None]
 
 
@@ -51,6 +53,11 @@ class Result:
     family: str
     passed: bool
     reason: str = ""
+
+    @property
+    def suspicious(self) -> bool:
+        """Say whether the driver did something wrong, and does not merely lack something."""
+        return not self.passed and self.reason.startswith((WRONG, LOST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,8 @@ def probe_place(
     log.info("finding out what %s can do; with a new driver this takes some seconds", place.name)
     found = _try_all(place, probes, report or (lambda text: None), seconds)
     for result in found.refusals():
-        log.debug("%s: %s refused: %s", place.name, result.name, result.reason)
+        level = logging.WARNING if result.suspicious else logging.DEBUG
+        log.log(level, "%s: %s is not used: %s", place.name, result.name, result.reason)
     cache.put(key, json.dumps(_to_json(found)).encode())
     return found
 
@@ -343,7 +351,7 @@ def difference(each: Probe, found: bytes) -> str:
     wrong = np.flatnonzero(wanted.view(kind) != got.view(kind))
     at = int(wrong[0])
     return (
-        f"wrong numbers: {len(wrong)} of {len(wanted)}; the first, number {at}, "
+        f"{WRONG}: {len(wrong)} of {len(wanted)}; the first, number {at}, "
         f"should be {wanted[at]!s} and is {got[at]!s}"
     )
 
@@ -360,7 +368,8 @@ def _key(place: Place, probes: Sequence[Probe]) -> str:
 
 
 def _parts(probes: Sequence[Probe]) -> Iterator[bytes]:
-    yield Path(__file__).read_bytes()
+    for path in (Path(__file__), Path(probe_child.__file__)):
+        yield path.read_bytes()
     for each in probes:
         for value in asdict(each).values():
             yield value if isinstance(value, bytes) else repr(value).encode()
