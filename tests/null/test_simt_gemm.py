@@ -232,21 +232,21 @@ def test_one_barrier_a_slice() -> None:
 def test_tiles_keep_to_the_limits_of_the_target(target: Simt, m: int) -> None:
     for n in (16, 64, 1024, 151936):
         for sums, lines in ((1, 0), (2, 0), (3, 20)):
-            tile = tile_schedule(target, m, n, sums, lines)
+            tile = tile_schedule(target, m, n, 1024, sums, lines)
             assert tile.across * tile.down <= target.group
             assert local_bytes(tile, lines) <= target.local_memory
             assert tile.width % 16 == 0
 
 
 def test_local_memory_that_is_too_small() -> None:
-    assert tile_schedule(Simt(16, 16, 2048), 64, 64).depth == 8
+    assert tile_schedule(Simt(16, 16, 2048), 64, 64, 64).depth == 8
     with pytest.raises(EngineError, match="local memory"):
-        tile_schedule(Simt(16, 16, 512), 64, 64)
+        tile_schedule(Simt(16, 16, 512), 64, 64, 64)
 
 
 def test_work_is_spread_over_multiprocessors() -> None:
     """A few large tiles would leave most of a card idle."""
-    chosen, large = tile_schedule(WIDE, 512, 1024), Tile(16, 16, 8, 8, 16)
+    chosen, large = tile_schedule(WIDE, 512, 1024, 1024), Tile(16, 16, 8, 8, 16)
     groups = -(-512 // chosen.height) * (1024 // chosen.width)
     assert groups >= 64 and estimate(chosen, 512, 1024) < estimate(large, 512, 1024)
 

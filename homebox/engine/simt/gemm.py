@@ -15,7 +15,7 @@ from homebox.engine.fusion.fuse import Region
 from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType
-from homebox.engine.graph.formats import A8, BLOCK
+from homebox.engine.graph.formats import A8, BLOCK, SUPER
 from homebox.engine.graph.ops import Node, Op, Sym, memory_of, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, replace
 from homebox.engine.kernels.packed_kernels import PackedLowering, Product
@@ -41,6 +41,7 @@ from homebox.engine.simt.tile_loop import (
     Stage,
     fold,
     multiply_floats,
+    reach_down,
     slices,
     whole,
     zeros,
@@ -111,7 +112,9 @@ class GemmSimt(PackedLowering):
         sums = sum(2 if segmented(p) else 1 for p in self.products)
         whole_numbers = any(p.packed.arithmetic == "int8" for p in self.products)
         self._lines = 2 * WORDS if whole_numbers else 0
-        return tile_schedule(self.target, m, n, sums + whole_numbers, self._lines)
+        deepest = BLOCK // 2 if whole_numbers else SUPER
+        k = max(p.k for p in self.products)
+        return tile_schedule(self.target, m, n, k, sums + whole_numbers, self._lines, deepest)
 
     # -- the sum over k -------------------------------------------------------------------------
 
@@ -153,7 +156,8 @@ class GemmSimt(PackedLowering):
             s, tile, a, pointer, base, product.row_step, count, product.k, s.group(0), run
         )
         n = size_max(self.shape[self.axes.n])
-        weights = Weights(s, tile, w, packed, s.pointer(packed.stored), s.group(1), n)
+        stored = s.pointer(packed.stored)
+        weights = Weights(s, tile, w, packed, stored, s.group(1), n, product.k)
         return Staged(tile.depth, (rows, weights), multiply_floats(s, tile, a, w, acc))
 
     def _staged_bytes(self, product: Product, acc: Registers) -> Staged:
@@ -175,7 +179,7 @@ class GemmSimt(PackedLowering):
         """Return local memory for slices of so many lines of both operands."""
         s, tile = self.s, self.tile
         memory, start = s.b.view(self.memory, dtype), 2 * lines[0] * tile.height
-        a = Slice(s, memory, 0, lines[0], tile.height, tile.down, *swaps[0])
+        a = Slice(s, memory, 0, lines[0], tile.height, reach_down(tile), *swaps[0])
         return a, Slice(s, memory, start, lines[1], tile.width, tile.across, *swaps[1])
 
     def _row_zero(self, product: Product) -> Index:

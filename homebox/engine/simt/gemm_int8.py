@@ -22,6 +22,7 @@ from homebox.engine.simt.tile_loop import (
     Share,
     Slice,
     lane,
+    row_factors,
     shares,
     total,
     whole,
@@ -180,8 +181,7 @@ def multiply_bytes(
     across = tile.columns // VECTOR
 
     def rows(half: Value, q: Value, u: int) -> list[Value]:
-        vectors = a.read(half, q, u, s.local(1), tile.rows // VECTOR)
-        return [lane(s, vectors[r // VECTOR], r % VECTOR, VECTOR) for r in range(tile.rows)]
+        return row_factors(s, tile, a, half, q, u)
 
     def columns(half: Value, q: Value, u: int) -> list[Value]:
         return w.read(half, q, u, s.local(0), across)

@@ -21,7 +21,13 @@ from homebox.engine.simt.target import Tile
 from homebox.engine.simt.tile_loop import VECTOR, Share, Slice, lane, shares, total, whole
 
 WORD = 4  # bytes
-ROWS_SWAP = {16: (4, 2), 8: (4, 4), 4: (4, 8), 32: (4, 1)}  # by depth: quads of steps lie apart
+ROWS_SWAP = {
+    64: (4, 1),
+    32: (4, 1),
+    16: (4, 2),
+    8: (4, 4),
+    4: (4, 8),
+}  # by depth: quads of steps lie apart
 
 
 LINES_SWAP = (1, 4)  # of a slice that is stored by lines of vectors: odd lines lie apart
@@ -202,6 +208,7 @@ class Weights:
     stored: Value
     group: Value  # the tile's number across the outputs of the product
     count: int  # outputs of the product
+    k: int
 
     def _pieces(self) -> list[tuple[Share, Value, Value]]:
         """Return each share with its first step and its first place along the line."""
@@ -228,6 +235,8 @@ class Weights:
             place = total(s, b.mul(self.group, b.int(self.tile.width)), place)
             if self.packed.transposed:
                 row, column = step, place
+                if -(-self.k // PANEL) * PANEL % self.tile.depth:
+                    row = whole(s, "min", row, -(-self.k // VECTOR) * VECTOR - VECTOR)
                 if columns % self.tile.width:
                     column = whole(s, "min", column, columns - along(self.packed.form))
             else:

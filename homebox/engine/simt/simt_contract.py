@@ -37,6 +37,7 @@ from homebox.engine.simt.tile_loop import (
     Slice,
     Stage,
     multiply_floats,
+    reach_down,
     slices,
     total,
     whole,
@@ -75,7 +76,7 @@ class ContractSimt(ContractLowering):
             self._emit_columns(schedule)
         else:
             sums = 2 if self._segmented() else 1
-            schedule = tile_schedule(self.target, self.m_size, n, sums)
+            schedule = tile_schedule(self.target, self.m_size, n, self.k_size, sums)
             group = (schedule.across, schedule.down, 1)
             grid = (Span((n,), schedule.width), Span((self.m_size,), schedule.height), Span(outer))
             self._place_outer(s.group(2))
@@ -135,7 +136,7 @@ class ContractSimt(ContractLowering):
         s, b = self.s, self.s.b
         memory = s.shared(dt.f32, local_bytes(tile) // 4)
         a_swap = ROWS_SWAP[tile.depth] if self.m_step != 1 else LINES_SWAP
-        a = Slice(s, memory, 0, tile.depth, tile.height, tile.down, *a_swap)
+        a = Slice(s, memory, 0, tile.depth, tile.height, reach_down(tile), *a_swap)
         start = 2 * tile.depth * tile.height
         other = Slice(s, memory, start, tile.depth, tile.width, tile.across, *LINES_SWAP)
         across = tile.columns // VECTOR

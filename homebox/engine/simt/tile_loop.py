@@ -1,9 +1,10 @@
 """The loop of every tiled product: slices of operands in local memory, sums in registers.
 
-A work-item holds `rows` x `columns` sums in registers, four neighbours of a row in one vector. A
-slice is `depth` steps along k of both operands, in local memory as [step][place]: so each step is
-read as vectors of four, rows of a and columns of b. While one slice is multiplied, the next one is
-read into registers, and goes to the other half of local memory afterwards: one barrier a slice.
+A work-item holds `rows` x `columns` sums in registers, four neighbours of a row in one vector; it
+has 1, 4 or 8 rows. A slice is `depth` steps along k of both operands, in local memory as
+[step][place]: so each step is read as vectors of four, rows of a and columns of b. While one slice
+is multiplied, the next one is read into registers, and goes to the other half of local memory
+afterwards: one barrier a slice.
 
 Local memory has 32 banks of a word. Groups of four places ("chunks") are swapped along a line by
 XOR with a number that follows from the step, so that work-items that store different steps at once
@@ -196,15 +197,31 @@ def fold(s: SimtEmitter, totals: Registers, parts: Registers) -> None:
             s.b.set(one, s.b.alu("add", s.b.get(one), s.b.get(part)))
 
 
+def reach_down(tile: Tile) -> int:
+    """Return how many chunks of four rows stand side by side in a slice of a, as `Slice.reach`."""
+    return tile.down if tile.rows >= VECTOR else tile.down // VECTOR
+
+
+def row_factors(
+    s: SimtEmitter, tile: Tile, a: Slice, half: Value, q: Value, u: Value | int
+) -> list[Value]:
+    """Return a work-item's rows of a for one step, each in all lanes."""
+    y = s.local(1)
+    if tile.rows < VECTOR:
+        at = a.place(half, q, u, whole(s, "idiv", y, VECTOR))
+        place = s.b.add(at, whole(s, "mod", y, VECTOR))
+        return [s.b.splat(s.b.load(a.memory, place), VECTOR)]
+    vectors = a.read(half, q, u, y, tile.rows // VECTOR)
+    return [lane(s, vectors[r // VECTOR], r % VECTOR, VECTOR) for r in range(tile.rows)]
+
+
 def multiply_floats(s: SimtEmitter, tile: Tile, a: Slice, b_: Slice, acc: Registers) -> Multiply:
     """Return the inner product of float32 slices: rows + columns words read per rows x columns."""
     b = s.b
 
     def step(half: Value, q: Value, u: Value | int) -> None:
-        rows = a.read(half, q, u, s.local(1), tile.rows // VECTOR)
         columns = b_.read(half, q, u, s.local(0), tile.columns // VECTOR)
-        for r, line in enumerate(acc):
-            one = lane(s, rows[r // VECTOR], r % VECTOR, VECTOR)
+        for one, line in zip(row_factors(s, tile, a, half, q, u), acc, strict=True):
             for column, register in zip(columns, line, strict=True):
                 b.set(register, b.alu("fma", one, column, b.get(register)))
 
@@ -226,6 +243,8 @@ def multiply_floats(s: SimtEmitter, tile: Tile, a: Slice, b_: Slice, acc: Regist
 
 def rows_of(s: SimtEmitter, tile: Tile, r: int) -> Value:
     """Return the number, in the tile, of a work-item's row r."""
+    if tile.rows < VECTOR:
+        return s.local(1)
     first = s.b.mul(s.local(1), s.b.int(VECTOR))
     return total(s, first, r // VECTOR * VECTOR * tile.down + r % VECTOR)
 
