@@ -129,7 +129,7 @@ def test_queries_that_are_normed_on_the_way() -> None:
 
 
 def test_no_barrier_can_be_left_out() -> None:
-    root = paged(dt.f32, [list(range(255, 265))], 5, groups=1).contiguous()
+    root = paged(dt.f32, [list(range(255, 264))], 5, dim=6, groups=1).contiguous()
     execution = Execution([root], [], {}, MIDDLE)
     (low,) = [x for x in execution.lowered if isinstance(x.schedule, Attention)]
     assert isinstance(low, LoweredSimt)
@@ -144,8 +144,8 @@ def test_no_barrier_can_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("target", [Simt(), Simt(1024, 64, 65536), Simt(64, 16, 16384)])
-@pytest.mark.parametrize("dim", [64, 128, 256])
-@pytest.mark.parametrize("rows", [1, 2, 8, 64])
+@pytest.mark.parametrize("dim", [64, 256])
+@pytest.mark.parametrize("rows", [1, 8, 64])
 def test_kernels_keep_to_the_limits_of_the_target(target: Simt, dim: int, rows: int) -> None:
     positions = Tensor.zeros((1, rows), dt.i32)
     config: Any = SimpleNamespace(num_kv_heads=2, head_dim=dim, num_layers=1)

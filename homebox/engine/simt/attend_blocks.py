@@ -66,10 +66,13 @@ class Reader:
         """Return how far a group of channels is from the first one."""
         return self.s.b.mul(group, self.s.b.int(self.read.flat.coefficient(self.w.group)))
 
-    def load(self, offset: Value) -> Value:
-        """Return the numbers at an offset as float32."""
+    def load(self, offset: Value, far: int = 0) -> Value:
+        """Return the numbers at an offset as float32; a fixed distance comes last.
+
+        So it can be a part of the instruction's address.
+        """
         b = self.s.b
-        at = b.add(self.start, offset)
+        at = b.add(b.add(self.start, offset), b.int(far))
         return b.cast(b.load(self.pointer, at, self.wide, aligned=self.aligned), dt.f32)
 
     def scales(self, offset: Value, count: int) -> Value:
@@ -259,15 +262,14 @@ class Blocks:
         """Add q times k over `count` channels: the first hot loop."""
         b, k = self.s.b, self.keys
 
-        def step(d: Value, far: int, steps: int) -> None:
-            loaded = [
-                k.load(b.add(k_at, b.add(b.mul(d, b.int(k.step)), b.int((far + u) * k.step))))
-                for u in range(steps)
-            ]
+        def step(d: Value, steps: int) -> None:
+            offset = b.add(k_at, b.mul(d, b.int(k.step)))
+            loaded = [k.load(offset, u * k.step) for u in range(steps)]
+            rows = [b.add(b.add(q_at, d), b.int(r * self.q_row)) for r in range(len(totals))]
             for at in range(0, steps, FOUR):
                 some = loaded[at : at + FOUR]
                 for r, total in enumerate(totals):
-                    place = b.add(b.add(q_at, d), b.int(r * self.q_row + far + at))
+                    place = b.add(rows[r], b.int(at))
                     for factor, key in zip(
                         self._four(self.q, place, len(some), total.lanes), some, strict=True
                     ):
@@ -276,10 +278,10 @@ class Blocks:
         turn = min(self._turn(k, len(totals) * totals[0].lanes), max(FOUR, count // FOUR * FOUR))
         whole = count // turn * turn
         with b.loop(b.int(0), b.int(whole), turn) as d:
-            step(d, 0, turn)
+            step(d, turn)
         if whole < count:
             with b.loop(b.int(whole), b.int(count)) as d:
-                step(d, 0, 1)
+                step(d, 1)
 
     def _four(self, memory: Value, at: Value, steps: int, lanes: int) -> list[Value]:
         """Return 4 numbers (or 1) that lie side by side in local memory, each in all lanes."""
@@ -425,16 +427,20 @@ class Blocks:
             scale_at = b.mul(group, b.int(v.scale.flat.coefficient(v.w.group)))
 
         def step(p: Value, steps: int, limit: Value | None) -> None:
-            places = [b.add(p, b.int(u)) for u in range(steps)]
-            if limit is not None:
-                places = [b.emit("min", dt.i64, 1, (place, limit)) for place in places]
-            loaded = [v.load(b.add(v_at, b.mul(place, b.int(v.step)))) for place in places]
+            offset = b.add(v_at, b.mul(p, b.int(v.step)))
+            if limit is None:
+                loaded = [v.load(offset, u * v.step) for u in range(steps)]
+            else:
+                places = (
+                    b.emit("min", dt.i64, 1, (b.add(p, b.int(u)), limit)) for u in range(steps)
+                )
+                loaded = [v.load(b.add(v_at, b.mul(place, b.int(v.step)))) for place in places]
+            rows = [b.add(b.add(w_at, p), b.int(r * self.score_row)) for r in range(len(self.sums))]
             for at in range(0, steps, FOUR):
                 first = b.add(p, b.int(at))
                 scale = self._scale(b.add(scale_at, first), first, limit)
                 for r, total in enumerate(self.sums):
-                    place = b.add(b.add(w_at, first), b.int(r * self.score_row))
-                    weight = self._weight(place, scale)
+                    weight = self._weight(b.add(rows[r], b.int(at)), scale)
                     for factor, value in zip(
                         self._split(weight, total.lanes), loaded[at : at + FOUR], strict=True
                     ):
