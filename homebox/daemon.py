@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
@@ -32,8 +33,6 @@ from homebox.memory.state import State, open_state
 from homebox.model.sampling import SamplingParams
 from homebox.scheduler import Chunk, Engine, Learning, Running, run_inline
 from homebox.server import Server, ServerSettings, Service
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TELL_SECONDS = 2.0  # between two lines about loading
@@ -142,13 +141,15 @@ def load_model(config: Config) -> Any:
 
 
 def loading() -> Callable[[int, int], None]:
-    """Return what says on the log how much of the weights lies on the devices."""
-    said = [time.monotonic()]
+    """Return what says how much of the weights lies on a device, where that takes long."""
+    last = time.monotonic()
 
     def tell(done: int, total: int) -> None:
-        if time.monotonic() - said[0] >= TELL_SECONDS or done == total:
-            said[0] = time.monotonic()
-            log.info("%d of %d MB of weights are on their device", done >> 20, total >> 20)
+        nonlocal last
+        if time.monotonic() - last >= TELL_SECONDS:
+            last = time.monotonic()
+            text = f"{done >> 20} of {total >> 20} MiB of weights are on their device"
+            print(f"homebox: {text}", file=sys.stderr, flush=True)
 
     return tell
 

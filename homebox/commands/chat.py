@@ -13,7 +13,14 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from homebox.commands.common import Subparsers, add_command, configuration, daemon_of, print_json
+from homebox.commands.common import (
+    Subparsers,
+    add_command,
+    configuration,
+    daemon_of,
+    print_json,
+    show_plan,
+)
 from homebox.config import Config
 from homebox.errors import DaemonError, HomeboxError, RequestError
 
@@ -70,6 +77,7 @@ def _box(config: Config) -> Iterator[tuple[str, str]]:
     from homebox.daemon import read_token, running
 
     with running(configuration_for_itself(config)) as box:
+        show_plan(box.daemon.model)
         yield box.url, read_token(config)
 
 

@@ -95,6 +95,13 @@ def base_hash(config: Config) -> str:
     return open_directory(model_directory(config.model.path)).base_hash
 
 
+def show_plan(model: Any) -> None:
+    """Tell a person which devices a model runs on that this process has loaded, and why."""
+    placement = getattr(model, "placement", None)
+    if placement is not None and sys.stderr.isatty():
+        print("\n".join(placement.table()), file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON that people can read too."""
     print(json.dumps(value, ensure_ascii=False, indent=2))

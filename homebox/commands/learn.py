@@ -13,6 +13,7 @@ from homebox.commands.common import (
     daemon_of,
     open_for_writing,
     print_json,
+    show_plan,
 )
 from homebox.config import Config
 from homebox.errors import LearningError
@@ -66,6 +67,7 @@ def learn_here(config: Config, bar: Bar, dry_run: bool) -> Any:
     parts = real_parts()
     with open_for_writing(config) as state:
         model = parts.load(config)
+        show_plan(model)
         steps = parts.learn(
             model, state.ledger, state.store, state.lineage, config, dry_run=dry_run
         )

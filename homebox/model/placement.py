@@ -155,8 +155,10 @@ class Placement:
                 f"programs {amount(size.programs)})"
             )
         names = self.training
-        if names != (self.device,):
-            lines.append(f"training uses {' and '.join(names)}")
+        if len(names) > 1:
+            lines.append(f"training: {', '.join(names)}, for parts of a step (learning.parts)")
+        elif names[0] != self.device:
+            lines.append(f"training: {names[0]}, because no device holds the whole model")
         return lines
 
 

@@ -369,6 +369,22 @@ def test_quarantined_lessons_are_counted_and_not_learned(
     assert again.data["counts"]["refused"] == {}
 
 
+def test_parts_of_a_step_belong_to_the_recipe_and_one_part_is_not_mentioned(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(state, *OWNER)
+    learning = replace(SETTINGS.learning, parts=3)
+    settings = replace(SETTINGS, learning=learning)
+    report, _ = learn(state, FakeModel(), monkeypatch, settings=settings)
+    assert report.promoted and FakeTrainer.made[-1].parts == 3
+    spec = load_spec(state.store, report.weights)["recipe"]
+    assert spec["parts"] == 3
+    recipe = train.Recipe(**spec)
+    whole = train.job_spec("b", [], [], replace(recipe, parts=1))["recipe"]
+    assert whole == {name: value for name, value in spec.items() if name != "parts"}
+    assert train.Recipe(**whole).parts == 1
+
+
 def test_a_manifest_names_the_base_and_the_job(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:

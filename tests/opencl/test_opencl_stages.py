@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 from homebox.engine.graph.device import HOST, Device
 from homebox.engine.runtime.runtime_opencl import OpenClDevice
@@ -26,6 +27,7 @@ def test_stages_on_mixed_devices_give_the_bits_of_the_cpu(cl_device: OpenClDevic
     assert {memory_of(t).device.name for t in mixed.stages[0].cache.memory} == {cl_device.name}
 
 
+@pytest.mark.whole
 def test_int8_products_stay_near_those_of_the_cpu(cl_device: OpenClDevice) -> None:
     one = made(None, BLOCKS, "q8", "int8", "f16")
     other = made([Part(cl_device, range(LAYERS))], BLOCKS, "q8", "int8", "f16")
@@ -66,8 +68,6 @@ def test_training_on_two_kinds_of_devices_gives_the_bits_of_the_cpu(
 def test_a_budget_below_the_model_is_an_error_and_the_device_goes_on(
     cl_device: OpenClDevice,
 ) -> None:
-    import pytest
-
     from homebox.errors import OutOfDeviceMemoryError
     from homebox.model import load
 
