@@ -1,8 +1,11 @@
 """Every operation of the linear IR on OpenCL runtimes: the checking interpreter's bits."""
 
+import shutil
+import subprocess
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from homebox.engine.runtime.opencl_platform import Found
 
 ITEMS = 16  # work-items per group in these tests
+CLANGS = [*(f"/usr/lib/llvm-{n}/bin/clang" for n in (22, 21, 20, 19, 18)), "clang-19", "clang-18"]
 PLAIN = Simt()
 NONE = np.zeros(1, np.int32)
 Array = np.ndarray[Any, Any]
@@ -670,6 +674,46 @@ def test_exchange(cl_entry: "Found", dtype: DType) -> None:
     got = run_opencl(cl_entry, b.kernel((64,)), memory, NONE, (1,), target, options)[1]
     items = np.arange(64)
     same(got, np.concatenate([given[items ^ mask] for mask in (1, 4, 15)]), dtype)
+
+
+# What each vendor's variant must become; no such card is needed to compile for it.
+VENDORS = [
+    ("nvptx64-nvidia-nvcl", ("-Xclang", "-target-cpu", "-Xclang", "sm_80"), "ptx", "ptx", "dp4a"),
+    ("nvptx64-nvidia-nvcl", ("-Xclang", "-target-cpu", "-Xclang", "sm_80"), "ptx", "ptx", "shfl"),
+    ("amdgcn-amd-amdhsa", ("-mcpu=gfx1100",), "amd_sudot4", "amd", "v_dot4_i32_iu8"),
+    ("amdgcn-amd-amdhsa", ("-mcpu=gfx1201",), "amd_sudot4", "amd", "ds_bpermute"),
+    ("amdgcn-amd-amdhsa", ("-mcpu=gfx1030",), "amd_sdot4", "amd", "v_dot4"),
+    ("amdgcn-amd-amdhsa", ("-mcpu=gfx1100",), "amd_sudot4", "amd", "global_load_b128"),
+    ("nvptx64-nvidia-nvcl", ("-Xclang", "-target-cpu", "-Xclang", "sm_80"), "ptx", "ptx", ".v4"),
+]
+
+
+@pytest.mark.parametrize("triple, flags, dot4, shuffle, wanted", VENDORS)
+def test_variants_of_vendors_compile(
+    tmp_path: Path, triple: str, flags: tuple[str, ...], dot4: str, shuffle: str, wanted: str
+) -> None:
+    clang = next(filter(None, map(shutil.which, CLANGS)), None)
+    if clang is None:
+        pytest.skip("there is no clang of version 18 or later to compile for graphics cards")
+    b = Builder()
+    words, out = b.param(dt.u32, 1024, False), b.param(dt.i32, 256, True)
+    pair = b.load(words, b.mul(local(b), b.int(4)), 4, aligned=True)
+    lanes = [b.emit("shuffle", dt.u32, 1, (pair, pair), (k,)) for k in range(4)]
+    factors = (b.bitcast(lanes[0], dt.u8), b.bitcast(lanes[1], dt.i8))
+    acc = b.bitcast(b.alu("xor", lanes[2], lanes[3]), dt.i32)
+    total = b.emit("dot4", dt.i32, 1, (acc, *factors), 15)
+    b.store(out, local(b), b.emit("exchange", dt.i32, 1, (total,), 4))
+    target = Simt(64, 32, units=frozenset({"subgroup", "dot4"}))
+    source, made = tmp_path / "kernel.cl", tmp_path / "kernel.s"
+    source.write_text(render(b.kernel((64,)), "entry", target))
+    options = build_options(dot4=dot4, shuffle=shuffle, standard="CL2.0")
+    words_of = [clang, "-x", "cl", "-Xclang", "-finclude-default-header", "-nogpulib", "-O2", "-S"]
+    command = [*words_of, "-target", triple, *flags, *options, str(source), "-o", str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if "unable to create target" in done.stderr or "unknown target triple" in done.stderr:
+        pytest.skip(f"{clang} was built without {triple}")
+    assert done.returncode == 0, done.stderr
+    assert wanted in made.read_text()
 
 
 # -- whole kernels --------------------------------------------------------------------------------
