@@ -48,6 +48,7 @@ On a CPU target `lo`/`hi` give the range of work units of one call; on a SIMT ta
     fragment_a, fragment_b (ptr, index) arg = (step, width)   a factor in shared memory (SIMT)
     mma      (sums, a, b)                        sums += a times b (SIMT)
     fragment_scale (sums, whole, ptr, index, ptr, index)      sums += whole * rows * columns (SIMT)
+    fragment_add   (sums, parts)                 sums += parts, both f32 (SIMT)
     fragment_store (ptr, index, sums) arg = step (SIMT)
 
 Fragments are tiles that `width` neighbouring work-items (those with the same local // width) hold
@@ -58,7 +59,8 @@ multiples of 16 bytes. It must stay as it is until the last `mma` that uses it. 
 a[r][k] * b[c][k] for all k to sums[r][c]: exactly in i32, which wraps; in f32 (of f16, bf16) in the
 order and with the roundings of the machine, so that its bits are the machine's. `fragment_scale`
 makes f32 sums[r][c] = fma(whole[r][c], rows[r] * columns[c], sums[r][c]), where whole are i32 sums,
-and 16 f32 rows and columns begin at the two places in shared memory. `fragment_store` writes line r
+and 16 f32 rows and columns begin at the two places in shared memory; no other rounding takes place.
+`fragment_add` rounds each f32 sum once. `fragment_store` writes line r
 of the sums to 16 elements of shared memory from index + r * step on.
 
 max(a, b) = a > b ? a : b and min(a, b) = a < b ? a : b, one compare and one select, so that every
@@ -140,7 +142,7 @@ PURE = frozenset(
 )
 READS = frozenset({"load", "gather"})
 FRAGMENTS = frozenset(
-    {"fragment_zero", "fragment_a", "fragment_b", "fragment_scale", "fragment_store", "mma"}
+    "fragment_zero fragment_a fragment_b fragment_scale fragment_add fragment_store mma".split()
 )
 FRAGMENT_K = {"f16": 16, "bf16": 16, "i8": 32}  # numbers along k in a line of a factor
 

@@ -294,6 +294,10 @@ void hb_zero_i32(hb_sums_i32 *c) {
     #pragma unroll
     for (int e = 0; e < HB_OWN; e++) c->e[e] = 0;
 }
+void hb_add(hb_sums_f32 *c, const hb_sums_f32 *parts) {
+    #pragma unroll
+    for (int e = 0; e < HB_OWN; e++) c->e[e] += parts->e[e];
+}
 void hb_scale(hb_sums_f32 *c, const hb_sums_i32 *whole, __local const hb_piece_f32 *rows,
               __local const hb_piece_f32 *columns) {
     int lane = HB_LANE;
@@ -428,6 +432,8 @@ def fragment(w: Writer, inst: Inst, position: int) -> None:
         case "mma":
             kind = body[inst.args[1]].dtype.name
             w.line(f"hb_mma_{kind}({name(0)}, {name(1)}, {name(2)});")
+        case "fragment_add":
+            w.line(f"hb_add({name(0)}, {name(1)});")
         case "fragment_scale":
             w.line(f"hb_scale({name(0)}, {name(1)}, {place(2)}, {place(4)});")
         case "fragment_store":

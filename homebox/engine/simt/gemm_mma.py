@@ -5,17 +5,20 @@ fragments of sums. Slices of 32 or 64 bytes along k go through two halves of loc
 side by side, so that a line of a slice is a line of a fragment; 16 bytes between them keep
 neighbouring lines in other banks. Sums of int8 blocks are scaled one block at a time. At the end
 the fragments go through local memory, one after the other, to the ordinary epilogue.
-Invariant: the order of every sum follows from shape, target and the matrix unit alone. float32
-arithmetic never comes here.
+Invariant: int8 arithmetic has the CPU's bits, since sums of whole numbers are exact on every unit
+and the scaled ones run along k in order, in segments of 1024 that start from zero. bf16 arithmetic
+sums as the unit does. float32 arithmetic never comes here.
 """
 
 from homebox.engine.codegen.linear import Value
 from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.ops import Node, Op, Sym, memory_of, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, replace
 from homebox.engine.kernels.packed_kernels import PackedLowering, Product
+from homebox.engine.simt.gemm import segmented
 from homebox.engine.simt.gemm_epilogue import finish, inside
 from homebox.engine.simt.gemm_stage import run_of
 from homebox.engine.simt.mma_choice import LINE, SIDE, fragments_schedule
@@ -78,7 +81,8 @@ class MmaSimt(PackedLowering):
         long = all(p.k % (2 * LINE // self._kind(p).size) == 0 for p in self.products)
         scaled = any(p.packed.arithmetic == "int8" for p in self.products)
         count = len(self.products)
-        tile = fragments_schedule(self.target, m, n, count, 2 if long else 1, scaled)
+        sums = count + any(segmented(p) for p in self.products)
+        tile = fragments_schedule(self.target, m, n, sums, 2 if long else 1, scaled)
         if tile is None:
             return None
         self.tile, self.box = tile, Box(s, tile, count)
@@ -114,18 +118,35 @@ class MmaSimt(PackedLowering):
     def _sum(self, product: Product) -> Tiles:
         """Return a product's sums; local memory may be written again afterwards."""
         s, b, tile = self.s, self.s.b, self.tile
-        with b.at(0):
-            sums = [[self._zero(dt.f32) for _ in range(tile.columns)] for _ in range(tile.rows)]
+        sums = self._zeros()
         kind = self._kind(product)
         depth = tile.depth * LINE // kind.size
         end = -(-product.k // depth) * depth
+        stages = self._stages(product)
 
-        def multiply(half: Value, k: Value, steps: Value) -> None:
-            for line in range(tile.depth):
-                self._add_line(half, line, kind, sums)
+        def walk(acc: Tiles, span: tuple[Value, Value]) -> None:
+            def multiply(half: Value, k: Value, steps: Value) -> None:
+                for line in range(tile.depth):
+                    self._add_line(half, line, kind, acc)
 
-        slices(s, depth, self._stages(product), multiply, (b.int(0), b.int(end)), True)
+            slices(s, depth, stages, multiply, span, True)
+
+        if not segmented(product):
+            walk(sums, (b.int(0), b.int(end)))
+            return sums
+        with b.loop(b.int(0), b.int(end), SEGMENT) as begin:
+            parts = self._zeros()
+            stop = b.add(begin, b.int(SEGMENT))
+            walk(parts, (begin, whole(s, "min", stop, end) if end % SEGMENT else stop))
+            for row, part_row in zip(sums, parts, strict=True):
+                for one, part in zip(row, part_row, strict=True):
+                    b.emit("fragment_add", dt.f32, 1, (one, part))
         return sums
+
+    def _zeros(self) -> Tiles:
+        """Return a team's sums, all 0."""
+        tile = self.tile
+        return [[self._zero(dt.f32) for _ in range(tile.columns)] for _ in range(tile.rows)]
 
     def _zero(self, dtype: DType) -> Value:
         return self.s.b.emit("fragment_zero", dtype, 1, (), self.tile.team)

@@ -35,20 +35,20 @@ def local_words(tile: Fragments, products: int) -> int:
 
 
 def fragments_schedule(
-    target: Simt, m: int, n: int, products: int, depth: int, scaled: bool
+    target: Simt, m: int, n: int, sums: int, depth: int, scaled: bool
 ) -> Fragments | None:
     """Choose the tile of an m x n output; None if none fits into local memory and registers.
 
-    `depth` is how many lines along k may be staged at once; `scaled`: whether the sums of each line
-    are scaled on their own, which takes as many registers again.
+    `sums` numbers are kept for each output. `depth` is how many lines along k may be staged at
+    once; `scaled`: whether each line's sums are scaled on their own, which takes as many registers.
     """
     best: tuple[float, int, Fragments] | None = None
     for lines in range(depth, 0, -1):
         for tile in _tiles(target, lines):
-            held = tile.rows * tile.columns * products * (SIDE * SIDE // tile.team)
+            held = tile.rows * tile.columns * sums * (SIDE * SIDE // tile.team)
             if held * (lines if scaled else 1) > SUMS and tile.rows * tile.columns > 1:
                 continue
-            if 4 * local_words(tile, products) > target.local_memory:
+            if 4 * local_words(tile, sums) > target.local_memory:
                 continue
             cost = estimate(tile, m, n), -tile.depth, tile
             if best is None or cost[:2] < best[:2]:

@@ -27,7 +27,7 @@ Step = Callable[[Values], Any]
 
 SIDE = 16  # rows and columns of a tile
 ALIGNED = 16  # bytes
-SILENT = frozenset({"mma", "fragment_scale", "fragment_store"})
+SILENT = frozenset({"mma", "fragment_scale", "fragment_add", "fragment_store"})
 HELD = frozenset({"fragment_zero", "fragment_a", "fragment_b"})  # values that only fragments take
 OPERANDS = {
     "fragment_zero": (),
@@ -35,6 +35,7 @@ OPERANDS = {
     "fragment_b": ("shared", "index"),
     "mma": ("fragment_zero", "fragment_a", "fragment_b"),
     "fragment_scale": ("fragment_zero", "fragment_zero", "shared", "index", "shared", "index"),
+    "fragment_add": ("fragment_zero", "fragment_zero"),
     "fragment_store": ("shared", "index", "fragment_zero"),
 }
 ARITY = {op: len(kinds) for op, kinds in OPERANDS.items()}
@@ -81,6 +82,9 @@ def check_fragment(kernel: Kernel, site: "Site", inst: Inst, guarded: bool) -> N
         kinds = [operands[i].dtype for i in (0, 1, 2, 4)]
         require(kinds == [f32, i32, f32, f32], f"needs f32, i32, f32, f32, has {kinds}")
         require(operands[0].arg == operands[1].arg, "its sums are held by teams of other widths")
+    elif inst.op == "fragment_add":
+        alike = [(x.dtype, x.arg) for x in operands]
+        require(alike == [(f32, alike[0][1])] * 2, "needs f32 sums of teams of one width")
     else:
         require(operands[0].dtype is operands[2].dtype, "stores into elements of another type")
         require(isinstance(inst.arg, int) and inst.arg >= SIDE, f"has lines of {inst.arg}")
@@ -114,6 +118,8 @@ def fragment_step(position: int, inst: Inst, body: tuple[Inst, ...], site: "Site
         return _read(position, inst, site)
     if inst.op == "mma":
         return _multiply(inst, site)
+    if inst.op == "fragment_add":
+        return _add(*inst.args)
     if inst.op == "fragment_scale":
         return _scale(inst, body[inst.args[0]].arg, site)
     return _store(inst, body[inst.args[2]].arg, site)
@@ -159,6 +165,13 @@ def _multiply(inst: Inst, site: "Site") -> Step:
         total[...] = (total.astype(product.dtype) + product).astype(total.dtype)
 
     return multiply
+
+
+def _add(sums: int, parts: int) -> Step:
+    def add(values: Values) -> None:
+        values[sums][...] += values[parts]
+
+    return add
 
 
 def _scale(inst: Inst, width: int, site: "Site") -> Step:
