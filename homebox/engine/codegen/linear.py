@@ -59,9 +59,9 @@ multiples of 16 bytes. It must stay as it is until the last `mma` that uses it. 
 a[r][k] * b[c][k] for all k to sums[r][c]: exactly in i32, which wraps; in f32 (of f16, bf16) in the
 order and with the roundings of the machine, so that its bits are the machine's. `fragment_scale`
 makes f32 sums[r][c] = fma(whole[r][c], rows[r] * columns[c], sums[r][c]), where whole are i32 sums,
-and 16 f32 rows and columns begin at the two places in shared memory; no other rounding takes place.
-`fragment_add` rounds each f32 sum once. `fragment_store` writes line r
-of the sums to 16 elements of shared memory from index + r * step on.
+and 16 f32 rows and columns begin at the two places in shared memory; whole becomes f32 first, and
+every step rounds once, as `fragment_add` does. `fragment_store` writes line r of the sums to 16
+elements of shared memory from index + r * step on.
 
 max(a, b) = a > b ? a : b and min(a, b) = a < b ? a : b, one compare and one select, so that every
 target gives the same bits (a NaN in either operand yields b).
