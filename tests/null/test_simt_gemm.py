@@ -1,7 +1,9 @@
 """Tiled products for work-items, run on the checking interpreter: right, with the CPU's bits."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,13 @@ from homebox.engine.graph.formats import A8, WEIGHTS, Format
 from homebox.engine.graph.ops import Op, Sym
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.plan import order_regions
+from homebox.engine.simt import gemm
 from homebox.engine.simt.simt import lower_simt
 from homebox.engine.simt.target import LoweredSimt, Simt, Tile
 from homebox.engine.simt.tile_choice import estimate, local_bytes, tile_schedule
 from homebox.engine.verify import interpret, oracle
+from homebox.engine.verify.check import Site
+from homebox.engine.verify.memories import Frame, Memory
 from homebox.errors import EngineError
 from tests.null.test_simt import Execution
 
@@ -274,3 +279,66 @@ def test_no_barrier_can_be_left_out(made: Callable[[], Tensor]) -> None:
         broken = replace(low.kernel, body=tuple(body))
         with pytest.raises(EngineError, match=r"race with|which nothing has written"):
             interpret.run_simt(broken, buffers, execution.variables, low.groups({}))
+
+
+# -- banks of local memory ------------------------------------------------------------------------
+
+Accesses = dict[tuple[int, str], dict[int, list[range]]]
+
+
+def conflicts(made: Tensor, tile: Tile, monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, int]]:
+    """Return (read or write, most words that meet in a bank) of the first 32 work-items.
+
+    A machine serves 32 words at a time: 8 neighbours that access vectors of four, 32 scalars.
+    """
+    seen: Accesses = {}
+
+    def recorder(kind: str) -> None:
+        original = getattr(Memory, kind)
+
+        def record(self: Memory, places: Any, frame: Frame, site: Site) -> None:
+            item = frame.local[1] * tile.across + frame.local[0] if len(frame.local) > 1 else 32
+            if self.name.startswith("the shared") and item < 32:
+                each = seen.setdefault((site.position, kind), {})
+                each.setdefault(item, []).append(range(places[0], places[0] + len(places)))
+            original(self, places, frame, site)
+
+        monkeypatch.setattr(Memory, kind, record)
+
+    monkeypatch.setattr(gemm, "tile_schedule", lambda *args: tile)
+    for kind in ("read", "write"):
+        recorder(kind)
+    Execution([made.contiguous()], [], {}, WIDE)
+    found = set()
+    for (_, kind), items in seen.items():
+        for turn in range(max(len(each) for each in items.values())):
+            at = [items[i][turn] for i in sorted(items) if turn < len(items[i])]
+            together = 32 // len(at[0])
+            for first in range(0, len(at), together):
+                words = {w for each in at[first : first + together] for w in each}
+                banks = Counter(w % 32 for w in words)
+                found.add((kind, max(banks.values())))
+    return found
+
+
+BANKS: list[tuple[Callable[[], Tensor], Tile, int]] = [
+    (lambda: rows(9, 16).linear(packed(WEIGHTS["f32"], 128, 16)), Tile(16, 16, 8, 8, 16), 1),
+    (lambda: rounded(9, 16) @ packed(WEIGHTS["q8"], 16, 128), Tile(16, 16, 8, 8, 16), 1),
+    (lambda: packed(A8, 9, 32).linear(packed(WEIGHTS["q8"], 64, 32)), Tile(8, 16, 8, 4, 16), 2),
+]
+
+
+@pytest.mark.parametrize(("made", "tile", "most"), BANKS)
+def test_work_items_meet_different_banks(
+    made: Callable[[], Tensor], tile: Tile, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = conflicts(made(), tile, monkeypatch)
+    assert {kind for kind, _ in found} == {"read", "write"}
+    assert max(count for kind, count in found if kind == "read") == 1
+    assert max(count for kind, count in found if kind == "write") <= most
+
+
+def test_unturned_chunks_would_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gemm.ROWS_SWAP, 16, (4, 8))  # a turn by all chunks is none
+    made, tile, _ = BANKS[0]
+    assert ("write", 4) in conflicts(made(), tile, monkeypatch)
