@@ -87,11 +87,11 @@ class Arithmetic:
         dtype, lanes = a.dtype, a.lanes
         exact = op in ("max", "min")
         if dtype is dt.bf16 or (dtype is dt.f16 and op == "div"):
-            wide = [Term(self.widened(t.text, dtype, lanes), dt.f32, lanes) for t in (a, b)]
-            return self.narrowed(self.binary(op, *wide), dtype, lanes)
+            x, y = (Term(self.widened(t.text, dtype, lanes), dt.f32, lanes) for t in (a, b))
+            return self.narrowed(self.binary(op, x, y), dtype, lanes)
         if dtype is dt.f16 and not self.half and not exact:
-            wide = [Term(t.text, dt.f32, lanes) for t in (a, b)]
-            return self.narrowed(f"({self.binary(op, *wide)})", dtype, lanes)
+            x, y = (Term(t.text, dt.f32, lanes) for t in (a, b))
+            return self.narrowed(f"({self.binary(op, x, y)})", dtype, lanes)
         if exact:
             test = f"{a.text} {SYMBOLS[op]} {b.text}"
             if lanes == 1:
