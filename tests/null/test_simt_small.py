@@ -202,6 +202,6 @@ def test_an_update_of_adamw_with_neighbours() -> None:
     test_an_update_of_adamw()
 
 
-@pytest.mark.parametrize("rows", [3, 4, 9])
+@pytest.mark.parametrize("rows", [3, 8, 17])
 def test_columns_are_read_ahead(rows: int) -> None:
     check(normal(rows, 20).sum(0), normal(rows, 5, 7).max(0), target=MIDDLE)

@@ -19,7 +19,7 @@ from homebox.engine.kernels.loops import LANES, Emitter, neutral, own_conditions
 from homebox.errors import EngineError
 
 UNROLL = 8  # numbers that are read from local memory before they are added
-READ_AHEAD = 4  # elements of a column that are read before they are added
+READ_AHEAD = 8  # elements of a column that are read before they are added
 LONGEST = 4096  # numbers of a row in local memory at most
 
 
