@@ -17,6 +17,7 @@ from homebox.errors import EngineError
 
 TALLEST = 32  # rows of a group
 FEW = 8  # rows up to which memory is what a group waits for: several blocks at a time
+MANY_GROUPS = 256  # from which a device has several at a time
 PAD = 4  # float32 after each row in local memory: rows begin in different banks
 WIDEST = 8  # numbers that a work-item reads at once
 
@@ -66,7 +67,10 @@ def attention_schedule(target: Simt, s: Sizes) -> Attention:
             )
         rows, blocks = (rows, blocks // 2) if blocks > 1 else (rows // 2, 1)
     scores = rows * blocks * BLOCK
-    each = 16 if rows > FEW else 4
+    each = 4
+    if rows > FEW:  # fewer scores to a work-item while there are few groups to hide its waiting
+        tiles = -(-s.rows // rows) * s.batch * s.heads
+        each = 16 if tiles >= MANY_GROUPS else 8
     group = max(LANES, min(target.group, max(4 * LANES, scores // each)))
     while group < target.group and rows * s.wide > 32 * group:
         group *= 2
