@@ -254,6 +254,10 @@ def test_work_is_spread_over_multiprocessors() -> None:
     chosen, large = tile_schedule(WIDE, 512, 1024, 1024), Tile(16, 16, 8, 8, 16)
     groups = -(-512 // chosen.height) * (1024 // chosen.width)
     assert groups >= 64 and estimate(chosen, 512, 1024) < estimate(large, 512, 1024)
+    few = tile_schedule(WIDE, 512, 16, 1024)
+    assert (few.height, few.width, few.depth) == (16, 16, 64)  # of few outputs each counts
+    many = tile_schedule(WIDE, 256, 256, 128, outer=32)
+    assert many.rows * many.columns == 64
 
 
 # -- controls -------------------------------------------------------------------------------------

@@ -29,7 +29,15 @@ from homebox.engine.simt.gemm_stage import (
     run_of,
 )
 from homebox.engine.simt.simt_emitter import SimtEmitter
-from homebox.engine.simt.target import Columns, LoweredSimt, Simt, Span, Tile, columns_schedule
+from homebox.engine.simt.target import (
+    Columns,
+    LoweredSimt,
+    Simt,
+    Span,
+    Tile,
+    columns_schedule,
+    most,
+)
 from homebox.engine.simt.tile_choice import local_bytes, tile_schedule
 from homebox.engine.simt.tile_loop import (
     VECTOR,
@@ -76,7 +84,9 @@ class ContractSimt(ContractLowering):
             self._emit_columns(schedule)
         else:
             sums = 2 if self._segmented() else 1
-            schedule = tile_schedule(self.target, self.m_size, n, self.k_size, sums)
+            schedule = tile_schedule(
+                self.target, self.m_size, n, self.k_size, sums, outer=most(outer)
+            )
             group = (schedule.across, schedule.down, 1)
             grid = (Span((n,), schedule.width), Span((self.m_size,), schedule.height), Span(outer))
             self._place_outer(s.group(2))

@@ -38,12 +38,20 @@ STAGING = 4  # operations for each number of a slice: addresses, decoding, stori
 
 
 def tile_schedule(
-    target: Simt, m: Dim, n: Dim, k: Dim, sums: int = 1, lines: int = 0, deepest: int = 64
+    target: Simt,
+    m: Dim,
+    n: Dim,
+    k: Dim,
+    sums: int = 1,
+    lines: int = 0,
+    deepest: int = 64,
+    outer: int = 1,
 ) -> Tile:
     """Choose the tile of an m x n output, summed over k, with `sums` numbers for each output.
 
-    Local memory holds two slices of `depth` lines, or `lines` in all if these are more. No slice is
-    deeper than `deepest` or, beyond 16, than k asks for.
+    There are `outer` such outputs side by side. Local memory holds two slices of `depth` lines, or
+    `lines` in all if these are more. No slice is deeper than `deepest` or, beyond 16, than k asks
+    for.
     Raises EngineError if none fits into the target's local memory.
     """
     best: tuple[float, int, Tile] | None = None
@@ -52,14 +60,13 @@ def tile_schedule(
         for tile in (t for depth in depths for t in _tiles(target, depth)):
             if local_bytes(tile, lines) > target.local_memory or not _fits(tile, sums):
                 continue
-            cost = estimate(tile, size_max(m), size_max(n)), -tile.height * tile.width, tile
+            cost = estimate(tile, size_max(m), size_max(n), outer), -tile.height * tile.width, tile
             if best is None or cost[:2] < best[:2]:
                 best = cost
         if best is not None:
             return best[2]
     raise EngineError(
-        f"no tile of a product fits into {target.local_memory} bytes of local memory; "
-        f"a group of {target.group} work-items needs 1024"
+        f"no tile of a product fits into {target.local_memory} bytes of local memory; it needs 1024"
     )
 
 
@@ -93,9 +100,9 @@ def _tiles(target: Simt, depth: int) -> list[Tile]:
     return found
 
 
-def estimate(tile: Tile, m: int, n: int) -> float:
-    """Return about how long a tile takes for m x n outputs, per step along k."""
-    groups = -(-m // tile.height) * -(-n // tile.width)
+def estimate(tile: Tile, m: int, n: int, outer: int = 1) -> float:
+    """Return about how long a tile takes for `outer` times m x n outputs, per step along k."""
+    groups = outer * -(-m // tile.height) * -(-n // tile.width)
     local = LOCAL_WORDS / ((tile.rows + tile.columns) / (tile.rows * tile.columns))
     cache = CACHE_WORDS / ((tile.height + tile.width) / (tile.height * tile.width))
     work = tile.height * tile.width + STAGING * (tile.height + tile.width)
