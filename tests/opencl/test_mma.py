@@ -41,7 +41,7 @@ from homebox.engine.verify import oracle
 from homebox.engine.verify.interpret import run_simt
 from tests.null.test_mma_layouts import STEP, at, loaded
 from tests.null.test_simt import Execution
-from tests.opencl.test_renderer import NONE, run_opencl
+from tests.opencl.both import NONE, run_opencl
 
 if TYPE_CHECKING:
     from homebox.engine.runtime.opencl_platform import Found
@@ -155,10 +155,10 @@ def product(form: Format, m: int, n: int, k: int, how: str) -> Tensor:
         (formats.Q4, "int8"),
         (formats.BF16, "bf16"),
         (formats.Q4, "bf16"),
-        (formats.F32, "bf16"),
+        pytest.param(formats.F32, "bf16", marks=pytest.mark.whole),
         (formats.BF16, "turned"),
-        (formats.Q8, "turned"),
-        (formats.F32, "turned"),
+        pytest.param(formats.Q8, "turned", marks=pytest.mark.whole),
+        pytest.param(formats.F32, "turned", marks=pytest.mark.whole),
     ],
 )
 def test_products(cl_entry: "Found", form: Format, how: str) -> None:
@@ -457,7 +457,7 @@ def test_whole_products_of_the_vendors(
         chosen = f"#define HB_MMA {variant.number}"
         return "\n".join([first, chosen, instructions(variant), documented(rest, variant)])
 
-    monkeypatch.setattr("tests.opencl.test_renderer.render", with_instructions)
+    monkeypatch.setattr("tests.opencl.both.render", with_instructions)
     target = Simt(group=64, units=ALL | {"half"}, team=variant.width)
     root = product(formats.Q8 if how == "int8" else formats.BF16, 17, 32, 64, how).contiguous()
     (got,) = Launched(root, cl_entry, target, ["-cl-opt-disable"]).results()
