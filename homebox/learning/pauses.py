@@ -34,13 +34,14 @@ def patient(
             return (yield from attempt())
         except (OutOfDeviceMemoryError, DeviceLostError) as error:
             # Only the text: the error itself holds on to everything that was being computed.
-            reason = str(error)
+            reason, full = str(error), isinstance(error, OutOfDeviceMemoryError)
         pauses.append(reason)
         log.warning("learning pauses: %s", reason)
         gc.collect()
         if wait is not None:
             yield from _waiting(wait, reason)
-    raise LearningError(f"learning gave up after {len(pauses)} tries: {pauses[-1]}")
+    advice = "; more learning.parts or a smaller learning.batch takes less memory" if full else ""
+    raise LearningError(f"learning gave up after {len(pauses)} tries: {pauses[-1]}{advice}")
 
 
 def _waiting(seconds: float, reason: str) -> Generator[Progress, None, None]:

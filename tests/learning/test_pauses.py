@@ -63,7 +63,7 @@ def test_learning_gives_up_and_changes_nothing(
     monkeypatch.setattr(train, "trainer_for", failing(99, OutOfDeviceMemoryError("no room")))
     report, _ = learn(state, FakeModel(), monkeypatch)
     assert not report.promoted and report.weights == "base"
-    assert "gave up after 4 tries: no room" in report.reason
+    assert "gave up after 4 tries: no room; more learning.parts" in report.reason
     assert report.data["pauses"] == ["no room"] * 4
     assert len(FakeTrainer.made) == 4
 
