@@ -19,7 +19,7 @@ from homebox.engine.inspection.opencl_listing import Listing, Shown, how, listin
 from homebox.engine.inspection.roof import Roof, roof
 from homebox.engine.inspection.roof_opencl import DeviceRoof
 from homebox.engine.inspection.system import System
-from homebox.engine.runtime.probes import Probes, all_probes, probe_place
+from homebox.engine.opencl.probes import Probes, all_probes, probe_place
 from homebox.errors import DeviceError, HomeboxError
 
 _SECONDS = 120.0  # for measuring one device

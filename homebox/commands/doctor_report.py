@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from homebox.commands.doctor_devices import Device, Loader, Machine, Processor
 from homebox.engine.inspection.drivers import Unseen
-from homebox.engine.runtime.probes import Probes, Result
+from homebox.engine.opencl.probes import Probes, Result
 
 WIDTH = 100
 _GIB = 1 << 30

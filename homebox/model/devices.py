@@ -51,7 +51,7 @@ def choose(
 
     `memory` is the most MiB to take of each, 0: what is free. Raises DeviceError if a named device
     cannot be used, ConfigError for a device named twice. `entries` lists OpenCL devices, as
-    `opencl_platform.found` does.
+    `opencl.platform.found` does.
     """
     if asked == AUTO:
         return _best(memory, entries or _opencl_entries)
@@ -90,7 +90,7 @@ def lost(device: Device) -> bool:
 
 
 def _opencl_entries() -> Sequence[Any]:
-    from homebox.engine.runtime.opencl_platform import found
+    from homebox.engine.opencl.platform import found
 
     return found()
 

@@ -22,7 +22,7 @@ from homebox.engine.inspection.drivers import (
 from homebox.engine.inspection.opencl_listing import Listing, Platform, Shown, listing
 from homebox.engine.inspection.roof_opencl import DeviceRoof
 from homebox.engine.inspection.system import Ended, System
-from homebox.engine.runtime.probes import Probes, Result
+from homebox.engine.opencl.probes import Probes, Result
 
 VENDOR = {"NVIDIA": "0x10de", "AMD": "0x1002", "Intel": "0x8086"}
 

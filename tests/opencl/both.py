@@ -16,7 +16,7 @@ from homebox.engine.simt.target import Simt
 from homebox.engine.verify.interpret import format_kernel, run_simt
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.opencl_platform import Found
+    from homebox.engine.opencl.platform import Found
 
 ITEMS = 16  # work-items per group in these tests
 PLAIN = Simt()

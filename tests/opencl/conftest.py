@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.opencl_memory import OpenClMemory
-    from homebox.engine.runtime.opencl_platform import Found
-    from homebox.engine.runtime.runtime_opencl import OpenClDevice
+    from homebox.engine.opencl.backend import OpenClDevice
+    from homebox.engine.opencl.memory import OpenClMemory
+    from homebox.engine.opencl.platform import Found
 
 POCL = Path("/etc/OpenCL/vendors/pocl.icd")
 PLATFORMS = {"intel": "Intel(R) OpenCL", "pocl": "Portable Computing Language"}
@@ -69,7 +69,7 @@ def cl_entry(request: pytest.FixtureRequest) -> "Found":
         pytest.skip("Intel's OpenCL runtime for CPUs exists for x86-64 Linux only")
     if importlib.util.find_spec("pyopencl") is None:
         pytest.fail(f"pyopencl is missing; {INSTALL}")
-    from homebox.engine.runtime.opencl_platform import found
+    from homebox.engine.opencl.platform import found
 
     entries = [each for each in found() if each.platform == PLATFORMS[runtime]]
     assert entries, f"the loader does not find {RUNTIMES[runtime]}"
@@ -80,7 +80,7 @@ def cl_entry(request: pytest.FixtureRequest) -> "Found":
 @pytest.fixture
 def cl_memory(cl_entry: "Found") -> Iterator["OpenClMemory"]:
     """Return a device of each runtime, newly opened, with memory only."""
-    from homebox.engine.runtime.opencl_memory import OpenClMemory
+    from homebox.engine.opencl.memory import OpenClMemory
 
     memory = OpenClMemory(cl_entry)
     yield memory
@@ -91,6 +91,6 @@ def cl_memory(cl_entry: "Found") -> Iterator["OpenClMemory"]:
 @pytest.fixture
 def cl_device(cl_entry: "Found") -> "OpenClDevice":
     """Return the device of each runtime as programs use it."""
-    from homebox.engine.runtime.runtime_opencl import open_device
+    from homebox.engine.opencl.backend import open_device
 
     return open_device(cl_entry.name)

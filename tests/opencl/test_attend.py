@@ -19,7 +19,7 @@ from tests.null.test_simt_attend import cache_of, paged
 from tests.opencl.moved import Moved
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.runtime_opencl import OpenClDevice
+    from homebox.engine.opencl.backend import OpenClDevice
 
 RANDOM = np.random.default_rng(3)
 

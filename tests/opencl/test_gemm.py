@@ -16,7 +16,7 @@ from tests.null.test_simt_gemm import numbers, packed, rounded, rows
 from tests.opencl.moved import Moved
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.runtime_opencl import OpenClDevice
+    from homebox.engine.opencl.backend import OpenClDevice
 
 FORMS = list(WEIGHTS.values())
 QUANTISED = [WEIGHTS["q8"], WEIGHTS["q4"]]

@@ -14,7 +14,7 @@ from tests.null.test_simt_gemv import KINDS, Activations, Weight, random
 from tests.opencl.moved import Moved
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.runtime_opencl import OpenClDevice
+    from homebox.engine.opencl.backend import OpenClDevice
 
 
 def on_device(device: "OpenClDevice", root: Tensor) -> np.ndarray:

@@ -15,9 +15,9 @@ import pytest
 
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Buffer
-from homebox.engine.runtime import card_memory
-from homebox.engine.runtime.opencl_memory import OpenClMemory, default_budget
-from homebox.engine.runtime.opencl_platform import Found
+from homebox.engine.opencl import card_memory
+from homebox.engine.opencl.memory import OpenClMemory, default_budget
+from homebox.engine.opencl.platform import Found
 from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
 
 
@@ -184,7 +184,7 @@ def _find(repository: Path, code: str, **environment: str) -> str:
 
 
 FIND = """
-from homebox.engine.runtime.opencl_platform import find
+from homebox.engine.opencl.platform import find
 from homebox.errors import DeviceError
 try:
     print("found", find("cl:0"))
@@ -210,7 +210,7 @@ def test_without_pyopencl_it_says_what_to_install(repository: Path) -> None:
 
 
 def test_finding_says_which_devices_there_are(cl_entry: Found) -> None:
-    from homebox.engine.runtime.opencl_platform import find
+    from homebox.engine.opencl.platform import find
 
     assert find(cl_entry.name) == cl_entry
     with pytest.raises(DeviceError, match=f"usable are: .*{cl_entry.name}"):
@@ -218,7 +218,7 @@ def test_finding_says_which_devices_there_are(cl_entry: Found) -> None:
 
 
 def test_names_go_to_cards_first_and_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    from homebox.engine.runtime import opencl_platform
+    from homebox.engine.opencl import platform
 
     shown = {
         "one": [
@@ -233,9 +233,9 @@ def test_names_go_to_cards_first_and_once_each(monkeypatch: pytest.MonkeyPatch) 
             Found("", "silent", "gpu", "three"),
         ],
     }
-    monkeypatch.setattr(opencl_platform, "_platforms", lambda cl: list(shown))
-    monkeypatch.setattr(opencl_platform, "_devices", lambda cl, platform: shown[platform])
-    found = opencl_platform.found()
+    monkeypatch.setattr(platform, "_platforms", lambda cl: list(shown))
+    monkeypatch.setattr(platform, "_devices", lambda cl, platform: shown[platform])
+    found = platform.found()
     assert [(e.name, e.title) for e in found] == [
         ("cl:0", "card"),
         ("cl:1", "other"),
@@ -253,7 +253,7 @@ def test_a_platform_that_throws_takes_nothing_else_with_it(
 ) -> None:
     import pyopencl as cl
 
-    from homebox.engine.runtime.opencl_platform import found
+    from homebox.engine.opencl.platform import found
 
     class Broken:
         name = "Broken"

@@ -31,10 +31,10 @@ from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.formats import Format
 from homebox.engine.graph.ops import memory_of
 from homebox.engine.graph.tensor import Tensor
+from homebox.engine.opencl.probe_mma import mma_probes
+from homebox.engine.opencl.probe_sources import Probe
+from homebox.engine.opencl.probes import difference
 from homebox.engine.runtime.plan import order_regions
-from homebox.engine.runtime.probe_mma import mma_probes
-from homebox.engine.runtime.probe_sources import Probe
-from homebox.engine.runtime.probes import difference
 from homebox.engine.simt.simt import lower_simt
 from homebox.engine.simt.target import Fragments, LoweredSimt, Simt
 from homebox.engine.verify import oracle
@@ -44,7 +44,7 @@ from tests.null.test_simt import Execution
 from tests.opencl.both import NONE, run_opencl
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.opencl_platform import Found
+    from homebox.engine.opencl.platform import Found
 
 # Compilers' remarks are no failures.
 pytestmark = pytest.mark.filterwarnings("ignore:Non-empty compiler output")

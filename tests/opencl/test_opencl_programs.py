@@ -11,10 +11,10 @@ from homebox.engine.graph.device import HOST, Device, using
 from homebox.engine.graph.ops import Sym
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.inspection import debug
-from homebox.engine.runtime import opencl_launches
+from homebox.engine.opencl import launches
+from homebox.engine.opencl.backend import OpenClDevice, open_device
+from homebox.engine.opencl.platform import Found
 from homebox.engine.runtime.capture import Program, Spec, capture
-from homebox.engine.runtime.opencl_platform import Found
-from homebox.engine.runtime.runtime_opencl import OpenClDevice, open_device
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.errors import DeviceLostError, OutOfDeviceMemoryError
 
@@ -76,9 +76,9 @@ def test_a_program_comes_from_the_disk(
 def test_a_suspended_program_ends_with_equal_bits(
     device: OpenClDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opencl_launches, "BRIEF", 0.0)
-    monkeypatch.setattr(opencl_launches, "_PIECE", 0.0)
-    monkeypatch.setattr(opencl_launches, "_FIRST_PIECE", 1)
+    monkeypatch.setattr(launches, "BRIEF", 0.0)
+    monkeypatch.setattr(launches, "_PIECE", 0.0)
+    monkeypatch.setattr(launches, "_FIRST_PIECE", 1)
     program, other, stop = made(device), made(device), StopFlag()
     program.set_input("x", ROWS)
     stop.set()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from homebox.engine.graph.device import HOST, Device
-from homebox.engine.runtime.runtime_opencl import OpenClDevice
+from homebox.engine.opencl.backend import OpenClDevice
 from homebox.model.data_parallel import ParallelTrainer, trainer_for
 from homebox.model.placed_weights import memory_of, moved
 from homebox.model.stages import Part

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from homebox.engine.runtime import probe_sources
-from homebox.engine.runtime.probe_sources import Probe, kernel, standard_probes
-from homebox.engine.runtime.probes import Place, all_probes, place_of, probe, probe_place
+from homebox.engine.opencl import probe_sources
+from homebox.engine.opencl.probe_sources import Probe, kernel, standard_probes
+from homebox.engine.opencl.probes import Place, all_probes, place_of, probe, probe_place
 from homebox.engine.simt.target import UNITS
 from homebox.errors import DeviceError
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.opencl_platform import Found
+    from homebox.engine.opencl.platform import Found
 
 ONE = pytest.mark.parametrize("cl_entry", ["intel"], indirect=True)  # what no runtime decides
 PATIENCE = 4.0  # seconds that a trial may take here; a busy machine compiles slowly
@@ -128,7 +128,7 @@ def test_a_driver_that_crashes_costs_one_unit(place: Place) -> None:
 def test_without_a_process_of_its_own_the_crash_would_end_this_one(place: Place) -> None:
     script = (
         "import sys, json, pyopencl as cl\n"
-        "from homebox.engine.runtime.probe_child import Trials, find_device\n"
+        "from homebox.engine.opencl.probe_child import Trials, find_device\n"
         "place, source = json.loads(sys.argv[1])\n"
         "trials = Trials(cl, find_device(cl, *place))\n"
         "trials.run(source, [], bytes(4096), 4, ((1024,), (64,)))\n"

@@ -35,7 +35,7 @@ from tests.opencl.both import (
 )
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.opencl_platform import Found
+    from homebox.engine.opencl.platform import Found
 
 
 @pytest.fixture

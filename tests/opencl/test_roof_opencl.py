@@ -14,11 +14,11 @@ from homebox.engine.inspection.product_rate import product_rate
 from homebox.engine.inspection.roof import Roof, roof
 from homebox.engine.inspection.roof_opencl import DeviceRoof, source, tile_source, tile_width
 from homebox.engine.inspection.system import System
-from homebox.engine.runtime.probe_child import Trials
-from homebox.engine.runtime.probes import Probes, place_of, probe
+from homebox.engine.opencl.probe_child import Trials
+from homebox.engine.opencl.probes import Probes, place_of, probe
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.opencl_platform import Found
+    from homebox.engine.opencl.platform import Found
 
 ITEMS, GROUP = 512, 256
 

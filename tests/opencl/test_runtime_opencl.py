@@ -10,11 +10,11 @@ import pytest
 from homebox.engine.codegen.cache import DiskCache
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Buffer
-from homebox.engine.runtime import opencl_commands, opencl_launches
-from homebox.engine.runtime.opencl_build import Builder
-from homebox.engine.runtime.opencl_commands import commands_of, faster_commands
-from homebox.engine.runtime.opencl_launches import OpenClLaunches
-from homebox.engine.runtime.opencl_memory import OpenClMemory
+from homebox.engine.opencl import commands, launches
+from homebox.engine.opencl.build import Builder
+from homebox.engine.opencl.commands import commands_of, faster_commands
+from homebox.engine.opencl.launches import OpenClLaunches
+from homebox.engine.opencl.memory import OpenClMemory
 from homebox.engine.runtime.program_plan import Axis, Launch
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.errors import DeviceError, DeviceLostError, EngineError, OutOfDeviceMemoryError
@@ -189,7 +189,7 @@ def test_a_kernel_must_say_its_group(builder: Builder) -> None:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Launch by machine code, and from Python as where that does not work."""
     if request.param == "one by one":
-        monkeypatch.setattr(opencl_launches, "sender", lambda _: None)
+        monkeypatch.setattr(launches, "sender", lambda _: None)
     return str(request.param)
 
 
@@ -231,8 +231,8 @@ def test_grids_of_three_axes(builder: Builder, way: str) -> None:
 def test_a_suspended_run_gives_equal_bytes(
     builder: Builder, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opencl_launches, "BRIEF", 0.0)
-    monkeypatch.setattr(opencl_launches, "_PIECE", 0.0)
+    monkeypatch.setattr(launches, "BRIEF", 0.0)
+    monkeypatch.setattr(launches, "_PIECE", 0.0)
     steps = Steps(builder, [i % 5 for i in range(40)], 1 << 13, SLOW)
     steps.launches._piece = 3
     stop = StopFlag()
@@ -255,7 +255,7 @@ def test_a_suspended_run_gives_equal_bytes(
 def test_a_flag_that_is_set_in_between_stops_a_run(
     builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opencl_launches, "_PIECE", 0.0)
+    monkeypatch.setattr(launches, "_PIECE", 0.0)
     steps = Steps(builder, [i % 5 for i in range(50)], 1 << 14, SLOW)
     stop = StopFlag()
     steps.begin(1 << 14)
@@ -350,24 +350,24 @@ def test_recording_is_used_only_where_it_is_faster(
     if commands_of(memory) is None:
         assert faster_commands(memory, builder) is None
         pytest.skip(f"{memory.title} cannot record launches that overlap")
-    tried = opencl_commands._tried
+    tried = commands._tried
     for seconds, kept in (([1.0, 0.5], True), ([1.0, 1.0], False)):
         times = iter(seconds)
         monkeypatch.setattr(
-            opencl_commands, "_tried", lambda *given, times=times: (tried(*given)[0], next(times))
+            commands, "_tried", lambda *given, times=times: (tried(*given)[0], next(times))
         )
         assert (faster_commands(memory, builder) is not None) == kept
     values = iter([np.zeros(4), np.ones(4)])
-    monkeypatch.setattr(opencl_commands, "_tried", lambda *_: (next(values), next(times, 0.0)))
+    monkeypatch.setattr(commands, "_tried", lambda *_: (next(values), next(times, 0.0)))
     assert faster_commands(memory, builder) is None, "wrong numbers are never used"
 
 
 def test_lists_are_cut_where_grids_change() -> None:
-    assert opencl_commands.still(20, []) == [(0, 20, True)]
-    assert opencl_commands.still(5, []) == [(0, 5, False)]
-    assert opencl_commands.still(20, [2, 19]) == [(0, 3, False), (3, 19, True), (19, 20, False)]
-    assert opencl_commands.still(20, range(5, 12)) == [(0, 12, False), (12, 20, True)]
-    assert opencl_commands.still(0, []) == []
+    assert commands.still(20, []) == [(0, 20, True)]
+    assert commands.still(5, []) == [(0, 5, False)]
+    assert commands.still(20, [2, 19]) == [(0, 3, False), (3, 19, True), (19, 20, False)]
+    assert commands.still(20, range(5, 12)) == [(0, 12, False), (12, 20, True)]
+    assert commands.still(0, []) == []
 
 
 @pytest.mark.parametrize(

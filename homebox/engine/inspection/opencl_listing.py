@@ -3,7 +3,7 @@
 One idea: a driver may crash or hang as soon as it is loaded, and the one who must not go down with
 it is the one who looks for the cause. Run as a program this prints all platforms and devices as
 JSON; `listing` runs that, and if it dies asks every driver alone to find the guilty one. Invariant:
-names of devices are those of `opencl_platform.found`.
+names of devices are those of `opencl.platform.found`.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from homebox.engine.inspection.system import Ended, System
-from homebox.engine.runtime.probes import Place
+from homebox.engine.opencl.probes import Place
 
 SECONDS = 60.0  # until a driver that does not answer counts as hanging
 VENDORS_VARIABLE = "OCL_ICD_VENDORS"
@@ -102,18 +102,18 @@ def main() -> int:
     """Print platforms and devices as JSON."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what drivers print is no answer
-    from homebox.engine.runtime import opencl_platform
+    from homebox.engine.opencl import platform
     from homebox.errors import DeviceError
 
     platforms: list[dict[str, Any]] = []
     devices: list[dict[str, Any]] = []
     error = ""
     try:
-        cl = opencl_platform.import_opencl()
+        cl = platform.import_opencl()
         with contextlib.suppress(cl.Error):
             platforms = [asdict(_platform(cl, each)) for each in cl.get_platforms()]
         if platforms:  # that there are none is seen, and no error
-            found = opencl_platform.found()
+            found = platform.found()
             devices = [_device(cl, each) for each in found if each.device is not None]
     except DeviceError as failure:
         error = str(failure)
@@ -130,7 +130,7 @@ def _platform(cl: Any, platform: Any) -> Platform:
 
 
 def _device(cl: Any, entry: Any) -> dict[str, Any]:
-    from homebox.engine.runtime.probes import place_of
+    from homebox.engine.opencl.probes import place_of
 
     names = [each.name for each in fields(Shown) if each.name not in ("address", "place")]
     return {

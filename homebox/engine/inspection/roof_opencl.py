@@ -24,8 +24,8 @@ from homebox.engine.codegen.opencl_mma import VARIANTS, mma_text, width_text
 from homebox.engine.codegen.opencl_prelude import HELPERS, prelude
 from homebox.engine.graph.device import Device
 from homebox.engine.inspection.roof import Roof, roof
-from homebox.engine.runtime.probe_child import find_device
-from homebox.engine.runtime.probes import Place, Probes, place_of
+from homebox.engine.opencl.probe_child import find_device
+from homebox.engine.opencl.probes import Place, Probes, place_of
 
 _MOST_BYTES = 256 << 20  # of the memory that is copied
 _LEAST_BYTES = 8 << 20

@@ -40,7 +40,7 @@ def device_named(name: str) -> Device:
     if re.fullmatch(r"cpu:\d+", name):
         return _further_host(name)
     if re.fullmatch(r"cl:\d+", name):
-        from homebox.engine.runtime.runtime_opencl import open_device
+        from homebox.engine.opencl.backend import open_device
 
         return cast(Device, open_device(name))
     raise DeviceError(f"there is no device {name!r}; devices are cpu, cl:0, cl:1, ..")

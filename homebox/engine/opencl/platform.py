@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from homebox.engine.runtime.opencl_calls import CallError, calls
+from homebox.engine.opencl.calls import CallError, calls
 from homebox.errors import DeviceError
 
 LEAST_GROUP = 64  # work-items per group

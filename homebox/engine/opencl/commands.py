@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from homebox.engine.runtime.opencl_calls import WORDS, CallError, Kernel
+from homebox.engine.opencl.calls import WORDS, CallError, Kernel
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.opencl_build import Builder
-    from homebox.engine.runtime.opencl_memory import OpenClMemory
+    from homebox.engine.opencl.build import Builder
+    from homebox.engine.opencl.memory import OpenClMemory
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Commands:
             self._functions[name] = ctypes.CFUNCTYPE(result, *arguments)(address)
 
     def record(self, queue: int, rows: np.ndarray) -> "Recording":
-        """Record launches, rows as `opencl_calls.WORDS` has them; raises CallError."""
+        """Record launches, rows as `calls.WORDS` has them; raises CallError."""
         queues = _POINTER(queue)
         flags = (ctypes.c_uint64 * 3)(_FLAGS, _OVERLAPPING, 0)
         code = _CODE(0)
@@ -130,7 +130,7 @@ def commands_of(memory: "OpenClMemory") -> Commands | None:
 
 def faster_commands(memory: "OpenClMemory", builder: "Builder") -> Commands | None:
     """Return what `commands_of` does if recordings turn out to be right, and faster than lists."""
-    from homebox.engine.runtime.opencl_calls import sender
+    from homebox.engine.opencl.calls import sender
 
     commands, send = commands_of(memory), sender(memory.library)
     if commands is None or send is None:

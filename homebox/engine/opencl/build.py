@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from homebox.engine.codegen.cache import DiskCache, cache_root
 from homebox.engine.codegen.cpu import cpu_count
-from homebox.engine.runtime.opencl_memory import OpenClMemory
+from homebox.engine.opencl.memory import OpenClMemory
 from homebox.errors import DeviceError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Builder:
     def __init__(
         self, memory: OpenClMemory, options: Sequence[str] = (), cache: DiskCache | None = None
     ) -> None:
-        from homebox.engine.runtime.opencl_platform import import_opencl
+        from homebox.engine.opencl.platform import import_opencl
 
         self._cl = import_opencl()
         self._memory = memory

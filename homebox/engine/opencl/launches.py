@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from homebox.engine.graph.device import Block, Buffer
-from homebox.engine.runtime.opencl_build import Code
-from homebox.engine.runtime.opencl_calls import WORDS, CallError, Kernel, sender
-from homebox.engine.runtime.opencl_commands import Commands, Recording, still
-from homebox.engine.runtime.opencl_memory import OpenClBlock, OpenClMemory
-from homebox.engine.runtime.opencl_platform import import_opencl
+from homebox.engine.opencl.build import Code
+from homebox.engine.opencl.calls import WORDS, CallError, Kernel, sender
+from homebox.engine.opencl.commands import Commands, Recording, still
+from homebox.engine.opencl.memory import OpenClBlock, OpenClMemory
+from homebox.engine.opencl.platform import import_opencl
 from homebox.engine.runtime.program_plan import Axis, Launch
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.errors import EngineError

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from homebox.engine.runtime.card_memory import unused_bytes
-from homebox.engine.runtime.opencl_calls import CallError, calls
-from homebox.engine.runtime.opencl_platform import Found, import_opencl
+from homebox.engine.opencl.calls import CallError, calls
+from homebox.engine.opencl.card_memory import unused_bytes
+from homebox.engine.opencl.platform import Found, import_opencl
 from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
 
 if TYPE_CHECKING:
-    from homebox.engine.runtime.opencl_commands import Commands
+    from homebox.engine.opencl.commands import Commands
 
 ROUND = 128  # bytes that a block's size is a multiple of; a vector of 16 numbers fits at its end
 _FIRST_ADDRESS = 1 << 60  # no machine has real addresses there

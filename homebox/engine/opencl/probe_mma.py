@@ -20,7 +20,7 @@ from homebox.engine.codegen.opencl_mma import (
     options,
     width_text,
 )
-from homebox.engine.runtime.probe_sources import Probe
+from homebox.engine.opencl.probe_sources import Probe
 
 Array = NDArray[Any]
 _ITEMS = 256

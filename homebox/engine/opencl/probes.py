@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from homebox.engine.codegen.cache import DiskCache, cache_root
-from homebox.engine.runtime import probe_child
-from homebox.engine.runtime.probe_mma import mma_probes
-from homebox.engine.runtime.probe_sources import REQUIRED, STRICT, Probe, standard_probes
+from homebox.engine.opencl import probe_child
+from homebox.engine.opencl.probe_mma import mma_probes
+from homebox.engine.opencl.probe_sources import REQUIRED, STRICT, Probe, standard_probes
 from homebox.errors import DeviceError
 
 log = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ class Child:
         variables = {**given, "PYTHONPATH": path, "PYOPENCL_NO_CACHE": "1"}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "homebox.engine.runtime.probe_child"],
+            [sys.executable, "-m", "homebox.engine.opencl.probe_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -15,12 +15,12 @@ from homebox.engine.fusion.fuse import Region
 from homebox.engine.graph.device import Block, Buffer
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.inspection import debug
-from homebox.engine.runtime.opencl_build import Builder, Code
-from homebox.engine.runtime.opencl_commands import faster_commands
-from homebox.engine.runtime.opencl_launches import OpenClLaunches
-from homebox.engine.runtime.opencl_memory import OpenClMemory
-from homebox.engine.runtime.opencl_platform import Found, find
-from homebox.engine.runtime.probes import Probes, probe
+from homebox.engine.opencl.build import Builder, Code
+from homebox.engine.opencl.commands import faster_commands
+from homebox.engine.opencl.launches import OpenClLaunches
+from homebox.engine.opencl.memory import OpenClMemory
+from homebox.engine.opencl.platform import Found, find
+from homebox.engine.opencl.probes import Probes, probe
 from homebox.engine.runtime.program_plan import Launch
 from homebox.engine.simt.simt import lower_simt
 from homebox.engine.simt.target import Low, LoweredSimt, Simt, most

@@ -1,0 +1,1 @@
+"""OpenCL devices: found, probed, their memory, builds and launches."""
