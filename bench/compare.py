@@ -57,7 +57,7 @@ def jobs_of(model: str, args: argparse.Namespace) -> list[Job]:
 def _ours(model: str, kind: str, group: str, args: argparse.Namespace) -> Job:
     words = [sys.executable, "-m", "homebox", "bench", "--model", str(args.models / model)]
     words += ["--type", kind, "--threads", str(args.threads), "--budget", str(args.budget)]
-    words += ["--json", "--only", SERVING if group == "serve" else TRAINING]
+    words += ["--device", "cpu", "--json", "--only", SERVING if group == "serve" else TRAINING]
     return Job("homebox", model, kind, group, tuple(words))
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from homebox.benchmarks import work
 from homebox.benchmarks.measure import measure
 from homebox.benchmarks.subject import Ids, Subject, Trainee, open_packed, random_ids
+from homebox.engine.graph.device import HOST, Device
+from homebox.engine.runtime.devices import device_named
 from homebox.errors import DeviceError
 
 PROMPT = 512
@@ -37,14 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", required=True, help="comma-separated names")
     parser.add_argument("--budget", type=float, required=True, help="seconds for each metric")
     parser.add_argument("--shape", default="1x512", help="of a training batch")
+    parser.add_argument("--device", default=HOST.name, help="one device")
     args = parser.parse_args(arguments)
     wanted = frozenset(args.only.split(","))
     if args.group == "start":
-        found = start(args.model, args.type)
+        found = start(args.model, args.type, args.device)
     elif args.group == "train":
-        found = train(args.model, args.type, args.shape, wanted, args.budget)
+        found = train(args.model, args.type, args.shape, wanted, args.budget, args.device)
     else:
-        found = serve(args.model, args.type, wanted, args.budget)
+        found = serve(args.model, args.type, wanted, args.budget, args.device)
     for each in found:
         print(json.dumps(asdict(each)), flush=True)
 
@@ -60,23 +63,35 @@ def peak_mib() -> float:
     return int(found[1]) / 1024
 
 
-def start(directory: Path, form: str) -> Iterator[work.Measured]:
+def taken_mib(device: Device) -> float:
+    """Return the memory that this program has of a device, in MiB: weights, caches, programs.
+
+    Programs keep what they took, so at the end this is the most there ever was.
+    """
+    used: int | None = getattr(device, "used_bytes", None)
+    if used is None:
+        raise DeviceError(f"{device.name} does not say how much of its memory is taken")
+    return used / (1 << 20)
+
+
+def start(directory: Path, form: str, device: str = HOST.name) -> Iterator[work.Measured]:
     """Yield how long packing took, and the way to the first token, from caches as they are."""
     began = time.perf_counter()
     open_packed(directory, form)
     yield work.Measured("cold_import", time.perf_counter() - began, "s")
-    subject = Subject(directory, form, CONTEXT, SEQUENCES)
+    subject = Subject(directory, form, CONTEXT, SEQUENCES, device_named(device))
     subject.prefill(random_ids(subject.config, FIRST))
     yield work.Measured("cold_start", time.perf_counter() - began, "s")
 
 
 def serve(
-    directory: Path, form: str, wanted: frozenset[str], budget: float
+    directory: Path, form: str, wanted: frozenset[str], budget: float, device: str = HOST.name
 ) -> Iterator[work.Measured]:
-    """Yield the metrics of serving; for the peak of memory all of them are run at least once."""
-    everything = "peak_rss" in wanted
+    """Yield the metrics of serving; for figures of memory all of them are run at least once."""
+    everything = bool({"peak_rss", "device_memory"} & wanted)
     began = time.perf_counter()
-    subject = Subject(directory, form, CONTEXT, SEQUENCES)
+    place = device_named(device)
+    subject = Subject(directory, form, CONTEXT, SEQUENCES, place)
     prompt = random_ids(subject.config, DEEP)
     subject.prefill(prompt[:FIRST])
     yield work.Measured("load_to_first_token", time.perf_counter() - began, "s")
@@ -95,8 +110,10 @@ def serve(
     ):
         if name in wanted or everything:
             yield from _decode(subject, name, prompt, count, at, budget if name in wanted else 0)
-    if everything:
+    if "peak_rss" in wanted:
         yield work.Measured("peak_rss", peak_mib(), "MiB")
+    if "device_memory" in wanted:
+        yield work.Measured("device_memory", taken_mib(place), "MiB")
 
 
 def _decode(
@@ -140,11 +157,17 @@ class _Steps:
 
 
 def train(
-    directory: Path, form: str, shape: str, wanted: frozenset[str], budget: float
+    directory: Path,
+    form: str,
+    shape: str,
+    wanted: frozenset[str],
+    budget: float,
+    device: str = HOST.name,
 ) -> Iterator[work.Measured]:
     """Yield the speed of a training step, and the most memory it took."""
     rows, length = map(int, shape.split("x"))
-    trainee = Trainee(directory, form, rows, length)
+    place = device_named(device)
+    trainee = Trainee(directory, form, rows, length, place)
     trainee.step()
     if "lora_step" in wanted:
         sample = measure(trainee.step, 3, budget)
@@ -152,6 +175,8 @@ def train(
         yield work.rate("lora_step", sample, rows * length, does, shape)
     if "lora_peak_rss" in wanted:
         yield work.Measured("lora_peak_rss", peak_mib(), "MiB", shape)
+    if "lora_device_memory" in wanted:
+        yield work.Measured("lora_device_memory", taken_mib(place), "MiB", shape)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from homebox.benchmarks.subject import Subject, Trainee, random_ids
+from homebox.engine.graph.device import HOST, Device
 from homebox.engine.inspection.debug import ProfiledRun, recording
 
 PROGRAMS = ("decode", "chunk", "train")
@@ -13,16 +14,18 @@ RUNS = 5  # after one that is cold
 PAST = 64  # tokens before a decoded one
 
 
-def profiled(directory: Path, form: str, program: str, shape: str = "1x128") -> ProfiledRun:
+def profiled(
+    directory: Path, form: str, program: str, shape: str = "1x128", device: Device = HOST
+) -> ProfiledRun:
     """Return the fastest of some runs of a program: "decode", "chunk" (of a prompt) or "train".
 
     `shape` is that of a training batch, rows x length. Of several programs that one step runs, it
     is the one that takes longest.
     """
     if program == "train":
-        step = _training(directory, form, shape)
+        step = _training(directory, form, shape, device)
     else:
-        step = _serving(directory, form, program)
+        step = _serving(directory, form, program, device)
     step()
     with recording() as runs:
         for _ in range(RUNS):
@@ -34,13 +37,13 @@ def profiled(directory: Path, form: str, program: str, shape: str = "1x128") -> 
     return max(fastest.values(), key=lambda run: int(run.nanoseconds.sum()))
 
 
-def _training(directory: Path, form: str, shape: str) -> Callable[[], object]:
+def _training(directory: Path, form: str, shape: str, device: Device) -> Callable[[], object]:
     rows, length = map(int, shape.split("x"))
-    return Trainee(directory, form, rows, length).step
+    return Trainee(directory, form, rows, length, device).step
 
 
-def _serving(directory: Path, form: str, program: str) -> Callable[[], object]:
-    subject = Subject(directory, form, 1024, 1)
+def _serving(directory: Path, form: str, program: str, device: Device) -> Callable[[], object]:
+    subject = Subject(directory, form, 1024, 1, device)
     if program == "chunk":
         prompt = random_ids(subject.config, subject.transformer.prefill_chunk)
         return lambda: subject.prefill(prompt)

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from homebox.engine.graph.device import HOST, Device
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
 from homebox.model.loader import load_weights
 from homebox.model.model import choose_activations
 from homebox.model.packed_layout import choose_format
 from homebox.model.packed_weights import PackedWeights, pack_model
+from homebox.model.placed_weights import moved
+from homebox.model.stages import whole
 from homebox.model.training import Batch, LoraTrainer
 from homebox.model.transformer import Transformer
 
@@ -36,9 +39,11 @@ def open_packed(directory: Path, form: str) -> PackedWeights:
 
 
 class Subject:
-    """A model that serves: slot i holds sequence i."""
+    """A model that serves from one device: slot i holds sequence i."""
 
-    def __init__(self, directory: Path, form: str, context: int, slots: int) -> None:
+    def __init__(
+        self, directory: Path, form: str, context: int, slots: int, device: Device = HOST
+    ) -> None:
         packed = open_packed(directory, form)
         self.config, self.form = packed.config, packed.form
         self.activations = choose_activations(packed.form.name, "auto")
@@ -50,6 +55,7 @@ class Subject:
             slots,
             activations=self.activations,
             cache="f32" if strict else "f16",
+            parts=whole(packed.config, device),
         )
 
     @property
@@ -90,13 +96,15 @@ class _Base:
 
 
 class Trainee:
-    """A model whose adapter is trained on one batch again and again.
+    """A model whose adapter is trained on one batch again and again, on one device.
 
     `form` f32 trains with strict bits, any other one with rounded activations. What is bf16 in the
     file stays so in memory even then: it is multiplied as float32, and nothing is lost.
     """
 
-    def __init__(self, directory: Path, form: str, rows: int, length: int) -> None:
+    def __init__(
+        self, directory: Path, form: str, rows: int, length: int, device: Device = HOST
+    ) -> None:
         weights = load_weights(directory)
         narrow = weights.stored("embed", checked=False).dtype == np.uint16
         held = "bf16" if form == "f32" and narrow else form
@@ -105,7 +113,7 @@ class Trainee:
         self.kind = "f32" if "f32" in (form, packed.form.name) else "bf16"
         tensors = {name: packed.tensor(name) for name in packed.segments}
         self._trainer = LoraTrainer(
-            _Base(packed.config, tensors),
+            _Base(packed.config, tensors if device is HOST else moved(tensors, device)),
             RANK,
             2.0 * RANK,
             rows,
@@ -113,6 +121,7 @@ class Trainee:
             seed=0,
             numerics=self.kind,
             anchored=False,
+            device=device,
         )
         self._batch = random_batch(packed.config, rows, length)
 

@@ -2,8 +2,8 @@
 
 The roof is probed before and after each group, because a virtual machine's share of the memory
 changes within minutes: the higher of the two counts. What arithmetic reaches does not change, so
-the best probe of all counts. Invariant: this process loads no model, so nothing of it is in
-anybody's memory figures.
+the best probe of all counts. A device has a roof of its own, which is measured once. Invariant:
+this process loads no model, so nothing of it is in anybody's memory figures.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any
 
 from homebox.benchmarks.measure import PATIENCE, Sample, wait_for_calm
 from homebox.benchmarks.work import Measured, Work
+from homebox.engine.graph.device import HOST
 from homebox.engine.inspection.roof import Roof, probe
 from homebox.errors import HomeboxError, UsageError
 
@@ -34,6 +35,8 @@ TRAINING = ("lora_step", "lora_peak_rss")
 USUAL = (*SERVING, *TRAINING)
 COLD = ("cold_import", "cold_start")  # only if asked for: they compile everything anew
 METRICS = (*USUAL, *COLD)
+# On a device with memory of its own, that is what counts.
+OF_DEVICES = {"peak_rss": "device_memory", "lora_peak_rss": "lora_device_memory"}
 SHAPES = ("1x512", "4x256")
 LIMIT = 570.0  # seconds for everything
 DIGITS = 3
@@ -51,27 +54,38 @@ class Plan:
     only: tuple[str, ...] = USUAL
     shapes: tuple[str, ...] = SHAPES
     budget: float = 8.0  # seconds for each metric, beside loading and compiling
+    device: str = HOST.name  # one device
+    card: str = ""  # what the device calls itself
+    roof: Roof | None = None  # the device's; None: the CPU's is probed
 
 
-def check_metrics(text: str) -> tuple[str, ...]:
+def metrics_on(device: str, names: tuple[str, ...] = METRICS) -> tuple[str, ...]:
+    """Return the metrics of a device: of memory, only those of the memory that it uses."""
+    if device == HOST.name:
+        return names
+    return tuple(OF_DEVICES.get(name, name) for name in names)
+
+
+def check_metrics(text: str, device: str = HOST.name) -> tuple[str, ...]:
     """Return the metrics of a comma-separated list, in their usual order."""
+    known = metrics_on(device)
     asked = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in asked if name not in METRICS]
+    unknown = [name for name in asked if name not in known]
     if unknown or not asked:
         raise UsageError(
-            f"no metric is called {', '.join(unknown) or 'nothing'}; "
-            f"choose from {', '.join(METRICS)}"
+            f"no metric is called {', '.join(unknown) or 'nothing'} on {device}; "
+            f"choose from {', '.join(known)}"
         )
-    return tuple(name for name in METRICS if name in asked)
+    return tuple(name for name in known if name in asked)
 
 
 def run(plan: Plan, say: Say) -> Iterator[dict[str, Any]]:
     """Measure and yield one row for each metric; `say` is told what is being done."""
-    roofs = Roofs(plan.threads, min(plan.budget, PATIENCE))
+    roofs = Roofs(plan.threads, min(plan.budget, PATIENCE), plan.roof)
     end = time.monotonic() + LIMIT
     cold = [name for name in plan.only if name in COLD]
-    serving = [name for name in plan.only if name in SERVING]
-    training = [name for name in plan.only if name in TRAINING]
+    serving = [name for name in plan.only if name in metrics_on(plan.device, SERVING)]
+    training = [name for name in plan.only if name in metrics_on(plan.device, TRAINING)]
     if cold:
         with tempfile.TemporaryDirectory() as folder:
             caches = {"HOMEBOX_CACHE_DIR": folder}
@@ -87,15 +101,17 @@ def run(plan: Plan, say: Say) -> Iterator[dict[str, Any]]:
 
 
 class Roofs:
-    """Probes of the machine's roof over the time of a benchmark."""
+    """Probes of the machine's roof over the time of a benchmark; `fixed` is that of a device."""
 
-    def __init__(self, threads: int, patience: float = PATIENCE) -> None:
-        self._threads, self._patience = threads, patience
+    def __init__(self, threads: int, patience: float = PATIENCE, fixed: Roof | None = None) -> None:
+        self._threads, self._patience, self._fixed = threads, patience, fixed
         self._best: Roof | None = None
 
     def probe(self) -> Roof:
         """Return the roof now: memory as it is, arithmetic as it was at best."""
         wait_for_calm(self._patience)
+        if self._fixed is not None:
+            return self._fixed
         found = probe(self._threads)
         self._best = found if self._best is None else self._best.best(found)
         return replace(self._best, read_gbs=found.read_gbs)
@@ -131,6 +147,7 @@ def _children(plan: Plan, group: _Group, end: float) -> Iterator[Measured]:
     command = [sys.executable, "-m", "homebox.benchmarks.child", group.name]
     command += ["--model", str(plan.model), "--type", plan.type]
     command += ["--only", ",".join(group.metrics), "--budget", str(plan.budget), *group.extra]
+    command += ["--device", plan.device]
     environment = {**os.environ, "HOMEBOX_THREADS": str(plan.threads), **group.environment}
     try:
         done = subprocess.run(
@@ -179,7 +196,10 @@ def row_of(plan: Plan, each: Measured, roof: Roof) -> dict[str, Any]:
         "model": plan.model.name,
         "type": plan.type,
         "threads": plan.threads,
+        "device": plan.device,
     }
+    if plan.card:
+        row["card"] = plan.card
     if each.sample is not None:
         best = each.value * each.sample.seconds / each.sample.best
         row |= {

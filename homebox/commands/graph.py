@@ -4,8 +4,14 @@ import argparse
 import re
 from pathlib import Path
 
-from homebox.commands.bench import TYPES
-from homebox.commands.common import Subparsers, add_command, configuration, print_json
+from homebox.commands.bench import TYPES, one_device
+from homebox.commands.common import (
+    Subparsers,
+    add_command,
+    add_device,
+    configuration,
+    print_json,
+)
 from homebox.errors import HomeboxError, UsageError
 
 PROGRAMS = ("decode", "chunk", "train")
@@ -23,6 +29,7 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--program", choices=PROGRAMS, default="decode", help="which one (decode)")
     parser.add_argument("--type", choices=TYPES, default="auto", help="numbers of the weights")
+    add_device(parser)
     parser.add_argument(
         "--shape", default="1x128", metavar="RxT", help="rows x length of a training batch (1x128)"
     )
@@ -36,13 +43,16 @@ def run(args: argparse.Namespace) -> int:
     config = configuration(args)
     from homebox.benchmarks.profile import profiled
     from homebox.engine.inspection.graph_html import page
-    from homebox.engine.inspection.roof import probe, roof
+    from homebox.engine.inspection.roof import probe
+    from homebox.engine.inspection.roof_opencl import top_of
     from homebox.model.model import model_directory
 
-    before = roof()
     directory = model_directory(config.model.path)
-    found = profiled(directory, args.type, args.program, args.shape)
-    machine = before.best(probe(before.threads))
+    room = one_device(config.model.device)
+    machine = top_of(room.device)
+    found = profiled(directory, args.type, args.program, args.shape, room.device)
+    if room.host:
+        machine = machine.best(probe(machine.threads))
     out = args.out or Path(f"{args.program}.html")
     try:
         out.write_text(page(found, machine), encoding="utf-8")
@@ -50,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
         raise HomeboxError(f"{out} cannot be written: {error.strerror}") from error
     seconds = int(found.nanoseconds.sum()) / 1e9
     if args.json:
-        print_json({"page": str(out), "launches": len(found.kernels), "seconds": seconds})
+        found_page = {"page": str(out), "launches": len(found.kernels), "seconds": seconds}
+        print_json(found_page | {"device": room.device.name})
     else:
-        print(f"{out}: {len(found.kernels)} launches in {seconds * 1e6:,.0f} us")
+        where = f"{room.device.name} ({room.title})"
+        print(f"{out}: {len(found.kernels)} launches in {seconds * 1e6:,.0f} us on {where}")
     return 0

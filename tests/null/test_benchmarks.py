@@ -82,6 +82,33 @@ def test_metrics_are_named_as_they_are() -> None:
             suite.check_metrics(wrong)
 
 
+def test_memory_of_a_device_is_counted_there() -> None:
+    assert suite.check_metrics("device_memory", "cl:0") == ("device_memory",)
+    for name, device in (("device_memory", "cpu"), ("peak_rss", "cl:0")):
+        with pytest.raises(UsageError, match=f"no metric is called {name} on {device}"):
+            suite.check_metrics(name, device)
+    usual = suite.metrics_on("cl:0", suite.USUAL)
+    assert "device_memory" in usual and "lora_device_memory" in usual and "peak_rss" not in usual
+    assert suite.metrics_on("cpu", suite.USUAL) == suite.USUAL
+
+
+def test_rows_name_the_device_and_use_its_roof(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probe(threads: int) -> Roof:
+        raise AssertionError("the processor's roof judges no device")
+
+    def children(plan: suite.Plan, group: Any, end: float) -> list[work.Measured]:
+        given = work.rate("decode_ctx0", Sample(1.0, 1.0, 5, 0.0), 100, work.Work(5e9, 1, "int8"))
+        return [given]
+
+    monkeypatch.setattr(suite, "probe", probe)
+    monkeypatch.setattr(suite, "_children", children)
+    roof = replace(ROOF, read_gbs=1000.0)
+    plan = replace(PLAN, only=("decode_ctx0",), device="cl:1", card="Card", roof=roof, budget=0.0)
+    (row,) = suite.run(plan, lambda text: None)
+    assert (row["device"], row["card"]) == ("cl:1", "Card")
+    assert (row["roof_gbs"], row["percent_of_roof"]) == (1000.0, 50.0)
+
+
 def test_a_row_says_what_the_figure_means() -> None:
     sample = Sample(seconds=2.0, best=1.0, count=5, others=0.01)
     given = work.rate("decode_x4", sample, 200, work.Work(2e8, 1e9, "int8"))

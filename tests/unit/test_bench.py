@@ -10,6 +10,7 @@ import pytest
 
 from homebox.benchmarks import child
 from homebox.benchmarks.suite import SERVING
+from homebox.errors import DeviceError
 from tests.unit.model_files import write_model
 
 LONG = {"max_position_embeddings": 4096, "head_dim": 16, "num_attention_heads": 2}
@@ -79,6 +80,14 @@ def test_a_cold_start_begins_with_empty_caches(model: Path) -> None:
     packing, first = (row["value"] for row in rows)
     assert [row["metric"] for row in rows] == ["cold_import", "cold_start"]
     assert 0 < packing < first
+
+
+def test_a_device_that_cannot_be_used_is_an_error_before_anything_is_measured(model: Path) -> None:
+    done = homebox(model, "bench", "--device", "cl:99", status=DeviceError("").exit_code)
+    assert "there is no OpenCL device" in done.stderr or "pyopencl" in done.stderr
+    assert done.stdout == ""
+    several = homebox(model, "bench", "--device", "cpu,cl:0", status=2)
+    assert "only one device" in several.stderr
 
 
 def test_unknown_metrics_are_refused(model: Path) -> None:
