@@ -112,7 +112,7 @@ class MapSimt(MapLowering):
         if not shared:
             if self._even(index, inline, counters, sizes, vector):
                 return self._wide(counters, index, sizes)
-            return self._flat(counters, index, sizes, vector, sequential, bool(inline))
+            return self._flat(counters, index, sizes, sequential, bool(inline))
         length = max(size_max(n.src[0].shape[n.arg[1][-1]]) for n in shared)
         outer = [i for i in range(sequential, len(sizes)) if i != vector]
         schedule = rows_schedule(self.target, [sizes[i] for i in outer], length)
@@ -210,7 +210,6 @@ class MapSimt(MapLowering):
         counters: list[Loop],
         index: tuple[Index, ...],
         sizes: list[Dim],
-        vector: int | None,
         sequential: int,
         summed: bool,
     ) -> LoweredSimt:
@@ -221,10 +220,9 @@ class MapSimt(MapLowering):
         number = b.add(b.mul(s.group(), b.int(width)), s.local())
         total = s.product(outer)
         inside = b.alu("lt", number, total)
-        item = None if vector is None else counters[vector]
         grid = (Span(tuple(outer), width),)
         with ExitStack() as nest:
-            nest.enter_context(s.moving(item))
+            s.alone = True
             if summed and not sequential:
                 # Work-items beyond the edge sum as well: compilers for CPUs would give a part of a
                 # vector a loop of its own, and one was seen to sum in another order there.

@@ -29,6 +29,7 @@ class SimtEmitter(Emitter):
     def __init__(self, realised: frozenset[Node], counters: Counters, syms: list[Sym]) -> None:
         super().__init__(realised, counters, syms)
         self.item: Loop | None = None
+        self.alone = False  # every sum is of one work-item
         self._line: Value | None = None  # the work-item's row in its group, if rows are shared
         self._place: Value | None = None  # and its lane, 0 .. 15
         self._lines = 1
@@ -133,7 +134,8 @@ class SimtEmitter(Emitter):
 
     def reduce(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
         """Return a reduction: in order if it moves with the work-items, else shared by a row."""
-        if self.item is not None and any(i.depends(self.item) for i in index):
+        moving = self.item is not None and any(i.depends(self.item) for i in index)
+        if moving or self.alone:
             return self._sum(n, index, conditions, row=False)
         conditions = own_conditions(n, index, conditions)
         key = (n, index, conditions, None, "row")

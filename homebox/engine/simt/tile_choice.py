@@ -102,7 +102,7 @@ def _tiles(target: Simt, depth: int) -> list[Tile]:
 
 def estimate(tile: Tile, m: int, n: int, outer: int = 1) -> float:
     """Return about how long a tile takes for `outer` times m x n outputs, per step along k."""
-    groups = outer * -(-m // tile.height) * -(-n // tile.width)
+    groups = max(1, outer * -(-m // tile.height) * -(-n // tile.width))  # a size may be 0
     local = LOCAL_WORDS / ((tile.rows + tile.columns) / (tile.rows * tile.columns))
     cache = CACHE_WORDS / ((tile.height + tile.width) / (tile.height * tile.width))
     work = tile.height * tile.width + STAGING * (tile.height + tile.width)
