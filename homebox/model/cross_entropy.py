@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.device import HOST, Buffer, Device
 from homebox.engine.graph.tensor import Tensor, size_of
 from homebox.model.frozen_base import FrozenBase
 
-BUFFER_BYTES = 32 << 20
+BUFFER_BYTES = 32 << 20  # stay in a CPU's last cache
+CARD_BUFFER_BYTES = 256 << 20  # a card needs many rows to be busy
 _ROWS = 16  # chunks are a multiple of this
 
 
@@ -48,6 +49,11 @@ def chunk_rows(count: int, vocabulary: int, buffers: int, limit: int = BUFFER_BY
     most = max(_ROWS, fitting // _ROWS * _ROWS)
     chunks = math.ceil(count / most)
     return min(count, math.ceil(count / chunks / _ROWS) * _ROWS)
+
+
+def buffer_bytes(device: Device) -> int:
+    """Return how many bytes of logits to hold at a time; gradients keep their bits."""
+    return CARD_BUFFER_BYTES if device.busy_rows > HOST.busy_rows else BUFFER_BYTES
 
 
 class CrossEntropy:

@@ -218,7 +218,7 @@ def load(
     from homebox.model.packed_weights import pack_model
     from homebox.model.paged_cache import KINDS
     from homebox.model.placement import Request, plan
-    from homebox.model.stages import Sizes
+    from homebox.model.stages import Sizes, chunks_for
     from homebox.model.transformer import Transformer
 
     directory = model_directory(path)
@@ -227,10 +227,11 @@ def load(
     form = choose_format(loaded.config, weights)
     arithmetic = choose_activations(form.name, activations)
     strict = form.name == "f32" and arithmetic == "f32"
-    sizes = Sizes(size, slots + 1, adapters, arithmetic, KINDS["f32" if strict else "f16"])
-    placement = plan(
-        Request(loaded.config, form, sizes, rank), choose(device, memory), room_of(HOST, memory)
-    )
+    choice = choose(device, memory)
+    chunks = chunks_for(room.device for room in choice.rooms)
+    cache = KINDS["f32" if strict else "f16"]
+    sizes = Sizes(size, slots + 1, adapters, arithmetic, cache, chunks)
+    placement = plan(Request(loaded.config, form, sizes, rank), choice, room_of(HOST, memory))
     for line in placement.table():
         log.info("%s", line)
     source = loaded.weights if isinstance(loaded.weights, LoadedWeights) else directory

@@ -23,7 +23,7 @@ from homebox.model.packed_layout import Segment, segments_of
 from homebox.model.paged_cache import page_bytes
 from homebox.model.panels import round_up
 from homebox.model.placed_weights import needed
-from homebox.model.stages import ADAPTERS, BATCHES, CHUNKS, EVERY, Part, Sizes
+from homebox.model.stages import ADAPTERS, BATCHES, EVERY, Part, Sizes
 
 RESERVE = 64 << 20  # bytes that a driver may need beside ours
 _SPLIT = 256  # keys of a part of attention while decoding
@@ -85,7 +85,7 @@ class Request:
 
     def _programs(self, last: bool) -> int:
         c = self.config
-        chunk_rows = 2 * (sum(CHUNKS) + EVERY)  # with and without an adapter
+        chunk_rows = 2 * (sum(self.sizes.chunks) + EVERY)  # with and without an adapter
         decode_rows = len(ADAPTERS) * sum(BATCHES)
         query = c.num_heads * c.head_dim
         key = c.num_kv_heads * c.head_dim
@@ -94,7 +94,7 @@ class Request:
         parts = c.num_heads * splits * (round_up(c.head_dim) + 2)
         rows = (chunk_rows + decode_rows) * vectors + decode_rows * parts
         if last:
-            outputs = 2 * EVERY + 2 * len(CHUNKS) + decode_rows
+            outputs = 2 * EVERY + 2 * len(self.sizes.chunks) + decode_rows
             rows += 2 * outputs * c.vocab_size
         return 4 * rows
 

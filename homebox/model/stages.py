@@ -8,7 +8,7 @@ programs that a model without stages would run, by the same keys.
 
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,9 @@ from homebox.model.placed_weights import Tell, weights_on
 
 log = logging.getLogger(__name__)
 
-CHUNKS = (16, 64, 256)  # rows of a prefill program; the smallest that holds the chunk is taken
+# Rows of a prefill program; the smallest that holds the chunk is taken. Those above what keeps a
+# device busy only make others wait.
+CHUNKS = (16, 64, 256, 1024)
 BATCHES = (1, 2, 4, 8)  # sequences of a decode program
 ADAPTERS = (0, 1, 2, 4)  # adapters of a program
 EVERY = 64  # rows of the program that returns all logits
@@ -67,6 +69,7 @@ class Sizes:
     adapters: int  # with the base
     activations: Activations
     cache: CacheKind
+    chunks: tuple[int, ...]  # of CHUNKS, see `chunks_for`
 
     @property
     def per_slot(self) -> int:
@@ -77,6 +80,12 @@ class Sizes:
     def pages(self) -> int:
         """Pages of all sequences."""
         return self.slots * self.per_slot
+
+
+def chunks_for(devices: Iterable[Device]) -> tuple[int, ...]:
+    """Return the rows of prefill programs for a model on these devices."""
+    most = max(device.busy_rows for device in devices)
+    return tuple(rows for rows in CHUNKS if rows <= most)
 
 
 def whole(config: ModelConfig, device: Device = HOST) -> tuple[Part, ...]:

@@ -22,7 +22,7 @@ from homebox.engine.runtime.capture import Program, Spec, capture
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.model.checkpoint import check_policy, layer_backward
 from homebox.model.config import ModelConfig
-from homebox.model.cross_entropy import BUFFER_BYTES, CrossEntropy, Shares
+from homebox.model.cross_entropy import CrossEntropy, Shares, buffer_bytes
 from homebox.model.decoder import Rotary, Rows, rms_norm
 from homebox.model.frozen_base import FrozenBase
 from homebox.model.lora import init_adapter
@@ -98,7 +98,7 @@ class LoraTrainer:
         numerics: str = "f32",
         checkpoint: str = "matmul",
         anchored: bool = True,
-        logits_bytes: int = BUFFER_BYTES,
+        logits_bytes: int | None = None,
         device: Device = HOST,
     ) -> None:
         self.config = model.config
@@ -112,7 +112,8 @@ class LoraTrainer:
             self.base = FrozenBase.of(model.config, model.base_tensors(), numerics)
             start = init_adapter(model.config, rank, seed)
             self.parameters = Parameters(model.config, rank, start)
-            self._entropy = CrossEntropy(self.base, rows * length, anchored, logits_bytes)
+            limit = logits_bytes or buffer_bytes(device)
+            self._entropy = CrossEntropy(self.base, rows * length, anchored, limit)
         self.program = self._capture(self._gradients, "lora gradients")
         self._evaluation: Program | None = None
 

@@ -26,7 +26,17 @@ from homebox.model.config import ModelConfig
 from homebox.model.paged_cache import KINDS
 from homebox.model.pages import Pages, Snapshot
 from homebox.model.placed_weights import Tell
-from homebox.model.stages import ADAPTERS, BATCHES, CHUNKS, EVERY, Inputs, Part, Sizes, Stage, whole
+from homebox.model.stages import (
+    ADAPTERS,
+    BATCHES,
+    EVERY,
+    Inputs,
+    Part,
+    Sizes,
+    Stage,
+    chunks_for,
+    whole,
+)
 from homebox.model.stages import Kind as Kind
 from homebox.model.strictmath import Float32
 
@@ -45,9 +55,6 @@ class Transformer:
     run where, by default all on the CPU; `weights` lie on the host, `tell` hears how many of their
     bytes were copied. `reopen` gives a device that was lost anew.
     """
-
-    prefill_chunk = CHUNKS[-1]
-    shared_chunk = CHUNKS[1]
 
     def __init__(
         self,
@@ -68,10 +75,16 @@ class Transformer:
         self.slots = slots
         self.weights = weights
         self._own_slot = slots  # for all_logits
-        self._sizes = Sizes(
-            context, slots + 1, adapters, activations, "q8" if cache == "q8" else KINDS[cache]
-        )
         self._parts = tuple(parts or whole(config))
+        self._sizes = Sizes(
+            context,
+            slots + 1,
+            adapters,
+            activations,
+            "q8" if cache == "q8" else KINDS[cache],
+            chunks_for(part.device for part in self._parts),
+        )
+        self.prefill_chunk, self.shared_chunk = self._sizes.chunks[-1], self._sizes.chunks[-2]
         self._reopen = reopen or device_named
         self._resident: dict[int, tuple[Mapping[str, np.ndarray], float]] = {}
         self._lost: DeviceError | None = None
@@ -206,7 +219,7 @@ class Transformer:
     def _chunk(self, slot: int, ids: Int32, adapter: int, every: bool) -> Float32:
         """Run a chunk of one sequence at its end; return the program's logits."""
         count = len(ids)
-        length = EVERY if every else next(size for size in CHUNKS if count <= size)
+        length = EVERY if every else next(size for size in self._sizes.chunks if count <= size)
         start = self.pages.length(slot)
         places = self.pages.append(slot, count)
         adapted = int(adapter > 0 and self.adapters is not None)
@@ -298,7 +311,7 @@ class Transformer:
         """Make one program ready that answers will ask for; False if all of them are."""
         adapters = int(self.adapters is not None)
         kinds = [Kind(size, 1, adapters, False) for size in BATCHES]
-        kinds += [Kind(1, length, adapters, False) for length in CHUNKS]
+        kinds += [Kind(1, length, adapters, False) for length in self._sizes.chunks]
         for stage in () if self._lost is not None else self.stages:
             missing = [kind for kind in kinds if kind not in stage.programs]
             if missing:

@@ -15,6 +15,8 @@ FULL, LOST = OutOfDeviceMemoryError, DeviceLostError
 class FailingDevice:
     """Fails once with `failure` after `after` more runs of programs; lost, it fails for ever."""
 
+    busy_rows = 256
+
     def __init__(self, name: str = "fake:0") -> None:
         self.name = name
         self.failure: type[Exception] | None = None

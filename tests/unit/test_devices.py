@@ -14,7 +14,7 @@ from homebox.model import devices, load
 from homebox.model.config import ModelConfig, parse_config
 from homebox.model.devices import Choice, Room, choose, room_of
 from homebox.model.placement import Placement, Request, in_proportion, plan
-from homebox.model.stages import Kind, Part, Sizes
+from homebox.model.stages import CHUNKS, Kind, Part, Sizes
 from homebox.model.transformer import Transformer
 from tests.unit.model_files import QWEN3, ArrayWeights, random_weights
 from tests.unit.test_model_transformer import adapter_of, ids_of
@@ -51,7 +51,7 @@ def room(name: str, free: float, largest: int | None = None) -> Room:
 
 
 def request(config: ModelConfig = LARGE, form: str = "q8", context: int = 4096) -> Request:
-    return Request(config, WEIGHTS[form], Sizes(context, 9, 8, "int8", dt.f16), 16)
+    return Request(config, WEIGHTS[form], Sizes(context, 9, 8, "int8", dt.f16, CHUNKS[:3]), 16)
 
 
 def placed(asked: Request, *rooms: Room) -> Placement:
@@ -78,7 +78,7 @@ def test_estimates_cover_what_is_taken_and_not_much_more(form: str) -> None:
     config = parse_config(raw)
     strict = form == "f32"
     cache = dt.f32 if strict else dt.f16
-    sizes = Sizes(1024, 3, 4, "f32" if strict else "int8", cache)
+    sizes = Sizes(1024, 3, 4, "f32" if strict else "int8", cache, CHUNKS[:3])
     asked = Request(config, WEIGHTS[form], sizes, 8)
     weights = ArrayWeights(config, random_weights(config), WEIGHTS[form])
     parts = [Part(HostDevice("a"), range(2)), Part(HostDevice("b"), range(2, 3))]

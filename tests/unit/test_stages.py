@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import HOST, Buffer
+from homebox.engine.graph.device import HOST, Buffer, HostDevice
 from homebox.engine.graph.formats import WEIGHTS
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.devices import device_named
@@ -68,6 +68,22 @@ def test_stages_give_the_bits_of_one(form: str, activations: Activations, cache:
         found = parts.decode([0, 1], ids[[99, 99]], [99, 99], [0, 1])
         for row, adapter in zip(found, (0, 1), strict=True):
             np.testing.assert_array_equal(row, one.all_logits(ids, adapter)[-1])
+
+
+class WideDevice(HostDevice):
+    """As many units as a card has."""
+
+    busy_rows = 1024
+
+
+def test_a_device_with_many_units_takes_longer_chunks() -> None:
+    one = made(None, BLOCKS)
+    wide = made([Part(WideDevice("cpu:9"), range(LAYERS))], BLOCKS)
+    assert (one.prefill_chunk, one.shared_chunk) == (256, 64)
+    assert (wide.prefill_chunk, wide.shared_chunk) == (1024, 256)
+    ids = ids_of(150)
+    whole, parts = wide.forward(0, 0, ids, 0), one.forward(0, 0, ids, 0)
+    np.testing.assert_array_equal(whole, parts)
 
 
 def test_an_untied_head_lies_with_the_last_layers() -> None:

@@ -46,6 +46,7 @@ class Device(Protocol):
     """Where buffers lie and programs run."""
 
     name: str  # "cpu", "cl:0"
+    busy_rows: int  # of a matrix product that give work to all its units, roughly
 
     def allocate(self, nbytes: int, dense: bool) -> Block:
         """Return new zeroed memory; raises DeviceError if there is not enough."""
@@ -77,6 +78,8 @@ class HostBlock:
 
 class HostDevice:
     """The CPU; several of them share its memory and cores, and differ by their names only."""
+
+    busy_rows = 256
 
     def __init__(self, name: str) -> None:
         self.name = name

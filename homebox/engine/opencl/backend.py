@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from homebox.engine.codegen.opencl import render
 from homebox.engine.codegen.opencl_mma import team
 from homebox.engine.fusion.fuse import Region
-from homebox.engine.graph.device import Block, Buffer
+from homebox.engine.graph.device import HOST, Block, Buffer
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.inspection import debug
 from homebox.engine.opencl.build import Builder, Code
@@ -28,6 +28,8 @@ from homebox.errors import DeviceError, EngineError
 
 log = logging.getLogger(__name__)
 
+# A card of 80 to 170 multiprocessors needs about as many tiles of 64 x 64 outputs and more.
+GPU_ROWS = 1024
 _NAME = "kernel_of_homebox"  # until the text is known, from which the name follows
 
 
@@ -41,6 +43,7 @@ class OpenClDevice(OpenClMemory):
             raise DeviceError(f"{self.title} cannot be used: {self.probes.unusable}")
         if not self.probes.strict:
             log.warning("%s does not round float32 as the CPU does", self.title)
+        self.busy_rows = GPU_ROWS if entry.kind == "gpu" else HOST.busy_rows
         self.backend = OpenClBackend(self, self.probes)
         self.commands = faster_commands(self, self.backend.builder)
 
