@@ -42,6 +42,8 @@ class Peer:
         transformers.utils.logging.set_verbosity_error()
         self.torch, self.transformers = torch, transformers
         self.device, self.compiled = device, compiled
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device if ":" in device else 0)
         self.config = transformers.AutoConfig.from_pretrained(directory)
         torch.manual_seed(0)
         with torch.device(device):

@@ -125,9 +125,9 @@ class Trainee:
         )
         self._batch = random_batch(packed.config, rows, length)
 
-    def step(self) -> float:
-        """Train once and return the loss."""
-        return self._trainer.step(self._batch, 1e-4).loss
+    def step(self, rate: float = 1e-4) -> float:
+        """Train once with a learning rate and return the loss."""
+        return self._trainer.step(self._batch, rate).loss
 
 
 def random_batch(config: ModelConfig, rows: int, length: int) -> Batch:
