@@ -14,7 +14,7 @@ from homebox.engine.codegen import opencl_access as access
 from homebox.engine.codegen.linear import FRAGMENTS, Inst, Kernel
 from homebox.engine.codegen.opencl_access import Pointer
 from homebox.engine.codegen.opencl_mma import fragment
-from homebox.engine.codegen.opencl_prelude import HELPERS, prelude
+from homebox.engine.codegen.opencl_prelude import HELPERS, IN_ORDER, prelude
 from homebox.engine.codegen.opencl_types import component, joined, literal, vector
 from homebox.engine.codegen.opencl_values import SYMBOLS, Arithmetic, Term
 from homebox.engine.codegen.ranges import Interval, analyse, fits
@@ -65,6 +65,7 @@ class _Writer:
         self.kernel, self.name, self.target = kernel, name, target
         self.half = "half" in target.units
         self.ranges = analyse(kernel, most_groups, variables)
+        self.ordered = ordered_loops(kernel)
         self.used: dict[str, None] = {}
         self.values = Arithmetic(self.half, self.use)
         self.names: list[str] = []
@@ -257,6 +258,8 @@ class _Writer:
     def op_loop(self, inst: Inst, position: int) -> str:
         low, high = self.text_of(inst, 0), self.text_of(inst, 1)
         name, kind = f"i{position}", self.held(position)
+        if position in self.ordered:
+            self.lines.append(IN_ORDER)
         self.line(f"for ({kind} {name} = {low}; {name} < {high}; {name} += {inst.arg}) {{")
         self.depth += 1
         return name
@@ -434,6 +437,23 @@ class _Writer:
                 f"{self.name}: exchange needs groups of one axis and the unit 'subgroup'"
             )
         return self.values.exchange(self.term(inst, 0), inst.arg)
+
+
+def ordered_loops(kernel: Kernel) -> set[int]:
+    """Return the positions of loops inside of which a float register changes from round to round.
+
+    The order of what they compute is a part of the result.
+    """
+    found: set[int] = set()
+    open_loops: list[int] = []
+    for position, inst in enumerate(kernel.body):
+        if inst.op == "loop":
+            open_loops.append(position)
+        elif inst.op == "endloop":
+            open_loops.pop()
+        elif inst.op == "set" and kernel.body[inst.args[0]].dtype.is_float:
+            found.update(open_loops)
+    return found
 
 
 def _enabled(extension: str) -> list[str]:

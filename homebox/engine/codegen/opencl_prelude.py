@@ -19,6 +19,10 @@ ROUND_VARIANTS: dict[str, int] = {"integer": 0, "native": 1, "double": 2}
 
 ROUNDED_OPTION = "-cl-fp32-correctly-rounded-divide-sqrt"
 
+# Stands before a loop that adds up floats. Intel's compiler for CPUs gives work-items that do not
+# fill a vector a loop of their own, and would add its numbers in lanes, in another order.
+IN_ORDER = "#pragma clang loop vectorize(disable)"
+
 
 @dataclass(frozen=True, slots=True)
 class Helper:

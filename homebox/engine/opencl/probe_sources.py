@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from homebox.engine.codegen.opencl_prelude import (
     DOT4_VARIANTS,
     HELPERS,
+    IN_ORDER,
     ROUND_VARIANTS,
     ROUNDED_OPTION,
     SHUFFLE_VARIANTS,
@@ -74,7 +75,7 @@ REQUIRED = (
     "local memory",
     "fma",
 )  # without these families a device is not used
-STRICT = ("denormals", "contraction", "divide and root")  # without these, bits may differ
+STRICT = ("denormals", "contraction", "order", "divide and root")  # without these, bits may differ
 
 
 # -- numbers --------------------------------------------------------------------------------------
@@ -121,7 +122,15 @@ def language_probes() -> tuple[Probe, ...]:
 
 def base_probes() -> tuple[Probe, ...]:
     """Return probes of plain arithmetic and memory, which no schedule can do without."""
-    return (_integers(), _local_memory(), _fma(), _contraction(), _denormals(), _half_storage())
+    return (
+        _integers(),
+        _local_memory(),
+        _fma(),
+        _contraction(),
+        _order(),
+        _denormals(),
+        _half_storage(),
+    )
 
 
 def _integers() -> Probe:
@@ -200,6 +209,31 @@ def _contraction() -> Probe:
     name, body = "products and sums round apart", f"{_THREE}  FOUND(float)[i] = a * b + c;"
     given, expected = _joined(a, b, c), _joined(a * b + c)
     return Probe(name, "contraction", kernel(body), given, expected, shows="<f4")
+
+
+def _order() -> Probe:
+    """Sums and products of a long loop; some work-items beyond a whole vector are left out."""
+    used, items, length = 70, 128, 512
+    values = _numbers(23, used * length, -4, 4).reshape(length, used)
+    factors = np.abs(values) ** np.float32(0.125)
+    sums, products = np.zeros(used, np.float32), np.ones(used, np.float32)
+    for value, factor in zip(values, factors, strict=True):
+        sums, products = sums + value, products * factor
+    body = f"""\
+  const int at = i;
+  if (at < {used}) {{
+    float sum = 0.0f, product = 1.0f;
+{IN_ORDER}
+    for (int k = 0; k < {length}; k += 1) sum = sum + GIVEN(float)[{used} * k + at];
+{IN_ORDER}
+    for (int k = {length}; k < {2 * length}; k += 1)
+      product = product * GIVEN(float)[{used} * k + at];
+    FOUND(float)[at] = sum;
+    FOUND(float)[{used} + at] = product;
+  }}"""
+    given, expected = _joined(values, factors), _joined(sums, products)
+    name = "sums of loops are in order"
+    return Probe(name, "order", kernel(body), given, expected, items=(items,), shows="<f4")
 
 
 def _denormals() -> Probe:
