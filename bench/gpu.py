@@ -163,7 +163,7 @@ def checked(device: str, small: Path) -> float | None:
                 continue
             verdict = "right" if row["ok"] else "WRONG"
             say(
-                f"{row['what']}: {row['difference']:.2g}, allowed {row['allowed']:g} "
+                f"{row['what']}: {row['difference']:.2g}, allowed {row['allowed']:.2g} "
                 f"({row['remark']}): {verdict}"
             )
     except BrokeOffError:

@@ -1,8 +1,10 @@
 """Whether a device computes what the processor does: `python -m bench.gpu_check --device cl:0`.
 
 Runs in a process of its own and prints a JSON line a check: what was compared, the largest
-difference and the one that is allowed. Invariant: a check that breaks off has failed; the others
-are made all the same.
+difference and the one that is allowed. Half types round: once two machines add in another order,
+a few activations round the other way, then many, until the logits differ by as much as rounding
+changes them. So these may differ by 2e-3, or by twice what rounding does to the processor's own.
+Invariant: a check that breaks off has failed; the others are made all the same.
 """
 
 import argparse
@@ -29,6 +31,7 @@ PROMPT, DECODED, STEPS = 300, 8, 10
 RATE = 2e-3
 TYPES = ("bf16", "q8")
 Array = np.ndarray[Any, Any]
+Answer = tuple[float, float, str]  # difference, what is allowed, a remark
 
 
 @dataclass(frozen=True)
@@ -65,23 +68,22 @@ def main() -> int:
 
 def checks(device: Device, model: Path) -> Iterator[Checked]:
     """Make every check."""
-    yield tried("tiny, greedy ids", 0.0, lambda: tiny_ids(device))
-    yield tried("tiny, logits", LOGITS, lambda: tiny_logits(device))
+    yield tried("tiny, greedy ids", lambda: tiny_ids(device))
+    yield tried("tiny, logits", lambda: tiny_logits(device))
     for form in TYPES:
-        yield tried(f"qwen3 {form}, logits", LOGITS, partial(logits, device, model, form))
-        yield tried(f"qwen3 {form}, losses of LoRA", LOSS, partial(losses, device, model, form))
+        yield tried(f"qwen3 {form}, logits", partial(logits, device, model, form))
+        yield tried(f"qwen3 {form}, losses of LoRA", partial(losses, device, model, form))
 
 
-def tried(what: str, allowed: float, check: Callable[[], tuple[float, str]]) -> Checked:
+def tried(what: str, check: Callable[[], Answer]) -> Checked:
     """Make a check; one that breaks off has failed."""
     try:
-        difference, remark = check()
+        return Checked(what, *check())
     except Exception as error:  # whatever it is, the device cannot be trusted
-        return Checked(what, float("nan"), allowed, f"{type(error).__name__}: {error}")
-    return Checked(what, difference, allowed, remark)
+        return Checked(what, float("nan"), 0.0, f"{type(error).__name__}: {error}")
 
 
-def tiny_ids(device: Device) -> tuple[float, str]:
+def tiny_ids(device: Device) -> Answer:
     """Compare greedy answers of the built-in model, id by id."""
     from homebox.model import load
     from homebox.model.sampling import SamplingParams
@@ -97,10 +99,10 @@ def tiny_ids(device: Device) -> tuple[float, str]:
         ]
         count += len(answers[0])
         different += answers[0] != answers[1]
-    return different, f"answers of {len(TEXTS)} that differ, {count} ids in all"
+    return different, 0, f"answers of {len(TEXTS)} that differ, {count} ids in all"
 
 
-def tiny_logits(device: Device) -> tuple[float, str]:
+def tiny_logits(device: Device) -> Answer:
     """Compare logits of the built-in model, which is strict."""
     from homebox.model import load
 
@@ -108,18 +110,21 @@ def tiny_logits(device: Device) -> tuple[float, str]:
     ids = wanted.chat.render([{"role": "user", "content": text} for text in TEXTS[:1]])
     first, second = wanted.logits(ids), found.logits(ids)
     same = "the same bits" if np.array_equal(first, second) else "other bits"
-    return relative(first, second), same
+    return relative(first, second), LOGITS, same
 
 
-def logits(device: Device, model: Path, form: str) -> tuple[float, str]:
+def logits(device: Device, model: Path, form: str) -> Answer:
     """Compare the logits after a prompt and behind a few decoded tokens."""
+    exact = Subject(model, form, 1024, 1, activations="f32")
     host, other = (Subject(model, form, 1024, 1, each) for each in (HOST, device))
     ids = random_ids(host.config, PROMPT + DECODED)
-    worst = 0.0
+    worst = rounding = 0.0
     for at in range(PROMPT, PROMPT + DECODED):
-        rows = [_after(subject, ids, at) for subject in (host, other)]
-        worst = max(worst, relative(*rows))
-    return worst, f"{host.kind} arithmetic"
+        truth, wanted, found = (_after(subject, ids, at) for subject in (exact, host, other))
+        worst = max_of(worst, relative(wanted, found))
+        rounding = max_of(rounding, relative(truth, wanted))
+    remark = f"{host.kind} arithmetic, which changes the processor's logits by {rounding:.1e}"
+    return worst, max(LOGITS, 2 * rounding), remark
 
 
 def _after(subject: Subject, ids: Array, at: int) -> Array:
@@ -134,7 +139,7 @@ def _after(subject: Subject, ids: Array, at: int) -> Array:
     return last
 
 
-def losses(device: Device, model: Path, form: str) -> tuple[float, str]:
+def losses(device: Device, model: Path, form: str) -> Answer:
     """Compare the losses of some steps of training."""
     curves = []
     for place in (HOST, device):
@@ -142,13 +147,18 @@ def losses(device: Device, model: Path, form: str) -> tuple[float, str]:
         curves.append(np.array([trainee.step(RATE) for _ in range(STEPS)]))
     worst = float(np.max(np.abs(curves[1] - curves[0]) / curves[0]))
     remark = f"from {curves[0][0]:.3f} to {curves[0][-1]:.3f}, there {curves[1][-1]:.3f}"
-    return worst, remark
+    return worst, LOSS, remark
 
 
 def relative(wanted: Array, found: Array) -> float:
     """Return the largest difference as a share of the largest number; NaN if one is not finite."""
     difference = np.abs(np.asarray(found, np.float64) - wanted).max()
     return float(difference / np.abs(wanted).max())
+
+
+def max_of(first: float, second: float) -> float:
+    """Return the larger of two numbers; NaN if one of them is."""
+    return float(np.maximum(first, second))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,9 @@ def table(found: Sequence[Figure], card: Card, torch: str) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(each, card) for each in found]
-    return [*lines, "", *(f"- {line}" for line in judged(found, card)), ""]
+    if card.gpu:
+        lines += ["", *(f"- {line}" for line in judged(found, card))]
+    return [*lines, ""]
 
 
 def _line(each: Figure, card: Card) -> str:

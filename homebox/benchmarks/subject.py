@@ -42,12 +42,18 @@ class Subject:
     """A model that serves from one device: slot i holds sequence i."""
 
     def __init__(
-        self, directory: Path, form: str, context: int, slots: int, device: Device = HOST
+        self,
+        directory: Path,
+        form: str,
+        context: int,
+        slots: int,
+        device: Device = HOST,
+        activations: str = "auto",
     ) -> None:
         packed = open_packed(directory, form)
         self.config, self.form = packed.config, packed.form
-        self.activations = choose_activations(packed.form.name, "auto")
-        strict = self.activations == "f32"
+        self.activations = choose_activations(packed.form.name, activations)
+        strict = self.activations == packed.form.name == "f32"
         self.transformer = Transformer(
             packed.config,
             packed,

@@ -94,6 +94,8 @@ def test_the_table_names_card_driver_and_date() -> None:
 def test_a_table_of_a_processor_says_so() -> None:
     text = "\n".join(gpu_table.table([DECODE], replace(CARD, gpu=False), TORCH))
     assert "OpenCL on a processor: a run for correctness" in text
+    assert "wanted" not in text
+    assert "wanted 70 %" in "\n".join(gpu_table.table([DECODE], CARD, TORCH))
 
 
 def test_a_section_replaces_only_that_card(tmp_path: Path) -> None:
@@ -165,9 +167,7 @@ def test_nothing_is_timed_if_a_check_fails(
 
     monkeypatch.setattr(gpu, "found", lambda: [INTEL])
     monkeypatch.setattr(gpu, "rounds", rounds)
-    monkeypatch.setattr(
-        gpu_models, "made", lambda folder, names, types: dict.fromkeys(names, folder)
-    )
+    monkeypatch.setattr(gpu_models, "made", lambda *given: dict.fromkeys(given[1], tmp_path))
     script = f"print({json.dumps(wrong)!r}); raise SystemExit(1)"
     monkeypatch.setattr(gpu, "CHECK", ("-c", script))
     assert gpu.main(["--cpu-runtime", "--quick", "--models", str(tmp_path)]) == 1
@@ -190,10 +190,12 @@ def test_what_is_not_finite_is_no_right_answer() -> None:
     assert not gpu_check.Checked("x", found, 1.0).ok
     assert gpu_check.relative(np.array([4.0, 1.0]), np.array([4.0, 2.0])) == 0.25
 
-    def broken() -> tuple[float, str]:
+    assert np.isnan(gpu_check.max_of(float("nan"), 1.0))
+
+    def broken() -> gpu_check.Answer:
         raise ValueError("driver")
 
-    checked = gpu_check.tried("x", 1.0, broken)
+    checked = gpu_check.tried("x", broken)
     assert not checked.ok and checked.remark == "ValueError: driver"
 
 
