@@ -16,7 +16,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ LARGE = ("Qwen3-0.6B", "Qwen3-4B")
 SMALL = "quick"
 TYPES = ("bf16", "q8", "q4")
 METRICS = "prefill_512,decode_ctx0,decode_ctx2000,lora_step"
-CHECK = ("-m", "bench.gpu_check")
+CHECK, OURS = ("-m", "bench.gpu_check"), ("-m", "bench.gpu_ours")
 TORCH = Path(__file__).with_name("gpu_torch.py")
 _ASK_TORCH = (
     "import torch, transformers, peft; "
@@ -66,7 +66,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--torch-python", help="interpreter with torch, transformers and peft")
     parser.add_argument("--torch-device", default="cuda", help="the same card there (cuda)")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a page")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="append every row as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write every row as JSON")
     parser.add_argument("--quick", action="store_true", help="a small shape, one round")
     parser.add_argument("--cpu-runtime", action="store_true", help="OpenCL on a processor will do")
     args = parser.parse_args(arguments)
@@ -111,7 +111,10 @@ def _measured(entry: Found, args: argparse.Namespace) -> int:
     models = gpu_models.made(args.models, args.shapes, args.types)
     version, torch = torch_there(args.torch_python, args.torch_device)
     say(torch)
-    ours, theirs = rounds(entry.name, models, args, version)
+    ours, theirs, missing = rounds(entry.name, models, args, version)
+    if args.out is not None:
+        rows = [{"device": entry.title} | row for row in (*ours, *theirs)]
+        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     card = gpu_table.Card(
         title=entry.title,
         driver=entry.driver,
@@ -121,12 +124,14 @@ def _measured(entry: Found, args: argparse.Namespace) -> int:
         copy_gbs=copy_gbs,
         gpu=entry.kind == "gpu",
     )
+    if missing:
+        torch += f" Broke off, so not measured: {', '.join(sorted(missing))}."
     section = gpu_table.table(gpu_table.figures(ours, theirs), card, torch)
     print("\n".join(section))
     if args.write is not None:
         gpu_table.write(args.write, section)
         say(f"written into {args.write}")
-    return 0
+    return 1 if missing else 0
 
 
 def say(text: str) -> None:
@@ -192,49 +197,45 @@ def torch_there(python: str | None, device: str) -> tuple[str | None, str]:
 
 def rounds(
     device: str, models: dict[str, Path], args: argparse.Namespace, torch: str | None
-) -> tuple[list[Row], list[Row]]:
-    """Measure in turns: each model in every type and with PyTorch, round after round."""
+) -> tuple[list[Row], list[Row], set[str]]:
+    """Measure in turns: each model in every type and with PyTorch, round after round.
+
+    Returns our rows, PyTorch's, and what broke off; what it measured until then counts.
+    """
     ours: list[Row] = []
     theirs: list[Row] = []
+    missing: set[str] = set()
 
-    def run(kept: list[Row], command: Sequence[str], shown: Callable[[Row], str]) -> None:
-        for row in lines(command):
-            kept.append(row)
-            say(shown(row))
-            if args.out is not None:
-                with args.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"device": device} | row) + "\n")
+    def run(name: str, what: str, command: Sequence[str]) -> Iterator[Row]:
+        try:
+            for row in lines(command):
+                rate = row.get("value") or row["tokens"] / row["seconds"]
+                say(f"{what}, {row['metric']}: {rate:,.1f} tokens/s")
+                yield row | {"model": name}
+        except BrokeOffError as error:
+            say(str(error))
+            missing.add(f"{name} {what}")
 
     for number in range(args.rounds):
         for name, directory in models.items():
             say(f"round {number + 1} of {args.rounds}, {name}")
             for form in args.types:
                 for group in ("serve", "train"):
-                    run(ours, _our_command(group, directory, form, device, args), _our_line)
-            if torch is None:
-                continue
-            command = [args.torch_python, str(TORCH), "--model", str(directory)]
-            command += ["--device", args.torch_device, "--only", METRICS, "--shape", args.shape]
-            said: list[Row] = []
-            try:
-                run(said, command, lambda row: f"PyTorch {row['metric']} {row['value']:,.1f} tok/s")
-            except BrokeOffError as error:
-                say(f"{error}; what it measured until then counts")
-            theirs += [row | {"model": name} for row in said]
-    return ours, theirs
+                    command = _our_command(group, directory, form, device, args)
+                    ours += run(name, f"{form} {group}", command)
+            if torch is not None:
+                command = [args.torch_python, str(TORCH), "--model", str(directory)]
+                command += ["--device", args.torch_device, "--only", METRICS]
+                theirs += run(name, "PyTorch", [*command, "--shape", args.shape])
+    return ours, theirs, missing
 
 
 def _our_command(
     group: str, directory: Path, form: str, device: str, args: argparse.Namespace
 ) -> list[str]:
-    command = [sys.executable, "-m", "bench.gpu_ours", group, "--model", str(directory)]
+    command = [sys.executable, *OURS, group, "--model", str(directory)]
     command += ["--type", form, "--device", device, "--shape", args.shape]
     return [*command, "--seconds", str(args.seconds)]
-
-
-def _our_line(row: Row) -> str:
-    rate, by_events = (row["tokens"] / max(row[k], 1e-9) for k in ("seconds", "device_seconds"))
-    return f"{row['type']} {row['metric']} {rate:,.1f} tok/s, {by_events:,.1f} by events"
 
 
 if __name__ == "__main__":

@@ -184,6 +184,30 @@ def test_a_peer_that_cannot_run_is_named_and_left_out(tmp_path: Path) -> None:
     assert version is None and "left out" in text
 
 
+def test_turns_go_on_when_one_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "either.py"
+    script.write_text(
+        "import json, sys\n"
+        f"row = {row('lora_step', 2.0)!r}\n"
+        "print('a line that is no JSON')\n"
+        "if 'train' in sys.argv and 'q4' in sys.argv: sys.exit('no memory')\n"
+        "ours = '--type' in sys.argv\n"
+        "row = row | {'type': sys.argv[sys.argv.index('--type') + 1]} if ours else "
+        "dict(metric='lora_step', value=4.0)\n"
+        "print(json.dumps(row))\n"
+    )
+    ours = [sys.executable, str(script)]
+    monkeypatch.setattr(gpu, "OURS", tuple(ours[1:]))
+    monkeypatch.setattr(gpu, "TORCH", script)
+    args = gpu._parsed(["--types", "q8,q4", "--rounds", "2", "--torch-python", sys.executable])
+    rows, peers, missing = gpu.rounds("cl:0", {"large": tmp_path}, args, "2.9")
+    assert missing == {"large q4 train"}
+    assert [each["type"] for each in rows] == ["q8", "q8", "q4"] * 2
+    first, second = gpu_table.figures(rows, peers)
+    assert (first.model, first.type, first.rate, first.ratio) == ("large", "q8", 16.0, 4.0)
+    assert (second.type, second.ratio) == ("q4", 4.0)
+
+
 def test_what_is_not_finite_is_no_right_answer() -> None:
     nan = np.array([1.0, np.nan], np.float32)
     found = gpu_check.relative(np.ones(2, np.float32), nan)
