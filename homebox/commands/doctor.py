@@ -90,7 +90,7 @@ def _devices(args: argparse.Namespace) -> "Machine | None":
     """Look at processors and graphics cards; None where the engine cannot even be imported."""
     try:
         from homebox.commands.doctor_devices import gather
-        from homebox.engine.inspection.system import System
+        from homebox.engine.opencl.system import System
     except ImportError:  # a missing library, which has a line of its own
         return None
     shown = Progress()

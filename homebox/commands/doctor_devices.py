@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from homebox.engine.inspection import product_rate, roof_opencl
-from homebox.engine.inspection.drivers import Icd, Unseen, icd_files, icd_places, unseen
-from homebox.engine.inspection.opencl_listing import Listing, Shown, how, listing
 from homebox.engine.inspection.roof import Roof, roof
 from homebox.engine.inspection.roof_opencl import DeviceRoof
-from homebox.engine.inspection.system import System
+from homebox.engine.opencl.drivers import Icd, Unseen, icd_files, icd_places, unseen
+from homebox.engine.opencl.listing import how, listing
 from homebox.engine.opencl.probes import Probes, all_probes, probe_place
+from homebox.engine.opencl.shown import Listing, Shown
+from homebox.engine.opencl.system import System
 from homebox.errors import DeviceError, HomeboxError
 
 _SECONDS = 120.0  # for measuring one device

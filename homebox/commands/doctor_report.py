@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from homebox.commands.doctor_devices import Device, Loader, Machine, Processor
-from homebox.engine.inspection.drivers import Unseen
+from homebox.engine.opencl.drivers import Unseen
 from homebox.engine.opencl.probes import Probes, Result
 
 WIDTH = 100

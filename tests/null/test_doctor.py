@@ -11,7 +11,8 @@ import pytest
 
 from homebox.commands import doctor_report
 from homebox.commands.doctor_devices import Device, Loader, Machine, Processor, as_json
-from homebox.engine.inspection.drivers import (
+from homebox.engine.inspection.roof_opencl import DeviceRoof
+from homebox.engine.opencl.drivers import (
     FOLDER,
     PACKAGES,
     Icd,
@@ -19,10 +20,10 @@ from homebox.engine.inspection.drivers import (
     icd_places,
     unseen,
 )
-from homebox.engine.inspection.opencl_listing import Listing, Platform, Shown, listing
-from homebox.engine.inspection.roof_opencl import DeviceRoof
-from homebox.engine.inspection.system import Ended, System
+from homebox.engine.opencl.listing import listing
 from homebox.engine.opencl.probes import Probes, Result
+from homebox.engine.opencl.shown import Listing, Platform, Shown
+from homebox.engine.opencl.system import Ended, System
 
 VENDOR = {"NVIDIA": "0x10de", "AMD": "0x1002", "Intel": "0x8086"}
 
@@ -342,7 +343,10 @@ PROBES = Probes(
     (),
     (
         *(Result(name, name, True) for name in ("language", "integers", "local memory", "fma")),
-        *(Result(name, name, True) for name in ("divide and root", "denormals", "contraction")),
+        *(
+            Result(name, name, True)
+            for name in ("divide and root", "denormals", "contraction", "order")
+        ),
         *(Result(name, name, True) for name in ("half storage", "half", "exchange")),
         Result("tiles of f16 (ptx)", "mma_f16", False, "wrong numbers: 3 of 9; the first .."),
         Result("products of four bytes (khr)", "dot4", False, "use of undeclared identifier"),

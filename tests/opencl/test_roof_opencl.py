@@ -13,9 +13,9 @@ from homebox.engine.inspection import roof_opencl
 from homebox.engine.inspection.product_rate import product_rate
 from homebox.engine.inspection.roof import Roof, roof
 from homebox.engine.inspection.roof_opencl import DeviceRoof, source, tile_source, tile_width
-from homebox.engine.inspection.system import System
 from homebox.engine.opencl.probe_child import Trials
 from homebox.engine.opencl.probes import Probes, place_of, probe
+from homebox.engine.opencl.system import System
 
 if TYPE_CHECKING:
     from homebox.engine.opencl.platform import Found

@@ -10,9 +10,9 @@ import pytest
 from homebox.engine.codegen.cache import DiskCache
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Buffer
-from homebox.engine.opencl import commands, launches
+from homebox.engine.opencl import command_trial, commands, launches
 from homebox.engine.opencl.build import Builder
-from homebox.engine.opencl.commands import commands_of, faster_commands
+from homebox.engine.opencl.command_trial import commands_of, faster_commands
 from homebox.engine.opencl.launches import OpenClLaunches
 from homebox.engine.opencl.memory import OpenClMemory
 from homebox.engine.runtime.program_plan import Axis, Launch
@@ -350,15 +350,15 @@ def test_recording_is_used_only_where_it_is_faster(
     if commands_of(memory) is None:
         assert faster_commands(memory, builder) is None
         pytest.skip(f"{memory.title} cannot record launches that overlap")
-    tried = commands._tried
+    tried = command_trial._tried
     for seconds, kept in (([1.0, 0.5], True), ([1.0, 1.0], False)):
         times = iter(seconds)
         monkeypatch.setattr(
-            commands, "_tried", lambda *given, times=times: (tried(*given)[0], next(times))
+            command_trial, "_tried", lambda *given, times=times: (tried(*given)[0], next(times))
         )
         assert (faster_commands(memory, builder) is not None) == kept
     values = iter([np.zeros(4), np.ones(4)])
-    monkeypatch.setattr(commands, "_tried", lambda *_: (next(values), next(times, 0.0)))
+    monkeypatch.setattr(command_trial, "_tried", lambda *_: (next(values), next(times, 0.0)))
     assert faster_commands(memory, builder) is None, "wrong numbers are never used"
 
 

@@ -16,7 +16,7 @@ from homebox.engine.graph.device import HOST, Block, Buffer
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.inspection import debug
 from homebox.engine.opencl.build import Builder, Code
-from homebox.engine.opencl.commands import faster_commands
+from homebox.engine.opencl.command_trial import faster_commands
 from homebox.engine.opencl.launches import OpenClLaunches
 from homebox.engine.opencl.memory import OpenClMemory
 from homebox.engine.opencl.platform import Found, find

@@ -11,17 +11,15 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from homebox.engine.opencl.calls import CallError, calls
 from homebox.engine.opencl.card_memory import unused_bytes
+from homebox.engine.opencl.commands import Commands
 from homebox.engine.opencl.platform import Found, import_opencl
 from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
-
-if TYPE_CHECKING:
-    from homebox.engine.opencl.commands import Commands
 
 ROUND = 128  # bytes that a block's size is a multiple of; a vector of 16 numbers fits at its end
 _FIRST_ADDRESS = 1 << 60  # no machine has real addresses there

@@ -6,6 +6,7 @@ is loaded before it is asked for, a platform that fails takes nothing else with 
 one name, however many platforms show it.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -79,11 +80,13 @@ def found() -> list[Found]:
     again: list[Found] = []
     for each in ordered:
         name = f"cl:{len(named)}"
-        if first := named.get(each.address):
+        first = named.get(each.address)
+        # One platform shows the parts of a card as devices of their own, at one address.
+        if first is not None and first.platform != each.platform:
             reason = f"it is the card of {first.name}, which {first.platform} shows as well"
             again.append(replace(each, refusal=reason))
         else:
-            named[each.address or name] = replace(each, name=name)
+            named[name if first or not each.address else each.address] = replace(each, name=name)
     return [*named.values(), *again, *(each for each in entries if each.refusal)]
 
 
@@ -125,9 +128,9 @@ def _advice() -> str:
     """Say what keeps the graphics cards of this machine from being found, and what to do."""
     if sys.platform != "linux":
         return "install your graphics driver with its OpenCL part"
-    from homebox.engine.inspection.drivers import icd_files, icd_places, unseen
-    from homebox.engine.inspection.opencl_listing import Listing
-    from homebox.engine.inspection.system import System
+    from homebox.engine.opencl.drivers import icd_files, icd_places, unseen
+    from homebox.engine.opencl.shown import Listing
+    from homebox.engine.opencl.system import System
 
     system = System()
     cards = unseen(system, Listing(), icd_files(system, icd_places(system)))
@@ -181,12 +184,21 @@ def _describe(cl: Any, platform: str, device: Any) -> Found:
 
 
 def _address(cl: Any, device: Any) -> str:
-    """Return where a card is on the PCI bus; empty if its driver does not tell."""
-    try:
+    """Return where a card is on the PCI bus; empty if its driver answers none of the questions."""
+    info = cl.device_info
+    with contextlib.suppress(CallError, DeviceError):
         domain, bus, number, function = calls(cl._cl.__file__).pci_place(device.int_ptr)
-    except (CallError, DeviceError):
-        return ""
-    return f"{domain:04x}:{bus:02x}:{number:02x}.{function:x}"
+        return f"{domain:04x}:{bus:02x}:{number:02x}.{function:x}"
+    with contextlib.suppress(cl.Error, AttributeError, TypeError):
+        domain = 0
+        with contextlib.suppress(cl.Error, AttributeError):
+            domain = device.get_info(info.PCI_DOMAIN_ID_NV)
+        slot, bus = device.get_info(info.PCI_SLOT_ID_NV), device.get_info(info.PCI_BUS_ID_NV)
+        return f"{domain:04x}:{bus:02x}:{slot >> 3:02x}.{slot & 7:x}"
+    with contextlib.suppress(cl.Error, AttributeError, TypeError):
+        place = device.get_info(info.TOPOLOGY_AMD)
+        return f"0000:{place.bus & 255:02x}:{place.device:02x}.{place.function:x}"
+    return ""
 
 
 def _kind(cl: Any, device: Any) -> str:

@@ -11,53 +11,18 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 
-from homebox.engine.inspection.system import Ended, System
-from homebox.engine.opencl.probes import Place
+from homebox.engine.opencl.probes import Place, place_of
+from homebox.engine.opencl.shown import VENDORS_VARIABLE, Listing, Platform, Shown
+from homebox.engine.opencl.system import Ended, System
+from homebox.errors import DeviceError
+
+if TYPE_CHECKING:
+    from homebox.engine.opencl.platform import Found
 
 SECONDS = 60.0  # until a driver that does not answer counts as hanging
-VENDORS_VARIABLE = "OCL_ICD_VENDORS"
-
-
-@dataclass(frozen=True)
-class Platform:
-    """A driver's platform."""
-
-    name: str
-    vendor: str
-    version: str
-    devices: int
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A device that OpenCL shows; `refusal` says why homebox does not use it, or nothing."""
-
-    name: str  # "cl:0"; empty if it is not used
-    title: str
-    kind: str
-    platform: str
-    vendor: str
-    version: str
-    driver: str
-    memory: int
-    local_memory: int
-    units: int  # compute units
-    refusal: str
-    address: str = ""  # on the PCI bus, if the driver tells
-    place: Place | None = None
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Everything that OpenCL shows; `error` says why it is not all, or nothing."""
-
-    platforms: tuple[Platform, ...] = ()
-    devices: tuple[Shown, ...] = ()
-    error: str = ""
-    guilty: tuple[str, ...] = ()  # .icd files whose drivers crash or hang
 
 
 def listing(system: System, icd_files: Sequence[str] = ()) -> Listing:
@@ -102,19 +67,17 @@ def main() -> int:
     """Print platforms and devices as JSON."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what drivers print is no answer
-    from homebox.engine.opencl import platform
-    from homebox.errors import DeviceError
+    from homebox.engine.opencl.platform import found, import_opencl
 
     platforms: list[dict[str, Any]] = []
     devices: list[dict[str, Any]] = []
     error = ""
     try:
-        cl = platform.import_opencl()
+        cl = import_opencl()
         with contextlib.suppress(cl.Error):
             platforms = [asdict(_platform(cl, each)) for each in cl.get_platforms()]
         if platforms:  # that there are none is seen, and no error
-            found = platform.found()
-            devices = [_device(cl, each) for each in found if each.device is not None]
+            devices = [_device(each) for each in found() if each.device is not None]
     except DeviceError as failure:
         error = str(failure)
     json.dump({"platforms": platforms, "devices": devices, "error": error}, answers)
@@ -129,34 +92,12 @@ def _platform(cl: Any, platform: Any) -> Platform:
     return Platform(platform.name.strip(), platform.vendor.strip(), platform.version.strip(), count)
 
 
-def _device(cl: Any, entry: Any) -> dict[str, Any]:
-    from homebox.engine.opencl.probes import place_of
-
-    names = [each.name for each in fields(Shown) if each.name not in ("address", "place")]
+def _device(entry: "Found") -> dict[str, Any]:
+    names = [each.name for each in fields(Shown) if each.name != "place"]
     return {
         **{name: getattr(entry, name) for name in names},
-        "address": entry.address or _address(cl, entry.device),
         "place": asdict(place_of(entry.device)),
     }
-
-
-def _address(cl: Any, device: Any) -> str:
-    """Return where a device is on the PCI bus, by whichever question its driver answers."""
-    info = cl.device_info
-    with contextlib.suppress(cl.Error, AttributeError, TypeError):
-        bus = device.get_info(info.PCI_BUS_INFO_KHR)
-        return f"{bus.domain:04x}:{bus.bus:02x}:{bus.device:02x}.{bus.function:x}"
-    with contextlib.suppress(cl.Error, AttributeError, TypeError):
-        domain = 0
-        with contextlib.suppress(cl.Error, AttributeError):
-            domain = device.get_info(info.PCI_DOMAIN_ID_NV)
-        slot = device.get_info(info.PCI_SLOT_ID_NV)
-        bus = device.get_info(info.PCI_BUS_ID_NV)
-        return f"{domain:04x}:{bus:02x}:{slot >> 3:02x}.{slot & 7:x}"
-    with contextlib.suppress(cl.Error, AttributeError, TypeError):
-        place = device.get_info(info.TOPOLOGY_AMD)
-        return f"0000:{place.bus & 255:02x}:{place.device:02x}.{place.function:x}"
-    return ""
 
 
 if __name__ == "__main__":

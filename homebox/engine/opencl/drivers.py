@@ -9,8 +9,8 @@ in another process; nothing is changed.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from homebox.engine.inspection.opencl_listing import VENDORS_VARIABLE, Listing
-from homebox.engine.inspection.system import Gpu, System
+from homebox.engine.opencl.shown import VENDORS_VARIABLE, Listing
+from homebox.engine.opencl.system import Gpu, System
 
 FOLDER = "/etc/OpenCL/vendors"
 NVIDIA_LIBRARY = "libnvidia-opencl.so.1"
