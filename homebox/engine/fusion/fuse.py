@@ -9,6 +9,7 @@ that several kernels need is computed again in each if it is cheap, else realise
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from homebox.engine.fusion import twins
 from homebox.engine.fusion.attend import attention
 from homebox.engine.fusion.contract import classify, operand_bases, packed_product, prepare
 from homebox.engine.fusion.hazards import safe_store
@@ -33,6 +34,7 @@ from homebox.engine.graph.symbolic import of
 MOST_BETWEEN = 16  # operations that a contraction's epilogue takes where ways part
 LARGEST_RESIDENT = 65536  # elements that a kernel reads for an operand that it computes itself
 DEEPEST = 100  # operations from memory to memory inside one kernel
+SHORT = 32  # terms of a sum that a rounded operand's kernel computes for each element
 COSTLY = frozenset({Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
 
 
@@ -41,13 +43,25 @@ class Region:
     """One kernel to be: the node it writes, and the contraction at its heart, if any.
 
     `others` are further contractions with outputs of the same shape, which meet the first one on
-    the way to the root. `resident` are small operands that the kernel computes for itself.
+    the way to the root. `resident` are small operands that the kernel computes for itself. `also`
+    are further nodes that it writes, made from the root's elements (`twins`).
     """
 
     root: Node
     core: Node | None
     others: tuple[Node, ...] = ()
     resident: tuple[Node, ...] = ()
+    also: tuple[Node, ...] = ()
+
+    @property
+    def cores(self) -> tuple[Node, ...]:
+        """All contractions."""
+        return () if self.core is None else (self.core, *self.others)
+
+    @property
+    def written(self) -> tuple[Node, ...]:
+        """All nodes that get their memory from the kernel."""
+        return (self.root, *self.also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +132,11 @@ def _read_directly(core: Node) -> bool:
     return packed.arithmetic == "f32" and few_rows(core)
 
 
+def _terms(n: Node) -> int:
+    """Return how many numbers each element of a REDUCE is made of."""
+    return numel_max(n.src[0].shape[a] for a in n.arg[1])
+
+
 def _squeezed(n: Node) -> Shape:
     return tuple(d for d in n.shape if d != 1)
 
@@ -143,6 +162,7 @@ class _Plan:
     ) -> None:
         self.roots = roots
         self.resident = resident
+        self.merging = not resident and "R5" not in disabled()
         self.nodes = toposort(roots)
         self.cores = cores & set(self.nodes)
         self.users: dict[Node, list[Node]] = {}
@@ -161,6 +181,7 @@ class _Plan:
                 self.readers.setdefault(base, []).append(core)
         self.bases = {base for base in self.readers if base.op is not Op.BUFFER}
         self.place = {n: i for i, n in enumerate(self.nodes)}
+        self.short: set[Node] = set()  # sums that are computed wherever they are needed
         self.regions: dict[Node, Region] = {}
 
     def settle(self) -> None:
@@ -180,6 +201,45 @@ class _Plan:
                 break
             self.realised |= extra
         self._note_residents()
+        if self.merging:
+            self._find_twins()
+
+    def _find_twins(self) -> None:
+        """Let products of few rows write what is made from their outputs, element by element."""
+        for root, region in list(self.regions.items()):
+            if region.core is None or root.op is Op.STORE or not twins.streams(region.cores):
+                continue
+            if not isinstance(self._row_sums(region), list):
+                continue
+            found: list[Node] = []
+            for each in self.nodes[self.place[root] + 1 :]:
+                alone = each in self.regions and self.regions[each].core is None
+                if alone and twins.follows(each, root, found, self.realised):
+                    found.append(each)
+            for each in found:
+                del self.regions[each]
+            self.regions[root] = replace(region, also=tuple(found))
+            self._replace_copy(self.regions[root])
+
+    def _replace_copy(self, region: Region) -> None:
+        """Leave a root out that is only packed: the blocks become the root."""
+        root, also = region.root, region.also
+        if root.op is not Op.COPY or is_name(root) or root in self.roots or len(also) != 1:
+            return
+        if self.users.get(root, []) == [also[0]] and also[0].op is Op.PACK:
+            del self.regions[root]
+            self.realised.discard(root)
+            self.regions[also[0]] = replace(region, root=also[0], also=())
+
+    def _row_sums(self, region: Region) -> list[Node] | None:
+        """Return the sums of rows in a region's epilogue; None if there are sums of other kinds."""
+        found = twins.rows_and_columns(region.root)
+        if found is None:
+            return None
+        counters, (row, column) = found
+        index = (of(row), of(column))
+        inside = self.realised - {region.root}
+        return twins.row_sums(region.root, index, row, inside, counters, region.cores)
 
     def _join(self, core: Node, end: Node, claimed: dict[Node, Node]) -> bool:
         """Let a contraction join the region in which its only user is; both read packed weights."""
@@ -211,6 +271,29 @@ class _Plan:
                 self.realised -= {base, *self._copies_for(base)}
             elif wanted:
                 self.realised.add(base)
+                if self.merging:
+                    self._take_copy(base)
+
+    def _take_copy(self, base: Node) -> None:
+        """Compute the copy behind a rounded operand in the operand's kernel, if it is cheap.
+
+        A copy of short sums, as what joins the splits of an attention, is one launch less.
+        """
+        source = base.src[0] if base.src else base
+        while source.op in MOVEMENT:
+            source = source.src[0]
+        if base.op not in (Op.PACK, Op.CAST) or source.op is not Op.COPY or is_name(source):
+            return
+        alone = source not in self.roots and len(self.users.get(source, [])) == 1
+        region = self.regions.get(source)
+        if not alone or (region is not None and region.core is not None):
+            return
+        self.realised.discard(source)
+        sums = [n for n in self.cone(source) if n.op is Op.REDUCE]
+        if all(_terms(n) <= SHORT for n in sums) and not set(sums) & self.cores:
+            self.short.update(sums)
+        else:
+            self.realised.add(source)
 
     def _copies_for(self, base: Node) -> list[Node]:
         """Return the copy behind an operand, if operands alone read it: both are computed."""
@@ -354,7 +437,7 @@ class _Plan:
             inner = [
                 n
                 for n in self.cone(region.root)
-                if n.op is Op.REDUCE and n not in (region.core, *region.others)
+                if n.op is Op.REDUCE and n not in (region.core, *region.others, *self.short)
             ]
             if not inner:
                 continue
@@ -378,8 +461,11 @@ class _Plan:
 
     def _in_few_rows(self, region: Region, n: Node) -> bool:
         """Whether a region computes few rows, and a sum belongs to a row or to an operand of it."""
-        if not self.resident or region.core is None or not few_rows(region.core):
+        if region.core is None or not few_rows(region.core):
             return False
+        if not self.resident:
+            known = self.merging and twins.streams(region.cores)
+            return known and n in (self._row_sums(region) or [])
         if numel_max(n.shape) <= 64:
             return True
         cores = [region.core, *region.others]

@@ -21,12 +21,13 @@ def signature(region: Region, realised: frozenset[Node]) -> tuple[Key, list[Node
     place: dict[Node, int] = {}
     owners: dict[Node, int] = {}
     rows: list[Key] = []
-    stack: list[tuple[Node, bool]] = [(region.root, False)]
+    written = region.written
+    stack: list[tuple[Node, bool]] = [(n, False) for n in reversed(written)]
     while stack:
         each, ready = stack.pop()
         if each in place:
             continue
-        if each.op is Op.BUFFER or (each in realised and each is not region.root):
+        if each.op is Op.BUFFER or (each in realised and each not in written):
             owner = owners.setdefault(memory_of(each), len(owners))
             rows.append(("memory", each.dtype, each.shape, owner))
         elif not ready:
@@ -39,10 +40,10 @@ def signature(region: Region, realised: frozenset[Node]) -> tuple[Key, list[Node
             sources = tuple(place[s] for s in each.src)
             rows.append((each.op, each.dtype, each.shape, arg, sources))
         place[each] = len(place)
-    owners.setdefault(memory_of(region.root), len(owners))
+    results = tuple(owners.setdefault(memory_of(n), len(owners)) for n in written)
     core = -1 if region.core is None else place[region.core]
     inner = tuple(place[n] for n in (*region.others, *region.resident))
-    return (core, len(region.others), inner, owners[memory_of(region.root)], *rows), list(owners)
+    return (core, len(region.others), inner, results, *rows), list(owners)
 
 
 class Lowering:

@@ -94,7 +94,7 @@ def profiling() -> bool:
 
 def show_run(program: "Program", values: Mapping[str, int], nanoseconds: np.ndarray) -> None:
     """Give a profiled run to those who want it."""
-    realised = frozenset(region.root for region in program.regions)
+    realised = frozenset(n for region in program.regions for n in region.written)
     kernels = program.kernels
     # Now, because they depend on what the inputs hold.
     demands = [demand(region, realised, values) for region, _, _ in kernels]

@@ -66,12 +66,13 @@ class Demand:
 def demand(region: Region, realised: AbstractSet[Node], values: Mapping[str, int]) -> Demand:
     """Return what one region demands; `values` gives the run-time sizes, else the largest count."""
     root = region.root
-    leaves = realised - {root}
-    order = toposort([root], leaves)
+    leaves = realised - set(region.written)
+    order = toposort(region.written, leaves)
     needed: dict[Node, int] = dict.fromkeys(order, 0)
     cone = [n for n in reversed(order) if n not in leaves and n.op not in LEAF]
     operations: dict[str, int] = {"f32": 0, "bf16": 0, "int8": 0}
     needed[root] = _count((root.src[1] if root.op is Op.STORE else root).shape, values)
+    needed |= {n: _count(n.shape, values) for n in region.also}
 
     def need(source: Node, count: int) -> None:
         needed[source] = min(needed[source] + count, _count(source.shape, values))
@@ -89,7 +90,7 @@ def demand(region: Region, realised: AbstractSet[Node], values: Mapping[str, int
         if (each in leaves or each.op is Op.BUFFER) and needed[each]:
             owner = memory_of(each)
             reads[owner] = reads.get(owner, 0) + needed[each] * each.dtype.size
-    written = needed[root] * root.dtype.size
+    written = sum(needed[n] * n.dtype.size for n in region.written)
     kind = max(operations, key=operations.__getitem__)
     return Demand(tuple(reads.items()), written, sum(operations.values()), kind)
 

@@ -161,7 +161,7 @@ def _launches(run: "ProfiledRun", roof: Roof) -> list[dict[str, Any]]:
                 "root": repr(region.root)[:2000],
             }
         )
-        writer[memory_of(region.root)] = i
+        writer |= {memory_of(n): i for n in region.written}
     return rows
 
 

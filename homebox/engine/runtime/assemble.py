@@ -154,7 +154,7 @@ class _Places:
         self.outputs = [n for n in owners if n.op is not Op.BUFFER and n not in self._constants]
         self._outputs = {n: i for i, n in enumerate(self.outputs)}
         fixed: dict[Node, object] = {**self._outputs, **self._constants}
-        realised = frozenset(r.root for r in graph.regions)
+        realised = frozenset(n for r in graph.regions for n in r.written)
         self._offsets, self.arena = place(graph.regions, realised, fixed)
 
     def of(self, n: Node) -> Place:

@@ -17,10 +17,12 @@ ALIGNMENT = 64
 def reads_of(region: Region, realised: frozenset[Node]) -> set[Node]:
     """Return the nodes (buffers, stores, realised values) that a region reads from memory."""
     found: set[Node] = set()
-    seen = {region.root}
-    stack = [region.root]
+    seen = set(region.written)
+    stack = [*region.written]
     while stack:
         for source in stack.pop().src:
+            if source in region.written:
+                continue
             if source.op is Op.BUFFER or source in realised:
                 found.add(source)
             elif source not in seen:
@@ -32,7 +34,7 @@ def reads_of(region: Region, realised: frozenset[Node]) -> set[Node]:
 def order_regions(cut: Partition) -> list[Region]:
     """Return the regions in an order in which they can run; raise EngineError on a cycle."""
     regions = list(cut.regions)
-    by_root = {r.root: i for i, r in enumerate(regions)}
+    by_root = {n: i for i, r in enumerate(regions) for n in r.written}
     reads = [reads_of(r, cut.realised) for r in regions]
     readers: dict[Node, list[int]] = {}
     for i, nodes in enumerate(reads):
@@ -95,7 +97,7 @@ def place(
     first: dict[Node, int] = {}
     last: dict[Node, int] = {}
     for i, region in enumerate(regions):
-        for each in {memory_of(n) for n in (*reads_of(region, realised), region.root)}:
+        for each in {memory_of(n) for n in (*reads_of(region, realised), *region.written)}:
             if each.op is Op.BUFFER or each in fixed:
                 continue
             first.setdefault(each, i)

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from homebox.engine.codegen.linear import Value
 from homebox.engine.fusion.fuse import Region
 from homebox.engine.fusion.schedule import FEW
+from homebox.engine.fusion.twins import row_sums
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.formats import A8, PANEL
+from homebox.engine.graph.formats import A8, BLOCK, PANEL
 from homebox.engine.graph.ops import Node, Op, Sym, memory_of, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, flatten, of, replace
 from homebox.engine.kernels.contract_kernels import forward
@@ -30,11 +31,14 @@ from homebox.engine.simt.gemv_ordered import (
 )
 from homebox.engine.simt.gemv_schedule import LONELY, STAGED, meeting_bytes, stream_schedule
 from homebox.engine.simt.gemv_sums import QUAD, stream_bf16, stream_int8
+from homebox.engine.simt.pack import Blocks, Item, write_blocks
 from homebox.engine.simt.simt_emitter import SimtEmitter
 from homebox.engine.simt.target import LoweredSimt, Simt, Span, Stream
+from homebox.errors import EngineError
 
 MEETING = 20480  # bytes of local memory for partial sums; more would leave room for fewer groups
 TOGETHER = 4  # sums of four that a work-item keeps while it streams several products
+LEAST_STAGED = 128  # numbers of a row that are summed at a time, at least
 ADDERS = 4  # chains in which a work-item adds partial sums
 
 
@@ -45,7 +49,7 @@ def lower_gemv(
 
     None if the region is another one, or its operands do not lie as these kernels read them.
     """
-    if region.core is None or region.resident or region.root.op is Op.PACK:
+    if region.core is None or region.resident:
         return None
     return Gemv(region, realised, syms, target).lower_simt()
 
@@ -58,9 +62,10 @@ class Gemv(PackedLowering):
     ) -> None:
         super().__init__(region, realised, syms, "generic")
         self.s = SimtEmitter(realised, self.counters, syms)
-        self.s.written.add(memory_of(region.root))
+        self.s.written.update(memory_of(n) for n in region.written)
         self.e = self.s
         self.target = target
+        self.packs = [n for n in region.written if n.op is Op.PACK]
 
     def lower_simt(self) -> LoweredSimt | None:
         """Return the kernel; None if memory is not laid out for one."""
@@ -71,11 +76,17 @@ class Gemv(PackedLowering):
         self.rows = size_max(self.m_size)
         self.stream = self._schedule()
         self.outputs = PANEL * self.stream.panels * self.rows
+        self._find_place()
         self._prepare()
         totals = self._totals()
+        sums = self._row_sums()
+        packed = []
         for number, output in enumerate(self.chains):
             given = {p.core: totals[i][number] for i, p in enumerate(self.products)}
-            self._write_output(output, given)
+            given |= {n: self._of_row(values, output[0]) for n, values in sums.items()}
+            packed.append(self._write_output(output, given))
+        for i, root in enumerate(self.packs):
+            self._write_blocks(root, [values[i] for values in packed])
         n = self.shape[self.axes.n]
         grid = (Span((n,), PANEL * self.stream.panels),)
         return LoweredSimt(
@@ -97,7 +108,7 @@ class Gemv(PackedLowering):
             else:
                 int8 = p.packed.arithmetic == "int8"
                 units.append(gemv_sums.units_of(int8, p.packed.form, p.k))
-        return stream_schedule(self.target, self.blocks, units, staged)
+        return stream_schedule(self.target, self.blocks, units, staged, bool(self.packs))
 
     # -- work-items -----------------------------------------------------------------------------
 
@@ -125,7 +136,13 @@ class Gemv(PackedLowering):
             left = b.mul(s.group(), b.int(plan.panels))
             column = b.add(b.mul(b.add(left, panel), b.int(PANEL)), place)
             self.chains.append((row, column, inside))
-        self.scratch = s.shared(dt.i32, max(1, self._scratch_words()))
+        words = max(1, self._scratch_words())
+        if self.summed:
+            words = max(words, LEAST_STAGED, plan.group)
+        if self.packs:
+            words = max(words, 2 * max(plan.group, BLOCK))
+        self.words = words
+        self.scratch = s.shared(dt.i32, words)
 
     def _panel_at(self, product: Product, panel: Value) -> Value:
         """Return the word where one of the group's panels begins; beyond the last, the last."""
@@ -320,29 +337,93 @@ class Gemv(PackedLowering):
 
     # -- what follows ---------------------------------------------------------------------------
 
+    def _find_place(self) -> None:
+        """Find where the output at row `m` and column `n` lies in the root, and its rows' sums."""
+        root = self.root
+        self.m = self.counters.loop(self.rows)
+        self.n = self.counters.loop(size_max(self.shape[self.axes.n]))
+        index: list[Index] = [ZERO for _ in self.each]
+        for i, part in self._split(of(self.m), self.m_inner).items():
+            index[i] = part
+        index[self.axes.n] = of(self.n)
+        at: Sequence[Index] = index
+        self.place = tuple(at)
+        for each in self.chain:
+            self.place = self.place if each.op is Op.PACK else forward(each, self.place)
+        self.source = root.src[1 if root.op is Op.STORE else 0]
+        if root.op not in (Op.STORE, Op.PACK):
+            self.source = root
+        cores = [p.core for p in self.products]
+        found = row_sums(self.source, self.place, self.m, self.s.realised, self.counters, cores)
+        if found is None and (self.packs or self.region.also):
+            raise EngineError(f"{root!r} needs sums that a kernel of few rows does not compute")
+        self.summed = found or []
+
+    def _row_sums(self) -> dict[Node, list[Value]]:
+        """Return what the rows' sums are that the outputs need, by row."""
+        if not self.summed:
+            return {}
+        s, b = self.s, self.s.b
+        longest = max(size_max(n.src[0].shape[1]) for n in self.summed)
+        floats = b.view(self.scratch, dt.f32)
+        s.share_group(self.stream.group, longest, 4 * self.words, floats)
+        found: dict[Node, list[Value]] = {n: [] for n in self.summed}
+        for each, values in found.items():
+            for row in range(self.rows):
+                s.barrier()
+                values.append(s.value(each, (Index(row), ZERO)))
+        return found
+
+    def _of_row(self, values: list[Value], row: Value) -> Value:
+        """Return the number that belongs to a row."""
+        b, found = self.s.b, values[0]
+        for i, value in enumerate(values[1:], 1):
+            found = b.alu("where", b.alu("eq", row, b.int(i)), value, found)
+        return found
+
     def _write_output(
         self, output: tuple[Value, Value, Value | None], given: dict[Node, Value]
-    ) -> None:
-        """Compute the epilogue of one output from the contractions' totals, and write it."""
-        s, (row, column, inside) = self.s, output
-        columns = size_max(self.shape[self.axes.n])
-        n, m = self.counters.loop(columns), self.counters.loop(self.rows)
-        s.env[n], s.env[m] = column, row
-        index: list[Index] = [ZERO for _ in self.each]
-        for i, part in self._split(of(m), self.m_inner).items():
-            index[i] = part
-        index[self.axes.n] = of(n)
-        at: Sequence[Index] = index
-        place = tuple(at)
-        for each in self.chain:
-            place = forward(each, place)
+    ) -> list[Value]:
+        """Compute the epilogue of one output from the contractions' totals, and write it.
+
+        Return the numbers that are to be packed, 0 where there is no output.
+        """
+        s, b, (row, column, inside) = self.s, self.s.b, output
+        columns, root = self.n.size, self.root
+        s.env[self.n], s.env[self.m] = column, row
         s.begin(given)
         ragged = columns % (PANEL * self.stream.panels) != 0
-        edge = s.b.alu("lt", column, s.b.int(columns)) if ragged else None
-        is_store = self.root.op is Op.STORE
-        target, source = (self.root.src[0], self.root.src[1]) if is_store else (self.root,) * 2
-        with guarded(s.b, inside), guarded(s.b, edge), s.moving(n):
-            value = s.value(source, place)
-            if is_store and self.root.arg == "add":
-                value = s.b.alu("add", s.load(target, place, ()), value)
-            s.store(target, flatten(place, target.shape), value, None)
+        edge = b.alu("lt", column, b.int(columns)) if ragged else None
+        packed = [b.reg(b.const(0.0, dt.f32)) for _ in self.packs]
+        with guarded(b, inside), guarded(b, edge), s.moving(self.n):
+            if root.op is Op.STORE:
+                value = s.value(self.source, self.place)
+                if root.arg == "add":
+                    value = b.alu("add", s.load(root.src[0], self.place, ()), value)
+                s.store(root.src[0], flatten(self.place, root.src[0].shape), value, None)
+            for each in (root, *self.region.also):
+                if each.op not in (Op.STORE, Op.PACK):
+                    value = s.value(each, self.place)
+                    s.store(each, flatten(self.place, each.shape), value, None)
+            for total, each in zip(packed, self.packs, strict=True):
+                b.set(total, s.value(each.src[0], self.place))
+        return [b.get(total) for total in packed]
+
+    def _write_blocks(self, root: Node, values: list[Value]) -> None:
+        """Pack the outputs of all work-items: 32 neighbours have a block of a row."""
+        plan = self.stream
+        together = max(1, BLOCK // plan.group)
+        room = max(plan.group, BLOCK)
+        items = Blocks(self.s, self.s.pointer(root), self.scratch, room)
+        width = size_max(root.shape[1])
+        for first in range(0, len(values), together):
+            some = range(first, min(first + together, len(values)))
+            each = []
+            for i in some:
+                row, column, inside = self.chains[i]
+                if self.n.size % (PANEL * plan.panels):
+                    edge = self.s.b.alu("lt", column, self.s.b.int(self.n.size))
+                    inside = edge if inside is None else self.s.b.alu("and", inside, edge)
+                at = self.s.b.add(self.s.local(), self.s.b.int((i - first) * plan.group))
+                each.append(Item(values[i], row, column, inside, at))
+            write_blocks(items, each, width)

@@ -20,12 +20,15 @@ STAGED = 18432  # local memory of a group that sums in order, so that several sh
 LONELY = 256  # groups; up to so many have all the local memory for themselves
 
 
-def slices_of(target: Simt, blocks: int, units: int) -> int:
-    """Return among how many quads the `units` of k of each of `blocks` panels are shared out."""
-    limit, count = min(units, target.group // 4), 1
+def slices_of(target: Simt, blocks: int, units: int, pairs: bool = False) -> int:
+    """Return among how many quads the `units` of k of each of `blocks` panels are shared out.
+
+    With `pairs` a group has two panels at least.
+    """
+    limit, count = min(units, target.group // (8 if pairs else 4)), 1
     while count * 2 <= limit and (count < LEAST or 4 * blocks * count < ENOUGH):
         count *= 2
-    while count > 1 and meeting_bytes(count) > target.local_memory:
+    while count > 1 and (1 + pairs) * meeting_bytes(count) > target.local_memory:
         count //= 2
     return count
 
@@ -35,15 +38,18 @@ def meeting_bytes(slices: int) -> int:
     return 4 * PANEL * (slices + 1)
 
 
-def stream_schedule(target: Simt, blocks: int, units: Sequence[int], staged: int) -> Stream:
+def stream_schedule(
+    target: Simt, blocks: int, units: Sequence[int], staged: int, pairs: bool = False
+) -> Stream:
     """Return the schedule of some products over `blocks` panels.
 
     `units` says for each product into how many units its k may be cut, 0 if it is summed in order;
-    `staged` is the local memory that a panel of those needs at least, 0 if there is none.
+    `staged` is the local memory that a panel of those needs at least, 0 if there is none. With
+    `pairs` a group has an even number of panels: 32 outputs side by side are packed into a block.
     """
-    split = tuple(slices_of(target, blocks, count) if count else 0 for count in units)
+    split = tuple(slices_of(target, blocks, count, pairs) if count else 0 for count in units)
     slices = max(*split, 1)
-    panels = 1
+    panels = 1 + pairs
     need = max(staged, meeting_bytes(slices))
 
     def fits(more: int) -> bool:
@@ -52,6 +58,8 @@ def stream_schedule(target: Simt, blocks: int, units: Sequence[int], staged: int
     if not any(split):
         # All work-items fetch, sixteen a panel and row add: two panels fill a sub-group.
         slices = min(target.group, 2 * WIDTH) // 4
+        if pairs:
+            return Stream(2, slices // 2, split)
         if blocks * PANEL >= ENOUGH and 2 * need <= target.local_memory and slices > 1:
             slices, panels = slices // 2, 2
         return Stream(panels, slices, split)

@@ -7,8 +7,9 @@ Invariant: the bytes are those of `formats.pack`.
 """
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 
-from homebox.engine.codegen.linear import Value
+from homebox.engine.codegen.linear import Builder, Value
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import BLOCK
 from homebox.engine.graph.indexing import Counters, accesses, holds
@@ -29,6 +30,90 @@ def lower_pack(root: Node, realised: frozenset[Node], syms: list[Sym], target: S
     return _Lowering(root, realised, syms, target).lower()
 
 
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Where a group packs what its work-items hold: one number each, 32 neighbours a block."""
+
+    s: SimtEmitter
+    pointer: Value  # of the PACK
+    scratch: Value  # local memory for twice `room` words
+    room: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A work-item's number, 0 if it has none, and its place in the matrix.
+
+    `at` is its place in local memory, where blocks begin at multiples of 32.
+    """
+
+    value: Value
+    row: Value
+    column: Value
+    inside: Value | None
+    at: Value
+
+
+def write_blocks(o: Blocks, items: list[Item], width: int) -> None:
+    """Write the blocks of all work-items' numbers, in rows of `width` bytes.
+
+    Reached by the whole group, which reads local memory no more; each item is one for every
+    work-item. The numbers are those of a PACK of its own.
+    """
+    s, b = o.s, o.s.b
+    tops, totals = b.view(o.scratch, dt.f32), o.scratch
+    zero = b.const(0.0, dt.f32)
+    s.barrier()
+    for item in items:
+        size = b.alu("max", item.value, b.alu("sub", zero, item.value))
+        b.store(tops, item.at, size)
+    s.barrier()
+    made = []
+    for item in items:
+        first = b.mul(s.divide(item.at, b.int(BLOCK))[0], b.int(BLOCK))
+        top = _all_of(b, tops, first, "max")
+        number = rounded(b, item.value, inverse_of(b, top))
+        b.store(totals, b.add(item.at, b.int(o.room)), number)
+        made.append((first, top, number))
+    s.barrier()
+    for item, (first, top, number) in zip(items, made, strict=True):
+        with ExitStack() as nest:
+            if item.inside is not None:
+                nest.enter_context(b.when(item.inside))
+            block, place = s.divide(item.column, b.int(BLOCK))
+            start = b.add(b.mul(item.row, b.int(width)), b.mul(block, b.int(4 * WORDS)))
+            byte = b.add(b.add(start, b.int(8)), place)
+            b.store(b.view(o.pointer, dt.i8), byte, b.cast(number, dt.i8))
+            with b.when(b.alu("lt", place, b.int(1))):
+                word = b.add(b.mul(item.row, b.int(width // 4)), b.mul(block, b.int(WORDS)))
+                scale = b.alu("mul", top, b.const(1 / 127, dt.f32))
+                b.store(b.view(o.pointer, dt.f32), word, scale)
+                total = _all_of(b, totals, b.add(first, b.int(o.room)), "add")
+                b.store(b.view(o.pointer, dt.i32), b.add(word, b.int(1)), total)
+
+
+def _all_of(b: Builder, memory: Value, first: Value, how: str) -> Value:
+    """Return what 32 numbers of local memory amount to; exact in any order."""
+    parts = [b.load(memory, b.add(first, b.int(i)), 4, aligned=True) for i in range(0, BLOCK, 4)]
+    while len(parts) > 1:
+        parts = [b.alu(how, parts[i], parts[i + 1]) for i in range(0, len(parts), 2)]
+    return b.emit("tree", memory.dtype, 1, (parts[0],), how)
+
+
+def inverse_of(b: Builder, top: Value) -> Value:
+    """Return what a block with this largest magnitude is multiplied by."""
+    inverse = b.alu("div", b.const(127.0, dt.f32), top)
+    zero = b.const(0.0, dt.f32)
+    return b.alu("where", b.alu("lt", zero, top), inverse, zero)
+
+
+def rounded(b: Builder, value: Value, inverse: Value) -> Value:
+    """Return a number of a block, i32 from -127 to 127."""
+    rounder = b.const(ROUND, dt.f32)
+    scaled = b.alu("mul", value, inverse)
+    return b.cast(b.alu("sub", b.alu("add", scaled, rounder), rounder), dt.i32)
+
+
 class _Lowering:
     """The lowering of one PACK node."""
 
@@ -45,8 +130,10 @@ class _Lowering:
         self.chunk = self.counters.loop(self.chunks)
         index = (of(self.row), of(self.chunk) * EACH)
         reads = accesses(self.source, index, realised, self.counters)
-        self.summed = self.source not in realised and any(r.inline for r in reads)
-        lengths = [size_max(r.node.src[0].shape[-1]) for r in reads if r.inline]
+        # Sums of a row are shared by its group; a work-item has those of its own columns.
+        shared = [r for r in reads if r.inline and not any(i.depends(self.chunk) for i in r.index)]
+        self.summed = self.source not in realised and bool(shared)
+        lengths = [size_max(r.node.src[0].shape[-1]) for r in shared]
         self.longest = max(lengths, default=0)
         self.group = LANES
         while self.group < target.group and self.group < self.chunks:
@@ -84,18 +171,14 @@ class _Lowering:
         s.env[self.chunk] = number
         with s.moving(self.chunk):
             values = [self._value(i) for i in range(EACH)]
-        zero, rounder = b.const(0.0, dt.f32), b.const(ROUND, dt.f32)
+        zero = b.const(0.0, dt.f32)
         sizes = [b.alu("max", v, b.alu("sub", zero, v)) for v in values]
         pairs = [b.alu("max", sizes[i], sizes[i + 1]) for i in (0, 2)]
         b.store(self.tops, self.item, b.alu("max", *pairs))
         s.barrier()
         top = self._eight(self.tops, "max")
-        inverse = b.alu("div", b.const(127.0, dt.f32), top)
-        inverse = b.alu("where", b.alu("lt", zero, top), inverse, zero)
-        numbers = []
-        for value in values:
-            scaled = b.alu("mul", value, inverse)
-            numbers.append(b.cast(b.alu("sub", b.alu("add", scaled, rounder), rounder), dt.i32))
+        inverse = inverse_of(b, top)
+        numbers = [rounded(b, value, inverse) for value in values]
         halves = [b.alu("add", numbers[i], numbers[i + 1]) for i in (0, 2)]
         b.store(self.totals, self.item, b.alu("add", *halves))
         s.barrier()

@@ -48,7 +48,7 @@ def lower_simt(
     `realised` are the nodes with memory, `syms` the run-time integers in the order of the vars
     buffer. Raises EngineError if the target's local memory is too small.
     """
-    inside = realised - {region.root}
+    inside = realised - set(region.written)
     if region.core is not None:
         if packed_product(region.core) is not None:
             lowered = lower_gemv(region, inside, syms, target)

@@ -88,15 +88,20 @@ class SimtEmitter(Emitter):
         self._line, self._place = line, place
         return line, place
 
-    def share_group(self, width: int, longest: int, room: int) -> Value:
+    def share_group(
+        self, width: int, longest: int, room: int, numbers: Value | None = None
+    ) -> Value:
         """Put all `width` work-items of a group to one row; return this one's place in it.
 
-        The `longest` axis that is summed goes through up to `room` bytes of local memory.
+        The `longest` axis that is summed goes through up to `room` bytes of local memory: those of
+        `numbers`, float32, if they are given (512 at least, four for each work-item).
         """
         self._width, self._lines = width, 1
         most = min(LONGEST, room // 4, -(-longest // width) * width)
         self._piece = max(LANES * UNROLL, most // width * width)
         self._line, self._place = self.b.int(0), self.local()
+        if numbers is not None:
+            self._pieces[dt.f32] = numbers
         return self._place
 
     @contextmanager
