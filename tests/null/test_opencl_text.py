@@ -251,3 +251,16 @@ def test_counters_that_step_beyond_32_bits_are_long() -> None:
         kernel = b.kernel((1,))
         place = next(k for k, inst in enumerate(kernel.body) if inst.op == "loop")
         assert analyse(kernel).width[place] == width
+
+
+def test_counters_that_begin_beyond_32_bits_are_long() -> None:
+    """Cut to 32 bits, a beginning above the end would look like one below it."""
+    for most, width in ((2**31 - 1, "int"), (2**40, "long")):
+        b = Builder()
+        out = b.param(dt.i64, 4, True)
+        begin = b.alu("mul", b.emit("var", dt.i64, 1, (), 0), b.int(2**10))
+        with b.loop(begin, b.int(100)) as i:
+            b.store(out, b.int(0), i)
+        kernel = b.kernel((1,))
+        place = next(k for k, inst in enumerate(kernel.body) if inst.op == "loop")
+        assert analyse(kernel, (), [(0, most // 2**10)]).width[place] == width

@@ -5,9 +5,11 @@ import itertools
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Buffer
 from homebox.engine.opencl import card_memory
+from homebox.engine.opencl.calls import CallError
 from homebox.engine.opencl.memory import OpenClMemory, default_budget
 from homebox.engine.opencl.platform import Found
 from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
@@ -97,6 +100,52 @@ def test_memory_in_cycles_is_found_before_giving_up(cl_memory: OpenClMemory) -> 
         cl_memory.allocate(6_000_000)
     finally:
         gc.enable()
+
+
+def test_memory_of_work_under_way_is_waited_for(
+    cl_memory: OpenClMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver keeps what a launch uses until it is done, though nobody refers to it any more."""
+    under_way = [1]
+    fill, finish = cl_memory._fill, cl_memory.finish
+
+    def full(*where: Any) -> None:
+        if under_way:
+            raise driver_error(-4)
+        fill(*where)
+
+    monkeypatch.setattr(cl_memory, "_fill", full)
+    monkeypatch.setattr(cl_memory, "finish", lambda: (finish(), under_way.clear()))
+    assert not cl_memory.allocate(4000).read(0, 4000).any()
+
+
+def test_threads_that_write_and_read_take_each_others_events(cl_memory: OpenClMemory) -> None:
+    class Taken(deque[Any]):
+        def popleft(self) -> Any:
+            raise IndexError("another thread was here")
+
+    block = cl_memory.allocate(64)
+    cl_memory._pending = Taken([None] * 100)
+    block.write(0, np.arange(64, dtype=np.uint8))
+    assert np.array_equal(block.read(0, 64), np.arange(64))
+    cl_memory.finish()
+
+
+def test_a_read_does_not_wait_for_later_writes(
+    cl_memory: OpenClMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropping their events would wait for them, and no other thread would run meanwhile."""
+    block = cl_memory.allocate(64)
+    block.write(0, np.zeros(4, np.uint8))
+    read = cl_memory.cl._cl._enqueue_read_buffer
+
+    def late(*given: Any) -> Any:
+        block.write(4, np.ones(4, np.uint8))  # as another thread would
+        return read(*given)
+
+    monkeypatch.setattr(cl_memory.cl._cl, "_enqueue_read_buffer", late)
+    block.read(0, 8)
+    assert len(cl_memory._pending) == 1
 
 
 def test_one_piece_is_limited_by_the_driver(cl_memory: OpenClMemory) -> None:
@@ -231,6 +280,7 @@ def test_names_go_to_cards_first_and_once_each(monkeypatch: pytest.MonkeyPatch) 
             Found("", "other", "gpu", "three", address="0000:02:00.0"),
             Found("", "silent", "gpu", "three"),
             Found("", "silent", "gpu", "three"),
+            Found("", "other half", "gpu", "three", address="0000:02:00.0"),
         ],
     }
     monkeypatch.setattr(platform, "_platforms", lambda cl: list(shown))
@@ -241,11 +291,45 @@ def test_names_go_to_cards_first_and_once_each(monkeypatch: pytest.MonkeyPatch) 
         ("cl:1", "other"),
         ("cl:2", "silent"),
         ("cl:3", "silent"),
-        ("cl:4", "cpu"),
+        ("cl:4", "other half"),
+        ("cl:5", "cpu"),
         ("", "card again"),
         ("", "fpga"),
     ]
-    assert "the card of cl:0" in found[5].refusal
+    assert "the card of cl:0" in found[6].refusal
+
+
+@pytest.mark.parametrize(
+    ("answers", "address"),
+    [
+        ({"PCI_BUS_ID_NV": 0x41, "PCI_SLOT_ID_NV": 0x0A}, "0000:41:01.2"),
+        ({"PCI_BUS_ID_NV": 1, "PCI_SLOT_ID_NV": 0, "PCI_DOMAIN_ID_NV": 7}, "0007:01:00.0"),
+        ({"TOPOLOGY_AMD": SimpleNamespace(bus=-125, device=0, function=1)}, "0000:83:00.1"),
+        ({}, ""),
+    ],
+)
+def test_drivers_tell_in_their_own_way_where_a_card_is(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, Any], address: str
+) -> None:
+    """Without it nobody knows how much of the card others use, nor that two drivers show it."""
+    import pyopencl as cl
+
+    from homebox.engine.opencl import platform
+
+    class Mute:
+        def pci_place(self, device: int) -> tuple[int, int, int, int]:
+            raise CallError("clGetDeviceInfo", -30)
+
+    names = {getattr(cl.device_info, name): value for name, value in answers.items()}
+
+    def get_info(what: int) -> Any:
+        if what not in names:
+            raise driver_error(-30)
+        return names[what]
+
+    monkeypatch.setattr(platform, "calls", lambda library: Mute())
+    device = SimpleNamespace(int_ptr=0, get_info=get_info)
+    assert platform._address(cl, device) == address
 
 
 def test_a_platform_that_throws_takes_nothing_else_with_it(

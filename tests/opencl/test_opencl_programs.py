@@ -73,6 +73,17 @@ def test_a_program_comes_from_the_disk(
     assert len(calls) == 2, "a program for another device is another one"
 
 
+def test_only_rows_of_the_run_leave_the_device(
+    device: OpenClDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = made(device)
+    read: list[int] = []
+    fetch = device.fetch
+    monkeypatch.setattr(device, "fetch", lambda *where: (read.append(where[2]), fetch(*where))[1])
+    assert np.array_equal(program(x=ROWS, n=5)[0], expected())
+    assert read == [5 * 48 * 4]
+
+
 def test_a_suspended_program_ends_with_equal_bits(
     device: OpenClDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from homebox.engine.opencl import probe_sources
+from homebox.engine.opencl import probe_sources, probes
 from homebox.engine.opencl.probe_sources import Probe, kernel, standard_probes
 from homebox.engine.opencl.probes import Place, all_probes, place_of, probe, probe_place
 from homebox.engine.simt.target import UNITS
@@ -178,6 +178,20 @@ def test_a_device_without_correct_fma_is_not_used(place: Place) -> None:
     assert found.unusable.startswith("fma: wrong numbers")
     assert not found.strict
     assert probe_place(place, [fma, RIGHT]).unusable == ""
+
+
+@ONE
+def test_that_a_device_cannot_be_used_is_not_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory may have been full; once it is not, nobody should have to say so."""
+    fma, tell = named("fma"), probes.Child.refusal
+    monkeypatch.setattr(probes.Child, "refusal", lambda *_: "OUT_OF_RESOURCES")
+    assert probe_place(place, [fma]).unusable == "fma: OUT_OF_RESOURCES"
+    monkeypatch.setattr(probes.Child, "refusal", tell)
+    assert probe_place(place, [fma]).unusable == ""
+    monkeypatch.setattr(probes.Child, "refusal", lambda *_: "asked again")
+    assert probe_place(place, [fma]).unusable == "", "what it can do is kept"
 
 
 # -- families --------------------------------------------------------------------------------------

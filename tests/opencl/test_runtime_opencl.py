@@ -12,6 +12,7 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Buffer
 from homebox.engine.opencl import command_trial, commands, launches
 from homebox.engine.opencl.build import Builder
+from homebox.engine.opencl.calls import CallError, Calls
 from homebox.engine.opencl.command_trial import commands_of, faster_commands
 from homebox.engine.opencl.launches import OpenClLaunches
 from homebox.engine.opencl.memory import OpenClMemory
@@ -174,6 +175,17 @@ def test_a_text_that_does_not_compile_is_named(builder: Builder) -> None:
         builder.load(texts)
     assert builder._memory.title in str(caught.value)
     assert builder.load({"k1": texts["k1"]})
+
+
+@pytest.mark.parametrize("needs", [(32, 0), (64, 1 << 30)])
+def test_a_kernel_that_does_not_fit_is_named(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch, needs: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(Calls, "needs", lambda *_: needs)
+    with pytest.raises(DeviceError, match=rf"cannot run the kernel large: .* most {needs[0]} and"):
+        builder.load({"large": step("large", 1)})
+    monkeypatch.undo()
+    assert builder.load({"large": step("large", 1)})["large"].group == (64, 1, 1)
 
 
 def test_a_kernel_must_say_its_group(builder: Builder) -> None:
@@ -370,6 +382,57 @@ def test_lists_are_cut_where_grids_change() -> None:
     assert commands.still(0, []) == []
 
 
+def test_a_recording_that_fails_leaves_the_list(builder: Builder) -> None:
+    memory = builder._memory
+
+    class Failing:
+        def record(self, *given: object) -> None:
+            raise CallError("clFinalizeCommandBufferKHR", -6)
+
+    memory.commands = Failing()  # type: ignore[assignment]
+    steps = Steps(builder, [i % 5 for i in range(20)])
+    steps.launches._grids.clear()
+    for _ in range(3):
+        steps.begin(999)
+        assert steps.launches.run(0, None) == 20
+        assert np.array_equal(steps.x.read(), steps.expected(999))
+
+
+def test_a_driver_that_fails_at_the_trial_of_recordings_is_used_without(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = builder._memory
+    if commands_of(memory) is None:
+        pytest.skip(f"{memory.title} cannot record launches that overlap")
+
+    def broken(*given: object) -> None:
+        raise DeviceError("finishing its work failed")
+
+    monkeypatch.setattr(command_trial, "_tried", broken)
+    assert faster_commands(memory, builder) is None
+    memory.lost = "gone"
+    with pytest.raises(DeviceLostError):
+        faster_commands(memory, builder)
+    memory.lost = ""
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_program_may_be_dropped_while_it_runs(builder: Builder, recorded: bool) -> None:
+    memory = builder._memory
+    memory.commands = commands_of(memory) if recorded else None
+    before = memory.block_count
+    steps = Steps(builder, [1, 2, 3] * 4, size=1 << 16, text=SLOW, grids={0: (Axis(1024),)})
+    launches = steps.launches
+    steps.begin(1 << 16)
+    for _ in range(3):
+        launches.run(0, None)
+    del steps, launches
+    assert memory.block_count == before
+    others = [memory.allocate(1 << 18) for _ in range(8)]
+    assert not any(each.read(0, each.nbytes).any() for each in others)
+    memory.finish()
+
+
 @pytest.mark.parametrize(
     ("code", "error"), [(-36, DeviceLostError), (-4, OutOfDeviceMemoryError), (-5, DeviceError)]
 )
@@ -382,7 +445,9 @@ def test_a_launch_that_fails(
     steps.launches._send = lambda queue, rows, first, end: (1, code)
     if error is DeviceLostError:
         monkeypatch.setattr(steps.memory, "_answers", lambda: False)
-    with pytest.raises(error, match="launching step 2") as caught:
+    with pytest.raises(
+        error, match=r"launching step 2 \(64 work-items in groups of 64\)"
+    ) as caught:
         steps.launches.run(0, None)
     assert type(caught.value) is error
     steps.launches._send = send

@@ -296,7 +296,11 @@ def test_what_a_suspended_program_refuses() -> None:
     with pytest.raises(EngineError, match="overwritten"):
         kept.copy()
     program.abandon()
+    with pytest.raises(EngineError, match="chain: its last run was abandoned"):
+        program.output(0).copy()
     assert program.run() and program.output(0).copy().shape == (32, 32)
+    program.abandon()  # of nothing
+    assert program.output(0).copy().shape == (32, 32)
 
 
 def test_long_launches_are_cut_into_pieces_of_equal_bits(monkeypatch: pytest.MonkeyPatch) -> None:

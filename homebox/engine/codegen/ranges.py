@@ -176,8 +176,9 @@ def _is_int(
         return False
     if inst.op != "loop":
         return True
-    end = bounds[inst.args[1]]  # the counter takes one step beyond it
-    return end is not None and fits((end[0], end[1] - 1 + inst.arg))
+    start, end = (bounds[arg] for arg in inst.args)
+    # The counter begins even where there is no round, and takes one step beyond its end.
+    return fits(start) and end is not None and fits((end[0], end[1] - 1 + inst.arg))
 
 
 def _small_memories(kernel: Kernel) -> list[bool]:

@@ -199,12 +199,23 @@ class Builder:
         return str(said).replace("\0", "")
 
     def _adopt(self, key: str, name: str, program: Any) -> None:
-        calls, device = self._memory.calls, self._memory.entry.device.int_ptr
+        calls, entry = self._memory.calls, self._memory.entry
+        device = entry.device.int_ptr
         with self._memory.guard(f"loading the kernel {name}"):
             kernel = calls.kernel(program.int_ptr, name)
             x, y, z = calls.group(kernel.address, device)
+            most, local = calls.needs(kernel.address, device)
         if not x:
             raise DeviceError(f"the kernel {name} does not say how large its work-groups are")
+        # Compilers promise to keep to what a source requires; one that did not would refuse each
+        # launch by a number, or run out of registers in the middle.
+        if 0 < most < x * y * z or local > entry.local_memory:
+            raise DeviceError(
+                f"{self._memory.title} cannot run the kernel {name}: its groups have {x * y * z} "
+                f"work-items and {local} bytes of local memory, and at most {most} and "
+                f"{entry.local_memory} fit; use --device cpu, and report the driver's version "
+                f"({entry.driver})"
+            )
         self._codes[key, name] = Code(name, program, (x, y, z))
 
     def _keep(

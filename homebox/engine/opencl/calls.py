@@ -22,7 +22,8 @@ from homebox.errors import DeviceError, HomeboxError
 
 WORDS = 8  # of a row: kernel, axes, global sizes, local sizes; 64 bits each
 
-_COMPILED_GROUP = 0x11B1  # CL_KERNEL_COMPILE_WORK_GROUP_SIZE
+# CL_KERNEL_WORK_GROUP_SIZE, .._COMPILE_WORK_GROUP_SIZE, .._LOCAL_MEM_SIZE
+_LARGEST_GROUP, _COMPILED_GROUP, _LOCAL_MEMORY = 0x11B0, 0x11B1, 0x11B2
 _PCI_PLACE = 0x410F  # CL_DEVICE_PCI_BUS_INFO_KHR
 _POINTER, _NUMBER, _SIZE = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -140,6 +141,16 @@ class Calls:
         name = "clGetKernelWorkGroupInfo"
         self._checked(name, kernel, device, _COMPILED_GROUP, nbytes, where, None)
         return sizes[0], sizes[1], sizes[2]
+
+    def needs(self, kernel: int, device: int) -> tuple[int, int]:
+        """Return how many work-items of a kernel fit a group, and the local memory it takes."""
+        found = []
+        for what in (_LARGEST_GROUP, _LOCAL_MEMORY):
+            word = ctypes.c_uint64(0)
+            where, name = ctypes.addressof(word), "clGetKernelWorkGroupInfo"
+            self._checked(name, kernel, device, what, 8, where, None)
+            found.append(word.value)
+        return found[0], found[1]
 
     def extension(self, platform: int, name: str) -> int:
         """Return where a platform has a function of an extension; 0 if it has not."""

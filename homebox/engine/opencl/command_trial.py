@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from homebox.engine.opencl.build import Builder
-from homebox.engine.opencl.calls import CallError, Kernel, sender
+from homebox.engine.opencl.calls import CallError, sender
 from homebox.engine.opencl.commands import Commands
 from homebox.engine.opencl.memory import OpenClMemory
+from homebox.errors import DeviceError
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +55,19 @@ def faster_commands(memory: OpenClMemory, builder: Builder) -> Commands | None:
     commands, send = commands_of(memory), sender(memory.library)
     if commands is None or send is None:
         return None
-    made = builder.load({"trial": _TRIAL})["trial"]
-    block = memory.allocate(256)
-    kernel: Kernel = memory.calls.kernel(made.program.int_ptr, made.name)
-    memory.calls.set_argument(kernel.address, 0, block.memory.int_ptr)
-    memory.calls.set_argument(kernel.address, 1, 0)
-    rows = np.array([[kernel.address, 1, 64, 1, 1, *made.group]] * _TRIAL_LAUNCHES, np.int64)
-    queue = memory.queue.int_ptr
     try:
-        recording = commands.record(queue, rows)
+        made = builder.load({"trial": _TRIAL})["trial"]
+        block = memory.allocate(256)
+        kernel = memory.calls.kernel(made.program.int_ptr, made.name)
+        memory.calls.set_argument(kernel.address, 0, block.memory.int_ptr)
+        memory.calls.set_argument(kernel.address, 1, 0)
+        rows = np.array([[kernel.address, 1, 64, 1, 1, *made.group]] * _TRIAL_LAUNCHES, np.int64)
+        queue = memory.queue.int_ptr
+        recording = commands.record(queue, rows, (kernel, block))
         wanted, plain = _tried(memory, block, lambda: send(queue, rows, 0, len(rows)))
         got, recorded = _tried(memory, block, recording.enqueue)
-    except (CallError, memory.cl.Error) as error:
+    except (CallError, memory.cl.Error, DeviceError) as error:
+        memory.check()
         log.warning("%s fails at recording launches: %s", memory.title, error)
         return None
     if not np.array_equal(wanted, got):

@@ -44,8 +44,11 @@ class Commands:
                 raise CallError(name, 0)
             self._functions[name] = ctypes.CFUNCTYPE(result, *arguments)(address)
 
-    def record(self, queue: int, rows: np.ndarray) -> "Recording":
-        """Record launches, rows as `calls.WORDS` has them; raises CallError."""
+    def record(self, queue: int, rows: np.ndarray, kept: object = None) -> "Recording":
+        """Record launches, rows as `calls.WORDS` has them; raises CallError.
+
+        `kept` is what the launches use, kernels and memory: it lives as long as the recording.
+        """
         queues = _POINTER(queue)
         flags = (ctypes.c_uint64 * 3)(_FLAGS, _OVERLAPPING, 0)
         code = _CODE(0)
@@ -54,7 +57,7 @@ class Commands:
         )
         if code.value or not made:
             raise CallError("clCreateCommandBufferKHR", code.value)
-        recording = Recording(self, made)
+        recording = Recording(self, made, kept)
         start = rows.__array_interface__["data"][0]
         for at, row in enumerate(rows.tolist()):
             sizes = start + 8 * (WORDS * at + 2)
@@ -77,10 +80,10 @@ class Commands:
 class Recording:
     """Launches that the driver has recorded."""
 
-    __slots__ = ("__weakref__", "_address", "_commands")
+    __slots__ = ("__weakref__", "_address", "_commands", "_kept")
 
-    def __init__(self, commands: Commands, address: int) -> None:
-        self._commands, self._address = commands, address
+    def __init__(self, commands: Commands, address: int, kept: object) -> None:
+        self._commands, self._address, self._kept = commands, address, kept
 
     def __del__(self) -> None:
         self._commands.release(self._address)

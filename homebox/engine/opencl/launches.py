@@ -7,6 +7,7 @@ device never waits for the host. Invariant: launches run in order, each exactly 
 not a run is suspended in between.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from homebox.engine.opencl.platform import import_opencl
 from homebox.engine.runtime.program_plan import Axis, Launch
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.errors import EngineError
+
+log = logging.getLogger(__name__)
 
 BRIEF = 5e-3  # seconds that a run goes on if it is asked to stop from the start
 _PIECE = 5e-3  # seconds of work between looks at the stop flag; two are under way
@@ -111,8 +114,13 @@ class OpenClLaunches:
     def _replay(self, commands: Commands) -> None:
         """Give all launches to the queue, recorded ones at once; what runs once is not recorded."""
         if self._parts is None and self._ran:
-            with self._device.guard("recording a program"):
+            try:
                 self._parts = self._recorded(commands)
+            except CallError as error:
+                self._device.check()
+                title = self._device.title
+                log.warning("%s cannot record a program, which runs as a list: %s", title, error)
+                self._parts = [(0, self.count)]
         self._ran = True
         for part in self._parts or [(0, self.count)]:
             if isinstance(part, tuple):
@@ -125,9 +133,9 @@ class OpenClLaunches:
         """Record launches whose grids never change, where there are enough in a row."""
         changing = [at for _, rows, _ in self._grids for at in rows.tolist()]
         changing += np.flatnonzero(self.rows[:, 2:5].min(axis=1) == 0).tolist()
-        queue = self._device.queue.int_ptr
+        queue, kept = self._device.queue.int_ptr, (self._kernels, self._kept)
         return [
-            commands.record(queue, self.rows[first:end]) if constant else (first, end)
+            commands.record(queue, self.rows[first:end], kept) if constant else (first, end)
             for first, end, constant in still(self.count, changing)
         ]
 
@@ -175,14 +183,19 @@ class OpenClLaunches:
         self._device.check()
         reached, code = self._send(self._device.queue.int_ptr, self.rows, first, end)
         if code:
-            with self._device.guard(f"launching {self._titles[reached]}"):
+            with self._device.guard(self._doing(reached)):
                 raise CallError("clEnqueueNDRangeKernel", code)
 
     def _enqueue_slowly(self, first: int, end: int) -> None:
         """Do the same from Python."""
         for at in range(first, end):
-            with self._device.guard(f"launching {self._titles[at]}"):
+            with self._device.guard(self._doing(at)):
                 self._launch(self._device.queue, at)
+
+    def _doing(self, at: int) -> str:
+        _, axes, *sizes = self.rows[at].tolist()
+        items, group = (" x ".join(map(str, part[:axes])) for part in (sizes[:3], sizes[3:]))
+        return f"launching {self._titles[at]} ({items} work-items in groups of {group})"
 
     def _launch(self, queue: Any, at: int) -> Any:
         """Enqueue one launch; return its event, or None if it has no groups."""

@@ -6,11 +6,11 @@ when it is made, so that memory that does not exist is missed then and not in th
 its memory is given back when nobody refers to it, and after a loss every call says so.
 """
 
+import contextlib
 import gc
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,7 @@ class OpenClMemory:
             return self._allocate(nbytes)
         except OutOfDeviceMemoryError:
             gc.collect()  # programs that nobody uses any more may hold some in cycles
+            self.finish()  # what is under way keeps memory that is not used any more
         return self._allocate(nbytes)
 
     def _allocate(self, nbytes: int) -> "OpenClBlock":
@@ -163,15 +164,17 @@ class OpenClMemory:
                 return
             # The event holds the copy, and waits when it is dropped.
             self._pending.append(write(self.queue, memory, values.copy(), start, None, False))
-            while len(self._pending) > _PENDING:
-                self._pending.popleft().wait()
+            with contextlib.suppress(IndexError):  # another thread takes them as well
+                while len(self._pending) > _PENDING:
+                    self._pending.popleft().wait()
 
     def fetch(self, memory: Any, start: int, nbytes: int) -> np.ndarray:
         """Read bytes after all work so far."""
         values = np.empty(nbytes, np.uint8)
+        sent = len(self._pending)
         with self.guard(f"reading {_amount(nbytes)}"):
             self.cl._cl._enqueue_read_buffer(self.queue, memory, values, start, None, True)
-        self._pending.clear()
+        self._forget(sent)
         return values
 
     def move(self, memory: Any, source: int, target: int, nbytes: int) -> None:
@@ -181,16 +184,23 @@ class OpenClMemory:
 
     def finish(self) -> None:
         """Wait until all work is done."""
+        sent = len(self._pending)
         with self.guard("finishing its work"):
             self.queue.finish()
-        self._pending.clear()
+        self._forget(sent)
+
+    def _forget(self, sent: int) -> None:
+        """Drop the events of the oldest writes, which are done; later ones would be waited for."""
+        with contextlib.suppress(IndexError):  # another thread has dropped them
+            for _ in range(sent):
+                self._pending.popleft()
 
     def check(self) -> None:
         """Raise DeviceLostError if the device was lost."""
         if self.lost:
             raise DeviceLostError(self.lost)
 
-    @contextmanager
+    @contextlib.contextmanager
     def guard(self, doing: str) -> Iterator[None]:
         """Turn a driver's errors into ours; `doing` says what is being done, for the text.
 

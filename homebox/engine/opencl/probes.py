@@ -4,8 +4,8 @@ One idea: a unit is granted if a kernel that uses it compiles, runs and gives ex
 numbers, and is refused by name with the reason otherwise; the rest of the device stays in use.
 Trials run in a process of their own (`probe_child.py`) with a limit of time, so a compiler that
 crashes or hangs costs one unit, not the daemon. Results are kept on disk per platform, device,
-driver version and the probes themselves. Invariant: what a probe found decides speed and which
-kernels are possible, never what their numbers mean.
+driver version and the probes themselves, unless the device cannot be used at all. Invariant: what
+a probe found decides speed and which kernels are possible, never what their numbers mean.
 """
 
 import base64
@@ -139,7 +139,8 @@ def probe_place(
     for result in found.refusals():
         level = logging.WARNING if result.suspicious else logging.DEBUG
         log.log(level, "%s: %s is not used: %s", place.name, result.name, result.reason)
-    cache.put(key, json.dumps(_to_json(found)).encode())
+    if not found.unusable:  # what may have been a card without memory left is asked again
+        cache.put(key, json.dumps(_to_json(found)).encode())
     return found
 
 

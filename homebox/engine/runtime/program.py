@@ -78,13 +78,19 @@ class Output:
     def numpy(self) -> np.ndarray:
         """Return the values, to be read at once: in host memory they change with the next run."""
         program = self._program
+        if program.abandoned:
+            raise EngineError(
+                f"{program.name}: its last run was abandoned, so this output is not whole; "
+                "run the program again"
+            )
         if program.generation != self._generation or program.suspended:
             raise EngineError(
                 f"{program.name}: this output was overwritten by a later run; "
                 "copy it before the program runs again"
             )
         if self._array is None:
-            full = tuple(size_max(d) for d in self._value.shape)
+            # Rows that this run did not compute need not leave the device.
+            full = (*self.shape[:1], *(size_max(d) for d in self._value.shape[1:]))
             array = self._value.buffer.read(0, math.prod(full)).reshape(full)
             self._array = array[tuple(slice(0, d) for d in self.shape)]
         return self._array
@@ -142,6 +148,7 @@ class Program:
         self.inputs = {name: self._value(a, sizes) for name, a in plan.inputs.items()}
         self.roots = [self._value(a, sizes) for a in plan.roots]
         self._next: int | None = None  # the piece to go on with, while suspended
+        self.abandoned = False  # whether the last run was given up
         self.launches = self._made_ready(plan.launches)
 
     # -- memory ---------------------------------------------------------------------------------
@@ -238,6 +245,7 @@ class Program:
             )
         self._set_variables(variables)
         self.generation += 1
+        self.abandoned = False
         if stop is None and self.launches.count and _profiling():
             self._show_run(variables or {})
             return True
@@ -251,6 +259,7 @@ class Program:
 
     def abandon(self) -> None:
         """Forget a suspended run; what its stores have written so far stays written."""
+        self.abandoned = self.abandoned or self.suspended
         self._next = None
 
     def _go_on(self, first: int, stop: StopFlag | None) -> bool:
@@ -268,6 +277,7 @@ class Program:
         """
         self._set_variables(variables)
         self.generation += 1
+        self.abandoned = False
         times = self.launches.profile()
         ends = [*self.launches.starts[1:], len(times)]
         parts = [times[a:b] for a, b in zip(self.launches.starts, ends, strict=True)]
