@@ -89,12 +89,20 @@ def partition(roots: Sequence[Node], resident: bool = True) -> Partition:
     Kernels of few rows compute their small operands themselves if these may be `resident`, which
     pays where a kernel is few threads that live long; many short work-groups would each repeat it.
     """
-    prepared, cores, forced = prepare_contractions(optimise(roots), resident)
+    current = optimise(roots)
+    if merges(resident):
+        current = twins.rounded_copies(current)
+    prepared, cores, forced = prepare_contractions(current, resident)
     plan = _Plan(prepared, cores, forced, resident)
     plan.settle()
     order = {n: i for i, n in enumerate(toposort(prepared))}
     regions = sorted(plan.regions.values(), key=lambda r: order[r.root])
     return Partition(tuple(regions), frozenset(plan.realised), tuple(prepared))
+
+
+def merges(resident: bool) -> bool:
+    """Whether kernels take over what a launch of its own would cost too much for (rule R5)."""
+    return not resident and "R5" not in disabled()
 
 
 def prepare_contractions(
@@ -162,7 +170,7 @@ class _Plan:
     ) -> None:
         self.roots = roots
         self.resident = resident
-        self.merging = not resident and "R5" not in disabled()
+        self.merging = merges(resident)
         self.nodes = toposort(roots)
         self.cores = cores & set(self.nodes)
         self.users: dict[Node, list[Node]] = {}
@@ -203,6 +211,7 @@ class _Plan:
         self._note_residents()
         if self.merging:
             self._find_twins()
+            self._find_factors()
 
     def _find_twins(self) -> None:
         """Let products of few rows write what is made from their outputs, element by element."""
@@ -211,15 +220,50 @@ class _Plan:
                 continue
             if not isinstance(self._row_sums(region), list):
                 continue
-            found: list[Node] = []
-            for each in self.nodes[self.place[root] + 1 :]:
-                alone = each in self.regions and self.regions[each].core is None
-                if alone and twins.follows(each, root, found, self.realised):
-                    found.append(each)
+            found = self._twins_of(root)
             for each in found:
                 del self.regions[each]
             self.regions[root] = replace(region, also=tuple(found))
             self._replace_copy(self.regions[root])
+
+    def _twins_of(self, root: Node) -> list[Node]:
+        """Return the twins of a product's root among those who read it."""
+        found: list[Node] = []
+        seen, stack = {root}, [root]
+        while stack:
+            for each in self.users.get(stack.pop(), []):
+                if each in seen:
+                    continue
+                seen.add(each)
+                if each not in self.realised:
+                    stack.append(each)
+                    continue
+                alone = each in self.regions and self.regions[each].core is None
+                if alone and twins.follows(each, root, found, self.realised):
+                    found.append(each)
+                    stack.append(each)
+        return sorted(found, key=self.place.__getitem__)
+
+    def _find_factors(self) -> None:
+        """Let what packs rows write the number for each row that is made from the same memory."""
+        packs: dict[frozenset[Node], Node] = {}
+        for root, region in self.regions.items():
+            if root.op is Op.PACK and region.core is None:
+                packs.setdefault(self._leaves(root), root)
+        for each, region in list(self.regions.items()):
+            if region.core is not None or region.also or each.shape[1:] != (1,):
+                continue
+            pack = packs.get(self._leaves(each))
+            free = pack is not None and not self.regions[pack].also
+            if pack is not None and free and twins.beside(each, pack, self.realised):
+                del self.regions[each]
+                self.regions[pack] = replace(self.regions[pack], also=(each,))
+
+    def _leaves(self, root: Node) -> frozenset[Node]:
+        """Return the memory that is not frozen from which a region is computed."""
+        read = {source for n in self.cone(root) for source in n.src}
+        buffers = {n for n in read if n.op is Op.BUFFER and not n.arg.frozen}
+        return frozenset(buffers | {n for n in read if n in self.realised})
 
     def _replace_copy(self, region: Region) -> None:
         """Leave a root out that is only packed: the blocks become the root."""

@@ -1,4 +1,4 @@
-"""Further results that a streamed product's kernel writes, and sums of rows that it computes itself.
+"""Further results that a streamed product's kernel writes, and sums of rows that it computes.
 
 On a card a launch costs as much as reading megabytes, so what is computed from a product's outputs,
 element by element, is written by the product's own kernel: the weighted row that the next product
@@ -8,7 +8,8 @@ Invariant: a twin has the numbers that a kernel of its own would give; it reads 
 other twins and frozen memory, so that no order of kernels is ruled out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from homebox.engine.fusion.contract import classify, packed_product
 from homebox.engine.fusion.packed import Packed
@@ -16,7 +17,19 @@ from homebox.engine.fusion.schedule import FEW
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import A8, BLOCK
 from homebox.engine.graph.indexing import Access, Counters, accesses
-from homebox.engine.graph.ops import ELEMENTWISE, MOVEMENT, Node, Op, numel_max
+from homebox.engine.graph.ops import (
+    ELEMENTWISE,
+    MOVEMENT,
+    Node,
+    Op,
+    Sym,
+    is_name,
+    node,
+    numel_max,
+    size_max,
+    toposort,
+)
+from homebox.engine.graph.rewrite import with_sources
 from homebox.engine.graph.symbolic import Index, Loop, flatten, of
 
 LONGEST_ROW = 32768  # numbers of a row that every group of a product sums
@@ -36,15 +49,17 @@ def streams(cores: Sequence[Node]) -> bool:
             return False
         if shape[:-1] != cores[0].src[0].shape[:-1] or axes.k[0] != len(shape) - 1:
             return False
-        if not all(isinstance(d, int) for d in shape) or shape[-1] % 2:
+        if any(isinstance(d, Sym) for d in shape) or numel_max(shape[a] for a in axes.m) > FEW:
             return False
-        if numel_max(shape[a] for a in axes.m) > FEW or not _in_words(packed, shape[-1]):
+        if not _in_words(packed, size_max(shape[-1])):
             return False
     return True
 
 
 def _in_words(packed: Packed, k: int) -> bool:
     """Whether rows of activations begin where the kernel can read them."""
+    if k % 2:
+        return False
     step = {"f32": 1, "bf16": 2, "int8": k}[packed.arithmetic]
     starts = (packed.a_flat.const, *(c for _, c in packed.a_flat.terms if c != 1))
     return all(c % step == 0 for c in starts)
@@ -52,10 +67,10 @@ def _in_words(packed: Packed, k: int) -> bool:
 
 def rows_and_columns(root: Node) -> tuple[Counters, tuple[Loop, ...]] | None:
     """Return counters for a root of rows x columns; None if its shape is another one."""
-    if len(root.shape) != 2 or not all(isinstance(d, int) for d in root.shape):
+    if len(root.shape) != 2 or any(isinstance(d, Sym) for d in root.shape):
         return None
     counters = Counters()
-    return counters, tuple(counters.loop(numel_max((d,))) for d in root.shape)
+    return counters, tuple(counters.loop(size_max(d)) for d in root.shape)
 
 
 def follows(
@@ -78,6 +93,25 @@ def follows(
     if not own or any(r.flat != flatten(index, root.shape) or r.conditions for r in own):
         return False
     return all(_is_frozen(r) for r in reads if r.node is not root)
+
+
+def beside(factor: Node, packed: Node, realised: set[Node] | frozenset[Node]) -> bool:
+    """Whether a number for each row is made from the memory from which the rows are packed."""
+    source = packed.src[0]
+    found = rows_and_columns(source)
+    if found is None or factor.dtype is not dt.f32 or factor.shape != (source.shape[0], 1):
+        return False
+    if factor.op not in (Op.REDUCE, *ELEMENTWISE):
+        return False
+    counters, (row, column) = found
+    inside = realised - {factor, packed}
+    sums = row_sums(factor, (of(row), Index(0)), row, inside, counters, ())
+    reads = accesses(source, (of(row), of(column)), inside, counters)
+    if not sums or any(r.inline for r in reads):
+        return False
+    others = accesses(factor, (of(row), Index(0)), inside, counters)
+    needed = {r.node for r in others if not r.inline and not _is_frozen(r)}
+    return needed == {r.node for r in reads if not _is_frozen(r)}
 
 
 def _plain(twin: Node) -> bool:
@@ -110,6 +144,39 @@ def row_sums(
             return None
         found.append(read.node)
     return list(dict.fromkeys(found))
+
+
+def rounded_copies(roots: Sequence[Node]) -> list[Node]:
+    """Round what is copied before it is copied, if the copy is only read to be rounded to bf16.
+
+    Copies lie in the shape in which their kernel computes them best; the kernel writes bf16 then.
+    """
+    order = toposort(roots)
+    users: dict[Node, int] = Counter(source for n in order for source in dict.fromkeys(n.src))
+    users.update((root, 2) for root in roots)
+    done: dict[Node, Node] = {}
+    for each in order:
+        current = with_sources(each, tuple(done[s] for s in each.src))
+        if each.op is Op.CAST and each.dtype is dt.bf16:
+            current = _rounded_below(each, current, users)
+        done[each] = current
+    return [done[root] for root in roots]
+
+
+def _rounded_below(n: Node, current: Node, users: Mapping[Node, int]) -> Node:
+    """Return a CAST moved below a copy, or as it is now."""
+    moves: list[Node] = []
+    old, inner = n.src[0], current.src[0]
+    while old.op in (Op.RESHAPE, Op.PERMUTE) and users[old] == 1:
+        moves.append(inner)
+        old, inner = old.src[0], inner.src[0]
+    if old.op is not Op.COPY or is_name(old) or users[old] != 1 or old.dtype is not dt.f32:
+        return current
+    found = node(Op.CAST, n.dtype, inner.shape, inner.src)
+    found = node(Op.COPY, n.dtype, inner.shape, (found,), inner.arg)
+    for move in reversed(moves):
+        found = node(move.op, n.dtype, move.shape, (found,), move.arg)
+    return found
 
 
 def is_row_sum(n: Node, rows: int, realised: set[Node] | frozenset[Node]) -> bool:

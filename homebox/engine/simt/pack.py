@@ -10,11 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from homebox.engine.codegen.linear import Builder, Value
+from homebox.engine.fusion.fuse import Region
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import BLOCK
 from homebox.engine.graph.indexing import Counters, accesses, holds
 from homebox.engine.graph.ops import Node, Sym, size_max
-from homebox.engine.graph.symbolic import of
+from homebox.engine.graph.symbolic import ZERO, of
 from homebox.engine.kernels.loops import LANES
 from homebox.engine.kernels.pack_kernels import ROUND
 from homebox.engine.simt.simt_emitter import SimtEmitter
@@ -25,9 +26,11 @@ ITEMS = BLOCK // EACH  # work-items of a block
 WORDS = (8 + BLOCK) // 4  # of a block
 
 
-def lower_pack(root: Node, realised: frozenset[Node], syms: list[Sym], target: Simt) -> LoweredSimt:
-    """Return the kernel of a PACK node."""
-    return _Lowering(root, realised, syms, target).lower()
+def lower_pack(
+    region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
+) -> LoweredSimt:
+    """Return the kernel of a PACK node, and of one number for each row if the region has some."""
+    return _Lowering(region, realised, syms, target).lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,21 +121,24 @@ class _Lowering:
     """The lowering of one PACK node."""
 
     def __init__(
-        self, root: Node, realised: frozenset[Node], syms: list[Sym], target: Simt
+        self, region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
     ) -> None:
+        root, self.also = region.root, region.also
         self.root, self.source = root, root.src[0]
         self.counters = Counters()
         self.s = SimtEmitter(realised, self.counters, syms)
-        self.s.written.add(root)
+        self.s.written.update(region.written)
         self.width = size_max(self.source.shape[1])
         self.chunks = -(-self.width // BLOCK) * ITEMS  # of four numbers
         self.row = self.counters.loop(size_max(root.shape[0]))
         self.chunk = self.counters.loop(self.chunks)
         index = (of(self.row), of(self.chunk) * EACH)
         reads = accesses(self.source, index, realised, self.counters)
+        for each in self.also:
+            reads += accesses(each, (index[0], ZERO), realised, self.counters)
         # Sums of a row are shared by its group; a work-item has those of its own columns.
         shared = [r for r in reads if r.inline and not any(i.depends(self.chunk) for i in r.index)]
-        self.summed = self.source not in realised and bool(shared)
+        self.summed = bool(self.also) or (self.source not in realised and bool(shared))
         lengths = [size_max(r.node.src[0].shape[-1]) for r in shared]
         self.longest = max(lengths, default=0)
         self.group = LANES
@@ -150,6 +156,10 @@ class _Lowering:
         if self.summed:
             s.env[self.row] = s.group()
             s.share_group(self.group, self.longest, self.target.local_memory // 2)
+            for each in self.also:
+                value = s.value(each, (of(self.row), ZERO))
+                with b.when(b.alu("lt", self.item, b.int(1))):
+                    s.store(each, of(self.row), value, None)
             with b.loop(b.int(0), b.int(parts)) as part:
                 self._part(part, parts)
             grid = Span((self.root.shape[0],))

@@ -61,7 +61,7 @@ def lower_simt(
     if region.root.op is Op.ATTEND:
         return lower_attend(region.root, inside, syms, target)
     if region.root.op is Op.PACK:
-        return lower_pack(region.root, inside, syms, target)
+        return lower_pack(region, inside, syms, target)
     return MapSimt(region.root, inside, syms, target).lower_simt()
 
 
