@@ -140,6 +140,7 @@ def main() -> None:
 def captured(offline: Offline, work: Callable[[], None]) -> None:
     """Run `work` with programs made for another card; what it keeps on disk is thrown away."""
     weights = cache_root() / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "weights").symlink_to(weights)
         os.environ["HOMEBOX_CACHE_DIR"] = folder

@@ -118,10 +118,10 @@ def test_a_call_that_does_not_parse_would_be_caught(page: str) -> None:
 
 
 def test_make_targets_in_documents_exist(repository: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", read(repository, "Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", read(repository, "Makefile"), re.MULTILINE))
     for page in pages(repository):
         text = page.read_text()
-        named = set(re.findall(r"`make ([a-z]+)`", text))
+        named = set(re.findall(r"`make ([a-z-]+)`", text))
         named |= {line.split()[1] for line in fenced(text) if line.startswith("make ")}
         assert named <= targets, page
 
