@@ -350,14 +350,24 @@ def test_a_platform_that_throws_takes_nothing_else_with_it(
         name = "Empty"
         get_devices = staticmethod(raising(driver_error(-1)))
 
+    class Foreign:
+        name = "Foreign"
+
+        @staticmethod
+        def get_devices() -> list[Any]:
+            wrong = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+            return [type("Device", (), {"name": property(raising(wrong))})()]
+
     real = cl.get_platforms()
-    monkeypatch.setattr(cl, "get_platforms", lambda: [Broken(), Mute(), Empty(), *real])
+    shown = [Broken(), Mute(), Empty(), Foreign(), *real]
+    monkeypatch.setattr(cl, "get_platforms", lambda: shown)
     entries = found()
     assert cl_entry in entries
     refusals = {each.title: each.refusal for each in entries if each.refusal}
     assert "cannot list its devices" in refusals["Broken"]
     assert "tell its name" in refusals["unknown platform"]
     assert "Empty" not in refusals
+    assert "does not answer questions" in refusals["unknown device"]
 
 
 def test_other_programs_leave_less_of_a_card(

@@ -16,7 +16,7 @@ from homebox.engine.opencl.backend import OpenClDevice, open_device
 from homebox.engine.opencl.platform import Found
 from homebox.engine.runtime.capture import Program, Spec, capture
 from homebox.engine.runtime.stop_flag import StopFlag
-from homebox.errors import DeviceLostError, OutOfDeviceMemoryError
+from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
 
 WEIGHTS = np.random.default_rng(0).standard_normal((2, 48, 48)).astype(np.float32)
 ROWS = np.random.default_rng(1).standard_normal((5, 48)).astype(np.float32)
@@ -71,6 +71,35 @@ def test_a_program_comes_from_the_disk(
     assert np.array_equal(again(x=ROWS, n=5)[0], first)
     made(HOST, calls, "k")
     assert len(calls) == 2, "a program for another device is another one"
+
+
+def test_a_constant_that_was_not_computed_is_not_found_later(
+    device: OpenClDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel fails after its launch; whoever asks next must not get what it left behind."""
+    with using(device):
+        weight = Tensor.from_numpy(WEIGHTS[0], frozen=True)
+
+    def function(x: Tensor) -> Tensor:
+        return x + (weight * 2.0).softmax().contiguous()
+
+    def failing(*where: object) -> np.ndarray:
+        raise DeviceError("reading failed")
+
+    def program() -> Program:
+        with using(device):
+            return capture(function, {"x": Spec((48, 48))})
+
+    monkeypatch.setattr(device, "fetch", failing)
+    with pytest.raises(DeviceError, match="reading failed"):
+        program()
+    monkeypatch.undo()
+    first = program()
+    assert len(first.plan.constants) >= 1
+    assert program()._constants == first._constants, "what was computed is shared"
+    scores = np.exp(2 * WEIGHTS[0] - (2 * WEIGHTS[0]).max(1, keepdims=True))
+    (got,) = first(x=np.zeros((48, 48), np.float32))
+    assert np.allclose(got, scores / scores.sum(1, keepdims=True), atol=1e-6)
 
 
 def test_only_rows_of_the_run_leave_the_device(

@@ -177,6 +177,17 @@ def test_a_text_that_does_not_compile_is_named(builder: Builder) -> None:
     assert builder.load({"k1": texts["k1"]})
 
 
+def test_a_compiler_may_speak_any_language(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def foreign(*given: object) -> str:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr(builder._cl._cl._Program, "get_build_info", foreign)
+    with pytest.raises(DeviceError, match="cannot compile the kernel wrong"):
+        builder.load({"wrong": "__kernel void wrong() { nothing_like_it(); }"})
+
+
 @pytest.mark.parametrize("needs", [(32, 0), (64, 1 << 30)])
 def test_a_kernel_that_does_not_fit_is_named(
     builder: Builder, monkeypatch: pytest.MonkeyPatch, needs: tuple[int, int]

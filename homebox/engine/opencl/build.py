@@ -194,7 +194,7 @@ class Builder:
             said = program.get_build_info(
                 self._memory.entry.device, self._cl.program_build_info.LOG
             )
-        except self._cl.Error:
+        except (self._cl.Error, UnicodeDecodeError):  # some compilers speak the system's language
             return ""
         return str(said).replace("\0", "")
 

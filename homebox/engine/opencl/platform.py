@@ -143,7 +143,7 @@ def _devices(cl: Any, platform: Any) -> list[Found]:
     """Return the devices of one platform; a platform that fails is one refused entry."""
     try:
         title = _text(platform.name)
-    except cl.Error as error:
+    except (cl.Error, UnicodeDecodeError) as error:
         reason = f"the platform does not even tell its name ({error}); reinstall its driver"
         return [Found("", "unknown platform", "", "", refusal=reason)]
     try:
@@ -178,7 +178,7 @@ def _describe(cl: Any, platform: str, device: Any) -> Found:
             device=device,
         )
         return replace(entry, refusal=_refusal(entry, device))
-    except cl.Error as error:
+    except (cl.Error, UnicodeDecodeError) as error:
         reason = f"the driver does not answer questions about it ({error}); reinstall it"
         return Found("", "unknown device", "", platform, refusal=reason)
 

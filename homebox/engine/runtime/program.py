@@ -207,7 +207,8 @@ class Program:
                 made = _Constant(buffer, sources)
                 self._constants.append(made)
                 self._made_ready([launch._replace(most=max(1, launch.grid[0].fixed))]).run(0, None)
-                made.buffer.frozen = True
+                buffer.read(0, min(buffer.count, 1))  # who finds it later must find it computed
+                buffer.frozen = True
                 _constants[key] = made
 
     def _set_variables(self, variables: Mapping[str, int] | None) -> None:
