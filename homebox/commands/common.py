@@ -47,10 +47,10 @@ def add_command(
     return parser
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Declare the option that says where the model runs."""
+def add_device(parser: argparse.ArgumentParser, default: str = "auto") -> None:
+    """Declare the option that says where the model runs; `default` is what the help names."""
     parser.add_argument(
-        "--device", metavar="NAMES", help="auto, cpu, cl:0, or several: cl:0,cl:1 (auto)"
+        "--device", metavar="NAMES", help=f"auto, cpu, cl:0, or several: cl:0,cl:1 ({default})"
     )
 
 

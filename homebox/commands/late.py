@@ -32,7 +32,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "spec", help="TOML file of at most 10 kB; for evaluate a model (tiny, or PATH)"
     )
-    add_device(parser)
+    add_device(parser, "cpu")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the result goes")
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from homebox.config import LearningConfig
@@ -117,6 +118,8 @@ def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progre
 def _trained(
     model: Model, topics: list[Topic], recipe: Recipe
 ) -> Generator[Progress, None, Tensors]:
+    while model.reserve():
+        yield Progress("prepare", 0, 1, "making room for answers")
     mixer, trainer = yield from _prepared(model, topics, recipe)
     progress = Progress("train", 0, recipe.steps, "training begins")
     for step in range(recipe.steps):
@@ -167,15 +170,22 @@ def _prepared(
                 parts=r.parts,
                 numerics=r.numerics,
             )
-            result.set_result((mixer, trainer))
+            settle = partial(result.set_result, (mixer, trainer))
         except BaseException as error:
-            result.set_exception(error)
+            settle = partial(result.set_exception, error)
+        if not result.set_running_or_notify_cancel():
+            model.forget_copies()  # the run was stopped: whoever stopped it came too early for that
+            return
+        settle()
 
     threading.Thread(target=prepare, name="homebox-prepare", daemon=True).start()
-    while not result.done():
-        yield Progress("prepare", 0, 1, "writing examples, compiling the training step")
-        wait([result], timeout=0.02)
-    return result.result()
+    try:
+        while not result.done():
+            yield Progress("prepare", 0, 1, "writing examples, compiling the training step")
+            wait([result], timeout=0.02)
+        return result.result()
+    finally:
+        result.cancel()
 
 
 def mixed(model: Model, examples: Examples, recipe: Recipe) -> Mixer:

@@ -7,6 +7,7 @@ gradients, any number of them gives the same bits. One part is an uncut batch: a
 """
 
 import dataclasses
+import logging
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,9 +18,13 @@ import numpy as np
 from homebox.engine.graph.device import Device
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.stop_flag import StopFlag
+from homebox.errors import OutOfDeviceMemoryError
 from homebox.model.config import ModelConfig
+from homebox.model.devices import alike
 from homebox.model.strictmath import Float32
 from homebox.model.training import Batch, LoraTrainer, StepResult
+
+log = logging.getLogger(__name__)
 
 
 class Trainer(Protocol):
@@ -76,24 +81,28 @@ def trainer_for(
 ) -> Trainer:
     """Return a trainer for batches of `rows` rows, cut into `parts`, on the model's devices.
 
-    Raises DeviceError if a device has no room for it.
+    Which device computes a part is a matter of chance, so devices that round differently from the
+    first one are left out, and so are further ones that have no room; the log says so. Raises
+    DeviceError if the first device has no room.
     """
     size = -(-rows // min(parts, rows))
     parts = -(-rows // size)
-    made = [
-        LoraTrainer(
-            _Copy(model.config, model.tensors_on(device)),
-            rank,
-            alpha,
-            size,
-            length,
-            seed,
-            numerics=numerics,
-            device=device,
-        )
-        for device in model.training_devices()[:parts]
-    ]
-    return made[0] if parts == 1 else ParallelTrainer(made, parts)
+    first, *others = model.training_devices()[:parts]
+
+    def made(device: Device) -> LoraTrainer:
+        base = _Copy(model.config, model.tensors_on(device))
+        return LoraTrainer(base, rank, alpha, size, length, seed, numerics=numerics, device=device)
+
+    replicas = [made(first)]
+    for device in others:
+        if not alike([first, device], strict=numerics == "f32"):
+            log.warning("training leaves %s out: it rounds unlike %s", device.name, first.name)
+            continue
+        try:
+            replicas.append(made(device))
+        except OutOfDeviceMemoryError as error:
+            log.warning("training leaves %s out: %s", device.name, error)
+    return replicas[0] if parts == 1 else ParallelTrainer(replicas, parts)
 
 
 def cut(batch: Batch, parts: int, rows: int) -> list[Batch]:

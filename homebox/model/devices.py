@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from homebox.engine.graph.device import HOST, Device, HostDevice, using
-from homebox.engine.runtime.devices import device_named
+from homebox.engine.runtime.devices import backend_of, device_named
 from homebox.errors import ConfigError, DeviceError
 
 AUTO = "auto"
@@ -28,11 +28,18 @@ class Room:
     title: str
     free: int | None  # None: nobody knows
     largest: int | None = None  # of one piece; None: no limit but `free`
+    unified: bool = False  # it has no memory of its own and takes the host's
+    budgeted: bool = False  # somebody said how much at most
 
     @property
     def host(self) -> bool:
         """Whether its memory is the host's, which is taken only when it is touched."""
         return isinstance(self.device, HostDevice)
+
+    @property
+    def shared(self) -> bool:
+        """Whether what it takes is missing on the host and on others of this kind."""
+        return self.host or self.unified
 
 
 @dataclass(frozen=True)
@@ -67,21 +74,44 @@ def room_of(device: Device, memory: int = 0) -> Room:
         free = _host_free()
         if memory:
             free = memory * MIB if free is None else min(free, memory * MIB)
-        return Room(device, "the CPU", free)
+        return Room(device, "the CPU", free, budgeted=memory > 0)
     known: Any = device
     if memory and hasattr(known, "budget"):
         known.budget = memory * MIB
     entry = getattr(known, "entry", None)
     largest = getattr(entry, "largest", None) or None
-    return Room(device, getattr(entry, "title", device.name), known.free_bytes, largest)
+    unified = bool(getattr(entry, "unified", False))
+    free = known.free_bytes
+    if unified:
+        on_host = _host_free()
+        free = free if on_host is None else min(free, on_host)
+    title = getattr(entry, "title", device.name)
+    return Room(device, title, free, largest, unified, memory > 0)
 
 
 @contextlib.contextmanager
 def computing_on(asked: str) -> Iterator[Device]:
-    """Make new memory, and so programs over it, on one device; of several the first one counts."""
-    device = choose(asked).rooms[0].device
+    """Make new memory, and so programs over it, on one device; of those of "auto" on the best.
+
+    Raises ConfigError if several are named.
+    """
+    choice = choose(asked)
+    if len(choice.rooms) > 1 and not choice.automatic:
+        raise ConfigError(f"--device {asked}: a job runs on one device; name one")
+    device = choice.rooms[0].device
     with using(device):
         yield device
+
+
+def alike(devices: Sequence[Device], strict: bool) -> bool:
+    """Whether programs have the same bits on all of them; `strict` says that they are in f32."""
+    identities = {backend_of(device).identity for device in devices}
+    return len(identities) == 1 or (strict and all(_strict(device) for device in devices))
+
+
+def _strict(device: Device) -> bool:
+    probes = getattr(device, "probes", None)
+    return probes is None or bool(probes.strict)
 
 
 def lost(device: Device) -> bool:

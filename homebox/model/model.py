@@ -179,6 +179,15 @@ class Model:
         """Do a part of what the first answers would wait for; False if nothing is left to do."""
         return self.transformer.prepare()
 
+    def reserve(self) -> bool:
+        """Do a part of what `prepare` does if that takes memory of a device; False at the end.
+
+        Whoever is about to take the rest of that memory lets answers have theirs first.
+        """
+        if self.placement is None or all(p.room.host for p in self.placement.portions):
+            return False
+        return self.prepare()
+
     def step(self, sequences: Ids[Sequence]) -> list[Piece | Exception | None]:
         """Step several sequences at once; see `sequence.step_all`."""
         return step_all(self.transformer, sequences)

@@ -122,10 +122,9 @@ class Pages:
     def _own(self, slot: int, at: int) -> None:
         """Replace a shared page by a copy."""
         pages = self._lists[slot]
-        page = self._take()
-        self._copy_page(pages[at], page)
+        self._copy_page(pages[at], self._free[-1])  # may fail; then nothing was taken
         self._release(pages[at])
-        pages[at] = page
+        pages[at] = self._take()
 
     def _take(self) -> int:
         page = self._free.pop()

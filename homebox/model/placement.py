@@ -106,6 +106,7 @@ class Portion:
     room: Room
     layers: range
     bytes: Bytes
+    largest: int = 0  # bytes of its largest piece of memory
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,11 @@ class Placement:
         if len(self.portions) > 1:
             return (HOST.name,)
         first = self.portions[0]
-        size = first.bytes.weights
         names = [first.room.device.name]
         for room in self.rooms:
-            if room.device.name not in names and (room.free is None or size <= room.free):
+            fits = room.free is None or first.bytes.weights <= room.free
+            whole = room.largest is None or first.largest <= room.largest
+            if room.device.name not in names and fits and whole:
                 names.append(room.device.name)
         return tuple(names)
 
@@ -194,24 +196,29 @@ def _fitting(request: Request, rooms: Sequence[Room]) -> tuple[Portion, ...] | N
 
 
 def _portion(request: Request, room: Room, layers: range) -> Portion:
-    return Portion(room, layers, request.of(layers, room.host))
+    return Portion(room, layers, request.of(layers, room.host), request.largest(layers))
 
 
 def _holds(request: Request, portion: Portion) -> bool:
     room = portion.room
     fits = room.free is None or portion.bytes.total <= room.free
-    return fits and (room.largest is None or request.largest(portion.layers) <= room.largest)
+    return fits and (room.largest is None or portion.largest <= room.largest)
 
 
 def _shared(request: Request, rooms: Sequence[Room]) -> tuple[Portion, ...] | None:
-    """Cut the layers in proportion to what each device has left for them."""
+    """Cut the layers in proportion to what each device has left for them.
+
+    Devices whose memory is the host's get equal shares of it: each says that all of it is free.
+    """
     layers, count = request.config.num_layers, len(rooms)
+    sharing = sum(room.shared for room in rooms)
     edges = [range(1), *[range(1, 2)] * (count - 2), range(layers - 1, layers)]
     most = []
     for room, edge in zip(rooms, edges, strict=True):
         one = _layer_bytes(request, room.host)
         fixed = request.of(edge, room.host).total - one
         free = request.of(range(layers)).total if room.free is None else room.free
+        free //= sharing if room.shared else 1
         most.append(min((free - fixed) // one, layers))
     if min(most) < 1 or sum(most) < layers:
         return None
@@ -257,10 +264,13 @@ def _refusal(request: Request, rooms: Sequence[Room]) -> str:
     )
     free = ", ".join(
         f"{room.device.name} ({room.title}) has {amount(room.free or 0)} free"
+        + (" within model.memory" if room.budgeted else "")
         + _piece(request, room)
         for room in rooms
     )
     help_with = _help(request, rooms)
+    if any(room.budgeted for room in rooms):
+        help_with.append("a larger model.memory")
     others = "another --device" if len(rooms) == 1 else "further devices"
     return f"{need}; {free}; what would help: {', '.join([*help_with, others])}"
 

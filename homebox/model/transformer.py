@@ -6,6 +6,7 @@ Layers may be spread over devices (`stages`); what sequences hold is known here,
 Invariant: a row's logits have the same bits whether it came alone, in a chunk or in a batch.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +88,7 @@ class Transformer:
         self.prefill_chunk, self.shared_chunk = self._sizes.chunks[-1], self._sizes.chunks[-2]
         self._reopen = reopen or device_named
         self._resident: dict[int, tuple[Mapping[str, np.ndarray], float]] = {}
-        self._lost: DeviceError | None = None
+        self._lost = ""  # what was said when a device was lost
         self._forgotten: set[int] = set()  # slots whose sequences a lost device took along
         self._retry_at = 0.0
         self._build(tell)
@@ -188,19 +189,22 @@ class Transformer:
     def set_adapter(
         self, index: int, tensors: Mapping[str, np.ndarray] | None, scale: float
     ) -> None:
-        """Put an adapter into a slot (1 ..), or clear it; slot 0 is the base and stays empty."""
+        """Put an adapter into a slot (1 ..), or clear it; slot 0 is the base and stays empty.
+
+        Raises DeviceError if it does not fit; one for a device that is lost comes with that.
+        """
         self._resident.pop(index, None)
         if tensors is not None and any(part.device is not HOST for part in self._parts):
             self._resident[index] = (tensors, scale)
-        if self._lost is not None:
+        if self._lost:
             return  # comes with the device
         try:
             for stage in self.stages:
                 stage.set_adapter(index, tensors, scale)
-        except DeviceError as error:
+        except DeviceLostError as error:
+            self._lose(error)
+        except DeviceError:
             self._resident.pop(index, None)
-            if isinstance(error, DeviceLostError):
-                self._lose(error)
             if tensors is not None:
                 raise
 
@@ -273,15 +277,16 @@ class Transformer:
 
     def _lose(self, error: DeviceError) -> None:
         """Note that a device is gone, and with it all that sequences had in memory."""
-        log.warning("%s; it is opened anew for the next request", error)
-        self._lost = error
+        # The text alone: the error holds on to stages, whose memory is needed for the new ones.
+        self._lost = str(error)
+        log.warning("%s; it is opened anew for the next request", self._lost)
         self._forgotten |= {
             slot for slot in range(self._sizes.slots) if self.pages.length(slot) > 0
         }
 
     def _revive(self) -> None:
         """Open lost devices again and load everything anew; raises DeviceLostError if it fails."""
-        if self._lost is None:
+        if not self._lost:
             return
         names = ", ".join(dict.fromkeys(part.device.name for part in self._parts))
         if time.monotonic() < self._retry_at:
@@ -291,6 +296,7 @@ class Transformer:
             )
         self._retry_at = time.monotonic() + PATIENCE
         self.stages = []  # gives back what is left of them
+        gc.collect()
         try:
             self._parts = tuple(Part(self._reopen(p.device.name), p.layers) for p in self._parts)
             self._build()
@@ -298,11 +304,11 @@ class Transformer:
                 for stage in self.stages:
                     stage.set_adapter(index, tensors, scale)
         except DeviceError as error:
-            self._lost = error
+            self._lost = str(error)
             raise DeviceLostError(
                 f"{names} was lost and could not be opened again: {error}"
             ) from error
-        self._lost = None
+        self._lost = ""
         log.warning("%s was opened anew", names)
 
     # -- programs -------------------------------------------------------------------------------
@@ -312,12 +318,19 @@ class Transformer:
         adapters = int(self.adapters is not None)
         kinds = [Kind(size, 1, adapters, False) for size in BATCHES]
         kinds += [Kind(1, length, adapters, False) for length in self._sizes.chunks]
-        for stage in () if self._lost is not None else self.stages:
+        for stage in () if self._lost else self.stages:
             missing = [kind for kind in kinds if kind not in stage.programs]
             if missing:
-                stage.program(missing[0])
+                self._ready(stage, missing[0])
                 return True
         return False
+
+    def _ready(self, stage: Stage, kind: Kind) -> None:
+        try:
+            stage.program(kind)
+        except DeviceLostError as error:
+            self._lose(error)  # now, and not at the cost of the next request
+            raise
 
     def program(self, kind: Kind, stage: int = 0) -> Program:
         """Return a stage's program of a kind, compiling it at first use."""

@@ -113,6 +113,9 @@ class FakeModel:
             }
         )
 
+    def reserve(self) -> bool:
+        return False
+
     def forget_copies(self) -> None:
         self.forgotten += 1
 

@@ -1,10 +1,12 @@
 """Learning on a device that is full or lost: it waits, tries again, and says why."""
 
+import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
+from homebox.config import LearningConfig
 from homebox.errors import DeviceError, DeviceLostError, LearningError, OutOfDeviceMemoryError
 from homebox.learning import pauses, train
 from homebox.learning.pauses import patient
@@ -100,3 +102,36 @@ def test_learning_error_is_what_giving_up_raises() -> None:
 
     with pytest.raises(LearningError, match="4 tries"):
         list(patient(full, []))
+
+
+def test_a_run_that_is_stopped_while_it_prepares_keeps_no_copy_of_the_base(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, go_on = FakeModel(), threading.Event()
+
+    def slow(*given: Any, **more: Any) -> None:
+        go_on.wait(10)
+
+    monkeypatch.setattr(train, "trainer_for", slow)
+    monkeypatch.setattr(train, "mixed", lambda *given: None)
+    steps = train.build(model, [], train.recipe_of(LearningConfig()))  # type: ignore[arg-type]
+    assert next(steps).stage == "prepare"
+    (thread,) = (t for t in threading.enumerate() if t.name == "homebox-prepare")
+    steps.close()
+    assert model.forgotten == 1
+    go_on.set()
+    thread.join(10)
+    assert model.forgotten == 2
+
+
+def test_answers_get_their_memory_before_training_takes_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, order = FakeModel(), []
+    monkeypatch.setattr(model, "reserve", lambda: order.append("answers") or len(order) < 3)
+    monkeypatch.setattr(train, "trainer_for", lambda *given, **more: order.append("training"))
+    monkeypatch.setattr(train, "mixed", lambda *given: None)
+    steps = train.build(model, [], train.recipe_of(LearningConfig()))  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):  # such a trainer cannot train
+        list(steps)
+    assert order == ["answers"] * 3 + ["training"]

@@ -1,6 +1,7 @@
 """Training on several devices: parts of a batch, the same bits for any number of devices."""
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime import backend_cpu
 from homebox.engine.runtime.devices import device_named
 from homebox.engine.runtime.stop_flag import StopFlag
+from homebox.errors import OutOfDeviceMemoryError
 from homebox.model import data_parallel
 from homebox.model.data_parallel import ParallelTrainer, cut, trainer_for
 from homebox.model.placed_weights import memory_of, moved
 from homebox.model.training import Batch, LoraTrainer
+from tests.unit.failing_device import FailingDevice
 from tests.unit.test_training import CONFIG, LENGTH, Base, batch_of
 
 
@@ -143,3 +146,37 @@ def test_each_replica_has_its_memory_on_its_device() -> None:
         tensors += [replica.parameters.gradients, replica.rotary.cos, replica._entropy._student]
         assert {memory_of(t).device.name for t in tensors} == {replica.device.name}
     assert CONFIG.num_layers == len({n for n in trainer.adapter() if n.endswith(".q.A")})
+
+
+def test_devices_that_round_differently_never_share_a_step(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = FailingDevice("cl:9")
+    monkeypatch.setattr(type(device.backend), "identity", "another")
+    device.probes = SimpleNamespace(strict=True)
+    names = {"cl:9": device, "cpu:0": device_named("cpu:0")}
+    monkeypatch.setattr(Replicas, "training_devices", lambda self: tuple(names.values())[::-1])
+    assert [r.device.name for r in made(3).replicas] == ["cpu:0", "cl:9"]
+    device.probes = SimpleNamespace(strict=False)
+    assert [r.device.name for r in made(3).replicas] == ["cpu:0"]
+    assert "leaves cl:9 out" in caplog.text
+
+
+def test_a_further_device_without_room_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = trained(made(3, "cpu:0"))
+    full = FailingDevice("cl:9")
+
+    def allocate(nbytes: int, dense: bool) -> Any:
+        raise OutOfDeviceMemoryError("cl:9 is full")
+
+    full.allocate = allocate  # type: ignore[method-assign]
+    devices = [device_named("cpu:0"), full]
+    monkeypatch.setattr(Replicas, "training_devices", lambda self: tuple(devices))
+    trainer = made(3)
+    assert [r.device.name for r in trainer.replicas] == ["cpu:0"]
+    assert trained(trainer) == wanted and "cl:9 is full" in caplog.text
+    devices.reverse()
+    with pytest.raises(OutOfDeviceMemoryError):
+        made(3)

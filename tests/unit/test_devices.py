@@ -201,6 +201,27 @@ def test_training_uses_every_device_that_holds_the_base() -> None:
     assert spread.table()[-1].startswith("training: cpu, because")
 
 
+def test_training_leaves_out_what_allows_no_piece_of_that_size() -> None:
+    small = dataclasses.replace(room("b", 24), largest=100_000_000)
+    assert placed(request(), room("a", 12), small).training == ("a",)
+
+
+def test_memory_of_the_host_is_planned_once() -> None:
+    wanted = request(form="bf16")
+    own = room("a", 10), room("b", 10)
+    assert len(placed(wanted, *own).portions) == 2
+    shared = [dataclasses.replace(each, unified=True) for each in own]
+    with pytest.raises(OutOfDeviceMemoryError):
+        placed(wanted, *shared)
+
+
+def test_a_budget_that_is_too_small_is_said_to_be_one() -> None:
+    with pytest.raises(
+        OutOfDeviceMemoryError, match=r"within model\.memory.*a larger model\.memory"
+    ):
+        placed(request(), dataclasses.replace(room("a", 1), budgeted=True))
+
+
 # Choices
 
 
@@ -293,6 +314,25 @@ def test_a_name_is_that_device_or_an_error(cards: dict[str, Any]) -> None:
         choose("cl:0,cl:1")
     with pytest.raises(ConfigError, match="twice"):
         choose("cl:0,cl:0")
+
+
+def test_what_has_no_memory_of_its_own_has_what_the_host_has(
+    cards: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_host_free", lambda: 3 * GB)
+    for unified, free in ((False, 8 * GB), (True, 3 * GB)):
+        cards["cl:0"] = Opened("cl:0")
+        cards["cl:0"].entry = Entry("cl:0", "inside", unified=unified)
+        (found,) = choose("cl:0").rooms
+        assert (found.free, found.shared) == (free, unified)
+
+
+def test_a_job_runs_on_one_device(cards: dict[str, Any]) -> None:
+    cards["cl:0"] = Opened("cl:0")
+    with devices.computing_on("cl:0") as device:
+        assert device.name == "cl:0"
+    with pytest.raises(ConfigError, match="one device"), devices.computing_on("cl:0,cpu"):
+        pass
 
 
 def test_a_budget_is_what_a_device_has(cards: dict[str, Any], tmp_path: Path) -> None:

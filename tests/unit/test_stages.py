@@ -1,5 +1,6 @@
 """Layers on several devices: the same bits as on one; adapters, copies of pages, lost devices."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from homebox.errors import DeviceLostError, OutOfDeviceMemoryError
 from homebox.model.activations import Activations
 from homebox.model.adapters import Adapters
 from homebox.model.config import parse_config
+from homebox.model.pages import Pages
 from homebox.model.placed_weights import memory_of, moved, needed
 from homebox.model.stages import Part
 from homebox.model.transformer import Transformer
@@ -201,6 +203,22 @@ def tensor_over(buffer: Buffer) -> Tensor:
 # Devices that fail
 
 
+def test_a_page_that_cannot_be_copied_is_not_taken() -> None:
+    def failing_copy(source: int, target: int) -> None:
+        raise OutOfDeviceMemoryError("no room")
+
+    pages = Pages(2, 64, failing_copy)
+    pages.append(0, 10)
+    kept = pages.snapshot(0)
+    free = pages.free_pages
+    with pytest.raises(OutOfDeviceMemoryError):
+        pages.append(0, 1)
+    assert (pages.free_pages, pages.length(0)) == (free, 10)
+    pages.drop(kept)
+    pages.free(0)
+    assert pages.free_pages == pages.count
+
+
 def failing() -> tuple[Transformer, Rack]:
     rack = Rack()
     parts = [Part(HOST, range(1)), Part(rack.named("cl:0"), range(1, LAYERS))]
@@ -244,6 +262,47 @@ def test_adapters_come_and_go_while_a_device_is_lost() -> None:
     assert not model.prepare()
     np.testing.assert_array_equal(model.all_logits(ids, 1), base)
     assert np.any(model.all_logits(ids, 2) != base)
+
+
+def test_an_adapter_that_comes_when_a_device_is_lost_comes_with_the_next_one() -> None:
+    model, rack = failing()
+    ids = ids_of(10)
+    base = model.all_logits(ids)
+    rack.device.lost = "cl:0 was lost"
+    model.set_adapter(2, adapter_of(model.config, 2, 16), 0.5)  # asks for memory
+    assert np.any(model.all_logits(ids, 2) != base)
+    assert len(rack.opened) == 2
+
+
+def test_what_lay_on_a_lost_device_is_gone_before_it_is_opened_anew() -> None:
+    model, rack = failing()
+    ids = ids_of(10)
+    model.all_logits(ids)
+    before = weakref.ref(model.stages[1])
+    there: list[bool] = []
+    opened = model._reopen
+
+    def reopen(name: str) -> Any:
+        there.append(before() is not None)
+        return opened(name)
+
+    model._reopen = reopen
+    rack.device.fail(LOST)
+    with pytest.raises(DeviceLostError):
+        model.all_logits(ids)
+    model.all_logits(ids)
+    assert there == [False, False]
+
+
+def test_a_device_that_is_lost_while_programs_are_made_ready_costs_no_request() -> None:
+    model, rack = failing()
+    ids = ids_of(10)
+    wanted = model.all_logits(ids)
+    rack.device.lost = "cl:0 was lost"
+    with pytest.raises(DeviceLostError):
+        while model.prepare():
+            pass
+    np.testing.assert_array_equal(model.all_logits(ids), wanted)
 
 
 def test_a_full_device_gives_the_memory_of_programs_back() -> None:

@@ -55,13 +55,14 @@ _open_lock = threading.Lock()
 def open_device(name: str, budget: int | None = None) -> OpenClDevice:
     """Return a device by its public name; opens it, anew if it was lost.
 
-    `budget` says how many bytes it may take from now on. Raises DeviceError with what to do if
-    there is no such device or it cannot be used.
+    `budget` says how many bytes it may take from now on, also when it is opened anew.
+    Raises DeviceError with what to do if there is no such device or it cannot be used.
     """
     with _open_lock:
         device = _open.get(name)
         if device is None or device.lost:
-            device = _open[name] = OpenClDevice(find(name), budget)
+            kept = budget if device is None or budget is not None else device.budget
+            device = _open[name] = OpenClDevice(find(name), kept)
         elif budget is not None:
             device.budget = budget
         return device
