@@ -4,8 +4,9 @@ Bandwidth needs enough reads in flight, whatever the shape: a quad of work-items
 of 64 bytes at a time. A matrix with many outputs has enough quads by itself; one with few splits k
 into slices until some `ENOUGH` work-items are at it, or each has a single unit. Eight slices is the
 least, so that neighbouring quads read one panel's bytes side by side and few partial sums meet.
-Invariant: the number of slices of a product follows from its own shape and the target, never from
-the number of rows or from what else its kernel computes, so a row has the same bits anywhere.
+Invariant: the number of slices of a product follows from its own shape, the target and whether its
+outputs are packed, never from the number of rows or from other products of its kernel, so a row has
+the same bits in any batch.
 """
 
 from collections.abc import Sequence

@@ -19,9 +19,10 @@ from homebox.engine.graph.symbolic import ZERO, of
 from homebox.engine.kernels.loops import LANES
 from homebox.engine.kernels.pack_kernels import ROUND
 from homebox.engine.simt.simt_emitter import SimtEmitter
-from homebox.engine.simt.target import LoweredSimt, Packing, Simt, Span
+from homebox.engine.simt.target import BUSY, LoweredSimt, Packing, Simt, Span
 
 EACH = 4  # numbers of a work-item
+NARROW = 64  # work-items of a group of few; a single row is dealt out to more processors
 ITEMS = BLOCK // EACH  # work-items of a block
 WORDS = (8 + BLOCK) // 4  # of a block
 
@@ -144,6 +145,9 @@ class _Lowering:
         self.group = LANES
         while self.group < target.group and self.group < self.chunks:
             self.group *= 2
+        rows = size_max(root.shape[0])
+        while not self.summed and self.group > NARROW and BUSY * self.group > rows * self.chunks:
+            self.group //= 2
         self.target = target
 
     def lower(self) -> LoweredSimt:
