@@ -78,10 +78,16 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
 
 
 def _clang(clang: str, path: Path, target: Sequence[str], options: Sequence[str]) -> list[str]:
-    # Vendors' own drivers say which extensions they have; offline all of them are there.
+    # Vendors' own drivers say which extensions they have; offline all but Intel's are there, by
+    # which kernels tell that they are compiled for Intel.
     return [
         *(clang, "-x", "cl", "-cl-std=CL3.0", "-O3", "-Xclang", "-finclude-default-header"),
-        *("-Xclang", "-cl-ext=+all", "-Wno-unused-command-line-argument", "-nogpulib"),
+        *(
+            "-Xclang",
+            "-cl-ext=+all,-cl_intel_subgroups",
+            "-Wno-unused-command-line-argument",
+            "-nogpulib",
+        ),
         *("-Wno-linker-warnings", *target, *options, "-S", str(path), "-o"),
     ]
 
@@ -97,6 +103,11 @@ def _first_error(text: str) -> str:
     return (found or text.splitlines() or ["no words"])[0][:200]
 
 
+def _from(text: str, mark: str) -> str:
+    """Return what is said from the kernel on: helpers that it calls have figures of their own."""
+    return text[max(text.find(mark), 0) :]
+
+
 def _amd(clang: str, path: Path, name: str, card: str, options: Sequence[str]) -> Row:
     out = path.with_suffix(".s")
     # The library's functions of other cards of the family are the same ones.
@@ -104,7 +115,7 @@ def _amd(clang: str, path: Path, name: str, card: str, options: Sequence[str]) -
     code, said = _run([*_clang(clang, path, target, options), str(out)])
     if code:
         return Row(name, card, error=_first_error(said))
-    text = out.read_text()
+    text = _from(out.read_text(), f"\n{name}:")
 
     def number(pattern: str) -> int | None:
         found = re.search(pattern, text)
@@ -135,6 +146,7 @@ def _nvidia(clang: str, path: Path, name: str, card: str, options: Sequence[str]
     code, said = _run([ptxas, "-v", f"-arch={card}", str(out), "-o", str(path.with_suffix(".bin"))])
     if code:
         return Row(name, card, error=_first_error(said))
+    said = _from(said, f"Function properties for {name}")
     used = re.search(r"Used (\d+) registers", said)
     shared = re.search(r"(\d+) bytes smem", said)
     spilled = re.search(r"(\d+) bytes stack frame", said)
