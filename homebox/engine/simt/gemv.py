@@ -3,8 +3,8 @@
 A group has some panels of 16 outputs. int8 and bf16 products split k among quads of work-items
 (`gemv_sums`), whose partial sums meet in local memory; float32 ones are summed in order
 (`gemv_ordered`). Then each of the group's outputs belongs to one work-item, which has the totals of
-all contractions of the region and computes the epilogue, twins included; 32 neighbours pack a block.
-Sums of rows that the epilogue scales with are computed by each group, as a kernel of their own would.
+all contractions of the region and computes the epilogue, twins included; 32 neighbours pack a
+block. Sums of rows that outputs are scaled with are computed by each group, in the order of rows.
 Invariant: how a product is summed follows from its own shape and the target. Rows and further
 products of the kernel change no bit.
 """
