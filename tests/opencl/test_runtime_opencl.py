@@ -199,6 +199,39 @@ def test_a_kernel_that_does_not_fit_is_named(
     assert builder.load({"large": step("large", 1)})["large"].group == (64, 1, 1)
 
 
+EXCHANGING = """
+int hb_exchange(int x, uint mask) { return x; }
+__kernel __attribute__((reqd_work_group_size(64, 1, 1))) void swap(__global int *x) {
+    x[0] = hb_exchange(x[0], 8u);
+    x[1] = hb_exchange(x[0], 1u);
+}
+"""
+
+
+def test_sub_groups_that_became_too_small_are_seen(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Calls, "sub_group", lambda *_: 8)
+    for _ in range(2):  # nothing of it is kept
+        with pytest.raises(DeviceError, match="sub-groups of 8 work-items and needs 16"):
+            builder.load({"swap": EXCHANGING})
+    builder.load({"plain": step("plain", 1)})
+    for size in (16, 64, 0):  # 0: the driver does not tell
+        monkeypatch.setattr(Calls, "sub_group", lambda *_, size=size: size)
+        fresh = EXCHANGING + f"// {size}"
+        assert builder.load({"swap": fresh})["swap"].group == (64, 1, 1)
+
+
+def test_drivers_tell_the_size_of_sub_groups(builder: Builder) -> None:
+    memory = builder._memory
+    code = builder.load({"plain": step("plain", 1)})["plain"]
+    kernel = memory.calls.kernel(code.program.int_ptr, "plain")
+    device = memory.entry.device.int_ptr
+    size = memory.calls.sub_group(kernel.address, device, code.group)
+    assert size in (0, 1, 2, 4, 8, 16, 32, 64)
+    assert size > 0 or memory.entry.platform != "Intel(R) OpenCL"
+
+
 def test_a_kernel_must_say_its_group(builder: Builder) -> None:
     text = step("k", 1).replace("__attribute__((reqd_work_group_size(64, 1, 1)))", "")
     with pytest.raises(DeviceError, match="does not say how large"):

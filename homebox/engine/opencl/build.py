@@ -26,6 +26,7 @@ _FORMAT = 1  # of the entries on disk
 _GROUP = 8  # kernels in a program at most
 _LOG_LINES = 12  # of a compiler's messages that an error shows
 _HELPER = re.compile(r"\bhb_\w+")
+_EXCHANGE = re.compile(r"\bhb_exchange(?:_long)?\(.*?, (\d+)u\)")
 # These runtimes compile when a binary is asked for, and again for what they run; they keep
 # what they compiled on disk themselves.
 _KEEPS_ITSELF = ("Portable Computing Language",)
@@ -140,10 +141,33 @@ class Builder:
         groups = _shared_out(texts)
         for names, program, source in _in_threads([self._job(each) for each in groups]):
             self.built += 1
-            group = self._keep(names, keys, program, source)
-            self._programs[group] = program
             for name in names:
                 self._adopt(keys[name], name, program)
+                self._check_sub_groups(name, texts[name], self._codes[keys[name], name])
+            group = self._keep(names, keys, program, source)
+            self._programs[group] = program
+
+    def _check_sub_groups(self, name: str, text: str, code: Code) -> None:
+        """Refuse a kernel whose values would not reach those they are exchanged with.
+
+        A compiler that chooses the size of sub-groups for each kernel may have chosen another one
+        than for the trial that found exchanges right; the numbers would be wrong without a word.
+        """
+        masks = [int(mask) for mask in _EXCHANGE.findall(text)]
+        if not masks:
+            return
+        needed = 1 << max(masks).bit_length()
+        calls, device = self._memory.calls, self._memory.entry.device.int_ptr
+        with self._memory.guard(f"loading the kernel {name}"):
+            kernel = calls.kernel(code.program.int_ptr, name)
+            size = calls.sub_group(kernel.address, device, code.group)
+        if 0 < size < needed:
+            del self._codes[self.key(text), name]
+            raise DeviceError(
+                f"{self._memory.title} cannot run the kernel {name}: it was compiled for "
+                f"sub-groups of {size} work-items and needs {needed}; use --device cpu, and report "
+                f"the driver's version ({self._memory.entry.driver})"
+            )
 
     def _job(self, texts: Mapping[str, str]) -> Callable[[], tuple[list[str], Any, str]]:
         def build() -> tuple[list[str], Any, str]:

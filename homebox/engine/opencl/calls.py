@@ -25,6 +25,7 @@ WORDS = 8  # of a row: kernel, axes, global sizes, local sizes; 64 bits each
 # CL_KERNEL_WORK_GROUP_SIZE, .._COMPILE_WORK_GROUP_SIZE, .._LOCAL_MEM_SIZE
 _LARGEST_GROUP, _COMPILED_GROUP, _LOCAL_MEMORY = 0x11B0, 0x11B1, 0x11B2
 _PCI_PLACE = 0x410F  # CL_DEVICE_PCI_BUS_INFO_KHR
+_SUB_GROUP = 0x2033  # CL_KERNEL_MAX_SUB_GROUP_SIZE_FOR_NDRANGE
 _POINTER, _NUMBER, _SIZE = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "clCreateKernel": (_POINTER, (_POINTER, ctypes.c_char_p, _POINTER)),
@@ -103,6 +104,7 @@ class Calls:
     def __init__(self, library: str) -> None:
         try:
             loader: Any = ctypes.CDLL("OpenCL.dll" if sys.platform == "win32" else library)
+            self._loader = loader
             self._functions = {name: getattr(loader, name) for name in _FUNCTIONS}
         except (OSError, AttributeError) as error:
             raise DeviceError(
@@ -151,6 +153,18 @@ class Calls:
             self._checked(name, kernel, device, what, 8, where, None)
             found.append(word.value)
         return found[0], found[1]
+
+    def sub_group(self, kernel: int, device: int, group: Sequence[int]) -> int:
+        """Return how large a kernel's sub-groups were compiled; 0 if its driver does not tell."""
+        tell = getattr(self._loader, "clGetKernelSubGroupInfo", None)
+        if tell is None:
+            return 0
+        tell.restype = ctypes.c_int32
+        tell.argtypes = (_POINTER, _POINTER, _NUMBER, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER)
+        sizes, found = (_SIZE * 3)(*group), _SIZE(0)
+        given, where = ctypes.addressof(sizes), ctypes.addressof(found)
+        code = tell(kernel, device, _SUB_GROUP, ctypes.sizeof(sizes), given, 8, where, None)
+        return 0 if code else found.value
 
     def extension(self, platform: int, name: str) -> int:
         """Return where a platform has a function of an extension; 0 if it has not."""
