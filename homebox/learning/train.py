@@ -1,6 +1,7 @@
 """Builds a candidate adapter from the base: the recipe, its job spec and the training loop."""
 
 import dataclasses
+import gc
 import math
 import threading
 from collections.abc import Generator
@@ -113,6 +114,8 @@ def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progre
         return (yield from _trained(model, topics, recipe))
     finally:
         model.forget_copies()
+        # Trainers and their programs refer to each other, and hold memory of a device.
+        gc.collect()
 
 
 def _trained(

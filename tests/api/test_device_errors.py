@@ -93,8 +93,11 @@ def test_a_stream_ends_with_an_error_event(box: Box, rack: Rack) -> None:
         assert stream.status_code == 200
         *chunks, last = events(stream)
     assert last["error"]["code"] == "out_of_device_memory"
-    assert text_of(chunks) and wanted.startswith(text_of(chunks))
+    sent = text_of(chunks)
+    assert sent and wanted.startswith(sent)
     assert said(ask(box)) == wanted
+    (broken,) = (turn for turn in box.daemon.state.ledger.turns() if turn.finish_reason == "error")
+    assert broken.messages[-1].content == sent
 
 
 def test_a_lost_device_is_opened_anew_for_the_next_request(box: Box, rack: Rack) -> None:

@@ -1,6 +1,9 @@
 """Learning on a device that is full or lost: it waits, tries again, and says why."""
 
+import dataclasses
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -135,3 +138,24 @@ def test_answers_get_their_memory_before_training_takes_the_rest(
     with pytest.raises(AttributeError):  # such a trainer cannot train
         list(steps)
     assert order == ["answers"] * 3 + ["training"]
+
+
+def test_a_trainer_is_gone_when_training_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Trainer:
+        def __init__(self, *given: Any, **more: Any) -> None:
+            self.program = self.adapter  # refers to the trainer, as programs do
+            made.append(weakref.ref(self))
+
+        def adapter(self) -> dict[str, Any]:
+            return {}
+
+    made: list[weakref.ref[Trainer]] = []
+    monkeypatch.setattr(train, "trainer_for", Trainer)
+    monkeypatch.setattr(train, "mixed", lambda *given: None)
+    recipe = dataclasses.replace(train.recipe_of(LearningConfig()), steps=0)
+    gc.disable()
+    try:
+        list(train.build(FakeModel(), [], recipe))  # type: ignore[arg-type]
+        assert [each() for each in made] == [None]
+    finally:
+        gc.enable()
