@@ -39,7 +39,7 @@ def test_the_whole_corpus(cl_entry: "Found", name: str, repository: Path) -> Non
     environment = {**os.environ, "CHECK_DEVICE": cl_entry.name, "PYTHONPATH": str(repository)}
     command = [sys.executable, "-m", "pytest", f"tests/unit/{name}.py", "-q", "--tb=short"]
     done = subprocess.run(
-        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=900
+        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     counted = re.search(r"(\d+) passed", done.stdout)

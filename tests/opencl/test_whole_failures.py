@@ -138,6 +138,7 @@ def test_a_device_that_disappears_is_opened_anew(cl_device: OpenClDevice, driver
         cl_device.allocate(64)
 
 
+@pytest.mark.whole
 def test_memory_that_runs_out_while_a_program_is_made(
     cl_device: OpenClDevice, driver: Driver
 ) -> None:

@@ -137,14 +137,23 @@ def check_kind(device: Any, shape: str, form: str, activations: Any, cache: str)
     ids = ids_of(90)
     wanted = {adapter: host.all_logits(ids, adapter) for adapter in (0, 1, 2)}
     whole = {adapter: model.all_logits(ids, adapter) for adapter in (0, 1, 2)}
+    close = CLOSE
+    if activations == "bf16":
+        # Another order of sums lets other numbers round up: as far away as rounding itself leads.
+        exact = made(HOST, SHAPES[shape], form, "f32", cache)
+        truth = {adapter: exact.all_logits(ids, adapter) for adapter in wanted}
+        close = 1.5 * max(far(wanted[adapter], truth[adapter]) for adapter in wanted)
+        assert close < 5e-2
+        for adapter, rows in whole.items():
+            assert far(rows, truth[adapter]) <= close
     for adapter, rows in whole.items():
-        assert far(rows, wanted[adapter]) <= CLOSE
+        assert far(rows, wanted[adapter]) <= close
         if strict:
             np.testing.assert_array_equal(rows, wanted[adapter])
     for start, end in ((0, 5), (5, 6), (6, 70), (70, 90)):
         for adapter in (0, 1):
             found = model.forward(adapter, start, ids[start:end], adapter)
-            assert far(found, whole[adapter][end - 1]) <= CLOSE
+            assert far(found, whole[adapter][end - 1]) <= close
             if strict:
                 np.testing.assert_array_equal(found, whole[adapter][end - 1])
     lengths = {0: (80, 0), 1: (65, 1), 2: (3, 2), 3: (33, 0), 4: (7, 1)}
@@ -157,7 +166,7 @@ def check_kind(device: Any, shape: str, form: str, activations: Any, cache: str)
         adapters = [lengths[slot][1] for slot in slots]
         rows = model.decode(slots, ids[at], at, adapters)
         for slot, row, place, adapter in zip(slots, rows, at, adapters, strict=True):
-            assert far(row, wanted[adapter][place]) <= CLOSE
+            assert far(row, wanted[adapter][place]) <= close
             np.testing.assert_array_equal(row, alone.setdefault(slot, row), str(slots))
 
 
