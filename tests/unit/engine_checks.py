@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.engine.codegen.cpu import detect
-from homebox.engine.fusion.fuse import Partition, partition
+from homebox.engine.fusion.draft import Partition
+from homebox.engine.fusion.fuse import partition
 from homebox.engine.fusion.schedule import Lowered
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.ops import Node, Op, Sym, memory_of, numel_max, toposort

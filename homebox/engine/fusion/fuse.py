@@ -7,22 +7,21 @@ that several kernels need is computed again in each if it is cheap, else realise
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from homebox.engine.fusion import twins
 from homebox.engine.fusion.attend import attention
-from homebox.engine.fusion.contract import classify, operand_bases, packed_product, prepare
+from homebox.engine.fusion.contract import operand_bases, packed_product, prepare
+from homebox.engine.fusion.draft import Draft, Partition, Region, few_rows, is_forced, merges
 from homebox.engine.fusion.hazards import safe_store
-from homebox.engine.fusion.schedule import FEW
-from homebox.engine.graph import dtype as dt
+from homebox.engine.fusion.merge import find_factors, find_twins, row_sums_of
+from homebox.engine.fusion.operands import note_residents, own_operands
 from homebox.engine.graph.indexing import Counters, accesses
 from homebox.engine.graph.ops import (
     ELEMENTWISE,
-    MOVEMENT,
     Node,
     Op,
     Shape,
-    is_name,
     numel_max,
     size_max,
     toposort,
@@ -32,45 +31,8 @@ from homebox.engine.graph.rules import disabled, hoisting, simplify
 from homebox.engine.graph.symbolic import of
 
 MOST_BETWEEN = 16  # operations that a contraction's epilogue takes where ways part
-LARGEST_RESIDENT = 65536  # elements that a kernel reads for an operand that it computes itself
 DEEPEST = 100  # operations from memory to memory inside one kernel
-SHORT = 32  # terms of a sum that a rounded operand's kernel computes for each element
 COSTLY = frozenset({Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """One kernel to be: the node it writes, and the contraction at its heart, if any.
-
-    `others` are further contractions with outputs of the same shape, which meet the first one on
-    the way to the root. `resident` are small operands that the kernel computes for itself. `also`
-    are further nodes that it writes, made from the root's elements (`twins`).
-    """
-
-    root: Node
-    core: Node | None
-    others: tuple[Node, ...] = ()
-    resident: tuple[Node, ...] = ()
-    also: tuple[Node, ...] = ()
-
-    @property
-    def cores(self) -> tuple[Node, ...]:
-        """All contractions."""
-        return () if self.core is None else (self.core, *self.others)
-
-    @property
-    def written(self) -> tuple[Node, ...]:
-        """All nodes that get their memory from the kernel."""
-        return (self.root, *self.also)
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """Regions in an order that respects every dependence, and the set of realised nodes."""
-
-    regions: tuple[Region, ...]
-    realised: frozenset[Node]
-    roots: tuple[Node, ...]
 
 
 def optimise(roots: Sequence[Node]) -> list[Node]:
@@ -98,11 +60,6 @@ def partition(roots: Sequence[Node], resident: bool = True) -> Partition:
     order = {n: i for i, n in enumerate(toposort(prepared))}
     regions = sorted(plan.regions.values(), key=lambda r: order[r.root])
     return Partition(tuple(regions), frozenset(plan.realised), tuple(prepared))
-
-
-def merges(resident: bool) -> bool:
-    """Whether kernels take over what a launch of its own would cost too much for (rule R5)."""
-    return not resident and "R5" not in disabled()
 
 
 def prepare_contractions(
@@ -140,57 +97,12 @@ def _read_directly(core: Node) -> bool:
     return packed.arithmetic == "f32" and few_rows(core)
 
 
-def _terms(n: Node) -> int:
-    """Return how many numbers each element of a REDUCE is made of."""
-    return numel_max(n.src[0].shape[a] for a in n.arg[1])
-
-
 def _squeezed(n: Node) -> Shape:
     return tuple(d for d in n.shape if d != 1)
 
 
-def few_rows(core: Node) -> bool:
-    """Whether a contraction has so few rows that it streams a packed weight once."""
-    axes = classify(core)
-    if axes is None or packed_product(core, axes) is None:
-        return False
-    return numel_max(core.src[0].shape[i] for i in axes.m) <= FEW
-
-
-def is_forced(n: Node) -> bool:
-    """Whether a node asks for memory itself."""
-    return n.op in (Op.STORE, Op.COPY, Op.PACK, Op.ATTEND) and not is_name(n)
-
-
-class _Plan:
+class _Plan(Draft):
     """The search for the realised set; `settle` runs it to the end."""
-
-    def __init__(
-        self, roots: list[Node], cores: set[Node], forced: set[Node], resident: bool
-    ) -> None:
-        self.roots = roots
-        self.resident = resident
-        self.merging = merges(resident)
-        self.nodes = toposort(roots)
-        self.cores = cores & set(self.nodes)
-        self.users: dict[Node, list[Node]] = {}
-        for each in self.nodes:
-            for source in dict.fromkeys(each.src):
-                self.users.setdefault(source, []).append(each)
-        self.realised = {n for n in self.nodes if is_forced(n) and n.op is not Op.PACK}
-        self.realised |= {*roots, *(forced & set(self.nodes))}
-        for each in self.nodes:  # a store into something computed needs that in memory first
-            if each.op is Op.STORE and each.src[0].op is not Op.BUFFER:
-                self.realised.add(each.src[0])
-        self.realised = {n for n in self.realised if n.op is not Op.BUFFER}
-        self.readers: dict[Node, list[Node]] = {}  # operand -> the contractions that read it
-        for core in self.cores:
-            for base in operand_bases(core):
-                self.readers.setdefault(base, []).append(core)
-        self.bases = {base for base in self.readers if base.op is not Op.BUFFER}
-        self.place = {n: i for i, n in enumerate(self.nodes)}
-        self.short: set[Node] = set()  # sums that are computed wherever they are needed
-        self.regions: dict[Node, Region] = {}
 
     def settle(self) -> None:
         claimed: dict[Node, Node] = {}
@@ -200,7 +112,7 @@ class _Plan:
                 if not self._join(each, end, claimed):
                     self.realised.add(end)
                     self.regions[end] = Region(end, each)
-        self._own_operands()
+        own_operands(self)
         while True:
             for root in self.realised:
                 self.regions.setdefault(root, Region(root, None))
@@ -208,82 +120,10 @@ class _Plan:
             if not extra:
                 break
             self.realised |= extra
-        self._note_residents()
+        note_residents(self)
         if self.merging:
-            self._find_twins()
-            self._find_factors()
-
-    def _find_twins(self) -> None:
-        """Let products of few rows write what is made from their outputs, element by element."""
-        for root, region in list(self.regions.items()):
-            if region.core is None or root.op is Op.STORE or not twins.streams(region.cores):
-                continue
-            if not isinstance(self._row_sums(region), list):
-                continue
-            found = self._twins_of(root)
-            for each in found:
-                del self.regions[each]
-            self.regions[root] = replace(region, also=tuple(found))
-            self._replace_copy(self.regions[root])
-
-    def _twins_of(self, root: Node) -> list[Node]:
-        """Return the twins of a product's root among those who read it."""
-        found: list[Node] = []
-        seen, stack = {root}, [root]
-        while stack:
-            for each in self.users.get(stack.pop(), []):
-                if each in seen:
-                    continue
-                seen.add(each)
-                if each not in self.realised:
-                    stack.append(each)
-                    continue
-                alone = each in self.regions and self.regions[each].core is None
-                if alone and twins.follows(each, root, found, self.realised):
-                    found.append(each)
-                    stack.append(each)
-        return sorted(found, key=self.place.__getitem__)
-
-    def _find_factors(self) -> None:
-        """Let what packs rows write the number for each row that is made from the same memory."""
-        packs: dict[frozenset[Node], Node] = {}
-        for root, region in self.regions.items():
-            if root.op is Op.PACK and region.core is None:
-                packs.setdefault(self._leaves(root), root)
-        for each, region in list(self.regions.items()):
-            if region.core is not None or region.also or each.shape[1:] != (1,):
-                continue
-            pack = packs.get(self._leaves(each))
-            free = pack is not None and not self.regions[pack].also
-            if pack is not None and free and twins.beside(each, pack, self.realised):
-                del self.regions[each]
-                self.regions[pack] = replace(self.regions[pack], also=(each,))
-
-    def _leaves(self, root: Node) -> frozenset[Node]:
-        """Return the memory that is not frozen from which a region is computed."""
-        read = {source for n in self.cone(root) for source in n.src}
-        buffers = {n for n in read if n.op is Op.BUFFER and not n.arg.frozen}
-        return frozenset(buffers | {n for n in read if n in self.realised})
-
-    def _replace_copy(self, region: Region) -> None:
-        """Leave a root out that is only packed: the blocks become the root."""
-        root, also = region.root, region.also
-        if root.op is not Op.COPY or is_name(root) or root in self.roots or len(also) != 1:
-            return
-        if self.users.get(root, []) == [also[0]] and also[0].op is Op.PACK:
-            del self.regions[root]
-            self.realised.discard(root)
-            self.regions[also[0]] = replace(region, root=also[0], also=())
-
-    def _row_sums(self, region: Region) -> list[Node] | None:
-        """Return the sums of rows in a region's epilogue; None if there are sums of other kinds."""
-        found = twins.rows_and_columns(region.root)
-        if found is None:
-            return None
-        counters, (row, column) = found
-        index = (of(row), of(column))
-        inside = self.realised - {region.root}
-        return twins.row_sums(region.root, index, row, inside, counters, region.cores)
+            find_twins(self)
+            find_factors(self)
 
     def _join(self, core: Node, end: Node, claimed: dict[Node, Node]) -> bool:
         """Let a contraction join the region in which its only user is; both read packed weights."""
@@ -305,100 +145,6 @@ class _Plan:
         claimed[core] = claimed[end] = region.root
         self.regions[region.root] = replace(region, others=(*region.others, core))
         return True
-
-    def _own_operands(self) -> None:
-        """Give memory to the operands of contractions that their kernels do not compute."""
-        # In the graph's order: what is realised already decides what the next one's cone is.
-        for base in self.nodes:
-            wanted = base in self.bases or base.op is Op.PACK
-            if wanted and self._is_resident(base):
-                self.realised -= {base, *self._copies_for(base)}
-            elif wanted:
-                self.realised.add(base)
-                if self.merging:
-                    self._take_copy(base)
-
-    def _take_copy(self, base: Node) -> None:
-        """Compute the copy behind a rounded operand in the operand's kernel, if it is cheap.
-
-        A copy of short sums, as what joins the splits of an attention, is one launch less.
-        """
-        source = base.src[0] if base.src else base
-        while source.op in MOVEMENT:
-            source = source.src[0]
-        if base.op not in (Op.PACK, Op.CAST) or source.op is not Op.COPY or is_name(source):
-            return
-        alone = source not in self.roots and len(self.users.get(source, [])) == 1
-        region = self.regions.get(source)
-        if not alone or (region is not None and region.core is not None):
-            return
-        self.realised.discard(source)
-        sums = [n for n in self.cone(source) if n.op is Op.REDUCE]
-        if all(_terms(n) <= SHORT for n in sums) and not set(sums) & self.cores:
-            self.short.update(sums)
-        else:
-            self.realised.add(source)
-
-    def _copies_for(self, base: Node) -> list[Node]:
-        """Return the copy behind an operand, if operands alone read it: both are computed."""
-        source = base.src[0] if base.op is Op.PACK else base
-        while source.op in MOVEMENT:
-            source = source.src[0]
-        if source.op is not Op.COPY or is_name(source) or source in self.roots:
-            return []
-        region = self.regions.get(source)
-        multiplied = region is not None and region.core is not None
-        return [source] if not multiplied and self._only_multiplied(source) else []
-
-    def _is_resident(self, base: Node) -> bool:
-        """Whether all who read an operand are contractions of few rows, and it is quickly made."""
-        named = base.op is Op.STORE or is_name(base)
-        if (
-            not self.resident
-            or named
-            or base in self.roots
-            or (base in self.realised and base.op is not Op.COPY)
-        ):
-            return False
-        if numel_max(base.shape) > LARGEST_RESIDENT or base.dtype not in (dt.f32, dt.u8, dt.bf16):
-            return False
-        if base.op in (Op.PACK, Op.COPY) and not self._only_multiplied(base):
-            return False
-        inside = self.cone(base)
-        for copy in self._copies_for(base):
-            inside += self.cone(copy)
-        summed = [numel_max(n.src[0].shape) for n in inside if n.op is Op.REDUCE]
-        if max(summed, default=0) > LARGEST_RESIDENT:
-            return False
-        return all(few_rows(c) for c in self.readers.get(base, [])) and not (
-            set(inside) & (self.cores | {n for n in self.nodes if n.op is Op.GATHER})
-        )
-
-    def _only_multiplied(self, base: Node) -> bool:
-        """Whether a node is read by contractions only."""
-        stack = list(self.users.get(base, []))
-        while stack:
-            each = stack.pop()
-            users = self.users.get(each, [])
-            if each.op is Op.MUL and users and all(u in self.cores and few_rows(u) for u in users):
-                continue
-            if each.op not in MOVEMENT and each.op not in (Op.PACK, Op.UNPACK):
-                return False
-            stack.extend(users)
-            if not users:
-                return False
-        return True
-
-    def _note_residents(self) -> None:
-        """Write down for each region which operands its kernel computes."""
-        for end, region in list(self.regions.items()):
-            cores = [c for c in (region.core, *region.others) if c is not None]
-            bases = [b for c in cores for b in operand_bases(c) if b.op is not Op.BUFFER]
-            resident = [b for b in dict.fromkeys(bases) if b not in self.realised]
-            copies = [c for b in resident for c in self._copies_for(b) if c not in self.realised]
-            if resident:
-                every = tuple(dict.fromkeys([*copies, *resident]))
-                self.regions[end] = replace(region, resident=every)
 
     def _chain(self, start: Node, claimed: dict[Node, Node], meeting: bool = False) -> Node:
         """Follow single users upwards through elementwise ops; return the last one taken.
@@ -459,19 +205,6 @@ class _Plan:
             waiting.update(onward)
         return []
 
-    def cone(self, root: Node) -> list[Node]:
-        """Return the nodes that a region computes on the way, its root included."""
-        found: dict[Node, None] = {root: None}
-        stack = [root]
-        while stack:
-            each = stack.pop()
-            for source in each.src:
-                if source in found or source in self.realised or source.op is Op.BUFFER:
-                    continue
-                found[source] = None
-                stack.append(source)
-        return list(found)
-
     def _reductions(self) -> set[Node]:
         """Return reductions (with their epilogues) that must not stay inside a user's kernel."""
         homes: dict[Node, set[Node]] = {}
@@ -509,7 +242,7 @@ class _Plan:
             return False
         if not self.resident:
             known = self.merging and twins.streams(region.cores)
-            return known and n in (self._row_sums(region) or [])
+            return known and n in (row_sums_of(self, region) or [])
         if numel_max(n.shape) <= 64:
             return True
         cores = [region.core, *region.others]

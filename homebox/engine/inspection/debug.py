@@ -24,7 +24,7 @@ from homebox.engine.inspection.roof import Roof
 from homebox.engine.simt.target import Low
 
 if TYPE_CHECKING:
-    from homebox.engine.fusion.fuse import Region
+    from homebox.engine.fusion.draft import Region
     from homebox.engine.runtime.capture import Program
 
 LONGEST = 40  # kernels that DEBUG=2 lists

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import A8
 from homebox.engine.graph.ops import (

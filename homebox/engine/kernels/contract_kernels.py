@@ -9,7 +9,7 @@ the tile's size decides which outputs are computed together, not how.
 
 from homebox.engine.codegen.linear import Value
 from homebox.engine.fusion.contract import PANEL, Axes, Operand, classify, merged, operand, sides
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import (
     SEGMENT,
     ContractSchedule,

@@ -7,7 +7,7 @@ to a map although it is a sum of products is merely slower, never wrong.
 import logging
 
 from homebox.engine.fusion.contract import packed_product
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import Lowered
 from homebox.engine.graph.ops import Node, Op, Sym
 from homebox.engine.kernels.attend_append import lower_unique

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from homebox.engine.codegen.opencl import render
 from homebox.engine.codegen.opencl_mma import team
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.graph.device import HOST, Block, Buffer
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.inspection import debug

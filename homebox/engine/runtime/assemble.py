@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from homebox.engine.fusion.fuse import Partition, Region, partition
+from homebox.engine.fusion.draft import Partition, Region
+from homebox.engine.fusion.fuse import partition
 from homebox.engine.fusion.schedule import Lowered
 from homebox.engine.fusion.signature import Lowering
 from homebox.engine.graph.device import Buffer

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.graph.device import Block, Buffer, Device
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.runtime.program_plan import Launch

@@ -9,7 +9,7 @@ import numpy as np
 from homebox.engine.codegen.cpu import cpu_count, detect
 from homebox.engine.codegen.jit import shared_jit
 from homebox.engine.codegen.llvm import render
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import Lowered, MapSchedule, PackedSchedule
 from homebox.engine.graph.device import HOST, Block, Buffer, HostDevice
 from homebox.engine.graph.ops import Node, Sym

@@ -6,7 +6,7 @@ overwrites it. Memory: temporaries live in one arena and share bytes if their li
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from homebox.engine.fusion.fuse import Partition, Region
+from homebox.engine.fusion.draft import Partition, Region
 from homebox.engine.fusion.hazards import overlaps
 from homebox.engine.graph.ops import Node, Op, memory_of, numel_max
 from homebox.errors import EngineError

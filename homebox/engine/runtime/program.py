@@ -28,7 +28,7 @@ from homebox.engine.simt.target import Low
 from homebox.errors import EngineError
 
 if TYPE_CHECKING:
-    from homebox.engine.fusion.fuse import Region
+    from homebox.engine.fusion.draft import Region
     from homebox.engine.runtime.assemble import Graph
 
 

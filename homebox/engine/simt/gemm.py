@@ -11,7 +11,7 @@ that start from zero. bf16 arithmetic sums along all of k in order.
 
 from dataclasses import dataclass
 
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType

@@ -11,7 +11,7 @@ sums as the unit does. float32 arithmetic never comes here.
 """
 
 from homebox.engine.codegen.linear import Value
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType

@@ -12,7 +12,7 @@ products of the kernel change no bit.
 from collections.abc import Sequence
 
 from homebox.engine.codegen.linear import Value
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import FEW
 from homebox.engine.fusion.twins import row_sums
 from homebox.engine.graph import dtype as dt

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from homebox.engine.codegen.linear import Builder, Value
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import BLOCK
 from homebox.engine.graph.indexing import Counters, accesses, holds

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from homebox.engine.codegen.linear import Value
 from homebox.engine.fusion.contract import packed_product
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.graph.indexing import Access, Conditions, accesses, holds
 from homebox.engine.graph.ops import Dim, Node, Op, Sym, memory_of, size_max
 from homebox.engine.graph.symbolic import Index, Loaded, Loop, flatten, of, replace

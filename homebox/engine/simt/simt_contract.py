@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from homebox.engine.codegen.linear import Value
 from homebox.engine.fusion.contract import PANEL
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.ops import Node, Sym, memory_of, size_max
