@@ -21,7 +21,7 @@ from typing import Any
 from bench.gpu_code import Row, rows
 from homebox.engine.codegen.cache import cache_root
 from homebox.engine.codegen.opencl import render
-from homebox.engine.fusion.fuse import Region
+from homebox.engine.fusion.draft import Region
 from homebox.engine.graph.device import HOST, Block, Buffer, Device
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.inspection import debug
