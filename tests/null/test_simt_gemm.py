@@ -21,8 +21,8 @@ from homebox.engine.simt.simt import lower_simt
 from homebox.engine.simt.target import LoweredSimt, Simt, Tile
 from homebox.engine.simt.tile_choice import estimate, local_bytes, tile_schedule
 from homebox.engine.verify import interpret, oracle
-from homebox.engine.verify.check import Site
 from homebox.engine.verify.memories import Frame, Memory
+from homebox.engine.verify.site import Site
 from homebox.errors import EngineError
 from tests.null.test_simt import Execution
 

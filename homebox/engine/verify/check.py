@@ -1,4 +1,4 @@
-"""Whether a linear kernel is well formed, and how it reads.
+"""Whether a linear kernel is well formed.
 
 The checks need no data: operands exist, dominate their use and agree in type; pointers and
 registers are used as such; loops and conditions close; SIMT operations appear on SIMT targets only.
@@ -6,14 +6,13 @@ Invariant: a kernel that passes can only fail in the interpreter for reasons tha
 """
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from homebox.engine.codegen.linear import FRAGMENTS, Inst, Kernel
 from homebox.engine.graph.dtype import DType, bf16, boolean, f32, i8, i32, i64, u8
 from homebox.engine.verify import fragments
-from homebox.errors import EngineError
+from homebox.engine.verify.site import POINTERS, Site, format_type
 
-POINTERS = frozenset({"param", "stack", "shared", "keep", "view"})
 _SILENT = fragments.SILENT | frozenset(
     "store scatter prefetch set if endif endloop barrier".split()
 )
@@ -36,67 +35,6 @@ _ARITY_MASKED = {
 }
 _CPU_ONLY = frozenset({"lo", "hi", "first", "keep"})
 _SIMT_ONLY = FRAGMENTS | {"group", "local", "shared", "barrier"}
-
-
-class Site:
-    """One instruction of one kernel, as the place where something went wrong."""
-
-    __slots__ = ("kernel", "position")
-
-    def __init__(self, kernel: Kernel, position: int) -> None:
-        self.kernel, self.position = kernel, position
-
-    def fail(self, message: str) -> NoReturn:
-        """Raise EngineError with the position and the text of the instruction."""
-        text = format_instruction(self.kernel.body, self.position)
-        raise EngineError(f"kernel instruction {self.position}, `{text}`: {message}")
-
-
-def format_kernel(kernel: Kernel) -> str:
-    """Return a kernel as text: its parameters, then one numbered instruction a line."""
-    where = f"SIMT, group {'x'.join(map(str, kernel.group))}" if kernel.group else "CPU"
-    lines = [f"kernel ({where}), {len(kernel.body)} instructions"]
-    for i, param in enumerate(kernel.params):
-        lines.append(f"  p{i}: {param.dtype}[{param.count}]{' written' if param.written else ''}")
-    depth = 0
-    for position, inst in enumerate(kernel.body):
-        depth -= inst.op in ("endloop", "endif")
-        indent = "  " * max(depth, 0)
-        lines.append(f"{position:5}  {indent}{format_instruction(kernel.body, position)}")
-        depth += inst.op in ("loop", "if")
-    return "\n".join(lines)
-
-
-def format_instruction(body: tuple[Inst, ...], position: int) -> str:
-    """Return one instruction as text, such as `%7: f32x16 = fma %3, %5, %6`."""
-    inst = body[position]
-    a = [f"%{source}" for source in inst.args]
-    kind = _kind(inst.dtype, inst.lanes)
-    if inst.op in ("endloop", "endif"):
-        return "}"
-    if inst.op == "barrier":
-        return "barrier"
-    if inst.op in ("load", "gather", "store", "scatter") and len(a) >= 2:
-        place = f"{a[0]}[{a[1]}]"
-        if inst.op in ("load", "gather"):
-            return f"%{position}: {kind} = {inst.op} {place}" + _masked(a[2:])
-        return f"{inst.op} {place} = {', '.join(a[2:3])}: {kind}" + _masked(a[3:])
-    if inst.op == "loop" and len(a) == 2:
-        return f"loop %{position} = {a[0]} .. {a[1]} step {inst.arg} {{"
-    if inst.op == "if":
-        return f"if {', '.join(a)} {{"
-    if inst.op == "set":
-        return f"set {', '.join(a)}"
-    words = [inst.op, *([repr(inst.arg)] if inst.arg is not None else [])]
-    return f"%{position}: {kind} = {' '.join(words)}" + (f" {', '.join(a)}" if a else "")
-
-
-def _masked(mask: list[str]) -> str:
-    return f" mask {', '.join(mask)}" if mask else ""
-
-
-def _kind(dtype: DType, lanes: int) -> str:
-    return repr(dtype) if lanes == 1 else f"{dtype}x{lanes}"
 
 
 def check_kernel(kernel: Kernel) -> None:
@@ -180,7 +118,7 @@ class _Checker:
             self.is_a(source, operand, inst.dtype, inst.lanes)
 
     def is_a(self, source: int, operand: Inst, dtype: DType, lanes: int) -> None:
-        have, need = _kind(operand.dtype, operand.lanes), _kind(dtype, lanes)
+        have, need = format_type(operand.dtype, operand.lanes), format_type(dtype, lanes)
         self.require(have == need, f"%{source} is {have}, must be {need}")
 
     def numbers(self, inst: Inst, operands: list[Inst]) -> None:

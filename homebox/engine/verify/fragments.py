@@ -7,7 +7,7 @@ of floats are exact before they are rounded once for each `mma`, so machines dif
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from homebox.engine.codegen.linear import FRAGMENT_K, Inst, Kernel
 from homebox.engine.graph.dtype import bf16, f32, i32, i64
 from homebox.engine.verify.arithmetic import fma
+from homebox.engine.verify.memories import Memory
 from homebox.engine.verify.oracle import widen
-
-if TYPE_CHECKING:  # both of these import the rules below
-    from homebox.engine.verify.check import Site
-    from homebox.engine.verify.memories import Memory
+from homebox.engine.verify.site import Site
 
 Array = NDArray[Any]
 Values = list[Any]
@@ -41,7 +39,7 @@ OPERANDS = {
 ARITY = {op: len(kinds) for op, kinds in OPERANDS.items()}
 
 
-def check_fragment(kernel: Kernel, site: "Site", inst: Inst, guarded: bool) -> None:
+def check_fragment(kernel: Kernel, site: Site, inst: Inst, guarded: bool) -> None:
     """Raise EngineError if a fragment operation is malformed; `guarded`: it is in an `if`."""
     body = kernel.body
 
@@ -101,11 +99,11 @@ class Factor:
 
     stored: Array
     numbers: Array
-    memory: "Memory"
+    memory: Memory
     places: Array
 
 
-def fragment_step(position: int, inst: Inst, body: tuple[Inst, ...], site: "Site") -> Step:
+def fragment_step(position: int, inst: Inst, body: tuple[Inst, ...], site: Site) -> Step:
     """Return the function that carries out one fragment operation for one work-item."""
     if inst.op == "fragment_zero":
         kind = inst.dtype.to_numpy()
@@ -125,14 +123,14 @@ def fragment_step(position: int, inst: Inst, body: tuple[Inst, ...], site: "Site
     return _store(inst, body[inst.args[2]].arg, site)
 
 
-def _note(memory: "Memory", places: Array, values: Values, width: int, site: "Site") -> None:
+def _note(memory: Memory, places: Array, values: Values, width: int, site: Site) -> None:
     """Note a read by the team; two readers are seen by whichever work-item writes."""
     frame = values[-1]
     if frame.local[0] % width < 2:
         memory.read(places.reshape(-1), frame, site)
 
 
-def _read(position: int, inst: Inst, site: "Site") -> Step:
+def _read(position: int, inst: Inst, site: Site) -> Step:
     pointer, index = inst.args
     step, width = inst.arg
     lines = np.arange(SIDE)[:, None] * step + np.arange(FRAGMENT_K[inst.dtype.name])
@@ -152,7 +150,7 @@ def _read(position: int, inst: Inst, site: "Site") -> Step:
     return read
 
 
-def _multiply(inst: Inst, site: "Site") -> Step:
+def _multiply(inst: Inst, site: Site) -> Step:
     sums, a, b = inst.args
 
     def multiply(values: Values) -> None:
@@ -174,7 +172,7 @@ def _add(sums: int, parts: int) -> Step:
     return add
 
 
-def _scale(inst: Inst, width: int, site: "Site") -> Step:
+def _scale(inst: Inst, width: int, site: Site) -> Step:
     sums, whole, *ways = inst.args
 
     def scale(values: Values) -> None:
@@ -190,7 +188,7 @@ def _scale(inst: Inst, width: int, site: "Site") -> Step:
     return scale
 
 
-def _store(inst: Inst, width: int, site: "Site") -> Step:
+def _store(inst: Inst, width: int, site: Site) -> Step:
     pointer, index, sums = inst.args
 
     def store(values: Values) -> None:

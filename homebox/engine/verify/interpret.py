@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from homebox.engine.codegen.linear import FRAGMENTS, Inst, Kernel
 from homebox.engine.verify.arithmetic import PARTIAL, constant, operation, settle
-from homebox.engine.verify.check import Site, check_kernel, format_instruction, format_kernel
+from homebox.engine.verify.check import check_kernel
 from homebox.engine.verify.fragments import fragment_step
 from homebox.engine.verify.memories import Frame, Memory, Tracker, bind, called, smallest_views
+from homebox.engine.verify.site import Site, format_instruction, format_kernel
 from homebox.errors import EngineError
 
 __all__ = ["format_instruction", "format_kernel", "run", "run_simt"]

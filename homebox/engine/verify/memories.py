@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homebox.engine.codegen.linear import Kernel
-from homebox.engine.verify.check import POINTERS, Site
+from homebox.engine.verify.site import POINTERS, Site
 from homebox.errors import EngineError
 
 Array = NDArray[Any]
