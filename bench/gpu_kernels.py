@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu_code import Row, rows
-from homebox.engine.codegen.cache import cache_root
+from homebox.engine.codegen.cache import cache_root, digest
 from homebox.engine.codegen.opencl import render
 from homebox.engine.fusion.draft import Region
 from homebox.engine.graph.device import HOST, Block, Buffer, Device
 from homebox.engine.graph.ops import Node, Sym
-from homebox.engine.inspection import debug
 from homebox.engine.runtime import capture as capture_module
 from homebox.engine.runtime.program_plan import Launch
 from homebox.engine.simt.simt import lower_simt
@@ -67,7 +66,7 @@ class Offline:
             raise TypeError("kernels for work-groups only")
         bounds = [(s.lo, s.hi) for s in syms]
         text = render(low.kernel, "entry", self.target, low.most_groups(), bounds)
-        name = f"k{debug.digest(text)}"
+        name = f"k{digest(text)}"
         self.titles[name] = f"{low.schedule} {low.most_groups()}"
         return name, text.replace("entry(", f"{name}(", 1)
 
@@ -75,7 +74,7 @@ class Offline:
         return 1, 1
 
     def key(self, text: str) -> str:
-        return debug.digest(text)
+        return digest(text)
 
     def load(self, texts: Mapping[str, str]) -> dict[str, str]:
         self.texts |= texts

@@ -114,3 +114,8 @@ class DiskCache:
                 with contextlib.suppress(OSError):
                     Path(path).unlink()
                     excess -= size
+
+
+def digest(text: str) -> str:
+    """Return a short name for a kernel's text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,7 +5,6 @@ fired; 4 generated source. GRAPH=1 writes one HTML page per program into the wor
 GRAPH=DIR into another. Whoever wants times of runs takes them from `recording`.
 """
 
-import hashlib
 import os
 import sys
 import weakref
@@ -43,11 +42,6 @@ def graph_folder() -> Path | None:
     if text in ("", "0"):
         return None
     return Path() if text == "1" else Path(text)
-
-
-def digest(text: str) -> str:
-    """Return a short name for a kernel's text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def say(text: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from homebox.engine.codegen.cache import digest
 from homebox.engine.graph.ops import Node, Op, memory_of, numel_max
 from homebox.engine.inspection import debug
 from homebox.engine.inspection.roof import Roof
@@ -209,7 +210,7 @@ def _box(number: int, row: Mapping[str, Any], length: float) -> str:
 
 def hue(kernel: str) -> int:
     """Return a kernel's colour as an angle: the same for equal kernels, in every page."""
-    return int(debug.digest(kernel)[:8], 16) % 360
+    return int(digest(kernel)[:8], 16) % 360
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

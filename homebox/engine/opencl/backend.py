@@ -9,12 +9,12 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from homebox.engine.codegen.cache import digest
 from homebox.engine.codegen.opencl import render
 from homebox.engine.codegen.opencl_mma import team
 from homebox.engine.fusion.draft import Region
 from homebox.engine.graph.device import HOST, Block, Buffer
 from homebox.engine.graph.ops import Node, Sym
-from homebox.engine.inspection import debug
 from homebox.engine.opencl.build import Builder, Code
 from homebox.engine.opencl.command_trial import faster_commands
 from homebox.engine.opencl.launches import OpenClLaunches
@@ -99,7 +99,7 @@ class OpenClBackend:
         groups = tuple(-(-most(span.sizes) // span.by) for span in low.grid)
         bounds = [(sym.lo, sym.hi) for sym in syms]
         text = render(low.kernel, _NAME, self.target, groups, bounds)
-        name = f"k{debug.digest(text)}"
+        name = f"k{digest(text)}"
         return name, text.replace(f"{_NAME}(", f"{name}(", 1)
 
     def cut(self, low: Low) -> tuple[int, int]:
@@ -112,7 +112,6 @@ class OpenClBackend:
 
     def load(self, texts: Mapping[str, str]) -> dict[str, Code]:
         """Compile kernels or take them from the disk."""
-        debug.show_sources(dict(texts))
         return self.builder.load(texts)
 
     def load_objects(self, keys: Mapping[str, str]) -> dict[str, Code] | None:

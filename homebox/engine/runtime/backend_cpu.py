@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from homebox.engine.codegen.cache import digest
 from homebox.engine.codegen.cpu import cpu_count, detect
 from homebox.engine.codegen.jit import shared_jit
 from homebox.engine.codegen.llvm import render
@@ -13,7 +14,6 @@ from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import Lowered, MapSchedule, PackedSchedule
 from homebox.engine.graph.device import HOST, Block, Buffer, HostDevice
 from homebox.engine.graph.ops import Node, Sym
-from homebox.engine.inspection import debug
 from homebox.engine.kernels.lower import lower
 from homebox.engine.runtime.program_plan import Axis, Launch
 from homebox.engine.runtime.runtime_cpu import ROW, pool
@@ -49,7 +49,7 @@ class CpuBackend:
     def named(self, low: Low, syms: Sequence[Sym]) -> tuple[str, str]:
         """Return a kernel's name and its LLVM IR."""
         text = render(low.kernel, "kernel", shared_jit().target)
-        name = f"k{debug.digest(text)}"
+        name = f"k{digest(text)}"
         return name, text.replace("@kernel(", f"@{name}(", 1)
 
     def cut(self, low: Low) -> tuple[int, int]:
@@ -63,7 +63,6 @@ class CpuBackend:
 
     def load(self, texts: Mapping[str, str]) -> dict[str, int]:
         """Return the address of each function."""
-        debug.show_sources(dict(texts))
         return shared_jit().load(texts)
 
     def load_objects(self, keys: Mapping[str, str]) -> dict[str, int] | None:
