@@ -30,6 +30,7 @@ class Room:
     largest: int | None = None  # of one piece; None: no limit but `free`
     unified: bool = False  # it has no memory of its own and takes the host's
     budgeted: bool = False  # somebody said how much at most
+    pool: int | None = None  # free in the memory that it shares, whatever the budget
 
     @property
     def host(self) -> bool:
@@ -71,22 +72,21 @@ def choose(
 def room_of(device: Device, memory: int = 0) -> Room:
     """Say how much memory of a device a model may take; `memory` (MiB) sets a budget."""
     if isinstance(device, HostDevice):
-        free = _host_free()
+        free = pool = _host_free()
         if memory:
-            free = memory * MIB if free is None else min(free, memory * MIB)
-        return Room(device, "the CPU", free, budgeted=memory > 0)
+            free = memory * MIB if pool is None else min(pool, memory * MIB)
+        return Room(device, "the CPU", free, budgeted=memory > 0, pool=pool)
     known: Any = device
     if memory and hasattr(known, "budget"):
         known.budget = memory * MIB
     entry = getattr(known, "entry", None)
     largest = getattr(entry, "largest", None) or None
     unified = bool(getattr(entry, "unified", False))
-    free = known.free_bytes
-    if unified:
-        on_host = _host_free()
-        free = free if on_host is None else min(free, on_host)
+    free, pool = known.free_bytes, _host_free() if unified else None
+    if pool is not None:
+        free = min(free, pool)
     title = getattr(entry, "title", device.name)
-    return Room(device, title, free, largest, unified, memory > 0)
+    return Room(device, title, free, largest, unified, memory > 0, pool)
 
 
 @contextlib.contextmanager

@@ -208,7 +208,7 @@ def _holds(request: Request, portion: Portion) -> bool:
 def _shared(request: Request, rooms: Sequence[Room]) -> tuple[Portion, ...] | None:
     """Cut the layers in proportion to what each device has left for them.
 
-    Devices whose memory is the host's get equal shares of it: each says that all of it is free.
+    Devices whose memory is the host's get at most equal shares of it: each says it is all free.
     """
     layers, count = request.config.num_layers, len(rooms)
     sharing = sum(room.shared for room in rooms)
@@ -218,7 +218,8 @@ def _shared(request: Request, rooms: Sequence[Room]) -> tuple[Portion, ...] | No
         one = _layer_bytes(request, room.host)
         fixed = request.of(edge, room.host).total - one
         free = request.of(range(layers)).total if room.free is None else room.free
-        free //= sharing if room.shared else 1
+        if room.shared:
+            free = min(free, (free if room.pool is None else room.pool) // sharing)
         most.append(min((free - fixed) // one, layers))
     if min(most) < 1 or sum(most) < layers:
         return None

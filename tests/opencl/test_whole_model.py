@@ -143,7 +143,7 @@ def check_kind(device: Any, shape: str, form: str, activations: Any, cache: str)
         exact = made(HOST, SHAPES[shape], form, "f32", cache)
         truth = {adapter: exact.all_logits(ids, adapter) for adapter in wanted}
         close = 1.5 * max(far(wanted[adapter], truth[adapter]) for adapter in wanted)
-        assert close < 5e-2
+        assert close < 0.1  # the CPU also rounds decoded weights of q8 and q4; the device does not
         for adapter, rows in whole.items():
             assert far(rows, truth[adapter]) <= close
     for adapter, rows in whole.items():
@@ -252,7 +252,7 @@ def test_a_model_is_loaded_on_two_devices_by_their_names(
     wanted = load("tiny", context=64, slots=1, adapters=2, rank=2).logits(ids)
     budgets = [device.budget for device in pair]
     try:
-        model = load("tiny", context=64, slots=1, adapters=2, rank=2, device=names, memory=20)
+        model = load("tiny", context=64, slots=1, adapters=2, rank=2, device=names, memory=88)
         assert model.placement is not None
         used = {p.room.device.name: len(p.layers) for p in model.placement.portions}
         assert set(used) == set(names.split(",")) and all(used.values())

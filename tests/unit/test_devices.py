@@ -215,6 +215,16 @@ def test_memory_of_the_host_is_planned_once() -> None:
         placed(wanted, *shared)
 
 
+def test_budgets_that_the_host_has_room_for_are_not_cut_again() -> None:
+    wanted = request(form="bf16")
+    rooms = [dataclasses.replace(room(n, 10), unified=True, budgeted=True) for n in "ab"]
+    plenty = [dataclasses.replace(each, pool=int(24 * GB)) for each in rooms]
+    assert len(placed(wanted, *plenty).portions) == 2
+    scarce = [dataclasses.replace(each, pool=int(11 * GB)) for each in rooms]
+    with pytest.raises(OutOfDeviceMemoryError):
+        placed(wanted, *scarce)
+
+
 def test_a_budget_that_is_too_small_is_said_to_be_one() -> None:
     with pytest.raises(
         OutOfDeviceMemoryError, match=r"within model\.memory.*a larger model\.memory"
