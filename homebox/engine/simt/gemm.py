@@ -16,7 +16,7 @@ from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.formats import A8, BLOCK, SUPER
-from homebox.engine.graph.ops import Node, Op, Sym, memory_of, size_max
+from homebox.engine.graph.ops import Node, Op, Sym, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, replace
 from homebox.engine.kernels.packed_kernels import PackedLowering, Product
 from homebox.engine.simt.gemm_epilogue import finish_tile
@@ -31,7 +31,7 @@ from homebox.engine.simt.gemm_int8 import (
     multiply_bytes,
 )
 from homebox.engine.simt.gemm_stage import ROWS_SWAP, FloatRows, Weights, lines_swap, run_of
-from homebox.engine.simt.simt_emitter import SimtEmitter
+from homebox.engine.simt.product import ProductSimt
 from homebox.engine.simt.target import LoweredSimt, Simt, Span, Tile
 from homebox.engine.simt.tile_choice import local_bytes, tile_schedule
 from homebox.engine.simt.tile_loop import (
@@ -75,20 +75,11 @@ class Staged:
     multiply: Multiply
 
 
-class GemmSimt(PackedLowering):
+class GemmSimt(ProductSimt, PackedLowering):
     """The lowering of one region; `lower_simt` is its only entrance."""
 
     tile: Tile
     _lines: int  # of words that local memory holds at least
-
-    def __init__(
-        self, region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
-    ) -> None:
-        super().__init__(region, realised, syms, "generic")
-        self.s = SimtEmitter(realised, self.counters, syms)
-        self.s.written.add(memory_of(region.root))
-        self.e = self.s
-        self.target = target
 
     def lower_simt(self) -> LoweredSimt | None:
         """Return the kernel; None if memory is not laid out for one."""

@@ -15,7 +15,7 @@ from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType
-from homebox.engine.graph.ops import Node, Op, Sym, memory_of, size_max
+from homebox.engine.graph.ops import Node, Op, Sym, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, replace
 from homebox.engine.kernels.packed_kernels import PackedLowering, Product
 from homebox.engine.simt.gemm import segmented
@@ -31,7 +31,7 @@ from homebox.engine.simt.mma_stage import (
     NarrowWeights,
     WeightScales,
 )
-from homebox.engine.simt.simt_emitter import SimtEmitter
+from homebox.engine.simt.product import ProductSimt
 from homebox.engine.simt.target import Fragments, LoweredSimt, Simt, Span
 from homebox.engine.simt.tile_loop import Stage, slices, total, whole
 
@@ -55,20 +55,11 @@ def lower_mma(
     return MmaSimt(region, realised, syms, target).lower_simt()
 
 
-class MmaSimt(PackedLowering):
+class MmaSimt(ProductSimt, PackedLowering):
     """The lowering of one region; `lower_simt` is its only entrance."""
 
     tile: Fragments
     box: Box
-
-    def __init__(
-        self, region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
-    ) -> None:
-        super().__init__(region, realised, syms, "generic")
-        self.s = SimtEmitter(realised, self.counters, syms)
-        self.s.written.add(memory_of(region.root))
-        self.e = self.s
-        self.target = target
 
     def lower_simt(self) -> LoweredSimt | None:
         """Return the kernel; None if units, shapes or memory do not allow it."""

@@ -17,7 +17,7 @@ from homebox.engine.fusion.schedule import FEW
 from homebox.engine.fusion.twins import row_sums
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import A8, BLOCK, PANEL
-from homebox.engine.graph.ops import Node, Op, Sym, memory_of, size_max
+from homebox.engine.graph.ops import Node, Op, Sym, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, flatten, of, replace
 from homebox.engine.kernels.contract_kernels import forward
 from homebox.engine.kernels.packed_kernels import PackedLowering, Product
@@ -33,7 +33,7 @@ from homebox.engine.simt.gemv_ordered import (
 from homebox.engine.simt.gemv_schedule import LONELY, STAGED, meeting_bytes, stream_schedule
 from homebox.engine.simt.gemv_sums import QUAD, stream_bf16, stream_int8
 from homebox.engine.simt.pack import Blocks, Item, write_blocks
-from homebox.engine.simt.simt_emitter import SimtEmitter
+from homebox.engine.simt.product import ProductSimt
 from homebox.engine.simt.target import LoweredSimt, Simt, Span, Stream
 from homebox.errors import EngineError
 
@@ -55,17 +55,13 @@ def lower_gemv(
     return Gemv(region, realised, syms, target).lower_simt()
 
 
-class Gemv(PackedLowering):
+class Gemv(ProductSimt, PackedLowering):
     """The lowering of one region."""
 
     def __init__(
         self, region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
     ) -> None:
-        super().__init__(region, realised, syms, "generic")
-        self.s = SimtEmitter(realised, self.counters, syms)
-        self.s.written.update(memory_of(n) for n in region.written)
-        self.e = self.s
-        self.target = target
+        super().__init__(region, realised, syms, target)
         self.packs = [n for n in region.written if n.op is Op.PACK]
 
     def lower_simt(self) -> LoweredSimt | None:

@@ -13,12 +13,10 @@ from contextlib import ExitStack
 
 from homebox.engine.codegen.linear import Value
 from homebox.engine.fusion.contract import PANEL
-from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import SEGMENT
 from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.ops import Node, Sym, memory_of, size_max
+from homebox.engine.graph.ops import size_max
 from homebox.engine.graph.symbolic import ZERO, Index, of, replace
-from homebox.engine.kernels.contract_kernels import ContractLowering
 from homebox.engine.simt.gemm_epilogue import finish, finish_tile, inside
 from homebox.engine.simt.gemm_stage import (
     LINES_SWAP,
@@ -28,11 +26,10 @@ from homebox.engine.simt.gemm_stage import (
     divides,
     run_of,
 )
-from homebox.engine.simt.simt_emitter import SimtEmitter
+from homebox.engine.simt.product import ProductSimt
 from homebox.engine.simt.target import (
     Columns,
     LoweredSimt,
-    Simt,
     Span,
     Tile,
     columns_schedule,
@@ -56,17 +53,8 @@ from homebox.engine.simt.tile_loop import (
 Segment = Callable[[tuple[Value, Value], Value, Value, list[Value]], None]
 
 
-class ContractSimt(ContractLowering):
+class ContractSimt(ProductSimt):
     """A contraction with its epilogue."""
-
-    def __init__(
-        self, region: Region, realised: frozenset[Node], syms: list[Sym], target: Simt
-    ) -> None:
-        super().__init__(region, realised, syms, "generic")
-        self.s = SimtEmitter(realised, self.counters, syms)
-        self.s.written.add(memory_of(region.root))
-        self.e = self.s
-        self.target = target
 
     def lower_simt(self) -> LoweredSimt | None:
         """Return the kernel; None if memory is not laid out for one."""
