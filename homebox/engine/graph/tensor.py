@@ -424,6 +424,24 @@ class Tensor:
         out = self.reshape((rows, self.shape[-1])).matmul(weight.transpose())
         return out.reshape((*self.shape[:-1], weight.shape[0]))
 
+    def grouped_linear(self, weights: "Tensor", expert: "Tensor") -> "Tensor":
+        """Blocks of rows (B, R, K), each times one of E weights (E, N, K) -> (B, R, N).
+
+        `expert`, int32 (B,), names the weight of each block; the rows of a block whose weight
+        does not exist (as -1) are finite numbers that mean nothing. A weight that is packed, as
+        `packed(form, E * N, K, memory).reshape((E, N, K))`, is read where it lies.
+        """
+        _require_grouped(self, weights, expert, 2)
+        return self @ weights.gather(expert).transpose()
+
+    def grouped_matmul(self, weights: "Tensor", expert: "Tensor") -> "Tensor":
+        """(B, R, N), each block times one of E weights (E, N, K) -> (B, R, K).
+
+        What the gradient of `grouped_linear` needs; `expert` as there.
+        """
+        _require_grouped(self, weights, expert, 1)
+        return self @ weights.gather(expert)
+
     # -- packed numbers -------------------------------------------------------------------------
 
     @staticmethod
@@ -511,6 +529,18 @@ def _require_arithmetic(op: Op, dtype: DType) -> None:
         raise TypeError(f"{op.name} of {dtype}; it is computed in f32, cast to it first")
     if op in (Op.SQRT, Op.RECIP) and not dtype.is_float:
         raise TypeError(f"{op.name} of {dtype}; cast to f32 first")
+
+
+def _require_grouped(x: Tensor, weights: Tensor, expert: Tensor, axis: int) -> None:
+    """Raise unless blocks of rows fit to weights, whose `axis` is summed, and to their numbers."""
+    if expert.dtype is not dt.i32:
+        raise TypeError(f"the groups' numbers are int32, not {expert!r}")
+    fits = x.ndim == 3 and weights.ndim == 3 and x.shape[2] == weights.shape[axis]
+    if not fits or expert.shape != x.shape[:1]:
+        raise ValueError(
+            f"blocks {list(x.shape)}, weights {list(weights.shape)} and "
+            f"their numbers {list(expert.shape)} do not fit together"
+        )
 
 
 def size_of(dim: Dim) -> int:
