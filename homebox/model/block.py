@@ -16,7 +16,7 @@ from homebox.engine.graph.formats import Format
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.activations import Activations, rounded
 from homebox.model.adapter_memory import AdapterMemory, Chosen
-from homebox.model.config import ModelConfig
+from homebox.model.config import ModelConfig, Rope
 from homebox.model.panels import sizes
 from homebox.model.rope import rope_tables
 
@@ -87,7 +87,7 @@ class Decoder:
         self.cache = cache
         self.activations = activations
         self.layers = range(config.num_layers) if layers is None else layers
-        cos, sin = rope_tables(context, config.head_dim, config.rope_theta)
+        cos, sin = rope_tables(Rope(config.rope_theta, config.head_dim), context)
         self.cos = Tensor.from_numpy(np.stack([cos, cos], 1), frozen=True)  # (P, 2, D / 2)
         self.sin = Tensor.from_numpy(np.stack([-sin, sin], 1), frozen=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from homebox.engine.graph.tensor import Tensor
-from homebox.model.config import ModelConfig
+from homebox.model.config import ModelConfig, Rope
 from homebox.model.rope import rope_tables
 
 Lookup = Callable[[str], Tensor]
@@ -40,7 +40,7 @@ class Rotary:
     """Rotary tables on the device, for `positions` positions."""
 
     def __init__(self, config: ModelConfig, positions: int) -> None:
-        cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)
+        cos, sin = rope_tables(Rope(config.rope_theta, config.head_dim), positions)
         self.cos = Tensor.from_numpy(cos, frozen=True)
         self.sin = Tensor.from_numpy(sin, frozen=True)
 

@@ -16,7 +16,7 @@ Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
 _DIGITS = 60  # of every decimal computation; a float32 needs about 9
-_PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
+PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
 _LN2 = Decimal(
     "0.693147180559945309417232121458176568075500134360255254120680009493393621969694716"
 )
@@ -44,9 +44,9 @@ def _series(start: int, step: int, terms: int, alternate: bool) -> tuple[float, 
 
 
 # 29 bits times a quotient of up to 24 bits is exact in the 53 bits of a float64.
-_HALF_PI = _split(_PI / 2, 29, 4)
+_HALF_PI = _split(PI / 2, 29, 4)
 _LN2_PARTS = _split(_LN2, 40, 2)
-_INV_HALF_PI = float(2 / _PI)
+_INV_HALF_PI = float(2 / PI)
 _INV_LN2 = float(1 / _LN2)
 _SIN = _series(3, 2, 9, alternate=True)  # after x: -x^3/3! + ...; |x| <= pi/4
 _COS = _series(2, 2, 10, alternate=True)  # after 1: -x^2/2! + ...
@@ -125,8 +125,8 @@ def _decimal(function: str, angle: float) -> Decimal:
     """Return cos or sin of `angle` to about 50 digits."""
     with localcontext(prec=_DIGITS + 20):
         x = Decimal(angle)
-        quotient = int((x * 2 / _PI).to_integral_value())
-        rest = x - quotient * _PI / 2
+        quotient = int((x * 2 / PI).to_integral_value())
+        rest = x - quotient * PI / 2
         turn = (quotient + (1 if function == "cos" else 0)) & 3
         cosine = turn & 1
         term = Decimal(1) if cosine else rest

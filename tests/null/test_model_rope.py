@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from homebox.model import strictmath
+from homebox.model.config import Rope
 from homebox.model.rope import inverse_frequencies, rope_tables
 
 
@@ -86,7 +87,7 @@ def test_exp_is_within_two_units() -> None:
 
 def test_frequencies_are_correctly_rounded() -> None:
     for dim, theta in ((8, 10_000.0), (32, 10_000.0), (128, 1e6), (6, 500.0)):
-        found = inverse_frequencies(dim, theta)
+        found = inverse_frequencies(Rope(theta, dim), 100)
         assert found.shape == (dim // 2,)
         for index, value in enumerate(found):
             with localcontext(prec=70):
@@ -95,10 +96,10 @@ def test_frequencies_are_correctly_rounded() -> None:
 
 
 def test_tables_hold_the_angles_of_every_position() -> None:
-    cosines, sines = rope_tables(50, 8, 10_000.0)
+    cosines, sines = rope_tables(Rope(10_000.0, 8), 50)
     assert cosines.shape == sines.shape == (50, 4)
     assert cosines.dtype == sines.dtype == np.float32
-    angle = np.float32(37) * inverse_frequencies(8, 10_000.0)[1]
+    angle = np.float32(37) * inverse_frequencies(Rope(10_000.0, 8), 50)[1]
     exact = exact_cos_sin(float(angle))
     assert is_nearest(cosines[37, 1], exact[0])
     assert is_nearest(sines[37, 1], exact[1])
@@ -107,7 +108,7 @@ def test_tables_hold_the_angles_of_every_position() -> None:
 
 
 def test_tables_have_recorded_bits() -> None:
-    cosines, sines = rope_tables(8192, 32, 10_000.0)
+    cosines, sines = rope_tables(Rope(10_000.0, 32), 8192)
     digest = hashlib.sha256(cosines.tobytes() + sines.tobytes()).hexdigest()
     assert digest == RECORDED
 
