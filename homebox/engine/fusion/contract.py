@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from homebox.engine.fusion import packed as packing
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.indexing import Counters, through
-from homebox.engine.graph.ops import MOVEMENT, Dim, Node, Op, Shape, Sym, node, size_max
-from homebox.engine.graph.symbolic import Index, Loop, flatten, of
+from homebox.engine.graph.ops import LEAF, MOVEMENT, Dim, Node, Op, Shape, Sym, node, size_max
+from homebox.engine.graph.symbolic import Index, Loaded, Loop, flatten, of
 from homebox.engine.graph.tensor import Tensor
 
 PANEL = 16
@@ -105,7 +105,7 @@ def prepare(c: Node) -> Node | None:
     each = loops(product.shape, Counters())
     found = packed_product(c, axes, each)
     if found is not None:
-        if packing.readable(found, each, axes.n, axes.k[0]):
+        if packing.readable(found, each, axes.n, axes.k[0], axes.batch):
             return c
         a = repeated(compact(a, product.shape).contiguous(), product.shape)
         return _with_sides(c, axes, a, b)
@@ -159,24 +159,35 @@ def packed_product(
 ) -> packing.Packed | None:
     """Return how a contraction reads a packed weight; None if it does not."""
     axes = axes or classify(c)
-    if axes is None or axes.batch:
+    if axes is None:
         return None
     a, b = sides(c, axes)
     each = each or loops(c.src[0].shape, Counters())
-    return packing.find(a, b, each, axes.n, axes.k)
+    found = packing.find(a, b, each, axes.n, axes.k)
+    return None if found is None or (axes.batch and found.group is None) else found
 
 
 def operand_bases(c: Node) -> list[Node]:
     """Return the nodes that a contraction reads from memory."""
     found = packed_product(c)
     if found is not None:
-        return [found.a, found.stored]
+        return [found.a, found.stored, *chooser(found.group)]
     bases = []
     for source in c.src[0].src:
         while source.op in MOVEMENT:
             source = source.src[0]
         bases.append(source)
     return bases
+
+
+def chooser(group: Loaded | None) -> list[Node]:
+    """Return the node that must lie in memory so that a number of a weight can be loaded."""
+    if group is None:
+        return []
+    held: Node = group.value
+    while held.op in MOVEMENT:
+        held = held.src[0]
+    return [] if held.op in LEAF else [held]
 
 
 def varying(n: Node, shape: Shape) -> list[bool]:

@@ -51,7 +51,7 @@ def few_rows(core: Node) -> bool:
     axes = classify(core)
     if axes is None or packed_product(core, axes) is None:
         return False
-    return numel_max(core.src[0].shape[i] for i in axes.m) <= FEW
+    return numel_max(core.src[0].shape[i] for i in (*axes.batch, *axes.m)) <= FEW
 
 
 def is_forced(n: Node) -> bool:

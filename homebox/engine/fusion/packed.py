@@ -4,6 +4,8 @@ A contraction whose b operand is an UNPACK is computed from the packed bytes; no
 into memory. What the other operand is decides the arithmetic: int8 blocks (`quantised()`) are
 multiplied as integers, numbers rounded to bf16 as bf16, all else in float32 with exactly decoded
 weights. `transposed` products sum over the weight's rows (the backward of a linear layer).
+Grouped products gather a weight for each block of rows out of several that lie one below the other;
+the number of each block's weight is loaded from memory, and a block without a weight sums nothing.
 """
 
 from dataclasses import dataclass
@@ -11,9 +13,9 @@ from typing import Literal
 
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import A8, PANEL, WEIGHTS, Format
-from homebox.engine.graph.indexing import through
+from homebox.engine.graph.indexing import Condition, gathered, through
 from homebox.engine.graph.ops import MOVEMENT, Node, Op, Sym, size_max
-from homebox.engine.graph.symbolic import Index, Loop, flatten, of
+from homebox.engine.graph.symbolic import Index, Loaded, Loop, flatten, of
 
 Arithmetic = Literal["int8", "bf16", "f32"]
 
@@ -23,8 +25,9 @@ class Packed:
     """A product of activations with a packed weight.
 
     `stored` holds the weight's bytes, `shape` is (n, k) of the weight, `first` the row of it where
-    the product begins: a multiple of 16, which run-time integers may choose. `a` is the node in
-    memory on the other side and `a_flat` where it is read, in elements of its float or int8 matrix.
+    the product begins: a multiple of 16, which run-time integers may choose, or the number `group`
+    that is loaded from memory. `a` is the node in memory on the other side and `a_flat` where it is
+    read, in elements of its float or int8 matrix.
     """
 
     form: Format
@@ -35,6 +38,12 @@ class Packed:
     arithmetic: Arithmetic
     a: Node
     a_flat: Index
+    group: Loaded | None = None
+
+    @property
+    def exists(self) -> tuple[Condition, ...]:
+        """What must hold so that the weight of a block of rows exists."""
+        return () if self.group is None else ((of(self.group), self.group.size),)
 
 
 def follow(n: Node, index: tuple[Index, ...]) -> tuple[Node, tuple[Index, ...], bool]:
@@ -57,13 +66,20 @@ def find(a: Node, b: Node, each: list[Loop], n_axis: int, k_axes: tuple[int, ...
     index = tuple(of(x) for x in each)
     n, k = of(each[n_axis]), of(each[k_axes[0]])
     weight, place, conditional = follow(b, index)
+    group: Loaded | None = None
+    if weight.op is Op.GATHER and not conditional and len(weight.src[1].shape) == 1:
+        group, place = chosen_weight(weight, place)
+        if any(of(group).depends(each[axis]) for axis in (n_axis, *k_axes)):
+            return None
+        weight, place, conditional = follow(weight.src[0], place)
     if weight.op is not Op.UNPACK or weight.arg.name not in WEIGHTS or conditional:
         return None
     rows, columns = size_max(weight.shape[0]), size_max(weight.shape[1])
     ways = {False: (n, k), True: (k, n)}
     for transposed, (row, column) in ways.items():
         apart = place[0] + row * -1
-        chosen = all(isinstance(a, Sym) and c % PANEL == 0 for a, c in apart.terms)
+        known = [isinstance(a, Sym) or a == group for a, _ in apart.terms]
+        chosen = all(known) and all(c % PANEL == 0 for _, c in apart.terms)
         if place[1] == column and chosen and apart.const % PANEL == 0:
             arithmetic, base, flat = _activations(a, index)
             if arithmetic == "int8" and (transposed or not weight.arg.quantised):
@@ -72,8 +88,17 @@ def find(a: Node, b: Node, each: list[Loop], n_axis: int, k_axes: tuple[int, ...
                 return None
             (stored,) = weight.src
             shape = (rows, columns)
-            return Packed(weight.arg, stored, shape, apart, transposed, arithmetic, base, flat)
+            way = (shape, apart, transposed)
+            return Packed(weight.arg, stored, *way, arithmetic, base, flat, group)
     return None
+
+
+def chosen_weight(n: Node, place: tuple[Index, ...]) -> tuple[Loaded, tuple[Index, ...]]:
+    """Return the number of the weight that a GATHER takes, and the place in all of them."""
+    inner, (row, _) = gathered(n, place)
+    ((group, _),) = row.terms
+    assert isinstance(group, Loaded)
+    return group, inner
 
 
 def _activations(a: Node, index: tuple[Index, ...]) -> tuple[Arithmetic, Node, Index]:
@@ -90,11 +115,16 @@ def _activations(a: Node, index: tuple[Index, ...]) -> tuple[Arithmetic, Node, I
     return "f32", base, flatten(place, base.shape)
 
 
-def readable(packed: Packed, each: list[Loop], n_axis: int, k_axis: int) -> bool:
-    """Whether the activations lie along k without gaps, and at even places everywhere else."""
+def readable(
+    packed: Packed, each: list[Loop], n_axis: int, k_axis: int, batch: tuple[int, ...] = ()
+) -> bool:
+    """Whether the activations lie along k without gaps, and at even places everywhere else.
+
+    Along `batch` axes each block of rows may begin anywhere.
+    """
     flat = packed.a_flat
     return (
         not flat.depends(each[n_axis])
         and flat.coefficient(each[k_axis]) == 1
-        and all(flat.linear_in(x) for x in each)
+        and all(flat.linear_in(x) for i, x in enumerate(each) if i not in batch)
     )

@@ -47,9 +47,9 @@ class PackedLowering(ContractLowering):
     def find_products(self) -> bool:
         """Find axes and operands of all contractions; False if they are not laid out for it."""
         axes = classify(self.core)
-        if axes is None or axes.batch:
+        if axes is None:
             return False
-        self.axes, self.shape, self.outer = axes, self.core.src[0].shape, ()
+        self.axes, self.shape, self.outer = axes, self.core.src[0].shape, axes.batch
         if any(isinstance(d, Sym) for d in self.shape):
             return False
         self.each = [self.counters.loop(size_max(d)) for d in self.shape]
@@ -82,14 +82,15 @@ class PackedLowering(ContractLowering):
     def _analysed(self, core: Node) -> Product | None:
         """Return what is to know of one contraction; its outputs must be the main one's."""
         axes, shape = classify(core), core.src[0].shape
-        if axes is None or axes.batch or len(axes.k) != 1 or shape[:-1] != self.shape[:-1]:
+        if axes is None or len(axes.k) != 1 or shape[:-1] != self.shape[:-1]:
             return None
         (k_axis,) = axes.k
         each = list(self.each)
         if core is not self.core:
             each[k_axis] = self.counters.loop(size_max(shape[k_axis]))
         packed = packed_product(core, axes, each)
-        if packed is None or axes.n != self.axes.n or axes.m != self.axes.m:
+        same = (axes.n, axes.m, axes.batch) == (self.axes.n, self.axes.m, self.axes.batch)
+        if packed is None or not same:
             return None
         flat, k, m = packed.a_flat, size_max(shape[k_axis]), axes.m
         steps = [flat.coefficient(each[i]) for i in m]
@@ -97,10 +98,11 @@ class PackedLowering(ContractLowering):
             return None
         if m and merged([(i, shape[i]) for i in m], [steps]) != len(m):
             return None
-        uneven = packed.arithmetic == "bf16" and k % 2
-        if uneven or (packed.arithmetic == "int8" and any(s % k for s in steps)):
-            return None
         packed = changed(packed, a_flat=replace(flat, each[k_axis], ZERO))
+        blocks = [packed.a_flat.const, *(c for _, c in packed.a_flat.terms)] if axes.batch else []
+        uneven = packed.arithmetic == "bf16" and (k % 2 or any(s % 2 for s in blocks))
+        if uneven or (packed.arithmetic == "int8" and any(s % k for s in (*steps, *blocks))):
+            return None
         return Product(core, packed, k, steps[-1] if m else 0)
 
     # -- work units -----------------------------------------------------------------------------
@@ -124,11 +126,29 @@ class PackedLowering(ContractLowering):
         self.n_loop = self.counters.loop(n_blocks)
         lo, hi = b.emit("lo", dt.i64), b.emit("hi", dt.i64)
         with b.loop(lo, hi) as unit:
-            e.env[self.n_loop] = b.emit("idiv", dt.i64, 1, (unit, b.int(m_blocks)))
+            rest = b.emit("idiv", dt.i64, 1, (unit, b.int(m_blocks)))
+            e.env[self.n_loop] = self._find_group(rest, n_blocks)
             self._unit(b.emit("mod", dt.i64, 1, (unit, b.int(m_blocks))), min(m, tall))
         k_total = sum(p.k for p in self.products)
         work = max(min(m, tall) * s.wide * PANEL * k_total, 1)
-        return Lowered(b.kernel(), tuple(e.memory), Units(n_blocks * m_blocks), s, work)
+        units = n_blocks * m_blocks * numel_max(self.shape[i] for i in self.outer)
+        return Lowered(b.kernel(), tuple(e.memory), Units(units), s, work)
+
+    def _find_group(self, rest: Value, n_blocks: int) -> Value:
+        """Set the counters of blocks of rows for a unit; return its number across.
+
+        Few rows stream one weight to its end; of many, blocks that share a weight are neighbours.
+        """
+        b = self.e.b
+        across = rest
+        if self.outer and self.plan.streams:
+            across = b.emit("mod", dt.i64, 1, (rest, b.int(n_blocks)))
+            rest = b.emit("idiv", dt.i64, 1, (rest, b.int(n_blocks)))
+        for i in reversed(self.outer):
+            size = b.int(size_max(self.shape[i]))
+            self.e.env[self.each[i]] = b.emit("mod", dt.i64, 1, (rest, size))
+            rest = b.emit("idiv", dt.i64, 1, (rest, size))
+        return across if self.outer and self.plan.streams else rest
 
     def _operands(self, product: Product, stored: Value, given: Value) -> Operands:
         packed = product.packed
@@ -154,6 +174,7 @@ class PackedLowering(ContractLowering):
             product.row_step,
             panel_start,
             AHEAD if self.plan.streams else 0,
+            lambda: self.e.mask(packed.exists),
         )
 
     def _unit(self, m_block: Value, tall: int) -> None:

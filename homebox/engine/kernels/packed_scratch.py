@@ -41,7 +41,8 @@ class Scratch:
         """Compute `tall` rows from row `top` on; `finish` gets the sums of each tile."""
         b, k = self.b, self.o.k
         if k <= SEGMENT:
-            self.decode((b.int(0), k))
+            with self.o.guard():
+                self.decode((b.int(0), k))
             self.walk(lambda row, rows: self._tile(row, rows, finish))
             return
         sums = b.emit("stack", dt.f32, 1, (), tall * self.wide)
@@ -52,7 +53,8 @@ class Scratch:
         last = full if rest else full - 1
 
         def segment(span: Span, end: Finish | None) -> None:
-            self.decode(span)
+            with self.o.guard():
+                self.decode(span)
             self.walk(lambda row, rows: self._summed(row, rows, span, (sums, top), end))
 
         with b.loop(b.int(0), b.int(last)) as i:
@@ -64,7 +66,8 @@ class Scratch:
         step = self.plan.panels
         for v in range(0, self.plan.wide, step):
             sums = zeros(self.b, rows, step)
-            self._multiply(row, v, (self.b.int(0), self.o.k), sums)
+            with self.o.guard():
+                self._multiply(row, v, (self.b.int(0), self.o.k), sums)
             finish(row, rows, v, values_of(self.b, sums))
 
     def _summed(
@@ -75,7 +78,8 @@ class Scratch:
         first = b.mul(b.alu("sub", self.o.e.integer(row), top), b.int(self.wide))
         for v in range(0, self.plan.wide, step):
             parts = zeros(b, rows, step)
-            self._multiply(row, v, span, parts)
+            with self.o.guard():
+                self._multiply(row, v, span, parts)
             totals: list[list[Value]] = []
             for r, part_row in enumerate(parts):
                 totals.append([])

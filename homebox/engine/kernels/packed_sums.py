@@ -6,6 +6,7 @@ Invariant: along k in order, in segments of 1024 that start from zero.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from homebox.engine.codegen.linear import Builder, Value
@@ -34,16 +35,29 @@ class Operands:
     row_step: int  # elements from one row to the next
     panel_start: Callable[[int], Value]  # the byte where a panel of the unit begins
     ahead: int = 0  # bytes of the weight to ask for before they are read; 0 = leave it to the CPU
+    exists: Callable[[], Value | None] = lambda: None  # whether the unit has a weight; None = yes
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Return a block that runs only if the unit has a weight: other sums stay zero."""
+        exists = self.exists()
+        return nullcontext() if exists is None else self.e.b.when(exists)
 
 
 def segments(o: Operands, top: Index, rows: int, v: int, panels: int) -> list[list[Value]]:
     """Return the sums of `rows` x `panels` from row `top` and the unit's panel `v` on."""
     b = o.e.b
     sums = zeros(b, rows, panels)
-    add = _ARITHMETIC[o.packed.arithmetic]
+    with o.guard():
+        _sum_up(o, top, v, sums)
+    return values_of(b, sums)
+
+
+def _sum_up(o: Operands, top: Index, v: int, sums: Registers) -> None:
+    """Add all of k to the registers of a tile."""
+    b, add = o.e.b, _ARITHMETIC[o.packed.arithmetic]
     if o.k <= SEGMENT:
         add(o, top, v, (b.int(0), o.k), sums)
-        return values_of(b, sums)
+        return
     full, rest = divmod(o.k, SEGMENT)
     with b.loop(b.int(0), b.int(full)) as segment:
         begin = b.mul(segment, b.int(SEGMENT))
@@ -51,7 +65,6 @@ def segments(o: Operands, top: Index, rows: int, v: int, panels: int) -> list[li
     if rest:
         begin = b.int(full * SEGMENT)
         _added(b, sums, lambda parts: add(o, top, v, (begin, rest), parts))
-    return values_of(b, sums)
 
 
 def zeros(b: Builder, rows: int, panels: int) -> Registers:
