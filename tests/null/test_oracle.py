@@ -57,6 +57,7 @@ X, Y = floats(3, 5), floats(3, 5, seed=1)
     [
         (Op.EXP2, np.exp2),
         (Op.SIN, np.sin),
+        (Op.TANH, np.tanh),
         (Op.LOG2, np.log2),
         (Op.SQRT, np.sqrt),
         (Op.RECIP, lambda x: np.float32(1) / x),

@@ -78,6 +78,7 @@ QUICK: tuple[tuple[Any, ...], ...] = (
     (kernels.test_fused_rows, 7),
     (grad.test_gradients, "two gathers of one table"),
     (kernels.test_bool,),
+    (kernels.test_gelu_by_tanh,),
     (kernels.test_sizes_around_the_lanes, 17),
     (kernels.test_integer_division_by_lanes_beyond_the_edge_does_not_stop_the_machine,),
     (kernels.test_integers_of_every_type,),
@@ -112,7 +113,7 @@ def test_every_operation_runs_on_a_device(operations: set[tuple[Op, Any]]) -> No
         assert ("UNPACK", form) in kinds
 
 
-@pytest.mark.parametrize("operation", ["SIN", "LOG2", "GATHER"])
+@pytest.mark.parametrize("operation", ["SIN", "TANH", "LOG2", "GATHER"])
 def test_a_renderer_that_lacks_an_operation_is_noticed(
     operations: set[tuple[Op, Any]], monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:

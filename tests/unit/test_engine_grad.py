@@ -29,6 +29,8 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Build]] = {
     "max": ([(3, 5), (3, 5)], lambda v: v[0].maximum(v[1])),
     "where": ([(6,), (6,)], lambda v: (Tensor.iota(6) < 3).where(v[0] * v[1], v[1])),
     "exp, log": ([(4, 3)], lambda v: (v[0].exp() + 1.0).log()),
+    "tanh": ([(4, 3)], lambda v: v[0].tanh() * v[0]),
+    "gelu by tanh": ([(4, 3)], lambda v: (v[0] * 2.0).gelu_tanh()),
     "sin, sqrt, recip": ([(4, 3)], lambda v: (v[0].sin() + 2.0).sqrt() * (v[0] * v[0] + 1).recip()),
     "division": ([(3, 3), (3, 3)], lambda v: v[0] / (v[1] * v[1] + 0.5)),
     "silu, rsqrt": ([(7,)], lambda v: v[0].silu() * (v[0] * v[0] + 0.1).rsqrt()),

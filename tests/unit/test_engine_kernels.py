@@ -41,6 +41,28 @@ def test_functions_on_special_values() -> None:
     check((x * 0.01).sigmoid(), x.silu(), x.exp(), rtol=1e-5, atol=1e-44)
 
 
+def test_tanh_is_odd_and_within_three_units() -> None:
+    near = np.exp(np.linspace(np.log(1e-30), np.log(20.0), 3000)).astype(np.float32)
+    edge = np.float32([0.0, 1e-45, 0.625, np.nextafter(np.float32(0.625), np.float32(0))])
+    values = np.concatenate([near, edge, np.float32([3e38, np.inf, np.nan])])
+    (found,) = check(tensor(values).tanh(), rtol=1e-6, atol=0)
+    exact = np.tanh(values[:-1].astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        units = np.abs(found[:-1] - exact) / np.spacing(exact.astype(np.float32))
+    assert units.max() < 3.0
+    assert np.isnan(found[-1])
+    (negative,) = check(tensor(-values).tanh(), rtol=1e-6, atol=0)
+    assert (negative[:-1] == -found[:-1]).all() and np.signbit(negative[:-1]).all()
+
+
+def test_gelu_by_tanh() -> None:
+    x = random(500, spread=3.0)
+    (found,) = check(tensor(x).gelu_tanh(), rtol=2e-6, atol=1e-6)
+    wide = x.astype(np.float64)
+    inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+    np.testing.assert_allclose(found, 0.5 * wide * (1 + np.tanh(inner)), rtol=2e-5, atol=1e-6)
+
+
 def test_integers_of_every_type() -> None:
     for dtype in (np.int32, np.uint32, np.int8, np.uint8, np.int64):
         limits = np.iinfo(dtype)

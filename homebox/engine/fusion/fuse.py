@@ -32,7 +32,7 @@ from homebox.engine.graph.symbolic import of
 
 MOST_BETWEEN = 16  # operations that a contraction's epilogue takes where ways part
 DEEPEST = 100  # operations from memory to memory inside one kernel
-COSTLY = frozenset({Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
+COSTLY = frozenset({Op.EXP2, Op.LOG2, Op.SIN, Op.TANH, Op.SQRT, Op.RECIP})
 
 
 def optimise(roots: Sequence[Node]) -> list[Node]:

@@ -128,6 +128,7 @@ RULES: dict[Op, Callable[[Node, Tensor, list[Tensor]], Gradients]] = {
     Op.EXP2: lambda n, g, src: (g * Tensor(n) * LN_2,),
     Op.LOG2: lambda n, g, src: (g * src[0].recip() * (1.0 / LN_2),),
     Op.SIN: lambda n, g, src: (g * (src[0] + HALF_PI).sin(),),
+    Op.TANH: lambda n, g, src: (g * (Tensor(n) * Tensor(n) * -1.0 + 1.0),),
     Op.SQRT: lambda n, g, src: (g * Tensor(n).recip() * 0.5,),
     Op.RECIP: lambda n, g, src: (g * Tensor(n) * Tensor(n) * -1.0,),
     Op.RESHAPE: lambda n, g, src: (g.reshape(src[0].shape),),

@@ -29,6 +29,7 @@ class Op(Enum):
     EXP2 = auto()
     LOG2 = auto()
     SIN = auto()
+    TANH = auto()
     SQRT = auto()
     RECIP = auto()
     # binary, elementwise; both sources have the node's shape
@@ -83,7 +84,7 @@ class Sym:
 Dim = int | Sym
 Shape = tuple[Dim, ...]
 
-UNARY = frozenset({Op.CAST, Op.BITCAST, Op.EXP2, Op.LOG2, Op.SIN, Op.SQRT, Op.RECIP})
+UNARY = frozenset({Op.CAST, Op.BITCAST, Op.EXP2, Op.LOG2, Op.SIN, Op.TANH, Op.SQRT, Op.RECIP})
 BINARY = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.IDIV, Op.MOD, Op.LT, Op.EQ, Op.AND, Op.XOR, Op.SHR})
 ELEMENTWISE = UNARY | BINARY | {Op.WHERE}
 MOVEMENT = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.SLICE, Op.PAD})

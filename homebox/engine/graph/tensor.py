@@ -237,6 +237,10 @@ class Tensor:
         """The sine; exact to 1e-6 up to 1e4."""
         return self._unary(Op.SIN)
 
+    def tanh(self) -> "Tensor":
+        """The hyperbolic tangent."""
+        return self._unary(Op.TANH)
+
     def sqrt(self) -> "Tensor":
         """The square root."""
         return self._unary(Op.SQRT)
@@ -256,6 +260,11 @@ class Tensor:
     def silu(self) -> "Tensor":
         """x * sigmoid(x)."""
         return self * self.sigmoid()
+
+    def gelu_tanh(self) -> "Tensor":
+        """x * Phi(x), the normal distribution by tanh (Hendrycks and Gimpel, arXiv 1606.08415)."""
+        inner = (self * self * 0.044715 + 1.0) * self * math.sqrt(2.0 / math.pi)
+        return self * 0.5 * (inner.tanh() + 1.0)
 
     def detach(self) -> "Tensor":
         """Return the same values, through which no gradient flows."""
@@ -525,7 +534,7 @@ def _require_arithmetic(op: Op, dtype: DType) -> None:
         raise TypeError(f"{op.name} of bool; cast to i32 first")
     if is_narrow(dtype):
         raise TypeError(f"{op.name} of {dtype}, which is for storage; cast to f32 first")
-    if op in (Op.EXP2, Op.LOG2, Op.SIN) and dtype is not dt.f32:
+    if op in (Op.EXP2, Op.LOG2, Op.SIN, Op.TANH) and dtype is not dt.f32:
         raise TypeError(f"{op.name} of {dtype}; it is computed in f32, cast to it first")
     if op in (Op.SQRT, Op.RECIP) and not dtype.is_float:
         raise TypeError(f"{op.name} of {dtype}; cast to f32 first")

@@ -56,6 +56,12 @@ ALU = {
     Op.XOR: "xor",
     Op.SHR: "shr",
 }
+POLYNOMIALS = {
+    Op.EXP2: polynomials.exp2,
+    Op.LOG2: polynomials.log2,
+    Op.SIN: polynomials.sin,
+    Op.TANH: polynomials.tanh,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,8 +369,7 @@ class Emitter:
             return b.alu("sqrt", x)
         if n.op is Op.RECIP:
             return b.alu("div", b.const(1.0, x.dtype, x.lanes), x)
-        polynomial = {Op.EXP2: polynomials.exp2, Op.LOG2: polynomials.log2, Op.SIN: polynomials.sin}
-        return polynomial[n.op](b, x)
+        return POLYNOMIALS[n.op](b, x)
 
     def converted(self, x: Value, dtype: DType) -> Value:
         """Return a value converted to another type; bool counts as 0 and 1."""

@@ -344,6 +344,7 @@ _ELEMENTWISE: dict[Op, Callable[..., Any]] = {
     Op.EXP2: np.exp2,
     Op.LOG2: np.log2,
     Op.SIN: np.sin,
+    Op.TANH: np.tanh,
     Op.SQRT: np.sqrt,
     Op.RECIP: lambda a: np.ones_like(a) / a,
     Op.ADD: np.add,
