@@ -7,33 +7,30 @@ Invariant: a `SafetensorsFile` that exists describes tensors that lie inside the
 without overlaps or holes, each exactly as long as its dtype and shape say.
 """
 
-import hashlib
 import math
 import mmap
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from homebox.errors import ModelFormatError, ModelNotFoundError
-from homebox.model.config import parse_json_object, read_json_file
+from homebox.errors import ModelFormatError
+from homebox.model.json_file import parse_json_object, read_json_file
+from homebox.model.mapped_file import MappedFile
+from homebox.model.stored import Codes, Float32, Stored, finite, widened
+
+__all__ = ["Float32", "SafetensorsFile", "Stored", "TensorInfo", "finite", "widened"]
 
 MAX_HEADER_BYTES = 16 << 20
-MAX_TENSORS = 1 << 15
+MAX_TENSORS = 1 << 17
 MAX_SHARDS = 1024
 _MAX_NAME = 512
 _MAX_AXES = 8
 _MAX_DIM = 1 << 40
-_HASHED = 64 << 20  # bytes that are hashed before their memory is given back
-_CHUNK = 1 << 18  # numbers that are looked at together
 
-# Bits per element of every type that the format knows; homebox loads the first three.
+# Bits per element of every type that the format knows.
 _BITS = {"F32": 32, "F16": 16, "BF16": 16}
 _BITS |= {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8}
 _BITS |= {"I16": 16, "U16": 16, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64}
@@ -43,9 +40,10 @@ READABLE: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-
-Float32 = npt.NDArray[np.float32]
-Stored = npt.NDArray[Any]  # float32, float16, or bf16 as uint16
+# What `SafetensorsFile.codes` shows: numbers that mean nothing without their scales, and scales.
+CODED: dict[str, np.dtype[Any]] = {
+    name: np.dtype("u1") for name in ("U8", "F8_E4M3", "F8_E5M2", "F8_E8M0")
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,56 +56,35 @@ class TensorInfo:
     end: int
 
 
-class SafetensorsFile:
+class SafetensorsFile(MappedFile):
     """One open file; `tensors` says what it holds, `view` shows and `read` copies a tensor."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._map: mmap.mmap | None = None
-        descriptor = _open_regular(path)
-        try:
-            self.status = os.fstat(descriptor)
-            size = self.status.st_size
-            header, self._data_start = _read_header(descriptor, size, str(path))
-            self.tensors, self.metadata = parse_header(header, size - self._data_start, str(path))
-            self._map = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise ModelFormatError(f"{path}: cannot be read: {error}") from None
-        finally:
-            os.close(descriptor)
-
-    def __enter__(self) -> "SafetensorsFile":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give up the mapping; it lives on while an array that `view` returned does."""
-        self._map = None
+        super().__init__(path)
+        header, self._data_start = self._header()
+        length = self.status.st_size - self._data_start
+        self.tensors, self.metadata = parse_header(header, length, str(path))
 
     def view(self, name: str) -> Stored:
         """Return the tensor as it lies in the mapped file, read-only; see `READABLE`.
 
         The file must not be changed while the array is used. Raises as `read` does.
         """
-        info, data = self.find(name)
-        return tensor_in(data, self._data_start, info)
+        return self._array(name, READABLE)
+
+    def codes(self, name: str) -> Codes:
+        """Return the bytes of a tensor of one of the types `CODED`, in its shape, read-only."""
+        return self._array(name, CODED)
 
     def prefetch(self, name: str) -> None:
-        """Let the disk read a tensor that will be wanted soon; a page at a time is 10x slower."""
-        info, _ = self.find(name)
-        self._advise("MADV_WILLNEED", self._data_start + info.begin, self._data_start + info.end)
+        """Let the disk read a tensor that will be wanted soon."""
+        info = self.info(name)
+        self.will_need(self._data_start + info.begin, self._data_start + info.end)
 
     def release(self, name: str) -> None:
         """Let the system take back the memory of a tensor that was read; it stays readable."""
-        info, _ = self.find(name)
-        self._advise("MADV_DONTNEED", self._data_start + info.begin, self._data_start + info.end)
+        info = self.info(name)
+        self.wont_need(self._data_start + info.begin, self._data_start + info.end)
 
     def read(self, name: str) -> Float32:
         """Return a float32 copy of the tensor; F16 and BF16 are converted exactly.
@@ -116,45 +93,45 @@ class SafetensorsFile:
         """
         return widened(self.view(name))
 
-    def find(self, name: str) -> tuple[TensorInfo, mmap.mmap]:
-        """Return where a tensor lies, and the file's bytes; raises as `read` does."""
+    def info(self, name: str) -> TensorInfo:
+        """Return where a tensor lies; raises ModelFormatError if there is none of that name."""
         info = self.tensors.get(name)
         if info is None:
-            raise ModelFormatError(f"{self.path}: has no tensor {name!r}")
-        if info.dtype not in READABLE:
+            raise ModelFormatError(f"{self.path}: has no tensor {ascii(name)[:80]}")
+        return info
+
+    def find(self, name: str) -> tuple[TensorInfo, mmap.mmap]:
+        """Return where a tensor lies, and the file's bytes; raises as `read` does."""
+        info = self.info(name)
+        self._check_type(name, info, READABLE)
+        return info, self.mapped(name)
+
+    def _array(self, name: str, types: Mapping[str, np.dtype[Any]]) -> Stored:
+        info = self.info(name)
+        self._check_type(name, info, types)
+        return tensor_in(self.mapped(name), self._data_start, info)
+
+    def _check_type(self, name: str, info: TensorInfo, types: Mapping[str, Any]) -> None:
+        if info.dtype not in types:
             raise ModelFormatError(
                 f"{self.path}: {name}: type {info.dtype} is not supported; "
-                f"supported: {', '.join(READABLE)}"
+                f"supported: {', '.join(types)}"
             )
-        if self._map is None:
-            raise ModelFormatError(f"{self.path}: was closed before {name} was read")
-        if self._map.size() != self.status.st_size:  # touching what was cut off ends the process
-            raise ModelFormatError(f"{self.path}: was changed while it was open; load it again")
-        return info, self._map
 
-    def digest(self) -> str:
-        """Return the sha256 of the whole file as 64 hex digits."""
-        if self._map is None:
-            raise ModelFormatError(f"{self.path}: was closed before it was hashed")
-        hasher = hashlib.sha256()
-        with memoryview(self._map) as data:
-            self._advise("MADV_WILLNEED", 0, _HASHED)
-            for begin in range(0, len(data), _HASHED):
-                end = begin + _HASHED
-                self._advise("MADV_WILLNEED", end, end + _HASHED)
-                with data[begin:end] as part:
-                    hasher.update(part)
-                self._advise("MADV_DONTNEED", begin, end)
-        return hasher.hexdigest()
-
-    def _advise(self, name: str, begin: int, end: int) -> None:
-        """Tell the system what will be done with the whole pages of a range of the file."""
-        advice = getattr(mmap, name, None)
-        page = mmap.PAGESIZE
-        begin = -(-begin // page) * page
-        end = min(end, self.status.st_size) // page * page
-        if self._map is not None and advice is not None and end > begin:
-            self._map.madvise(advice, begin, end - begin)
+    def _header(self) -> tuple[bytes, int]:
+        """Return the header, and where the tensors' bytes begin."""
+        size, where = self.status.st_size, str(self.path)
+        if size < 8:
+            raise ModelFormatError(f"{where}: header length: the file has only {size} bytes")
+        data = self.mapped("its header")
+        length = int.from_bytes(data[:8], "little")
+        if length > MAX_HEADER_BYTES:
+            raise ModelFormatError(f"{where}: header length: {length} is above {MAX_HEADER_BYTES}")
+        if length > size - 8:
+            raise ModelFormatError(
+                f"{where}: header length: {length} bytes do not fit into a file of {size} bytes"
+            )
+        return data[8 : 8 + length], 8 + length
 
 
 def tensor_in(data: mmap.mmap | bytes, data_start: int, info: TensorInfo) -> Stored:
@@ -162,59 +139,11 @@ def tensor_in(data: mmap.mmap | bytes, data_start: int, info: TensorInfo) -> Sto
 
     The bounds are those of a checked header.
     """
-    kind: np.dtype[Any] = READABLE[info.dtype]
+    kind = (READABLE | CODED)[info.dtype]
     count = math.prod(info.shape)
     if count == 0:
         return np.zeros(info.shape, kind)
     return np.frombuffer(data, kind, count, data_start + info.begin).reshape(info.shape)
-
-
-def widened(stored: Stored) -> Float32:
-    """Return a float32 copy of numbers as `SafetensorsFile.view` shows them."""
-    if stored.dtype.kind == "u":
-        wide = stored.astype(np.uint32)
-        wide <<= np.uint32(16)
-        return wide.view(np.float32)
-    return stored.astype(np.float32)
-
-
-def finite(stored: Stored) -> bool:
-    """Whether stored numbers hold neither NaN nor infinity; needs little memory of its own."""
-    exponent = {"f4": 0x7F800000, "f2": 0x7C00, "u2": 0x7F80}[stored.dtype.str[1:]]
-    words = stored.reshape(-1).view(f"<u{stored.dtype.itemsize}")
-    bits = words.dtype.type(exponent)
-    return all(
-        not ((words[i : i + _CHUNK] & bits) == bits).any() for i in range(0, len(words), _CHUNK)
-    )
-
-
-def _open_regular(path: Path) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"{path} does not exist") from None
-    except OSError as error:
-        raise ModelFormatError(f"{path}: cannot be opened: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ModelFormatError(f"{path}: is no regular file")
-    return descriptor
-
-
-def _read_header(descriptor: int, size: int, where: str) -> tuple[bytes, int]:
-    if size < 8:
-        raise ModelFormatError(f"{where}: header length: the file has only {size} bytes")
-    length = int.from_bytes(os.pread(descriptor, 8, 0), "little")
-    if length > MAX_HEADER_BYTES:
-        raise ModelFormatError(f"{where}: header length: {length} is above {MAX_HEADER_BYTES}")
-    if length > size - 8:
-        raise ModelFormatError(
-            f"{where}: header length: {length} bytes do not fit into a file of {size} bytes"
-        )
-    header = os.pread(descriptor, length, 8)
-    if len(header) != length:
-        raise ModelFormatError(f"{where}: header: the file shrank while it was read")
-    return header, 8 + length
 
 
 def parse_header(
