@@ -11,20 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from homebox.errors import ModelFormatError
+from homebox.model.architectures.checkpoint import MODULES
 from homebox.model.config import ModelConfig
 from homebox.model.lora import MAX_RANK, adapter_shapes, check_adapter
 from homebox.model.strictmath import Float32
 
-# Our projection -> the module that computes it in a Hugging Face model.
-MODULES = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
 # A file's module -> our projections that it computes, in the order of its rows.
 Fused = Mapping[str, tuple[str, ...]]
 
