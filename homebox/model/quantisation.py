@@ -18,8 +18,8 @@ KEY = "quantization_config"
 METHODS = ("fp8", "fbgemm_fp8", "compressed-tensors (float-quantized)", "mxfp4")
 _MAX_BLOCK = 1 << 20
 _FORMATS = ("float-quantized", "naive-quantized")
-# Scales of activations and of a quantised KV cache. Only the weights are stored in 8 bits here; what
-# is multiplied with them is not rounded to 8 bits, so these have nothing to scale.
+# Scales of activations and of a quantised KV cache. Weights alone are taken as 8 bits here; what is
+# multiplied with them is not rounded to 8 bits, so these have nothing to scale.
 _UNUSED = re.compile(r".+\.(activation|input|output|q|k|v|prob)_scale|.+\.input_scale_ub")
 
 
