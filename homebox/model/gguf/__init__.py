@@ -1,6 +1,6 @@
 """GGUF files: metadata and tensors of one mapped file, and the float32 values of its blocks."""
 
-from homebox.model.gguf.dequantise import SUPPORTED, dequantise
+from homebox.model.gguf.dequantisers import SUPPORTED, dequantise
 from homebox.model.gguf.header import TensorInfo, Value
 from homebox.model.gguf.reader import GGUFFile, GGUFTensor
 from homebox.model.gguf.types import BLOCKS, GGMLType
