@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from homebox.engine.fusion.fuse import partition
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph import formats
 from homebox.engine.graph.formats import WEIGHTS, Format
@@ -21,9 +22,9 @@ SHAPES = [
 ]
 
 
-def packed(form: Format, count: int, n: int, k: int) -> Tensor:
+def packed(form: Format, count: int, n: int, k: int, seed: int = 0) -> Tensor:
     """Return weights (count, n, k), one below the other in one packed matrix."""
-    stored = formats.pack(form, random(count * n, k, seed=n))
+    stored = formats.pack(form, random(count * n, k, seed=n + seed))
     return Tensor.packed(form, count * n, k, Tensor.from_numpy(stored)).reshape((count, n, k))
 
 
@@ -83,3 +84,45 @@ def test_products(form: Format, kind: str, at: int) -> None:
     used = {b for b, _ in single}
     for b in range(len(chosen)):
         assert b in used or not found[b].any()
+
+
+def mixture(form: Format, rows: int, block: int) -> Tensor:
+    """Return the results of some rows' experts, chosen by numbers in memory."""
+    count, hidden, inner, top = 4, 64, 96, 3
+    x = tensor(random(rows, hidden, seed=9))
+    keys = random(rows, top, seed=10).view(np.int32)
+    expert = (tensor(keys).contiguous() & 3).reshape((rows * top,))
+    bias = Tensor.from_numpy(random(count, inner, seed=11), frozen=True)
+
+    def rounded(x: Tensor) -> Tensor:
+        return x.quantised() if form.quantised else x
+
+    if block == 1:  # every row once for each of its experts
+        given = rounded(x).reshape((rows, 1, hidden)).expand((rows, top, hidden))
+        given = given.reshape((rows * top, 1, hidden))
+    else:
+        pairs = np.random.default_rng(0).integers(-1, rows, rows * top * block).astype(np.int32)
+        given = rounded(x.gather(tensor(pairs)).contiguous()).reshape((-1, block, hidden))
+    gate = given.grouped_linear(packed(form, count, inner, hidden), expert)
+    gate = gate + bias.gather(expert).reshape((-1, 1, inner))
+    up = given.grouped_linear(packed(form, count, inner, hidden, seed=1), expert)
+    between = (gate.silu() * up).reshape((-1, inner))
+    between = rounded(between).reshape((-1, block, inner))
+    found = between.grouped_linear(packed(form, count, hidden, inner), expert)
+    return found * tensor(random(rows * top * block, 1, seed=12)).reshape((-1, block, 1))
+
+
+@pytest.mark.parametrize("form", WEIGHTS.values(), ids=repr)
+@pytest.mark.parametrize(("rows", "block"), [(1, 1), (3, 1), (2, 5)])
+def test_a_mixture_of_experts(form: Format, rows: int, block: int) -> None:
+    """Gate and up share a kernel where both read panels as they lie; their input is read twice."""
+    made = mixture(form, rows, block)
+    check(
+        made,
+        rtol=1e-4,
+        atol=2e-4 if not form.quantised else 2.0,
+        interpret_too=form.name in ("q8", "f32"),
+    )
+    cut = partition([made.contiguous().node])
+    products = [r for r in cut.regions if r.core is not None]
+    assert [len(r.cores) for r in products] == [2, 1]

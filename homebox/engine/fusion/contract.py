@@ -12,11 +12,24 @@ from dataclasses import dataclass
 from homebox.engine.fusion import packed as packing
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.indexing import Counters, through
-from homebox.engine.graph.ops import LEAF, MOVEMENT, Dim, Node, Op, Shape, Sym, node, size_max
+from homebox.engine.graph.ops import (
+    ELEMENTWISE,
+    LEAF,
+    MOVEMENT,
+    Dim,
+    Node,
+    Op,
+    Shape,
+    Sym,
+    is_name,
+    node,
+    size_max,
+)
 from homebox.engine.graph.symbolic import Index, Loaded, Loop, flatten, of
 from homebox.engine.graph.tensor import Tensor
 
 PANEL = 16
+MOST_TO_CHOOSE = 16  # nodes from memory to the number of a weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +194,27 @@ def operand_bases(c: Node) -> list[Node]:
 
 
 def chooser(group: Loaded | None) -> list[Node]:
-    """Return the node that must lie in memory so that a number of a weight can be loaded."""
+    """Return the node that must lie in memory so that a number of a weight can be loaded.
+
+    None must where a few operations make it from what lies there.
+    """
     if group is None:
         return []
     held: Node = group.value
     while held.op in MOVEMENT:
         held = held.src[0]
-    return [] if held.op in LEAF else [held]
+    inside = {held}
+    waiting = [held]
+    while waiting:
+        each = waiting.pop()
+        if each.op in LEAF or each.op is Op.STORE or (each.op is Op.COPY and not is_name(each)):
+            continue
+        plain = each.op in ELEMENTWISE or each.op in MOVEMENT or is_name(each)
+        if not plain or len(inside) > MOST_TO_CHOOSE:
+            return [held]
+        waiting += [s for s in each.src if s not in inside]
+        inside.update(each.src)
+    return []
 
 
 def varying(n: Node, shape: Shape) -> list[bool]:

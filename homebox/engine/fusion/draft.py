@@ -54,6 +54,14 @@ def few_rows(core: Node) -> bool:
     return numel_max(core.src[0].shape[i] for i in (*axes.batch, *axes.m)) <= FEW
 
 
+def few_rows_beside(core: Node) -> bool:
+    """Whether so few rows share a packed weight, be it one of several, that it is streamed."""
+    axes = classify(core)
+    if axes is None or packed_product(core, axes) is None:
+        return False
+    return numel_max(core.src[0].shape[i] for i in axes.m) <= FEW
+
+
 def is_forced(n: Node) -> bool:
     """Whether a node asks for memory itself."""
     return n.op in (Op.STORE, Op.COPY, Op.PACK, Op.ATTEND) and not is_name(n)

@@ -12,10 +12,19 @@ from dataclasses import replace
 from homebox.engine.fusion import twins
 from homebox.engine.fusion.attend import attention
 from homebox.engine.fusion.contract import operand_bases, packed_product, prepare
-from homebox.engine.fusion.draft import Draft, Partition, Region, few_rows, is_forced, merges
+from homebox.engine.fusion.draft import (
+    Draft,
+    Partition,
+    Region,
+    few_rows,
+    few_rows_beside,
+    is_forced,
+    merges,
+)
 from homebox.engine.fusion.hazards import safe_store
 from homebox.engine.fusion.merge import find_factors, find_twins, row_sums_of
 from homebox.engine.fusion.operands import note_residents, own_operands
+from homebox.engine.graph.formats import BLOCK
 from homebox.engine.graph.indexing import Counters, accesses
 from homebox.engine.graph.ops import (
     ELEMENTWISE,
@@ -94,7 +103,15 @@ def _read_directly(core: Node) -> bool:
         return False
     if packed.arithmetic == "int8" or packed.arithmetic == packed.form.name:
         return True
-    return packed.arithmetic == "f32" and few_rows(core)
+    return packed.arithmetic == "f32" and few_rows_beside(core)
+
+
+def _rows_of_blocks(core: Node, n: Node) -> bool:
+    """Whether a node has the rows of a grouped product, one below the other, in whole blocks."""
+    if n.op is not Op.RESHAPE or len(n.shape) != 2 or not _read_directly(core):
+        return False
+    width = size_max(n.shape[1])
+    return width % BLOCK == 0 and [d for d in core.shape if d != 1][-1:] == [width]
 
 
 def _squeezed(n: Node) -> Shape:
@@ -171,6 +188,7 @@ class _Plan(Draft):
                 path.append(user)
             elif user.op is Op.PACK:
                 same = current.shape == start.shape[: len(current.shape)]
+                same = same or (meeting and _rows_of_blocks(start, current))
                 if meeting and same and self.resident:
                     end = user
                     path.append(user)

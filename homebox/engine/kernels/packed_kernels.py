@@ -250,6 +250,7 @@ class PackedLowering(ContractLowering):
     def _write_block(self, row: Index, v: int, halves: list[Value]) -> None:
         """Write two panels of a row as a block of int8: the PACK that ends the region."""
         e, b = self.e, self.e.b
-        start = b.mul(e.integer(row), b.int(size_max(self.root.shape[1])))
+        at = self._place(row, v)[0][0] if self.outer else row
+        start = b.mul(e.integer(at), b.int(size_max(self.root.shape[1])))
         block = (of(self.n_loop) * self.plan.wide + v) * (A8.unit_bytes // 2)
         write_block(e, halves, e.pointer(self.root), b.add(start, e.integer(block)))
