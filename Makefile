@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
-.PHONY: demo test test-opencl lint bench serve format lock clean
+.PHONY: demo test test-opencl parity lint bench serve format lock clean
 
 # `make demo DEVICE=cl:0` runs on the first OpenCL device.
 demo: $(VENV)/.installed$(if $(filter cl%,$(DEVICE)),-opencl)
@@ -21,6 +21,21 @@ test: $(VENV)/.installed-test,opencl-test
 # All that runs on OpenCL devices; `make test` leaves out the parts that take long.
 test-opencl: $(VENV)/.installed-test,opencl-test
 	$(BIN)/python -m pytest tests/opencl -m "whole or not whole"
+
+# Compares with the reference implementations and writes what tests/parity and docs/models.md say.
+# They get an environment of their own; `make parity PEERS=python` takes one that has them.
+PEERS ?= $(VENV)-parity/bin/python
+parity: $(PEERS)
+	$(PEERS) -m pytest -m parity tests/parity
+
+# Wheels for CPUs: the usual index has those for graphics cards, or sources.
+TORCH_WHEELS := https://download.pytorch.org/whl/cpu
+LLAMA_WHEELS := https://abetlen.github.io/llama-cpp-python/whl/cpu
+$(VENV)-parity/bin/python: $(INPUTS)
+	$(PYTHON) -m venv $(VENV)-parity
+	$@ -m pip install --quiet -c requirements.lock \
+		--extra-index-url $(TORCH_WHEELS) --extra-index-url $(LLAMA_WHEELS) -e '.[parity]'
+	@touch $@
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -46,7 +61,7 @@ $(VENV)/.installed-%: $(INPUTS) | $(BIN)/python
 	$(INSTALL) -e '.[$*]'
 	@touch $@ $(VENV)/.installed
 
-# Resolves every extra but bench (torch is pinned in pyproject.toml) anew.
+# Resolves every extra but bench and parity (pinned in pyproject.toml) anew.
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
@@ -56,4 +71,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-parity .mypy_cache .pytest_cache .ruff_cache

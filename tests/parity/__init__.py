@@ -1,0 +1,1 @@
+"""Agreement with the reference implementations, live or by the files that they left."""
