@@ -10,7 +10,18 @@ import sys
 from collections.abc import Sequence
 
 from homebox import __version__
-from homebox.commands import bench, chat, doctor, graph, late, learn, serve, status, weights
+from homebox.commands import (
+    adapters,
+    bench,
+    chat,
+    doctor,
+    graph,
+    late,
+    learn,
+    serve,
+    status,
+    weights,
+)
 from homebox.errors import HomeboxError
 
 EXIT_CODES = """\
@@ -40,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"homebox {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (serve, chat, late, learn, weights, status, doctor, bench, graph):
+    for module in (serve, chat, late, learn, weights, adapters, status, doctor, bench, graph):
         module.add(subparsers)
     return parser
 

@@ -37,6 +37,7 @@ from homebox.server import Server, ServerSettings, Service
 T = TypeVar("T")
 TELL_SECONDS = 2.0  # between two lines about loading
 ROLLED_BACK = "learning was stopped by a rollback; nothing was promoted"
+IMPORTED = "learning was stopped by an import; nothing was promoted"
 
 
 class Chat(Protocol):
@@ -53,6 +54,11 @@ class ServedModel(Protocol):
     @property
     def name(self) -> str:
         """How people call it."""
+        ...
+
+    @property
+    def config(self) -> Any:
+        """Its shape, which adapters must fit."""
         ...
 
     @property
@@ -123,7 +129,7 @@ def load_model(config: Config) -> Any:
 
     A context left at its default adapts to a model that was made for less.
     """
-    from homebox.model.model import DEFAULT_RANK, load
+    from homebox.model.model import load
 
     asked = config.model.context
     default = asked == type(config.model)().context
@@ -131,13 +137,20 @@ def load_model(config: Config) -> Any:
         config.model.path,
         context=None if default else asked,
         slots=config.model.slots,
-        rank=max(DEFAULT_RANK, config.learning.rank),
+        rank=most_rank(config),
         weights=config.model.weights,
         activations=config.model.activations,
         device=config.model.device,
         memory=config.model.memory,
         tell=loading(),
     )
+
+
+def most_rank(config: Config) -> int:
+    """Return the largest rank of adapters that the configured model is served for."""
+    from homebox.model.model import DEFAULT_RANK
+
+    return max(DEFAULT_RANK, config.learning.rank)
 
 
 def loading() -> Callable[[int, int], None]:
@@ -322,6 +335,23 @@ class Daemon:
         await self.reload()
         return move
 
+    async def import_adapter(self, path: str, name: str, reason: str, promote: bool) -> Any:
+        """Keep an adapter's files as a checkpoint, and serve it if `promote`."""
+        from homebox.learning.exchange import Base, import_adapter
+
+        model = self.model
+        base = Base(model.config, model.base_hash, model.name)
+        learning = self._engine.stop_learning(IMPORTED) if promote else None
+        if learning is not None:
+            await _ended(learning)
+        most = most_rank(self._config)
+        found = await asyncio.to_thread(
+            import_adapter, self.state, base, Path(path), name, reason, promote, most
+        )
+        if promote:
+            await self.reload()
+        return found
+
     async def reload(self) -> str:
         """Serve what HEAD names; gives its hash."""
         return await asyncio.wrap_future(self._engine.call(self._served.switch_to_head))
@@ -359,6 +389,12 @@ class Daemon:
             reason = _text(arguments, "reason")
             return plain(await self.rollback(_text(arguments, "name"), reason))
 
+        async def import_adapter(arguments: Mapping[str, Any], tell: Tell) -> Any:
+            path, name = _text(arguments, "path"), _text(arguments, "name")
+            reason = _text(arguments, "reason")
+            promote = bool(arguments.get("promote"))
+            return plain(await self.import_adapter(path, name, reason, promote))
+
         async def reload(arguments: Mapping[str, Any], tell: Tell) -> Any:
             return {"weights": await self.reload()}
 
@@ -370,6 +406,7 @@ class Daemon:
             "address": address,
             "learn": learn,
             "rollback": rollback,
+            "import_adapter": import_adapter,
             "reload": reload,
             "lesson": lesson,
         }

@@ -104,6 +104,8 @@ def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -
     if head == BASE:
         return ""
     spec = load_spec(store, head)
+    if spec.get("kind") != "lora":  # imported: it was built from no lessons
+        return ""
     recipe = Recipe(**spec["recipe"])
     if spec == job_spec(model.base_hash, selection.active, selection.superseded, recipe):
         return f"there is nothing new to learn: the weights {head[:12]} know every lesson"

@@ -90,7 +90,8 @@ class Served:
         if model == BASE:
             return BASE
         if model.startswith(KEPT) and len(model) > len(KEPT):
-            return self._lineage.resolve(self.base, model.removeprefix(KEPT))
+            # What was only imported answers whoever asks for it by its hash.
+            return self._lineage.resolve(self.base, model.removeprefix(KEPT), imports=True)
         raise ModelNotFoundError(
             f"The model {model[:200]!r} does not exist; this box serves homebox, "
             "homebox@<weights hash> and base"

@@ -76,9 +76,14 @@ def history(args: argparse.Namespace) -> int:
         head = state.lineage.head(base)
         entries = state.lineage.history(base)
         moves = [move for move in state.lineage.reflog() if move["base"] == base]
+        served = {entry.weights for entry in entries}
+        waiting = [entry for entry in state.lineage.imports(base) if entry.weights not in served]
     if args.json:
         listed = [entry.as_json() for entry in entries]
-        print_json({"base": base, "head": head, "entries": listed, "moves": moves})
+        imports = [entry.as_json() for entry in waiting]
+        print_json(
+            {"base": base, "head": head, "entries": listed, "imports": imports, "moves": moves}
+        )
         return 0
     rows = [("*" if head == "base" else " ", "base", "", "", "nothing learned")]
     rows += [
@@ -90,6 +95,9 @@ def history(args: argparse.Namespace) -> int:
             f"{entry.reason} ({len(entry.lessons)} lessons)",
         )
         for entry in entries
+    ]
+    rows += [
+        (" ", short(entry.weights), "never served", entry.time, entry.reason) for entry in waiting
     ]
     print_table(rows)
     return 0

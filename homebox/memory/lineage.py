@@ -118,13 +118,42 @@ class Lineage:
             self._follow_if_possible()
             return Move(old, new, undone, restored)
 
-    def resolve(self, base: str, name: str) -> str:
+    def keep(self, entry: LineageEntry) -> None:
+        """List checkpoints that came from elsewhere and are not served; `promote` serves them.
+
+        All their objects must be in the store. Raises StateError. Weights are listed once.
+        """
+        with self._lock:
+            manifest = self.verify(entry.weights)
+            if manifest.base != entry.base:
+                raise StateError(f"weights {short(entry.weights)} belong to another base model")
+            self._store.get(entry.report)
+            if any(known.weights == entry.weights for known in self.imports(entry.base)):
+                return
+            name = self._store.put(canonical_json(entry.as_json()))
+            append_line(self._refs / "imports", canonical_json({"entry": name}))
+
+    def imports(self, base: str) -> list[LineageEntry]:
+        """List what `keep` was given for this base, oldest first."""
+        path = self._refs / "imports"
+        entries = []
+        for number, text in enumerate(whole_lines(path), 1):
+            try:
+                name = json.loads(text)["entry"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise DamagedObjectError(
+                    f"{path}, line {number}, is damaged ({error}); restore it from a backup"
+                ) from error
+            entries.append(self._entry(name))
+        return [entry for entry in entries if entry.base == base]
+
+    def resolve(self, base: str, name: str, imports: bool = False) -> str:
         """Find the weights that `name` means: a hash or "base".
 
         `name` is "base", "current", "previous" (what was served before the last move; the base if
         there was none) or a unique prefix of the hash of a kept checkpoint of this base, with or
-        without "homebox@" or "sha256:" before it. Raises UnknownWeightsError or
-        AmbiguousWeightsError, which name the candidates.
+        without "homebox@" or "sha256:" before it. `imports` counts those that were only imported
+        too. Raises UnknownWeightsError or AmbiguousWeightsError, which name the candidates.
         """
         word = name.strip().lower().removeprefix("homebox@").removeprefix("sha256:")
         if word in (BASE, "current"):
@@ -133,6 +162,8 @@ class Lineage:
             moves = self._moves(base)
             return str(moves[-1]["old"]) if moves else BASE
         kept = self.checkpoints(base)
+        if imports:
+            kept = list(dict.fromkeys([*kept, *(entry.weights for entry in self.imports(base))]))
         found = [weights for weights in kept if word and weights.startswith(word)]
         if len(found) == 1:
             return found[0]

@@ -1,0 +1,134 @@
+"""`homebox export adapter` and `homebox import adapter`: what was learned out, what others made in.
+
+What is imported went through no gate, so it is only kept, and served if --promote says so.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from homebox.commands.common import (
+    Subparsers,
+    add_command,
+    configuration,
+    daemon_of,
+    open_for_reading,
+    open_for_writing,
+    print_json,
+)
+from homebox.config import Config
+from homebox.errors import StateError
+from homebox.memory.lineage import short
+
+if TYPE_CHECKING:
+    from homebox.learning.exchange import Base
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare both commands."""
+    parser = add_command(
+        subparsers,
+        "export",
+        export,
+        "write learned weights as an adapter for other programs",
+        "homebox export adapter current --to my-adapter",
+        model=True,
+    )
+    parser.add_argument("what", choices=["adapter"])
+    parser.add_argument(
+        "weights",
+        nargs="?",
+        default="current",
+        help='"current" (default), "previous", or the beginning of a weights hash',
+    )
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--format",
+        choices=["peft", "gguf"],
+        default="peft",
+        help="peft (default): for transformers; gguf: for llama.cpp",
+    )
+    parser = add_command(
+        subparsers,
+        "import",
+        import_,
+        "keep an adapter of another program, and serve it only if asked to",
+        "homebox import adapter my-adapter --promote",
+        model=True,
+    )
+    parser.add_argument("what", choices=["adapter"])
+    parser.add_argument("path", type=Path, help="a PEFT folder, or a .gguf file")
+    parser.add_argument("--name", default="", help="how the history calls it")
+    parser.add_argument("--reason", default="", help="kept in the history")
+    parser.add_argument("--promote", action="store_true", help="serve it from now on")
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the adapter; the state is only read, beside a daemon or without one."""
+    from homebox.learning.exchange import export_adapter
+
+    config = configuration(args)
+    base = base_of(config)
+    with open_for_reading(config) as state:
+        done = export_adapter(state, base, args.weights, args.to, args.format)
+    if args.json:
+        print_json(dataclasses.asdict(done))
+        return 0
+    print(f"{short(done.weights)} ({done.format}, rank {done.rank}, alpha {done.alpha:g}):")
+    print("\n".join(done.files))
+    return 0
+
+
+def import_(args: argparse.Namespace) -> int:
+    """Keep the adapter, in the daemon if one runs."""
+    config = configuration(args)
+    client = daemon_of(config)
+    wanted = {"name": args.name, "reason": args.reason, "promote": args.promote}
+    if client is not None:
+        done = client.call("import_adapter", path=str(args.path.absolute()), **wanted)
+    else:
+        done = import_here(config, args.path, **wanted)
+    if args.json:
+        print_json(done)
+        return 0
+    weights, previous = short(done["weights"]), short(done["previous"])
+    shape = f"{done['format']}, rank {done['rank']}, alpha {done['alpha']:g}"
+    print(f"imported {weights} from {args.path} ({shape}; files {short(done['files'])})")
+    print(done["gate"])
+    if done["promoted"]:
+        print(f"served now: {weights} (was {previous}); undo: homebox rollback {previous}")
+    else:
+        print(f'try it with "homebox chat --weights {weights}"; --promote serves it')
+    return 0
+
+
+def import_here(config: Config, path: Path, **wanted: Any) -> Any:
+    """Import in this process, which then owns the state; gives the result as JSON."""
+    from homebox.daemon import most_rank
+    from homebox.learning.exchange import import_adapter
+
+    base = base_of(config)
+    with open_for_writing(config) as state:
+        done = import_adapter(state, base, path, most_rank=most_rank(config), **wanted)
+    return dataclasses.asdict(done)
+
+
+def base_of(config: Config) -> "Base":
+    """Describe the configured base without compiling anything.
+
+    Raises StateError if a daemon on the same state serves another one.
+    """
+    from homebox.learning.exchange import Base
+    from homebox.model.loader import open_directory
+    from homebox.model.model import BUILT_IN, model_directory
+
+    directory = model_directory(config.model.path)
+    loaded = open_directory(directory)
+    client = daemon_of(config)
+    if client is not None and client.call("status")["base"] != loaded.base_hash:
+        raise StateError(
+            f"the daemon serves another base than {config.model.path}; name its base with --model"
+        )
+    name = BUILT_IN if config.model.path == BUILT_IN else directory.resolve().name
+    return Base(loaded.config, loaded.base_hash, name)
