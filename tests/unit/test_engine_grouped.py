@@ -3,13 +3,20 @@
 import numpy as np
 import pytest
 
+from homebox.engine.codegen.cpu import VECTORS, available, target_of
 from homebox.engine.fusion.fuse import partition
+from homebox.engine.fusion.packed import Packed
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph import formats
 from homebox.engine.graph.formats import WEIGHTS, Format
+from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.ops import Op, numel_max, toposort
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import evaluate
-from tests.unit.engine_checks import Array, check, random, same_bits, tensor
+from homebox.errors import EngineError
+from tests.unit.engine_checks import Array, check, interpreted, random, same_bits, tensor
+from tests.unit.test_dot_ops import call
+from tests.unit.test_packed_products import run_kernels
 
 KINDS = ("f32", "bf16", "int8", "turned")
 # weights, rows and columns of one, the number of each block's weight, rows of a block
@@ -126,3 +133,81 @@ def test_a_mixture_of_experts(form: Format, rows: int, block: int) -> None:
     cut = partition([made.contiguous().node])
     products = [r for r in cut.regions if r.core is not None]
     assert [len(r.cores) for r in products] == [2, 1]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("at", range(len(SHAPES)))
+def test_plain_weights_are_not_gathered_into_memory(at: int, turned: bool) -> None:
+    count, n, k, chosen, rows = SHAPES[at]
+    n += 1  # no whole panels
+    values = random(count, n, k, seed=2)
+    weights = Tensor.from_numpy(values, frozen=True)
+    expert = tensor(np.array(chosen, np.int32) + 1) + -1
+    given = random(len(chosen), rows, n if turned else k, seed=3)
+    x = tensor(given)
+    made = x.grouped_matmul(weights, expert) if turned else x.grouped_linear(weights, expert)
+    (found,) = check(made, interpret_too=at < 3)
+    for b, i in enumerate(chosen):
+        if not 0 <= i < count:
+            assert not found[b].any()
+            continue
+        one = Tensor.from_numpy(values[i], frozen=True)
+        mine = tensor(given[b])
+        (want,) = evaluate([mine @ one if turned else mine.linear(one)])
+        assert same_bits(found[b], want)
+    large = [r.root for r in partition([made.contiguous().node]).regions if r.core is None]
+    assert all(Op.GATHER not in {n.op for n in toposort([root])} for root in large)
+
+
+@pytest.mark.parametrize("kind", ["f32", "int8", "turned"])
+@pytest.mark.parametrize("rows", [1, 17])
+def test_long_sums_are_made_of_the_same_segments(kind: str, rows: int) -> None:
+    n, k = (1104, 64) if kind == "turned" else (32, 1090)
+    form = WEIGHTS["q4" if rows == 1 else "q8"]
+    made, single = product(form, (2, n, k, (-1, 1, 0), rows), kind)
+    (found,) = check(made, rtol=1e-4, atol=1e-3, interpret_too=rows == 1)
+    for (b, _), want in zip(single, evaluate([t for _, t in single]), strict=True):
+        assert same_bits(found[b], want)
+    assert not found[0].any()
+
+
+@pytest.mark.parametrize("kind", ["f32", "int8", "turned"])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_every_level_has_the_same_bits(kind: str, rows: int) -> None:
+    made, _ = product(WEIGHTS["q8"], (3, 32, 64, (2, -1, 0), rows), kind)
+    want = interpreted([made], {}, level=VECTORS[0])
+    assert want is not None
+    for level in available():
+        assert same_bits(run_kernels(made, target_of(level), call), want[0]), level
+
+
+def test_the_gradient_is_a_grouped_product_too() -> None:
+    form, chosen = WEIGHTS["q8"], (1, 0, -1, 1)
+    weights = packed(form, 2, 32, 64)
+    x, g = tensor(random(4, 3, 64, seed=6)), tensor(random(4, 3, 32, seed=7))
+    expert = tensor(np.array(chosen, np.int32) + 1) + -1
+    (dx,) = gradient((x.grouped_linear(weights, expert) * g).sum(), [x])
+    (found,) = check(dx, kernels=1)
+    (want,) = evaluate([g.grouped_matmul(weights, expert)])
+    assert same_bits(found, want)
+
+
+def test_the_weight_is_not_unpacked_into_memory() -> None:
+    """One launch for each product, and beside it none that writes what is as large as a weight."""
+    for form in WEIGHTS.values():
+        for kind in ("f32", "turned", *(["int8"] if form.quantised else [form.name])):
+            made, _ = product(form, (4, 64, 64, (3, 0), 1), kind)
+            cut = partition([made.contiguous().node])
+            assert sum(r.core is not None for r in cut.regions) == 1
+            assert all(numel_max(r.root.shape) < 64 * 64 for r in cut.regions)
+
+
+@pytest.mark.parametrize("form", [WEIGHTS["f32"], WEIGHTS["q8"]], ids=repr)
+def test_an_expert_beyond_the_weights_is_never_read(form: Format) -> None:
+    """The control: without the question whether a weight exists, the interpreter finds the read."""
+    made, _ = product(form, (2, 32, 64, (1, 9), 1), "f32")
+    check(made, interpret_too=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Packed, "exists", property(lambda self: ()))
+        with pytest.raises(EngineError, match="reaches element"):
+            interpreted([made], {})

@@ -25,7 +25,7 @@ from homebox.engine.graph.ops import (
     node,
     size_max,
 )
-from homebox.engine.graph.symbolic import Index, Loaded, Loop, flatten, of
+from homebox.engine.graph.symbolic import ZERO, Index, Loaded, Loop, flatten, of
 from homebox.engine.graph.tensor import Tensor
 
 PANEL = 16
@@ -65,6 +65,37 @@ def operand(n: Node, index: tuple[Index, ...]) -> Operand:
         conditional = conditional or bool(conditions)
         n = n.src[0]
     return Operand(n, flatten(index, n.shape), conditional)
+
+
+def grouped_operand(
+    n: Node, index: tuple[Index, ...], fixed: tuple[Loop, ...]
+) -> tuple[Operand, Loaded] | None:
+    """Follow a gather out of frozen weights down to them; return what is read, and which weight.
+
+    The number of the weight must not depend on the loops in `fixed`. None if this is not so.
+    """
+    found, place, conditional = packing.follow(n, index)
+    if found.op is not Op.GATHER or len(found.src[1].shape) != 1 or conditional:
+        return None
+    group, place = packing.chosen_weight(found, place)
+    weights, place, conditional = packing.follow(found.src[0], place)
+    if not _is_frozen(weights) or any(of(group).depends(x) for x in fixed):
+        return None
+    return Operand(weights, flatten(place, weights.shape), conditional), group
+
+
+def _is_frozen(n: Node) -> bool:
+    """Whether a node is a weight, or a copy of one in another order."""
+    while n.op in MOVEMENT or n.op is Op.COPY:
+        n = n.src[0]
+    return n.op is Op.BUFFER and bool(n.arg.frozen) and n.dtype is dt.f32
+
+
+def blocks_only(flat: Index, loop: Loop) -> bool:
+    """Whether a counter of blocks moves a place by a coefficient, or by what is loaded for it."""
+    return flat.linear_in(loop) or all(
+        isinstance(a, (Loop, Loaded)) or not of(a).depends(loop) for a, _ in flat.terms
+    )
 
 
 def loops(shape: Shape, counters: Counters) -> list[Loop]:
@@ -129,22 +160,26 @@ def prepare(c: Node) -> Node | None:
     a_side = operand(a, tuple(index))
     index[axes.n] = of(panel) * PANEL + of(lane)
     b_side = operand(b, tuple(index))
+    grouped = grouped_operand(b, tuple(index), (*(each[i] for i in axes.k), panel, lane))
+    if grouped is not None:
+        b_side = grouped[0]
     wanted = [each[i] for i in (*axes.k, *axes.m, *axes.batch)]
     copied = a_side.conditional or _read_behind(a_side.base)
     if copied or not all(a_side.flat.linear_in(x) for x in wanted):
         a = repeated(compact(a, product.shape).contiguous(), product.shape)
-    wanted = [each[i] for i in (*axes.k, *axes.batch)] + [panel, lane]
+    wanted = [each[i] for i in axes.k] + [panel, lane]
     in_order = (
         not b_side.conditional
         and not _read_behind(b_side.base)
         and all(b_side.flat.linear_in(x) for x in wanted)
+        and all(blocks_only(b_side.flat, each[i]) for i in axes.batch)
         and b_side.flat.coefficient(lane) == 1
         and size_max(product.shape[axes.n]) % PANEL == 0
     )
     if not in_order:
         if any(isinstance(d, Sym) for d in compact(b, product.shape).shape):
             return None  # cannot be packed; a slower kernel sums it where it lies
-        b = packed(b, product.shape, axes)
+        b = packed_weights(b, product.shape, axes) or packed(b, product.shape, axes)
     return _with_sides(c, axes, a, b)
 
 
@@ -190,7 +225,20 @@ def operand_bases(c: Node) -> list[Node]:
         while source.op in MOVEMENT:
             source = source.src[0]
         bases.append(source)
+    axes = classify(c)
+    grouped = None if axes is None else weights_beside(c, axes)
+    if axes is not None and grouped is not None:
+        bases[0 if axes.swap else 1] = grouped[0].base
+        bases += chooser(grouped[1])
     return bases
+
+
+def weights_beside(c: Node, axes: Axes) -> tuple[Operand, Loaded] | None:
+    """Return what a contraction reads of several weights, and which; None if there is just one."""
+    each = loops(c.src[0].shape, Counters())
+    index = tuple(of(x) for x in each)
+    fixed = tuple(each[i] for i in (*axes.k, axes.n))
+    return grouped_operand(sides(c, axes)[1], index, fixed)
 
 
 def chooser(group: Loaded | None) -> list[Node]:
@@ -259,6 +307,41 @@ def packed(b: Node, shape: Shape, axes: Axes) -> Node:
     back = back.reshape((*front, blocks * PANEL, *dims[at + 1 :])).slice(at, 0, n)
     unmoved = [order.index(x) for x in range(len(shape))]
     return repeated(back.permute(*unmoved), shape)
+
+
+def packed_weights(b: Node, shape: Shape, axes: Axes) -> Node | None:
+    """Gather b from panels of all its weights, [weight][n / 16][k][16]; None if it is no such b.
+
+    The panels are made once, since the weights are frozen.
+    """
+    each = loops(shape, Counters())
+    index = tuple(of(x) for x in each)
+    if len(axes.batch) > 1 or grouped_operand(b, index, (each[axes.n], each[axes.k[0]])) is None:
+        return None
+    found, place, _ = packing.follow(b, index)
+    block = [of(each[i]) for i in axes.batch] or [ZERO]
+    ways = {0: (axes.n, axes.k[0]), 1: (axes.k[0], axes.n)}
+    for turned, (first, second) in ways.items():
+        if len(axes.k) == 1 and place == (*block, of(each[first]), of(each[second])):
+            weights, chosen = (Tensor(s) for s in found.src)
+            n, k = size_max(shape[axes.n]), size_max(shape[axes.k[0]])
+            rows = (weights.transpose() if turned else weights).pad(1, 0, -n % PANEL)
+            panels = rows.reshape((-1, -(-n // PANEL), PANEL, k)).permute(0, 1, 3, 2).contiguous()
+            taken = panels.gather(chosen).permute(0, 1, 3, 2).reshape((-1, n + -n % PANEL, k))
+            return _laid_out(taken, shape, axes)
+    return None
+
+
+def _laid_out(b: Tensor, shape: Shape, axes: Axes) -> Node:
+    """Return matrices (blocks, whole panels of n, k) in the order of a contraction's axes."""
+    roles = [*axes.batch, axes.n, axes.k[0]]
+    if not axes.batch:
+        b = b.reshape(b.shape[1:])
+    b = b.permute(*sorted(range(len(roles)), key=lambda i: roles[i]))
+    sizes: list[Dim] = [d if i in roles else 1 for i, d in enumerate(shape)]
+    sizes[axes.n] = size_max(shape[axes.n]) + -size_max(shape[axes.n]) % PANEL
+    # The padding is cut off last: a reshape of what is cut would take places apart by division.
+    return repeated(b.reshape(tuple(sizes)).slice(axes.n, 0, shape[axes.n]), shape)
 
 
 def merged(loops_in_order: list[tuple[int, Dim]], coefficient: list[list[int]]) -> int:

@@ -108,7 +108,8 @@ def _read_directly(core: Node) -> bool:
 
 def _rows_of_blocks(core: Node, n: Node) -> bool:
     """Whether a node has the rows of a grouped product, one below the other, in whole blocks."""
-    if n.op is not Op.RESHAPE or len(n.shape) != 2 or not _read_directly(core):
+    packed = packed_product(core) if n.op is Op.RESHAPE and len(n.shape) == 2 else None
+    if packed is None or packed.group is None or not _read_directly(core):
         return False
     width = size_max(n.shape[1])
     return width % BLOCK == 0 and [d for d in core.shape if d != 1][-1:] == [width]

@@ -7,8 +7,20 @@ Invariant: each output is summed along k in order, in segments of fixed length t
 the tile's size decides which outputs are computed together, not how.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 from homebox.engine.codegen.linear import Value
-from homebox.engine.fusion.contract import PANEL, Axes, Operand, classify, merged, operand, sides
+from homebox.engine.fusion.contract import (
+    PANEL,
+    Axes,
+    Operand,
+    blocks_only,
+    classify,
+    grouped_operand,
+    merged,
+    operand,
+    sides,
+)
 from homebox.engine.fusion.draft import Region
 from homebox.engine.fusion.schedule import (
     SEGMENT,
@@ -21,7 +33,16 @@ from homebox.engine.fusion.schedule import (
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.indexing import Conditions, Counters, holds
 from homebox.engine.graph.ops import Dim, Node, Op, Shape, Sym, memory_of, size_max
-from homebox.engine.graph.symbolic import ZERO, Index, Loop, flatten, of, replace, unflatten
+from homebox.engine.graph.symbolic import (
+    ZERO,
+    Index,
+    Loaded,
+    Loop,
+    flatten,
+    of,
+    replace,
+    unflatten,
+)
 from homebox.engine.kernels.loops import LANES, Emitter
 
 Registers = list[list[Value]]  # one per row and panel of a tile
@@ -39,6 +60,7 @@ class ContractLowering:
     blocks: int  # of 16 outputs along n
     a: Operand
     b: Operand
+    group: Loaded | None  # the number of the weight, if b is one of several
     outer: tuple[int, ...]  # axes that only tell tiles apart
     k_outer: tuple[int, ...]
     k_inner: tuple[int, ...]
@@ -94,7 +116,10 @@ class ContractLowering:
         index = [of(x) for x in self.each]
         self.a = operand(a_node, tuple(index))
         index[axes.n] = of(self.panel) * PANEL + of(self.lane)
-        self.b = operand(b_node, tuple(index))
+        fixed = (*(self.each[i] for i in axes.k), self.panel, self.lane)
+        grouped = grouped_operand(b_node, tuple(index), fixed)
+        self.b = operand(b_node, tuple(index)) if grouped is None else grouped[0]
+        self.group = None if grouped is None else grouped[1]
         if not self._readable():
             return False
         self._merge_axes()
@@ -103,12 +128,13 @@ class ContractLowering:
     def _readable(self) -> bool:
         axes, each = self.axes, self.each
         a_loops = [each[i] for i in (*axes.k, *axes.m, *axes.batch)]
-        b_loops = [each[i] for i in (*axes.k, *axes.batch)] + [self.panel, self.lane]
+        b_loops = [each[i] for i in axes.k] + [self.panel, self.lane]
         return (
             not self.a.conditional
             and not self.b.conditional
             and all(self.a.flat.linear_in(x) for x in a_loops)
             and all(self.b.flat.linear_in(x) for x in b_loops)
+            and all(blocks_only(self.b.flat, each[i]) for i in axes.batch)
             and self.b.flat.coefficient(self.lane) == 1
         )
 
@@ -223,14 +249,21 @@ class ContractLowering:
         a_base = self._without_k(self.a.flat, m_places, None)
         b_base = self._without_k(self.b.flat, {}, of(self.n_loop) * s.panels)
         totals = self._registers(rows)
-        if self.k_outer or size_max(self.k_size) > SEGMENT:
-            self._outer_k(self.k_outer, a_base, b_base, totals)
-        else:
-            starts = e.integer(a_base), e.integer(b_base)
-            self._inner_k(starts, b.int(0), e.extent(self.k_size), totals)
+        with self._guard():
+            if self.k_outer or size_max(self.k_size) > SEGMENT:
+                self._outer_k(self.k_outer, a_base, b_base, totals)
+            else:
+                starts = e.integer(a_base), e.integer(b_base)
+                self._inner_k(starts, b.int(0), e.extent(self.k_size), totals)
         for r, row in enumerate(totals):
             for v, total in enumerate(row):
                 self._finish(top + r, v, b.get(total))
+
+    def _guard(self) -> AbstractContextManager[None]:
+        """Return a block that runs only if the unit has a weight: other sums stay zero."""
+        group = self.group
+        exists = self.e.mask(((of(group), group.size),)) if group is not None else None
+        return nullcontext() if exists is None else self.e.b.when(exists)
 
     def _registers(self, rows: int) -> Registers:
         """Return registers for a tile, all zero."""
