@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.grad import gradient
+from homebox.engine.graph.ops import Op, node
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import Experts
 from homebox.model.panels import sizes
@@ -55,7 +56,7 @@ class Mixture:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weighted sum of the chosen experts' results for x (N, H), float32 (N, H)."""
-        return self._forward(x, Tensor.contiguous)[0]
+        return self._forward(x, lambda x: x)[0]
 
     def forward_kept(self, x: Tensor, kept: Rounding = Tensor.contiguous) -> tuple[Tensor, Kept]:
         """Return the same, and what the gradient needs; `kept` puts products into memory."""
@@ -88,6 +89,7 @@ class Mixture:
         return _over_pairs(slots.in_pairs(d_rows)) + router
 
     def _forward(self, x: Tensor, keep: Rounding) -> tuple[Tensor, Kept]:
+        x = x.contiguous()  # else each of the products below would compute it again
         logits = x.linear(self.weight("router"))
         if self.experts.router_bias:
             logits = logits + self.weight("router_bias")
@@ -102,15 +104,21 @@ class Mixture:
         rows = slots.blocks(self.rounded(inner))
         found = rows.grouped_linear(self._weights("expert_down"), slots.expert)
         results = _flat(self._biased(found, "expert_down", slots)).contiguous()
-        weights = routing.weights.contiguous()
+        weights = routing.weights
         weighted = slots.in_pairs(results) * weights.reshape((*sizes(weights), 1))
         return _over_pairs(weighted), Kept(routing, slots, gate, up)
 
     def _operand(self, x: Tensor, slots: Slots) -> Tensor:
-        """Return x (N, H) in blocks as the products take it; single rows are rounded once."""
-        if slots.block == 1:
-            return slots.blocks(slots.rows_of(self.rounded(x)))
-        return slots.blocks(self.rounded(slots.rows_of(x).contiguous()))
+        """Return x (N, H) in blocks as the products take it; each row is rounded once."""
+        source = self.rounded(x).node
+        if slots.block == 1 or source.op not in (Op.UNPACK, Op.CAST):
+            return slots.blocks(slots.rows_of(Tensor(source)))
+        # What it is rounded to is moved: that is fewer bytes.
+        narrow = slots.rows_of(Tensor(source.src[0]).contiguous()).contiguous()
+        shape = (narrow.shape[0], source.shape[1])
+        return slots.blocks(
+            Tensor(node(source.op, source.dtype, shape, (narrow.node,), source.arg))
+        )
 
     def _activated(self, gate: Tensor, up: Tensor) -> Tensor:
         """Return what goes into the down matrix."""

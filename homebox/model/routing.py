@@ -19,7 +19,7 @@ BLOCK = 16  # rows of a block of pairs with one expert
 FEW = 8  # rows of which each pair stays alone
 
 _LOW = 1 << 32
-_SIGN = 0x7FFFFFFF
+_BELOW_SIGN = 0x7FFFFFFF
 _LEAST = -(1 << 63)
 
 
@@ -28,8 +28,8 @@ class Routing:
     """The experts of N rows, k for each, the one with the largest logit first."""
 
     experts: Experts
-    logits: Tensor  # float32 (N, E)
-    keys: Tensor  # int64 (N, k), in memory
+    logits: Tensor  # float32 (N, E), in memory
+    chosen: Tensor  # int32 (N, k), in memory; all different in a row
 
     @staticmethod
     def of(logits: Tensor, experts: Experts) -> "Routing":
@@ -38,18 +38,13 @@ class Routing:
         A NaN without sign counts as larger than all, one with a sign as smaller; -0 is below 0.
         """
         logits = logits.contiguous()
-        return Routing(experts, logits, _largest(_keys(logits), experts.per_token).contiguous())
+        low = (_largest(_keys(logits), experts.per_token) & (_LOW - 1)).cast(dt.i32)
+        return Routing(experts, logits, (low * -1 + (experts.count - 1)).contiguous())
 
     def again(self, label: str) -> "Routing":
         """Return the same under another name."""
-        logits, keys = self.logits.again(f"{label}.logits"), self.keys.again(f"{label}.keys")
-        return Routing(self.experts, logits, keys)
-
-    @property
-    def chosen(self) -> Tensor:
-        """The experts' numbers, int32 (N, k), all different in a row."""
-        low = (self.keys & (_LOW - 1)).cast(dt.i32)
-        return low * -1 + (self.experts.count - 1)
+        logits, chosen = self.logits.again(f"{label}.logits"), self.chosen.again(f"{label}.chosen")
+        return Routing(self.experts, logits, chosen)
 
     @property
     def weights(self) -> Tensor:
@@ -57,39 +52,34 @@ class Routing:
 
         The softmax over all logits at the chosen, or, `normalised`, over those of the chosen.
         """
-        powers = (self._values - self._top).exp()
-        return powers * self._total.recip()
+        if not self.experts.normalised:
+            return self._of_chosen(self._probabilities)
+        values = self._of_chosen(self.logits)
+        powers = (values - values.slice(1, 0, 1)).exp()
+        return powers * _in_order(powers).recip()
 
     def backward(self, g: Tensor) -> Tensor:
         """Return the gradient of the logits (N, E) from that of the weights (N, k).
 
         p (g - sum of w g), where p is the softmax and g is zero where an expert is not chosen.
         """
-        count = self.experts.count
         weights = self.weights.contiguous()
         common = _in_order(weights * g)
-        hit = self.chosen.reshape((*sizes(g), 1)).equal(Tensor.iota(count))
+        hit = self.chosen.reshape((*sizes(g), 1)).equal(Tensor.iota(self.experts.count))
         if self.experts.normalised:
             return _select(hit, weights * (g - common))
-        probabilities = (self.logits - self._top).exp() * self._total.recip()
-        return probabilities * (_select(hit, g) - common)
+        return self._probabilities * (_select(hit, g) - common)
 
     @property
-    def _values(self) -> Tensor:
-        """The logits of the chosen, (N, k)."""
-        return _folded((self.keys >> 32).cast(dt.i32)).bitcast(dt.f32)
+    def _probabilities(self) -> Tensor:
+        """The softmax over all experts, (N, E): in memory, where its rows are summed as rows."""
+        return self.logits.softmax().contiguous()
 
-    @property
-    def _top(self) -> Tensor:
-        return self._values.slice(1, 0, 1)
-
-    @property
-    def _total(self) -> Tensor:
-        """What the powers are divided by, (N, 1)."""
-        if self.experts.normalised:
-            return _in_order((self._values - self._top).exp())
-        # In memory, so that it is summed in the same order for any number of rows.
-        return (self.logits - self._top).exp().sum(1, keepdim=True).contiguous()
+    def _of_chosen(self, x: Tensor) -> Tensor:
+        """Return what x (N, E) has for the chosen experts, (N, k)."""
+        rows, count = sizes(x)
+        first = (Tensor.iota(rows) * count).reshape((rows, 1))
+        return x.reshape((rows * count,)).gather(self.chosen + first)
 
 
 @dataclass(frozen=True)
@@ -104,7 +94,7 @@ class Slots:
     @staticmethod
     def of(routing: Routing) -> "Slots":
         """Place the pairs of few rows apart, and of many together."""
-        rows, _ = sizes(routing.keys)
+        rows, _ = sizes(routing.chosen)
         return _apart(routing) if rows <= FEW else _together(routing)
 
     def again(self, label: str) -> "Slots":
@@ -146,7 +136,7 @@ def most_blocks(pairs: int, count: int) -> int:
 
 def _apart(routing: Routing) -> Slots:
     """Return a block of one row for each pair, in the order of rows."""
-    shape = sizes(routing.keys)
+    shape = sizes(routing.chosen)
     pair = Tensor.iota(shape[0] * shape[1])
     return Slots(routing.chosen.reshape((-1,)), pair, pair.reshape(shape), 1)
 
@@ -157,8 +147,8 @@ def _together(routing: Routing) -> Slots:
     A pair's place is counted in two steps, in tiles of about the square root of the rows: pairs of
     the same expert in the tiles before, then in the rows before of its own tile.
     """
-    chosen = routing.chosen.contiguous()
-    (rows, each), count = sizes(chosen), routing.experts.count
+    chosen, count = routing.chosen, routing.experts.count
+    rows, each = sizes(chosen)
     tile = _tile(rows)
     tiles = -(-rows // tile)
     # One more than the expert's number, so that rows that fill up the last tile have none.
@@ -230,13 +220,9 @@ def _tile(rows: int) -> int:
 def _keys(logits: Tensor) -> Tensor:
     """Return integers in the order of logits (N, E), all different in a row: int64 (N, E)."""
     count = sizes(logits)[1]
-    high = _folded(logits.bitcast(dt.i32)).cast(dt.i64) * _LOW
+    bits = logits.bitcast(dt.i32)
+    high = (bits < 0).where(bits ^ _BELOW_SIGN, bits).cast(dt.i64) * _LOW
     return high + (Tensor.iota(count) * -1 + (count - 1)).cast(dt.i64)
-
-
-def _folded(bits: Tensor) -> Tensor:
-    """Turn a float's bits into an integer in the same order, or back; int32."""
-    return (bits < 0).where(bits ^ _SIGN, bits)
 
 
 def _largest(keys: Tensor, count: int) -> Tensor:

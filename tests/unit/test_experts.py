@@ -166,7 +166,7 @@ def test_gradients_are_finite_differences(kind: str, count: int) -> None:
 def test_a_row_has_the_same_bits_alone_and_in_a_block(
     activations: Activations, form: Format | None, within: float
 ) -> None:
-    e, x = Experts(4, 2, 32, True, True, True), rows(40, 64)
+    e, x = Experts(20, 2, 32, form is None, True, True), rows(40, 64)
     w = weights_of(e, 64)
     mixed = layer(e, w, lambda x: rounded(x, activations), form)
     whole = run(mixed, x)
