@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from homebox.model.config import PROJECTIONS, ModelConfig, Rope
+from homebox.model.config import PROJECTIONS, ModelConfig
 from homebox.model.pretraining import Optimisation
 from homebox.model.rope import rope_tables
 
@@ -28,7 +28,7 @@ class TorchStep:
         self.adam = torch.optim.AdamW(
             rest, betas=numbers.betas, eps=numbers.eps, weight_decay=numbers.decay, fused=True
         )
-        tables = rope_tables(Rope(config.rope_theta, config.head_dim), 4096)
+        tables = rope_tables(config.ropes[0], 4096)
         self.cos, self.sin = (torch.tensor(t) for t in tables)
 
     def step(self, batch: dict[str, np.ndarray], rate: float, matrix_rate: float) -> float:

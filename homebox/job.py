@@ -27,7 +27,7 @@ from homebox.language.packing import Batch, Packer
 from homebox.language.vocabulary import Vocabulary, train_vocabulary
 from homebox.memory.store import canonical_json
 from homebox.model import SamplingParams, load
-from homebox.model.config import ModelConfig
+from homebox.model.config import ModelConfig, same_layers
 from homebox.model.devices import computing_on
 from homebox.model.loader import file_name_of
 from homebox.model.pretraining import Optimisation, Pretrainer
@@ -178,14 +178,13 @@ class Training:
             vocab_size=-(-words.size // 16) * 16,
             hidden_size=m.dim,
             intermediate_size=m.ff,
-            num_layers=m.layers,
             num_heads=m.heads,
             num_kv_heads=m.kv_heads,
             head_dim=m.dim // m.heads,
             max_positions=m.positions,
             rms_eps=m.norm_eps,
-            rope_theta=m.rope_theta,
             tied=True,
+            layers=same_layers(m.layers, m.rope_theta, m.dim // m.heads),
             eos_ids=(words.end,),
         )
         numbers = Optimisation(
@@ -297,7 +296,7 @@ class Training:
             "head_dim": c.head_dim,
             "max_position_embeddings": c.max_positions,
             "rms_norm_eps": c.rms_eps,
-            "rope_theta": c.rope_theta,
+            "rope_theta": self.spec.model.rope_theta,
             "hidden_act": "silu",
             "tie_word_embeddings": True,
             "eos_token_id": list(c.eos_ids),

@@ -5,12 +5,13 @@ keys and values that a token sees. A product and its sum are two operations. Ada
 recomputation of checkpointed layers are left out: they are a way, not the goal.
 """
 
+import math
 from dataclasses import dataclass
 
 from homebox.benchmarks.measure import Sample
 from homebox.engine.graph.formats import Format
 from homebox.engine.inspection.roof import Roof
-from homebox.model.config import PROJECTIONS, ModelConfig
+from homebox.model.config import ModelConfig
 from homebox.model.packed_layout import segments_of
 
 
@@ -49,9 +50,15 @@ def rate(
 
 
 def body_weights(config: ModelConfig) -> int:
-    """Return the numbers in the matrices of all layers."""
-    sizes = [config.projection_shape(name) for name in PROJECTIONS]
-    return config.num_layers * sum(n * k for n, k in sizes)
+    """Return the numbers in the matrices of all layers that a token meets."""
+    total = 0
+    for i, layer in enumerate(config.layers):
+        total += sum(math.prod(config.projection_shape(name)) for name in config.adapted(i))
+        if layer.sparse and config.experts is not None:
+            chosen = config.experts
+            inner = 3 * chosen.per_token * chosen.inner
+            total += config.hidden_size * (inner + chosen.count)
+    return total
 
 
 def head_weights(config: ModelConfig) -> int:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from homebox.benchmarks.suite import run as measure
     from homebox.engine.inspection.roof_opencl import top_of
     from homebox.engine.runtime.runtime_cpu import thread_count
-    from homebox.model.config import load_config
+    from homebox.model.config_file import load_config
     from homebox.model.model import model_directory
     from homebox.model.packed_layout import choose_format
 

@@ -47,10 +47,16 @@ def rank_bucket(rank: int) -> int:
     return next((size for size in RANKS if rank <= size), round_up(rank, RANKS[-1]))
 
 
-def adapter_bytes(config: ModelConfig, slots: int, rank: int) -> int:
+def inputs_of(config: ModelConfig, layer: int) -> dict[str, tuple[str, ...]]:
+    """Return those of `INPUTS` that a layer adapts."""
+    adapted = config.adapted(layer)
+    return {name: found for name, found in INPUTS.items() if MATRICES[found[0]][0] in adapted}
+
+
+def adapter_bytes(config: ModelConfig, slots: int, rank: int, layer: int = 0) -> int:
     """Return the bytes that the adapters of one layer take, each of rank `rank_bucket(rank)`."""
     wide, total = rank_bucket(rank), 0
-    for matrices in INPUTS.values():
+    for matrices in inputs_of(config, layer).values():
         inner = config.projection_shape(MATRICES[matrices[0]][0])[1]
         total += F32.nbytes(round_up(wide * sum(len(MATRICES[m]) for m in matrices)), inner)
         for matrix in matrices:
@@ -78,7 +84,7 @@ class AdapterMemory:
         self.a: dict[str, Stack] = {}
         self.b: dict[str, Stack] = {}
         for layer in self.layers:
-            for source, matrices in INPUTS.items():
+            for source, matrices in inputs_of(config, layer).items():
                 columns = sum(len(MATRICES[m]) for m in matrices) * rank
                 inner = config.projection_shape(MATRICES[matrices[0]][0])[1]
                 self.a[f"layers.{layer}.{source}"] = Stack(slots, columns, inner)
@@ -105,7 +111,7 @@ class AdapterMemory:
         if tensors is None:
             return
         for layer in self.layers:
-            for source, matrices in INPUTS.items():
+            for source, matrices in inputs_of(self.config, layer).items():
                 self._write_input(index, f"layers.{layer}.", source, matrices, tensors)
                 for matrix in matrices:
                     self._write_matrix(index, f"layers.{layer}.", matrix, tensors, scale)

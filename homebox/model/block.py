@@ -1,4 +1,4 @@
-"""The decoder of Llama and Qwen3 as a graph over packed weights and a paged cache.
+"""The decoder as a graph over packed weights and a paged cache.
 
 The one idea: a matrix sees x times the norm's weight, and the row's 1/rms is multiplied in after
 the product, so that rounding the operand needs no statistics and one kernel does all of it.
@@ -9,16 +9,16 @@ prompt was cut.
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from homebox.engine.graph.device import Buffer
 from homebox.engine.graph.formats import Format
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.activations import Activations, rounded
 from homebox.model.adapter_memory import AdapterMemory, Chosen
-from homebox.model.config import ModelConfig, Rope
+from homebox.model.config import ModelConfig
+from homebox.model.experts import Mixture
+from homebox.model.gated import capped_logits, gated
 from homebox.model.panels import sizes
-from homebox.model.rope import rope_tables
+from homebox.model.rotary import Rotation, growth_table
 
 
 class PackedMatrices(Protocol):
@@ -33,10 +33,10 @@ class PackedMatrices(Protocol):
     tensors: dict[str, Tensor]
 
     def tensor(self, name: str) -> Tensor:
-        """Return a weight as a float32 tensor: (out, in), or (n,) for a norm.
+        """Return a weight as a float32 tensor: (out, in), or (n,) for a norm or a bias.
 
-        Names: embed, norm, head, and layers.{i}. with qkv (q, k and v stacked), o, gate, up, down,
-        attn_norm, mlp_norm and, where heads are normalised, q_norm, k_norm.
+        Names are those of `config.weight_shapes()`, save that q, k and v are stacked as qkv, and
+        their biases as qkv_bias.
         """
         ...
 
@@ -49,7 +49,16 @@ class Cache(Protocol):
         ...
 
     def attend(
-        self, layer: int, memory: Tensor, query: Tensor, positions: Tensor, tables: Tensor
+        self,
+        layer: int,
+        memory: Tensor,
+        query: Tensor,
+        positions: Tensor,
+        tables: Tensor,
+        window: int | None = None,
+        cap: float | None = None,
+        sinks: Tensor | None = None,
+        scale: float | None = None,
     ) -> Tensor:
         """Attend from query (B, T, heads, head_dim); return (B, T, heads * head_dim)."""
         ...
@@ -70,7 +79,7 @@ class Decoder:
     """Writes the graph of one forward pass, or of a range of its layers.
 
     The range that begins with layer 0 embeds ids, the one that ends with the last layer gives
-    logits; in between hidden states come and go. The rotary tables lie on the current device.
+    logits; in between hidden states come and go. The tables of places lie on the current device.
     """
 
     def __init__(
@@ -87,9 +96,11 @@ class Decoder:
         self.cache = cache
         self.activations = activations
         self.layers = range(config.num_layers) if layers is None else layers
-        cos, sin = rope_tables(Rope(config.rope_theta, config.head_dim), context)
-        self.cos = Tensor.from_numpy(np.stack([cos, cos], 1), frozen=True)  # (P, 2, D / 2)
-        self.sin = Tensor.from_numpy(np.stack([-sin, sin], 1), frozen=True)
+        self.rotations = {rope: Rotation(rope, context) for rope in config.ropes}
+        self.growth: Tensor | None = None  # of queries, by place
+        if config.query_growth is not None:
+            table = growth_table(config.query_growth, context)
+            self.growth = Tensor.from_numpy(table, frozen=True)
 
     @property
     def first(self) -> bool:
@@ -101,14 +112,25 @@ class Decoder:
         """Whether its output is logits."""
         return self.layers.stop == self.config.num_layers
 
+    @property
+    def buffers(self) -> dict[str, Buffer]:
+        """The memory of the tables, by names that are the same in every process."""
+        found = {} if self.growth is None else {"growth": self.growth.buffer}
+        for i, rotation in enumerate(self.rotations.values()):
+            found |= {f"rope:{i}:cos": rotation.cos.buffer, f"rope:{i}:sin": rotation.sin.buffer}
+        return found
+
     def run(self, x: Tensor, rows: Rows, adapters: AdapterMemory | None) -> Tensor:
         """Return the logits (N, V), or (1, V) of the row `rows.last`; or hidden states (N, H).
 
         x is ids (N,) int32 for the first layers, else the hidden states that came before, (N, H).
         """
         if self.first:
+            x = self.weights.tensor("embed").gather(x)
+            if self.config.embed_scale != 1.0:
+                x = x * self.config.embed_scale
             # In memory, so that statistics of rows are summed in the same order in every program.
-            x = self.weights.tensor("embed").gather(x).contiguous()
+            x = x.contiguous()
         for layer in self.layers:
             only = rows.last if layer == self.config.num_layers - 1 else None
             x = _Block(self, layer, rows, adapters).run(x, only)
@@ -116,21 +138,13 @@ class Decoder:
             return x
         weighted, scale = self.norm(x, "norm")
         head = self.weights.tensor("embed" if self.config.tied else "head")
-        return rounded(weighted, self.activations).linear(head) * scale
+        logits = rounded(weighted, self.activations).linear(head) * scale
+        return capped_logits(self.config, logits)
 
     def norm(self, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """Return RMSNorm in two factors: x * weight, and 1 / rms of each row (N, 1)."""
         scale = ((x * x).mean(-1, keepdim=True) + self.config.rms_eps).rsqrt()
         return x * self.weights.tensor(name), scale
-
-    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Rotary embedding of x (N, H, D): halves (a, b) -> (a cos - b sin, b cos + a sin)."""
-        rows, heads, dim = sizes(x)
-        pairs = x.reshape((rows, heads, 2, dim // 2))
-        cos = self.cos.gather(positions).reshape((rows, 1, 2, dim // 2))
-        sin = self.sin.gather(positions).reshape((rows, 1, 2, dim // 2))
-        swapped = pairs.slice(2, 1, 2, -1)
-        return (pairs * cos + swapped * sin).reshape((rows, heads, dim))
 
 
 class _Block:
@@ -142,31 +156,67 @@ class _Block:
         self.decoder = decoder
         self.config = decoder.config
         self.layer = layer
+        self.shape = decoder.config.layers[layer]
         self.prefix = f"layers.{layer}."
         self.rows = rows
         self.adapters = adapters
 
     def run(self, x: Tensor, only: Tensor | None) -> Tensor:
         """Return the layer's output for x (N, hidden), or for the row `only` of it."""
-        weighted, scale = self.decoder.norm(x, f"{self.prefix}attn_norm")
+        weighted, scale = self._normed(x, "attn_norm")
         (qkv,) = self._products("qkv", weighted, ("qkv",))
+        qkv = self._biased(_scaled(qkv, scale), "qkv_bias", self.config.qkv_bias)
         if only is not None:
             x = x.contiguous().gather(only).contiguous()
-        attended = self._attend(qkv * scale, only)
-        (added,) = self._products("o", attended, ("o",))
-        x = x + added
-        weighted, scale = self.decoder.norm(x, f"{self.prefix}mlp_norm")
-        gate, up = self._products("mlp", weighted, ("gate", "up"))
+        (added,) = self._products("o", self._attend(qkv, only), ("o",))
+        x = x + self._added(self._biased(added, "o_bias", self.config.o_bias), "attn_post_norm")
+        added = self._mixture(x) if self.shape.sparse else self._mlp(x)
+        return x + self._added(added, "mlp_post_norm")
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        biased = self.config.mlp_bias
+        weighted, scale = self._normed(x, "mlp_norm")
+        products = self._products("mlp", weighted, ("gate", "up"))
+        gate, up = (
+            self._biased(_scaled(y, scale), f"{name}_bias", biased)
+            for name, y in zip(("gate", "up"), products, strict=True)
+        )
         # In memory: a factor that moved into the next product would change its rounding.
-        inner = ((gate * scale).silu() * (up * scale)).contiguous()
+        inner = gated(self.config.activation, gate, up).contiguous()
         (added,) = self._products("down", inner, ("down",))
-        return x + added
+        return self._biased(added, "down_bias", biased)
+
+    def _mixture(self, x: Tensor) -> Tensor:
+        if self.config.experts is None:
+            raise TypeError("a sparse layer has experts")
+        activations = self.decoder.activations
+        weighted, scale = self._normed(x, "mlp_norm")
+        mixture = Mixture(
+            self.config.experts, self._weight, lambda rows: rounded(rows, activations)
+        )
+        return mixture.forward(_scaled(weighted, scale).contiguous())
+
+    def _weight(self, name: str) -> Tensor:
+        return self.decoder.weights.tensor(self.prefix + name)
+
+    def _normed(self, x: Tensor, name: str) -> tuple[Tensor, Tensor | None]:
+        """Return what a product reads, and the factor of each row that comes after it."""
+        return self.decoder.norm(x, self.prefix + name) if self.config.pre_norm else (x, None)
+
+    def _biased(self, y: Tensor, name: str, there: bool) -> Tensor:
+        return y + self._weight(name) if there else y
+
+    def _added(self, y: Tensor, norm: str) -> Tensor:
+        """Return what a half of the layer adds to the residual stream."""
+        if self.config.post_norm:
+            weighted, scale = self.decoder.norm(y.contiguous(), self.prefix + norm)
+            y = weighted * scale
+        return y if self.config.residual_scale == 1.0 else y * self.config.residual_scale
 
     def _products(self, source: str, x: Tensor, names: tuple[str, ...]) -> list[Tensor]:
         """Multiply an input with the matrices that read it, each with its part of the adapter."""
         operand = rounded(x, self.decoder.activations)
-        weights = [self.decoder.weights.tensor(self.prefix + name) for name in names]
-        found = [operand.linear(weight) for weight in weights]
+        found = [operand.linear(self._weight(name)) for name in names]
         chosen = self.rows.chosen
         if self.adapters is None or not chosen.slots:
             return found
@@ -185,26 +235,54 @@ class _Block:
         count, dim = batch * length, c.head_dim
         flat = rows.positions.reshape((count,))
         q, k, v = self._split(qkv)
-        key = self.decoder.rotate(self._head_norm(k.reshape((count, -1, dim)), "k_norm"), flat)
+        key = self._heads(k, "k_norm", flat)
         value = v.reshape((count, c.num_kv_heads, dim))
         memory = self.decoder.cache.append(self.layer, key, value, rows.places)
         if only is not None:
             q, flat = q.gather(only), flat.gather(only)
             batch, length, count = 1, 1, 1
-        query = self.decoder.rotate(self._head_norm(q.reshape((count, -1, dim)), "q_norm"), flat)
+        query = self._heads(q, "q_norm", flat)
+        if self.decoder.growth is not None:
+            query = query * self.decoder.growth.gather(flat).reshape((count, 1, 1))
         query = query.reshape((batch, length, c.num_heads, dim))
-        positions = flat.reshape((batch, length))
-        attended = self.decoder.cache.attend(self.layer, memory, query, positions, rows.tables)
+        attended = self.decoder.cache.attend(
+            self.layer,
+            memory,
+            query,
+            flat.reshape((batch, length)),
+            rows.tables,
+            self.shape.window,
+            c.attention_cap,
+            self._sinks(),
+            c.score_scale,
+        )
         return attended.reshape((count, c.num_heads * dim))
+
+    def _sinks(self) -> Tensor | None:
+        c = self.config
+        if not c.sinks:
+            return None
+        return self._weight("sinks").reshape((c.num_kv_heads, c.num_heads // c.num_kv_heads))
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
         q, k = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         return qkv.slice(1, 0, q), qkv.slice(1, q, k), qkv.slice(1, q + k, k)
 
-    def _head_norm(self, x: Tensor, name: str) -> Tensor:
-        """RMSNorm over each head of x (N, H, D), where the model has it."""
-        if not self.config.qk_norm:
+    def _heads(self, x: Tensor, norm: str, positions: Tensor) -> Tensor:
+        """Return x (N, heads * D) normed, where the model does that, and rotated: (N, heads, D)."""
+        c = self.config
+        if c.qk_norm == "whole":
+            weighted, scale = self.decoder.norm(x.contiguous(), self.prefix + norm)
+            x = weighted * scale
+        x = x.reshape((sizes(x)[0], -1, c.head_dim))
+        if c.qk_norm == "head":
+            scale = ((x * x).mean(-1, keepdim=True) + c.rms_eps).rsqrt()
+            x = x * scale * self._weight(norm)
+        if self.shape.rope is None:
             return x
-        scale = ((x * x).mean(-1, keepdim=True) + self.config.rms_eps).rsqrt()
-        return x * scale * self.decoder.weights.tensor(self.prefix + name)
+        return self.decoder.rotations[self.shape.rope](x, positions)
+
+
+def _scaled(y: Tensor, scale: Tensor | None) -> Tensor:
+    return y if scale is None else y * scale

@@ -1,56 +1,133 @@
-"""Describes a model's shape: `config.json` of a Hugging Face directory, checked field by field.
+"""Describes a decoder by its numbers: sizes, and which of the known variations it has.
 
-One frozen dataclass that everything else takes its sizes from. Invariant: a `ModelConfig` that
-exists is consistent and within the limits below, so no later code checks a size again.
+The one idea: the families of models differ in a handful of places, so one frozen description with
+one field for each place covers them all; the defaults are those of Llama. `architectures` makes it
+from a `config.json`, `gguf_model` from a GGUF file. Invariant: a `ModelConfig` that was made
+there is consistent and within limits, so no later code checks a size again.
 """
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Literal
 
-from homebox.errors import ModelFormatError, ModelNotFoundError
+ATTENTION = ("q", "k", "v", "o")
+MLP = ("gate", "up", "down")
+PROJECTIONS = (*ATTENTION, *MLP)
 
-ARCHITECTURES = ("llama", "qwen3")
-PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
-
-MAX_JSON_BYTES = 1 << 20
-_MAX_JSON_ITEMS = 1 << 19
-_MAX_VOCAB = 1 << 20
-_MAX_WIDTH = 1 << 17
-_MAX_LAYERS = 1024
-_MAX_HEADS = 1024
-_MAX_POSITIONS = 1 << 24
-_QWEN3_HEAD_DIM = 128
+MAX_VOCAB = 1 << 20
+MAX_WIDTH = 1 << 17
+MAX_LAYERS = 1024
+MAX_HEADS = 1024
+MAX_POSITIONS = 1 << 24
+MAX_EXPERTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary positions: theta^(-2i / dim) and how the frequencies are changed for long contexts.
+
+    Formulas and their sources: `rope.py`. A field that a kind does not use keeps its default.
+    """
+
+    theta: float
+    dim: int  # channels of a head that turn, an even number; the others pass
+    kind: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = "default"
+    factor: float = 1.0
+    original: int = 0  # positions that the model was first trained with
+    low_freq: float = 1.0  # llama3
+    high_freq: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    truncate: bool = True  # yarn: the bounds of the ramp are whole channels
+    attention_factor: float = 1.0  # multiplies cos and sin
+    short_factors: tuple[float, ...] = ()  # longrope, dim / 2 each
+    long_factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """In what a layer differs from the others.
+
+    Its mixer of places is attention, the only one so far. A layer with a recurrent state would say
+    so here, and get a memory of its own kind (`stages.Stage`).
+    """
+
+    rope: Rope | None = None  # None: no positions
+    window: int | None = None  # how many places a query sees, itself included; None: all
+    sparse: bool = False  # experts in place of one MLP
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts: `count` small MLPs, of which each row takes `per_token`."""
+
+    count: int
+    per_token: int
+    inner: int  # width of an expert
+    normalised: bool  # the weights of the chosen sum to 1
+    router_bias: bool = False
+    bias: bool = False
+    activation: Literal["silu", "clamped"] = "silu"
+    alpha: float = 1.702  # clamped: gain of the sigmoid
+    limit: float = 7.0  # clamped: bound of gate and up
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a Llama-like decoder; each comment names the key in `config.json`."""
+    """The shape of a decoder; `layers` has an entry for each layer, see `same_layers`."""
 
-    vocab_size: int  # vocab_size
-    hidden_size: int  # hidden_size
-    intermediate_size: int  # intermediate_size
-    num_layers: int  # num_hidden_layers
-    num_heads: int  # num_attention_heads
-    num_kv_heads: int  # num_key_value_heads, default num_attention_heads
-    head_dim: int  # head_dim, default hidden_size / num_attention_heads; qwen3: 128
-    max_positions: int  # max_position_embeddings
-    rms_eps: float  # rms_norm_eps
-    rope_theta: float  # rope_theta, default 10000
-    tied: bool  # tie_word_embeddings, default false
-    bos_id: int | None = None  # bos_token_id
-    eos_ids: tuple[int, ...] = ()  # eos_token_id: a number, a list or null
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    rms_eps: float
+    tied: bool  # the head is the embedding
+    layers: tuple[LayerShape, ...]
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
     architecture: str = "llama"  # model_type
+    qk_norm: Literal["", "head", "whole"] = ""  # of each head, or of all channels of q and of k
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    pre_norm: bool = True  # norms before attention and MLP
+    post_norm: bool = False  # norms of what they add
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    attention_scale: float | None = None  # of the scores; None: head_dim^-0.5
+    attention_cap: float | None = None  # scores become cap * tanh(scores / cap)
+    logit_cap: float | None = None
+    query_growth: tuple[float, int] | None = None  # (b, n): q * (1 + b log(1 + floor(place / n)))
+    sinks: bool = False  # each head has a logit that takes part in the softmax, without a value
+    embed_scale: float = 1.0
+    residual_scale: float = 1.0  # of what attention and MLP add
+    logit_scale: float = 1.0
+    experts: Experts | None = None
 
     @property
-    def qk_norm(self) -> bool:
-        """Whether each head's query and key are normalised, with a weight of head_dim numbers."""
-        return self.architecture == "qwen3"
+    def num_layers(self) -> int:
+        """The number of layers."""
+        return len(self.layers)
 
     @property
+    def windows(self) -> tuple[int | None, ...]:
+        """How many places a query of each layer sees; None: all."""
+        return tuple(layer.window for layer in self.layers)
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The different rotations that layers have."""
+        return tuple(dict.fromkeys(layer.rope for layer in self.layers if layer.rope is not None))
+
+    @property
+    def score_scale(self) -> float:
+        """What queries are multiplied with."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
+
+    @cached_property
     def parameters(self) -> int:
         """The number of weights."""
         return sum(math.prod(shape) for shape in self.weight_shapes().values())
@@ -69,229 +146,65 @@ class ModelConfig:
             "down": (hidden, inner),
         }[name]
 
+    def adapted(self, layer: int) -> tuple[str, ...]:
+        """Return the projections of a layer that an adapter may change; experts are frozen."""
+        return ATTENTION if self.layers[layer].sparse else PROJECTIONS
+
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return name -> shape of every weight that the transformer takes, in a fixed order."""
         shapes: dict[str, tuple[int, ...]] = {"embed": (self.vocab_size, self.hidden_size)}
-        for layer in range(self.num_layers):
-            for name in PROJECTIONS:
-                shapes[f"layers.{layer}.{name}"] = self.projection_shape(name)
-            shapes[f"layers.{layer}.attn_norm"] = (self.hidden_size,)
-            shapes[f"layers.{layer}.mlp_norm"] = (self.hidden_size,)
-            if self.qk_norm:
-                shapes[f"layers.{layer}.q_norm"] = (self.head_dim,)
-                shapes[f"layers.{layer}.k_norm"] = (self.head_dim,)
+        for number, layer in enumerate(self.layers):
+            part = self._matrices(layer) | self._norms() | self._biases(layer)
+            shapes |= {f"layers.{number}.{name}": shape for name, shape in part.items()}
         shapes["norm"] = (self.hidden_size,)
         if not self.tied:
             shapes["head"] = (self.vocab_size, self.hidden_size)
         return shapes
 
+    def _matrices(self, layer: LayerShape) -> dict[str, tuple[int, ...]]:
+        names = ATTENTION if layer.sparse else PROJECTIONS
+        shapes: dict[str, tuple[int, ...]] = {name: self.projection_shape(name) for name in names}
+        if layer.sparse and self.experts is not None:
+            count, inner, hidden = self.experts.count, self.experts.inner, self.hidden_size
+            shapes["router"] = (count, hidden)
+            shapes["expert_gate"] = shapes["expert_up"] = (count * inner, hidden)
+            shapes["expert_down"] = (count * hidden, inner)
+        return shapes
 
-def read_json_file(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Return the JSON object in `path`, refusing duplicates, NaN, other kinds and long files."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except FileNotFoundError:
-        raise ModelNotFoundError(
-            f"{path} does not exist; a model directory holds config.json, tokenizer.model and "
-            "*.safetensors"
-        ) from None
-    except OSError as error:
-        raise ModelFormatError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(data) > limit:
-        raise ModelFormatError(f"{path}: longer than {limit} bytes")
-    return parse_json_object(data, str(path))
+    def _norms(self) -> dict[str, tuple[int, ...]]:
+        names = [name for name in ("attn_norm", "mlp_norm") if self.pre_norm]
+        names += [name for name in ("attn_post_norm", "mlp_post_norm") if self.post_norm]
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (self.hidden_size,))
+        if self.qk_norm:
+            whole = self.qk_norm == "whole"
+            shapes["q_norm"] = (self.head_dim * (self.num_heads if whole else 1),)
+            shapes["k_norm"] = (self.head_dim * (self.num_kv_heads if whole else 1),)
+        return shapes
 
-
-def parse_json_object(data: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object that `data` holds; `where` begins the error's text."""
-    # Decoded JSON may take 40 times the memory of its text ("[],[],..."), so count first.
-    values = sum(data.count(mark) for mark in (b"{", b"[", b","))
-    if values > _MAX_JSON_ITEMS or data.count(b":") > _MAX_JSON_ITEMS // 2:
-        raise ModelFormatError(f"{where}: more than {_MAX_JSON_ITEMS} JSON values")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            seen: set[str] = set()
-            name = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise ModelFormatError(f"{where}: the key {_show(name)} occurs twice")
-        return result
-
-    def constant(text: str) -> Any:
-        raise ModelFormatError(f"{where}: {text} is not a JSON number")
-
-    try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
-    except UnicodeDecodeError:
-        raise ModelFormatError(f"{where}: not UTF-8 text") from None
-    except RecursionError:
-        raise ModelFormatError(f"{where}: nested too deeply") from None
-    except ValueError as error:
-        raise ModelFormatError(f"{where}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelFormatError(f"{where}: holds no JSON object")
-    return value
+    def _biases(self, layer: LayerShape) -> dict[str, tuple[int, ...]]:
+        biased = [*"qkv"] if self.qkv_bias else []
+        biased += ["o"] if self.o_bias else []
+        biased += MLP if self.mlp_bias and not layer.sparse else ()
+        shapes: dict[str, tuple[int, ...]] = {
+            f"{name}_bias": (self.projection_shape(name)[0],) for name in biased
+        }
+        if self.sinks:
+            shapes["sinks"] = (self.num_heads,)
+        if layer.sparse and self.experts is not None:
+            count, inner = self.experts.count, self.experts.inner
+            if self.experts.router_bias:
+                shapes["router_bias"] = (count,)
+            if self.experts.bias:
+                shapes["expert_gate_bias"] = shapes["expert_up_bias"] = (count, inner)
+                shapes["expert_down_bias"] = (count, self.hidden_size)
+        return shapes
 
 
-def load_config(directory: Path) -> ModelConfig:
-    """Read `config.json` (and the stop tokens of `generation_config.json`) of a model directory."""
-    path = directory / "config.json"
-    raw = read_json_file(path)
-    generation = directory / "generation_config.json"
-    if generation.exists():
-        extra = read_json_file(generation)
-        if extra.get("eos_token_id") is not None:
-            raw = {**raw, "eos_token_id": extra["eos_token_id"]}
-    return parse_config(raw, str(path))
+def is_vector(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a weight is kept as float32 numbers beside the matrices."""
+    return len(shape) == 1 or name.endswith("_bias")
 
 
-def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-    """Check a decoded `config.json` and return the model's shape.
-
-    Raises ModelFormatError that names `where` and the field.
-    """
-    fields = _Fields(raw, where)
-    kind = _refuse_unsupported(fields)
-    heads = fields.integer("num_attention_heads", 1, _MAX_HEADS)
-    hidden = fields.integer("hidden_size", 1, _MAX_WIDTH)
-    kv_heads = fields.integer("num_key_value_heads", 1, heads, default=heads)
-    if heads % kv_heads:
-        fields.fail("num_key_value_heads", f"{kv_heads} does not divide {heads} attention heads")
-    if fields.get("head_dim") is None and kind == "llama" and hidden % heads:
-        fields.fail("hidden_size", f"{hidden} is no multiple of {heads} attention heads")
-    usual = _QWEN3_HEAD_DIM if kind == "qwen3" else hidden // heads
-    head_dim = fields.integer("head_dim", 2, 1024, default=usual)
-    if head_dim % 2:
-        fields.fail("head_dim", f"must be even for rotary positions, not {head_dim}")
-    vocab = fields.integer("vocab_size", 1, _MAX_VOCAB)
-    return ModelConfig(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        intermediate_size=fields.integer("intermediate_size", 1, _MAX_WIDTH),
-        num_layers=fields.integer("num_hidden_layers", 1, _MAX_LAYERS),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        max_positions=fields.integer("max_position_embeddings", 1, _MAX_POSITIONS),
-        rms_eps=fields.number("rms_norm_eps", 0.0, 1.0),
-        rope_theta=_rope_theta(fields),
-        tied=fields.boolean("tie_word_embeddings", default=False),
-        bos_id=fields.token("bos_token_id", vocab),
-        eos_ids=fields.tokens("eos_token_id", vocab),
-        architecture=kind,
-    )
-
-
-def _refuse_unsupported(fields: "_Fields") -> str:
-    """Check what must not be in a configuration; return the architecture."""
-    kind = fields.get("model_type")
-    if kind not in ARCHITECTURES:
-        fields.fail(
-            "model_type",
-            f"{_show(kind)} is not supported; supported architectures: {', '.join(ARCHITECTURES)}",
-        )
-    if fields.get("hidden_act") not in (None, "silu", "swish"):
-        fields.fail("hidden_act", f"{_show(fields.get('hidden_act'))} is not supported, only silu")
-    for name in ("attention_bias", "mlp_bias"):
-        if fields.boolean(name, default=False):
-            fields.fail(name, "biases are not supported")
-    if fields.get("quantization_config") is not None:
-        fields.fail("quantization_config", "quantised weights are not supported")
-    _refuse_windows(fields)
-    return str(kind)
-
-
-def _refuse_windows(fields: "_Fields") -> None:
-    """Accept the fields of sliding windows where they say that no layer has one."""
-    if fields.boolean("use_sliding_window", default=False):
-        fields.fail("use_sliding_window", "sliding windows are not supported")
-    kinds = fields.get("layer_types")
-    if kinds is None:
-        return
-    if not isinstance(kinds, list):
-        fields.fail("layer_types", f"must be a list or null, not {_show(kinds)}")
-    if len(kinds) != fields.integer("num_hidden_layers", 1, _MAX_LAYERS):
-        fields.fail("layer_types", f"names {len(kinds)} layers, not num_hidden_layers")
-    for kind in kinds:
-        if kind != "full_attention":
-            fields.fail("layer_types", f"{_show(kind)} is not supported, only full_attention")
-
-
-def _rope_theta(fields: "_Fields") -> float:
-    for name in ("rope_scaling", "rope_parameters"):
-        value = fields.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, dict):
-            fields.fail(name, "must be an object or null")
-        kind = value.get("rope_type", value.get("type", "default"))
-        if kind != "default":
-            fields.fail(name, f"type {_show(kind)} is not supported, only default")
-        if "rope_theta" in value:
-            inner = _Fields(value, f"{fields.where}: {name}")
-            return inner.number("rope_theta", 1.0, 1e12)
-    return fields.number("rope_theta", 1.0, 1e12, default=10000.0)
-
-
-class _Fields:
-    """Typed access to the keys of one JSON object; every failure names the file and the key."""
-
-    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
-        self.raw = raw
-        self.where = where
-
-    def fail(self, name: str, reason: str) -> None:
-        raise ModelFormatError(f"{self.where}: {name}: {reason}")
-
-    def get(self, name: str) -> Any:
-        return self.raw.get(name)
-
-    def integer(self, name: str, low: int, high: int, default: int | None = None) -> int:
-        value = self.raw.get(name)
-        if value is None:
-            value = default
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            self.fail(name, f"must be a whole number from {low} to {high}, not {_show(value)}")
-        return int(value)  # type: ignore[arg-type]
-
-    def number(self, name: str, low: float, high: float, default: float | None = None) -> float:
-        """Return a number from `low` to `high`, but never 0."""
-        value = self.raw.get(name)
-        if value is None:
-            value = default
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not good or not low <= value <= high or value == 0 or math.isnan(value):  # type: ignore[operator, arg-type]
-            self.fail(name, f"must be a number from {low:g} to {high:g}, not {_show(value)}")
-        return float(value)  # type: ignore[arg-type]
-
-    def boolean(self, name: str, default: bool) -> bool:
-        value = self.raw.get(name, default)
-        if not isinstance(value, bool):
-            self.fail(name, f"must be true or false, not {_show(value)}")
-        return bool(value)
-
-    def token(self, name: str, vocab: int) -> int | None:
-        value = self.raw.get(name)
-        return None if value is None else self._token(name, value, vocab)
-
-    def tokens(self, name: str, vocab: int) -> tuple[int, ...]:
-        value = self.raw.get(name)
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            return (self._token(name, value, vocab),)
-        if len(value) > 64:
-            self.fail(name, "lists more than 64 tokens")
-        return tuple(dict.fromkeys(self._token(name, item, vocab) for item in value))
-
-    def _token(self, name: str, value: Any, vocab: int) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < vocab:
-            self.fail(name, f"must be a token id from 0 to {vocab - 1}, not {_show(value)}")
-        return int(value)
-
-
-def _show(value: Any) -> str:
-    """Return a short printable form of a value from a file that nobody vouches for."""
-    text = ascii(value) if not isinstance(value, int) or abs(value) < 10**18 else "a huge number"
-    return text if len(text) <= 60 else text[:57] + "..."
+def same_layers(count: int, theta: float, head_dim: int) -> tuple[LayerShape, ...]:
+    """Return `count` layers of plain attention with rotary positions."""
+    return (LayerShape(Rope(theta, head_dim)),) * count

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from homebox.engine.graph.device import HOST, Buffer, Device
 from homebox.engine.graph.tensor import Tensor, size_of
 from homebox.model.frozen_base import FrozenBase
+from homebox.model.gated import capped_logits, uncapped
 
 BUFFER_BYTES = 32 << 20  # stay in a CPU's last cache
 CARD_BUFFER_BYTES = 256 << 20  # a card needs many rows to be busy
@@ -92,7 +93,7 @@ class CrossEntropy:
             if base is not None:
                 kl.append(done.kl().contiguous())
             if backward:
-                student = student.store(done.d_logits())
+                student = student.store(uncapped(self.base.config, student, done.d_logits()))
                 d = self.base.backward(student, self.base.head)
                 gathered = gathered.store(d, Tensor.iota(self.rows) + start)
         total_kl = _total(kl) if kl else Tensor.full((), 0.0)
@@ -104,7 +105,8 @@ class CrossEntropy:
 
     def _logits(self, memory: Tensor, hidden: Tensor) -> Tensor:
         """Write the logits of some rows into a buffer."""
-        return memory.store(self.base.forward(hidden, self.base.head))
+        logits = self.base.forward(hidden, self.base.head)
+        return memory.store(capped_logits(self.base.config, logits))
 
 
 class Chunk:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig, Rope
+from homebox.model.panels import sizes
 from homebox.model.rope import rope_tables
 
 Lookup = Callable[[str], Tensor]
@@ -39,16 +40,21 @@ class Rows:
 class Rotary:
     """Rotary tables on the device, for `positions` positions."""
 
-    def __init__(self, config: ModelConfig, positions: int) -> None:
-        cos, sin = rope_tables(Rope(config.rope_theta, config.head_dim), positions)
+    def __init__(self, rope: Rope, positions: int) -> None:
+        self.dim = rope.dim
+        cos, sin = rope_tables(rope, positions)
         self.cos = Tensor.from_numpy(cos, frozen=True)
         self.sin = Tensor.from_numpy(sin, frozen=True)
 
     def __call__(self, x: Tensor, position: Tensor) -> Tensor:
-        """Rotate x (R, T, H, D): halves (a, b) -> (a cos - b sin, b cos + a sin)."""
-        rows, length, heads, dim = x.shape
-        if not isinstance(dim, int):
-            raise TypeError("the head dimension is fixed")
+        """Rotate x (R, T, H, D): halves (a, b) -> (a cos - b sin, b cos + a sin).
+
+        Only the first channels turn where the rope has fewer than D.
+        """
+        rows, length, heads, dim = sizes(x)
+        if dim != self.dim:
+            turned = self(x.slice(3, 0, self.dim), position)
+            return turned.cat(x.slice(3, self.dim, dim - self.dim), axis=3)
         half = dim // 2
         pairs = x.reshape((rows, length, heads, 2, half))
         shape = (rows, length, 1, 1, half)
@@ -67,7 +73,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def hidden_states(
     config: ModelConfig, weight: Lookup, linear: Linear, rotary: Rotary, batch: Rows
 ) -> Tensor:
-    """Return the normed hidden states of all places, (rows * length, hidden)."""
+    """Return the normed hidden states of all places, (rows * length, hidden); Llama only."""
     rows, length = batch.shape
     x = weight("embed").gather(batch.ids.reshape((rows * length,)))
     mask = attention_mask(batch)

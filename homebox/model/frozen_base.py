@@ -42,6 +42,8 @@ class FrozenBase:
                 rows = config.projection_shape(kind)[0]
                 if name not in tensors:
                     tensors[name] = rows_of(given[stack], at, rows)
+                if config.qkv_bias and f"{name}_bias" not in tensors:
+                    tensors[f"{name}_bias"] = given[f"{stack}_bias"].slice(0, at, rows)
                 at += rows
         return FrozenBase(config, tensors, numerics)
 

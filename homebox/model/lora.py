@@ -25,7 +25,7 @@ def adapter_shapes(config: ModelConfig, rank: int) -> dict[str, tuple[int, int]]
     """Return the name and shape of every tensor of an adapter, in a fixed order."""
     shapes: dict[str, tuple[int, int]] = {}
     for layer in range(config.num_layers):
-        for name in PROJECTIONS:
+        for name in config.adapted(layer):
             outputs, inputs = config.projection_shape(name)
             shapes[f"layers.{layer}.{name}.A"] = (rank, inputs)
             shapes[f"layers.{layer}.{name}.B"] = (outputs, rank)

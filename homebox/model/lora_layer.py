@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.grad import gradient
 from homebox.engine.graph.tensor import Tensor, size_of
+from homebox.model import experts
 from homebox.model.decoder import rms_norm
 from homebox.model.frozen_base import FrozenBase
+from homebox.model.gated import gated
 from homebox.model.parameters import GROUPS
 from homebox.model.row_attention import RowAttention
 
@@ -60,13 +62,18 @@ class Projections:
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Return the products with x (N, in), and u (N, members * rank)."""
-        out = [self.base.forward(x, self.base.tensors[name]) for name in self.names]
+        out = [self._product(x, name) for name in self.names]
         if self.low is None:
             return out, None
         u = self.low.forward(x)
         for i, b in enumerate(self.low.b):
             out[i] = out[i] + self.low.part(u, i).linear(b)
         return out, u
+
+    def _product(self, x: Tensor, name: str) -> Tensor:
+        y = self.base.forward(x, self.base.tensors[name])
+        bias = self.base.tensors.get(f"{name}_bias")
+        return y if bias is None else y + bias
 
     def backward(
         self, x: Tensor, u: Tensor | None, g: Sequence[Tensor]
@@ -84,7 +91,11 @@ class Projections:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the backward pass of a layer starts from: its input, and products in memory."""
+    """What the backward pass of a layer starts from: its input, and products in memory.
+
+    `added` is what attention and MLP add before their norms, where the model has these; a layer
+    with experts has `mixture` in place of `gate` and `up`.
+    """
 
     x: Tensor
     q: Tensor
@@ -92,33 +103,37 @@ class Kept:
     v: Tensor
     attended: Tensor
     middle: Tensor  # after the attention's half
-    gate: Tensor
-    up: Tensor
+    gate: Tensor | None
+    up: Tensor | None
+    mixture: experts.Kept | None
+    added: tuple[Tensor | None, Tensor | None]
     low: tuple[Tensor | None, ...]  # u of qkv, o, gate_up, down
 
     def again(self, label: str) -> "Kept":
         """Return the same under another name, so that nothing derived from it is kept as well."""
 
-        def named(field: str) -> Tensor:
-            value: Tensor = getattr(self, field)
-            return value.again(f"{label}.{field}")
+        def named(value: Tensor | None, name: str) -> Tensor | None:
+            return None if value is None else value.again(f"{label}.{name}")
 
+        attention, mlp = self.added
         return Kept(
-            named("x"),
-            named("q"),
-            named("k"),
-            named("v"),
-            named("attended"),
-            named("middle"),
-            named("gate"),
-            named("up"),
+            self.x.again(f"{label}.x"),
+            self.q.again(f"{label}.q"),
+            self.k.again(f"{label}.k"),
+            self.v.again(f"{label}.v"),
+            self.attended.again(f"{label}.attended"),
+            self.middle.again(f"{label}.middle"),
+            named(self.gate, "gate"),
+            named(self.up, "up"),
+            None if self.mixture is None else self.mixture.again(f"{label}.mixture"),
+            (named(attention, "attention"), named(mlp, "mlp")),
             self.low,
         )
 
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """A layer; `low` has an entry for each of `GROUPS`, None = without adapters."""
+    """A layer; `low` has an entry for each of its groups of projections, {} = without adapters."""
 
     base: FrozenBase
     index: int
@@ -132,56 +147,121 @@ class LoraLayer:
         q, k, v = kept(q), kept(k), kept(v)
         attended = kept(self.attention.forward(*map(_wide, (q, k, v))))
         (added,), u_o = self._projections("o").forward(_wide(attended))
+        attention, added = self._added(added, "attn_post_norm")
         middle = (x + added).contiguous()
+        gate = up = u_gate_up = u_down = mixture = None
         normed = self._normed(middle, "mlp_norm")
-        (gate, up), u_gate_up = self._projections("gate_up").forward(normed)
-        gate, up = kept(gate), kept(up)
-        (added,), u_down = self._projections("down").forward(_gated(_wide(gate), _wide(up)))
+        if self.sparse:
+            added, mixture = self._mixture.forward_kept(normed.contiguous(), kept)
+        else:
+            (gate, up), u_gate_up = self._projections("gate_up").forward(normed)
+            gate, up = kept(gate), kept(up)
+            inner = self._gated(_wide(gate), _wide(up))
+            (added,), u_down = self._projections("down").forward(inner)
+        mlp, added = self._added(added, "mlp_post_norm")
         low = (u_qkv, u_o, u_gate_up, u_down)
-        return (middle + added).contiguous(), Kept(x, q, k, v, attended, middle, gate, up, low)
+        parts = Kept(x, q, k, v, attended, middle, gate, up, mixture, (attention, mlp), low)
+        return (middle + added).contiguous(), parts
 
     def backward(self, kept: Kept, g: Tensor) -> tuple[Tensor, Gradients]:
         """Return the gradient of the layer's input, and those of its adapters."""
-        u_qkv, u_o, u_gate_up, u_down = kept.low
-        # Each of the three is computed from gate and up alone: less traffic than what they share.
-        one, two, three = (self._gate_up(kept, label) for label in ("inner", "d_gate", "d_up"))
-        inner = _gated(*one)
-        d_inner, grads = self._projections("down").backward(inner, u_down, [g])
-        d_inner = d_inner.contiguous()
-        (d_gate,) = gradient(_gated(*two), [two[0]], d_inner)
-        (d_up,) = gradient(_gated(*three), [three[1]], d_inner)
-        normed = self._normed(kept.middle, "mlp_norm")
-        sides = [d_gate.contiguous(), d_up.contiguous()]
-        d_normed, found = self._projections("gate_up").backward(normed, u_gate_up, sides)
-        grads |= found
-        (d_middle,) = gradient(normed, [kept.middle], d_normed.contiguous())
-        g = (g + d_middle).contiguous()
+        d_added = self._added_backward(kept.added[1], "mlp_post_norm", g)
+        if kept.mixture is not None:
+            d_normed, grads = self._mixture.backward(kept.mixture, d_added), Gradients()
+        else:
+            d_normed, grads = self._mlp_backward(kept, d_added)
+        g = self._through_norm(kept.middle, "mlp_norm", d_normed, g)
 
+        u_qkv, u_o, _, _ = kept.low
         attended = _wide(kept.attended)
-        d_attended, found = self._projections("o").backward(attended, u_o, [g])
+        d_added = self._added_backward(kept.added[0], "attn_post_norm", g)
+        d_attended, found = self._projections("o").backward(attended, u_o, [d_added])
         grads |= found
         q, k, v = _wide(kept.q), _wide(kept.k), _wide(kept.v)
         d_qkv = self.attention.backward(q, k, v, attended, d_attended.contiguous())
         normed = self._normed(kept.x, "attn_norm")
         sides = [d.contiguous() for d in d_qkv]
         d_normed, found = self._projections("qkv").backward(normed, u_qkv, sides)
-        (d_x,) = gradient(normed, [kept.x], d_normed.contiguous())
-        return (g + d_x).contiguous(), grads | found
+        return self._through_norm(kept.x, "attn_norm", d_normed, g), grads | found
+
+    def _mlp_backward(self, kept: Kept, g: Tensor) -> tuple[Tensor, Gradients]:
+        """Return the gradient of the MLP's normed input, and those of its adapters."""
+        _, _, u_gate_up, u_down = kept.low
+        # Each of the three is computed from gate and up alone: less traffic than what they share.
+        one, two, three = (self._gate_up(kept, label) for label in ("inner", "d_gate", "d_up"))
+        inner = self._gated(*one)
+        d_inner, grads = self._projections("down").backward(inner, u_down, [g])
+        d_inner = d_inner.contiguous()
+        (d_gate,) = gradient(self._gated(*two), [two[0]], d_inner)
+        (d_up,) = gradient(self._gated(*three), [three[1]], d_inner)
+        normed = self._normed(kept.middle, "mlp_norm")
+        sides = [d_gate.contiguous(), d_up.contiguous()]
+        d_normed, found = self._projections("gate_up").backward(normed, u_gate_up, sides)
+        return d_normed, grads | found
 
     def _gate_up(self, kept: Kept, label: str) -> tuple[Tensor, Tensor]:
+        if kept.gate is None or kept.up is None:
+            raise ValueError(f"layer {self.index} has no gate")
         gate, up = (x.again(f"layers.{self.index}.{label}") for x in (kept.gate, kept.up))
         return _wide(gate), _wide(up)
 
+    # -- the parts in which families differ -----------------------------------------------------
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the layer has experts."""
+        return self.base.config.layers[self.index].sparse
+
+    @property
+    def _mixture(self) -> experts.Mixture:
+        if self.base.config.experts is None:
+            raise ValueError(f"layer {self.index} has no experts")
+        return experts.Mixture(self.base.config.experts, self._weight, self.base.rounded)
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return gated(self.base.config.activation, gate, up)
+
     def _normed(self, x: Tensor, name: str) -> Tensor:
-        weight = self.base.tensors[f"layers.{self.index}.{name}"]
-        return rms_norm(x, weight, self.base.config.rms_eps)
+        if not self.base.config.pre_norm:
+            return x
+        return rms_norm(x, self._weight(name), self.base.config.rms_eps)
+
+    def _through_norm(self, x: Tensor, name: str, d_normed: Tensor, g: Tensor) -> Tensor:
+        """Return the gradient of x, which goes on as it is (g) and through a norm."""
+        if not self.base.config.pre_norm:
+            return (g + d_normed).contiguous()
+        (d_x,) = gradient(self._normed(x, name), [x], d_normed.contiguous())
+        return (g + d_x).contiguous()
+
+    def _added(self, y: Tensor, norm: str) -> tuple[Tensor | None, Tensor]:
+        """Return what to keep of a half's result, and what it adds to the residual stream."""
+        if not self.base.config.post_norm:
+            return None, self._after(y, norm)
+        y = y.contiguous()
+        return y, self._after(y, norm)
+
+    def _after(self, y: Tensor, norm: str) -> Tensor:
+        config = self.base.config
+        if config.post_norm:
+            y = rms_norm(y, self._weight(norm), config.rms_eps)
+        return y if config.residual_scale == 1.0 else y * config.residual_scale
+
+    def _added_backward(self, y: Tensor | None, norm: str, g: Tensor) -> Tensor:
+        """Return the gradient of a half's result from that of the residual stream."""
+        scale = self.base.config.residual_scale
+        if y is not None:
+            (g,) = gradient(self._after(y, norm), [y], g)
+        elif scale != 1.0:
+            g = g * scale
+        else:
+            return g
+        return g.contiguous()
+
+    def _weight(self, name: str) -> Tensor:
+        return self.base.tensors[f"layers.{self.index}.{name}"]
 
     def _projections(self, group: str) -> Projections:
         return Projections(self.base, f"layers.{self.index}.{group}", self.low.get(group))
-
-
-def _gated(gate: Tensor, up: Tensor) -> Tensor:
-    return gate.silu() * up
 
 
 def _wide(x: Tensor) -> Tensor:

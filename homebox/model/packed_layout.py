@@ -5,14 +5,23 @@ weights stay float32 vectors beside the matrices, because quantised blocks are i
 Invariant: segments lie in the order in which a forward pass reads them, each at a whole page.
 """
 
+import math
 from dataclasses import dataclass
 
-from homebox.engine.graph.formats import WEIGHTS, Format
+from homebox.engine.graph.formats import F32, WEIGHTS, Format
 from homebox.errors import ConfigError
-from homebox.model.config import ModelConfig
+from homebox.model.config import ModelConfig, is_vector
 from homebox.model.sealed_file import PAGE
 
-STACKED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate": ("gate",), "up": ("up",), "down": ("down",)}
+STACKED = {"qkv": ("q", "k", "v"), "qkv_bias": ("q_bias", "k_bias", "v_bias")}
+# The order in which a layer reads its weights.
+_ORDER = (
+    *("attn_norm", "q_norm", "k_norm", "qkv", "qkv_bias", "sinks", "o", "o_bias"),
+    *("attn_post_norm", "mlp_norm", "gate", "up", "gate_bias", "up_bias", "down", "down_bias"),
+    *("router", "router_bias", "expert_gate", "expert_up", "expert_gate_bias", "expert_up_bias"),
+    *("expert_down", "expert_down_bias", "mlp_post_norm"),
+)
+_EXACT = ("router",)  # a rounded router would choose other experts
 AUTO = "auto"
 _SMALL = 50_000_000  # parameters; below, float32 is fast enough and needs no rounding
 
@@ -53,17 +62,18 @@ def segments_of(config: ModelConfig, form: Format) -> tuple[tuple[Segment, ...],
 
     def place(name: str, parts: tuple[str, ...]) -> None:
         nonlocal end
-        n, k = sum(shapes[part][0] for part in parts), 0
+        n, k = sum(math.prod(shapes[part]) for part in parts), 0
         kind, size = None, 4 * n
-        if len(shapes[parts[0]]) == 2:
-            k = shapes[parts[0]][1]
-            kind, size = form, form.nbytes(n, k)
+        if not is_vector(name, shapes[parts[0]]):
+            n, k = sum(shapes[part][0] for part in parts), shapes[parts[0]][1]
+            kind = F32 if name.endswith(_EXACT) else form
+            size = kind.nbytes(n, k)
         segments.append(Segment(name, parts, kind, n, k, end, size))
         end = -(-(end + size) // PAGE) * PAGE
 
     for layer in range(config.num_layers):
         prefix = f"layers.{layer}."
-        for name in ("attn_norm", "q_norm", "k_norm", "qkv", "o", "mlp_norm", "gate", "up", "down"):
+        for name in _ORDER:
             parts = tuple(prefix + part for part in STACKED.get(name, (name,)))
             if parts[0] in shapes:
                 place(prefix + name, parts)

@@ -70,19 +70,24 @@ class PackedWeights:
             buffer = self.memory.part(segment.offset, segment.n, dt.f32, frozen=True)
         else:
             buffer = self.memory.part(segment.offset, segment.nbytes, frozen=True)
-        flat = Tensor(node(Op.BUFFER, buffer.dtype, (buffer.count,), (), buffer))
         self.buffers[f"weights:{segment.name}"] = buffer
+        shape = self._vector_shape(segment) if segment.form is None else (buffer.count,)
+        stored = Tensor(node(Op.BUFFER, buffer.dtype, shape, (), buffer))
         self.tensors[segment.name] = (
-            flat
+            stored
             if segment.form is None
-            else Tensor.packed(segment.form, segment.n, segment.k, flat)
+            else Tensor.packed(segment.form, segment.n, segment.k, stored)
         )
 
-    def tensor(self, name: str) -> Tensor:
-        """Return a weight as a frozen float32 tensor: (n, k), or (n,) for a norm.
+    def _vector_shape(self, segment: Segment) -> tuple[int, ...]:
+        whole = len(segment.parts) == 1
+        return self.config.weight_shapes()[segment.name] if whole else (segment.n,)
 
-        Names: embed, norm, head, and layers.{i}. with qkv, o, gate, up, down, attn_norm, mlp_norm;
-        where heads are normalised, q_norm, k_norm; where they are whole panels of qkv, q, k, v. Any
+    def tensor(self, name: str) -> Tensor:
+        """Return a weight as a frozen float32 tensor: (n, k), or (n,) for a norm or a bias.
+
+        Names are those of `config.weight_shapes()`, save that q, k and v are stacked as qkv and
+        their biases as qkv_bias; where they are whole panels of qkv there are q, k and v too. Any
         other raises KeyError.
         """
         return self.tensors[name]
@@ -182,12 +187,13 @@ def _pack(weights: LoadedWeights, form: Format, put: Sink) -> None:
             for name in following.parts:
                 weights.prefetch(name)
         if segment.form is None:
-            put(segment.offset, weights[segment.name].view(np.uint8))
+            vector = np.concatenate([weights[name].reshape(-1) for name in segment.parts])
+            put(segment.offset, vector.view(np.uint8))
             continue
         at = segment.offset
-        for part, largest in packed(form, _stacked(weights, segment)):
-            if not largest <= LARGEST[form]:
-                raise _refused(weights, segment, form)
+        for part, largest in packed(segment.form, _stacked(weights, segment)):
+            if not largest <= LARGEST[segment.form]:
+                raise _refused(weights, segment, segment.form)
             put(at, part)
             at += part.size
             for name in segment.parts:

@@ -29,6 +29,12 @@ CLIP = 1.0
 _WIDTH = 1024  # of the rows in which updates walk through the memory
 
 
+def groups_of(config: ModelConfig, layer: int) -> dict[str, tuple[str, ...]]:
+    """Return the groups of a layer's projections that have adapters."""
+    adapted = config.adapted(layer)
+    return {group: members for group, members in GROUPS.items() if members[0] in adapted}
+
+
 class Parameters:
     """An adapter of one rank in training."""
 
@@ -38,7 +44,7 @@ class Parameters:
         self.places: dict[str, tuple[int, tuple[int, ...]]] = {}
         size = 0
         for layer in range(config.num_layers):
-            for group, members in GROUPS.items():
+            for group, members in groups_of(config, layer).items():
                 _, inputs = config.projection_shape(members[0])
                 wanted: dict[str, tuple[int, ...]] = {f"{group}.A": (rank * len(members), inputs)}
                 for member in members:

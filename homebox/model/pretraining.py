@@ -83,7 +83,7 @@ class Pretrainer:
         if not config.tied:
             raise ValueError("the trainer ties the head to the embedding")
         self.config, self.shape, self.targets = config, (rows, length), targets
-        self.rotary = Rotary(config, length)
+        self.rotary = Rotary(config.ropes[0], length)
         self.numbers = numbers
         first = first_weights(config, seed, numbers.embedding, numbers.residual)
         layers = range(config.num_layers)

@@ -244,7 +244,7 @@ class Stage:
         found = {**self.weights.buffers}
         caches = zip(self.layers, self.cache.memory, strict=True)
         found |= {f"kv:{layer}": t.buffer for layer, t in caches}
-        found |= {"rope:cos": self.decoder.cos.buffer, "rope:sin": self.decoder.sin.buffer}
+        found |= self.decoder.buffers
         if kind.adapters and self.adapters is not None:
             found |= self.adapters.buffers
         return found

@@ -27,7 +27,7 @@ from homebox.model.decoder import Rotary, Rows, rms_norm
 from homebox.model.frozen_base import FrozenBase
 from homebox.model.lora import init_adapter
 from homebox.model.lora_layer import Kept, LoraLayer, Low
-from homebox.model.parameters import GROUPS, Parameters
+from homebox.model.parameters import Parameters, groups_of
 from homebox.model.row_attention import RowAttention
 
 Ints = npt.NDArray[np.int32]
@@ -108,7 +108,7 @@ class LoraTrainer:
         self._policy = check_policy(checkpoint)
         self._anchored = anchored
         with using(device):
-            self.rotary = Rotary(model.config, length)
+            self.rotary = {rope: Rotary(rope, length) for rope in model.config.ropes}
             self.base = FrozenBase.of(model.config, model.base_tensors(), numerics)
             start = init_adapter(model.config, rank, seed)
             self.parameters = Parameters(model.config, rank, start)
@@ -160,25 +160,33 @@ class LoraTrainer:
     # -- the graph ------------------------------------------------------------------------------
 
     def _layers(self, rows: Rows, adapted: bool) -> list[LoraLayer]:
-        layers = []
-        for i in range(self.config.num_layers):
-            norms = None
-            if self.config.qk_norm:
-                first, second = (self.base.tensors[f"layers.{i}.{n}_norm"] for n in "qk")
-                norms = first, second
-            attention = RowAttention(self.config, self.rotary, rows, norms)
-            low = {group: self._low(i, group) for group in GROUPS} if adapted else {}
-            layers.append(LoraLayer(self.base, i, attention, low))
-        return layers
+        return [self._layer(i, rows, adapted) for i in range(self.config.num_layers)]
 
-    def _low(self, layer: int, group: str) -> Low:
+    def _layer(self, i: int, rows: Rows, adapted: bool) -> LoraLayer:
+        norms = None
+        if self.config.qk_norm:
+            first, second = (self.base.tensors[f"layers.{i}.{n}_norm"] for n in "qk")
+            norms = first, second
+        rope = self.config.layers[i].rope
+        rotary = None if rope is None else self.rotary[rope]
+        sinks = self.base.tensors[f"layers.{i}.sinks"] if self.config.sinks else None
+        attention = RowAttention(self.config, i, rotary, rows, norms, sinks)
+        low: dict[str, Low] = {}
+        if adapted:
+            groups = groups_of(self.config, i)
+            low = {group: self._low(i, group, groups[group]) for group in groups}
+        return LoraLayer(self.base, i, attention, low)
+
+    def _low(self, layer: int, group: str, members: tuple[str, ...]) -> Low:
         a = self.parameters.a(f"layers.{layer}.{group}.A")
-        b = tuple(self.parameters.b(f"layers.{layer}.{member}.B") for member in GROUPS[group])
+        b = tuple(self.parameters.b(f"layers.{layer}.{member}.B") for member in members)
         return Low(a, b, self.scale)
 
     def _hidden(self, rows: Rows, layers: list[LoraLayer]) -> tuple[Tensor, list[Kept]]:
         """Return the hidden states before the last norm, and what each layer keeps."""
         x = self.base.tensors["embed"].gather(rows.ids.reshape((self.shape[0] * self.shape[1],)))
+        if self.config.embed_scale != 1.0:
+            x = x * self.config.embed_scale
         x = x.contiguous()
         keeps = []
         for layer in layers:
@@ -230,7 +238,9 @@ class LoraTrainer:
 
     def _buffers(self) -> dict[str, Buffer]:
         """Return all memory that the programs use, by names that are the same everywhere."""
-        tables = {"rotary:cos": self.rotary.cos.buffer, "rotary:sin": self.rotary.sin.buffer}
+        tables: dict[str, Buffer] = {}
+        for i, rotary in enumerate(self.rotary.values()):
+            tables |= {f"rotary:{i}:cos": rotary.cos.buffer, f"rotary:{i}:sin": rotary.sin.buffer}
         own = self.parameters.buffers | self._entropy.buffers()
         return self.base.buffers() | tables | own
 

@@ -10,7 +10,8 @@ import numpy as np
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.learning.exam import Question
 from homebox.model.chat import Rendered
-from homebox.model.config import ModelConfig, parse_config
+from homebox.model.config import ModelConfig
+from homebox.model.config_file import parse_config
 from homebox.model.training import Batch, StepResult
 
 Mind = Callable[[Question, str], str]

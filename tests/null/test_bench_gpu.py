@@ -259,7 +259,7 @@ def test_a_disk_without_room_is_said_before_writing(
 
 
 def test_shapes_are_those_of_their_names() -> None:
-    from homebox.model.config import parse_config
+    from homebox.model.config_file import parse_config
 
     sizes = {n: parse_config(gpu_models.settings(n)).parameters for n in ("Qwen3-0.6B", "Qwen3-4B")}
     assert round(sizes["Qwen3-0.6B"] / 1e6) == 596

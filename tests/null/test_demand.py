@@ -10,7 +10,7 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.engine.inspection.demand import Demand, demand
 from homebox.engine.inspection.roof import Roof
 from homebox.engine.runtime.plan import order_regions
-from homebox.model.config import parse_config
+from homebox.model.config_file import parse_config
 from homebox.model.paged_cache import PagedCache
 from tests.unit.model_files import CONFIG
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from homebox.errors import ConfigError, ModelFormatError, ModelNotFoundError
-from homebox.model.config import PROJECTIONS, load_config, parse_config
+from homebox.model.config import PROJECTIONS
+from homebox.model.config_file import load_config, parse_config
 from homebox.model.model import choose_context, model_directory
 from tests.unit.model_files import CONFIG, QWEN3
 

@@ -17,7 +17,7 @@ from homebox.engine.runtime import capture
 from homebox.engine.runtime.program_plan import Launch
 from homebox.engine.simt.target import LoweredSimt, Packing, Simt, Stream
 from homebox.model.activations import Activations
-from homebox.model.config import parse_config
+from homebox.model.config_file import parse_config
 from homebox.model.lora import init_adapter
 from homebox.model.stages import Kind
 from homebox.model.transformer import Transformer

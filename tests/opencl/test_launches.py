@@ -7,7 +7,7 @@ import pytest
 
 from homebox.engine.graph.formats import BF16, Q8, WEIGHTS, Format
 from homebox.model.activations import Activations
-from homebox.model.config import parse_config
+from homebox.model.config_file import parse_config
 from homebox.model.lora import init_adapter
 from homebox.model.stages import whole
 from homebox.model.transformer import Transformer

@@ -15,7 +15,7 @@ from homebox.engine.opencl.platform import Found, found
 from homebox.engine.runtime.runtime_cpu import Pool
 from homebox.errors import EngineError
 from homebox.model import Model, SamplingParams, load
-from homebox.model.config import parse_config
+from homebox.model.config_file import parse_config
 from homebox.model.lora import init_adapter
 from homebox.model.stages import Part
 from homebox.model.transformer import Transformer

@@ -15,7 +15,7 @@ from homebox.engine.graph.grad import gradient
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import evaluate
 from homebox.engine.runtime.runtime_cpu import pool
-from homebox.model.config import parse_config
+from homebox.model.config_file import parse_config
 from homebox.model.pretraining import Optimisation, Pretrainer
 from homebox.model.training import Batch, LoraTrainer
 from homebox.model.transformer import Transformer

@@ -15,7 +15,8 @@ import sentencepiece
 from homebox.engine.graph import formats
 from homebox.engine.graph.device import Buffer
 from homebox.engine.graph.tensor import Tensor
-from homebox.model.config import ModelConfig, parse_config
+from homebox.model.config import ModelConfig
+from homebox.model.config_file import parse_config
 from homebox.model.loader import file_name_of
 
 MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from homebox.model.config import PROJECTIONS, ModelConfig, Rope
+from homebox.model.config import PROJECTIONS, ModelConfig
 from homebox.model.rope import rope_tables
 
 Array = npt.NDArray[Any]
@@ -35,7 +35,7 @@ class ReferenceLlama:
         self.context = context
         self.prefill_chunk = 16
         self.shared_chunk = 8
-        tables = rope_tables(Rope(config.rope_theta, config.head_dim), context)
+        tables = rope_tables(config.ropes[0], context)
         self.cos, self.sin = tables[0].astype(dtype), tables[1].astype(dtype)
         self.adapters: list[tuple[dict[str, Array], float] | None] = [None] * adapters
         self.cache: list[list[tuple[Array, Array]]] = [[] for _ in range(slots)]

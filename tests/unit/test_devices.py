@@ -11,7 +11,8 @@ from homebox.engine.graph.device import HOST, HostDevice
 from homebox.engine.graph.formats import WEIGHTS
 from homebox.errors import ConfigError, DeviceError, OutOfDeviceMemoryError
 from homebox.model import devices, load
-from homebox.model.config import ModelConfig, parse_config
+from homebox.model.config import ModelConfig
+from homebox.model.config_file import parse_config
 from homebox.model.devices import Choice, Room, choose, room_of
 from homebox.model.placement import Placement, Request, in_proportion, plan
 from homebox.model.stages import CHUNKS, Kind, Part, Sizes

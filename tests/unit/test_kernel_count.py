@@ -8,7 +8,8 @@ import pytest
 from homebox.engine.graph.formats import WEIGHTS
 from homebox.engine.inspection.debug import recording
 from homebox.engine.inspection.graph_html import repetition
-from homebox.model.config import ModelConfig, parse_config
+from homebox.model.config import ModelConfig
+from homebox.model.config_file import parse_config
 from homebox.model.lora import init_adapter
 from homebox.model.transformer import Transformer
 from tests.unit.model_files import CONFIG, QWEN3, ArrayWeights, random_weights

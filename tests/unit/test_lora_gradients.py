@@ -12,7 +12,7 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.runtime_cpu import pool
 from homebox.engine.verify.oracle import evaluate as oracle
 from homebox.errors import ConfigError
-from homebox.model.config import ModelConfig
+from homebox.model.config import ModelConfig, same_layers
 from homebox.model.cross_entropy import chunk_rows
 from homebox.model.decoder import Rotary, Rows, hidden_states
 from homebox.model.lora import init_adapter
@@ -24,13 +24,12 @@ CONFIG = ModelConfig(
     vocab_size=80,
     hidden_size=64,
     intermediate_size=128,
-    num_layers=2,
     num_heads=4,
     num_kv_heads=2,
     head_dim=16,
     max_positions=64,
     rms_eps=1e-5,
-    rope_theta=10000.0,
+    layers=same_layers(2, 10000.0, 16),
     tied=True,
 )
 STACKED = {"qkv": ("q", "k", "v")}
@@ -115,7 +114,7 @@ def plain_gradients(
     """Return the loss and gradients of the whole step as one graph, in float64."""
     frozen = {n: Tensor.from_numpy(w) for n, w in weights.items()}
     adapter = {n: Tensor.from_numpy(t) for n, t in grown_adapter().items()}
-    rotary = Rotary(CONFIG, LENGTH)
+    rotary = Rotary(CONFIG.ropes[0], LENGTH)
     inputs = [Tensor.from_numpy(x) for x in (batch.ids, batch.segment, batch.position)]
 
     def adapted(name: str, x: Tensor) -> Tensor:
@@ -202,7 +201,7 @@ def test_a_layer_more_costs_what_it_keeps() -> None:
     def growth(policy: str) -> float:
         sizes = []
         for layers in (2, 3):
-            config = ModelConfig(**{**_fields(CONFIG), "num_layers": layers})
+            config = ModelConfig(**{**_fields(CONFIG), "layers": CONFIG.layers[:1] * layers})
             trainer = LoraTrainer(
                 Base("plain", config),
                 RANK,

@@ -12,7 +12,8 @@ from homebox.engine.runtime.runtime_cpu import pool
 from homebox.errors import EngineError
 from homebox.model import Model, SamplingParams, load
 from homebox.model.activations import Activations
-from homebox.model.config import ModelConfig, parse_config
+from homebox.model.config import ModelConfig
+from homebox.model.config_file import parse_config
 from homebox.model.loader import load_directory
 from homebox.model.lora import init_adapter
 from homebox.model.transformer import Kind, Transformer

@@ -17,7 +17,7 @@ from homebox.engine.runtime.capture import evaluate
 from homebox.engine.runtime.pack_weights import packed
 from homebox.errors import ConfigError, ModelFormatError
 from homebox.model import file_digests, packed_weights, sealed_file
-from homebox.model.config import parse_config
+from homebox.model.config_file import parse_config
 from homebox.model.loader import LoadedWeights, load_weights
 from homebox.model.packed_layout import choose_format, segments_of
 from homebox.model.packed_weights import find_packed, pack_model

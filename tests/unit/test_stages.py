@@ -14,7 +14,7 @@ from homebox.engine.runtime.devices import device_named
 from homebox.errors import DeviceLostError, OutOfDeviceMemoryError
 from homebox.model.activations import Activations
 from homebox.model.adapters import Adapters
-from homebox.model.config import parse_config
+from homebox.model.config_file import parse_config
 from homebox.model.pages import Pages
 from homebox.model.placed_weights import memory_of, moved, needed
 from homebox.model.stages import Part

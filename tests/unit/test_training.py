@@ -6,7 +6,7 @@ import numpy as np
 
 from homebox.engine.graph.grad import gradient
 from homebox.engine.runtime.capture import capture
-from homebox.model.config import ModelConfig
+from homebox.model.config import ModelConfig, same_layers
 from homebox.model.lora import init_adapter
 from homebox.model.pretraining import Optimisation, Pretrainer, first_weights
 from homebox.model.training import Batch, LoraTrainer, StepResult
@@ -16,13 +16,12 @@ CONFIG = ModelConfig(
     vocab_size=48,
     hidden_size=32,
     intermediate_size=48,
-    num_layers=2,
     num_heads=4,
     num_kv_heads=2,
     head_dim=8,
     max_positions=64,
     rms_eps=1e-5,
-    rope_theta=10000.0,
+    layers=same_layers(2, 10000.0, 8),
     tied=True,
 )
 ROWS, LENGTH = 2, 24
