@@ -10,18 +10,16 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 
 from homebox.errors import ModelFormatError
 from homebox.model.gguf import k_blocks, small_blocks, ternary_blocks
+from homebox.model.gguf.bits import Bytes, Float32
 from homebox.model.gguf.types import BLOCKS, GGMLType
 
-Bytes = npt.NDArray[np.uint8]
-Float32 = npt.NDArray[np.float32]
 # Writes the values of blocks (n, bytes of a block) to (n, numbers of a block).
 Dequantiser = Callable[[Bytes, Float32], None]
 
-_PIECE = 1 << 16  # numbers that go through all steps together
+_PIECE = 1 << 18  # numbers that go through all steps together
 
 
 def _cast(stored: str) -> Dequantiser:

@@ -12,8 +12,10 @@ from types import MappingProxyType
 import numpy as np
 
 from homebox.errors import ModelFormatError
-from homebox.model.gguf.dequantisers import SUPPORTED, Bytes, Float32, dequantise_into
-from homebox.model.gguf.header import TensorInfo, Value, parse
+from homebox.model.gguf.bits import Bytes, Float32
+from homebox.model.gguf.dequantisers import SUPPORTED, dequantise_into
+from homebox.model.gguf.header import TensorInfo, parse
+from homebox.model.gguf.metadata import Value
 from homebox.model.gguf.types import BLOCKS, GGMLType
 from homebox.model.mapped_file import MappedFile
 

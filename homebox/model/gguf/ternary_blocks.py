@@ -7,7 +7,7 @@ All functions write the values of blocks (n, bytes) to `out` (n, 256).
 
 import numpy as np
 
-from homebox.model.gguf.small_blocks import Bytes, Float32, half
+from homebox.model.gguf.bits import Bytes, Float32, half, less, planes
 
 # Bytes of a TQ1_0 block: from, to, digits in each.
 _RUNS = ((0, 32, 5), (32, 48, 5), (48, 52, 4))
@@ -21,24 +21,16 @@ def tq1_0(blocks: Bytes, out: Float32) -> None:
     numbers = np.empty((len(blocks), 256), np.uint8)
     position = 0
     for begin, end, digits in _RUNS:
-        rest = blocks[:, begin:end]
+        rest = blocks[:, begin:end].copy()
         for _ in range(digits):
-            place = numbers[:, position : position + end - begin]
-            # rest * 3 // 256 without wider numbers
-            np.greater_equal(rest, np.uint8(86), out=place.view(np.bool_))
-            place += rest >= np.uint8(171)
-            rest = rest * np.uint8(3)
+            digit = (rest >= np.uint8(86)).view(np.uint8)  # rest * 3 // 256
+            digit += rest >= np.uint8(171)
+            numbers[:, position : position + end - begin] = digit
+            rest *= np.uint8(3)
             position += end - begin
-    numbers -= np.uint8(1)
-    np.multiply(numbers.view(np.int8), half(blocks, 52), out=out)
+    np.multiply(less(numbers, 1), half(blocks, 52), out=out)
 
 
 def tq2_0(blocks: Bytes, out: Float32) -> None:
     """64 bytes of pairs of bits, d: d * (pair - 1)."""
-    numbers = np.empty((len(blocks), 2, 4, 32), np.uint8)
-    packed = blocks[:, :64].reshape(-1, 2, 32)
-    for place in range(4):
-        np.right_shift(packed, np.uint8(2 * place), out=numbers[:, :, place])
-    numbers &= np.uint8(3)
-    numbers -= np.uint8(1)
-    np.multiply(numbers.reshape(-1, 256).view(np.int8), half(blocks, 64), out=out)
+    np.multiply(less(planes(blocks[:, :64], 2, 32), 1), half(blocks, 64), out=out)
