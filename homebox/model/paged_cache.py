@@ -136,19 +136,27 @@ class PagedCache:
         positions: Tensor,
         tables: Tensor,
         window: int | None = None,
+        cap: float | None = None,
+        sinks: Tensor | None = None,
+        scale: float | None = None,
     ) -> Tensor:
         """Attend from query (B, T, heads, head_dim) f32 at positions (B, T) to each one's past.
 
         `memory` is what `append` returned, tables (B, max_pages) int32 the sequences' pages. A row
         at position p sees the keys 0 .. p of its sequence, with a window only the last `window` of
-        them; one at -1 sees nothing and gives zeros. Returns (B, T, heads * head_dim).
+        them; one at -1 sees nothing and gives zeros. Queries are multiplied with `scale`, by
+        default head_dim^-0.5; `cap` and `sinks` (heads,) are those of `masked_attention`. Returns
+        (B, T, heads * head_dim).
         """
         batch, length, heads, dim = (size_of(d) for d in query.shape)
         groups = heads // self.heads
-        q = (query * dim**-0.5).reshape((batch, length, self.heads, groups, dim))
+        scaled = query * (dim**-0.5 if scale is None else scale)
+        q = scaled.reshape((batch, length, self.heads, groups, dim)).permute(0, 2, 3, 1, 4)
         keys, values = self._past(memory, tables)
         seen = visible(positions, size_of(tables.shape[1]) * PAGE, window)
-        out = masked_attention(q.permute(0, 2, 3, 1, 4), keys, values, seen)
+        if sinks is not None:
+            sinks = sinks.reshape((self.heads, groups))
+        out = masked_attention(q, keys, values, seen, cap, sinks)
         return out.permute(0, 3, 1, 2, 4).reshape((batch, length, heads * dim))
 
     def _past(self, memory: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:

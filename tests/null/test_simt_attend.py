@@ -54,6 +54,8 @@ def paged(
     dim: int = 16,
     groups: int = 2,
     window: int | None = None,
+    cap: float | None = None,
+    sinks: bool = False,
 ) -> Tensor:
     """Return attention over pages: one sequence for each list of positions, two kv heads."""
     batch, rows = len(positions), len(positions[0])
@@ -62,7 +64,8 @@ def paged(
     tables = Tensor.from_numpy(order.reshape(batch, pages).astype(np.int32))
     at = Tensor.from_numpy(np.array(positions, np.int32))
     q = normal(batch, rows, 2 * groups, dim)
-    return cache.attend(0, cache.memory[0], q, at, tables, window)
+    sink = normal(2 * groups) if sinks else None
+    return cache.attend(0, cache.memory[0], q, at, tables, window, cap, sink)
 
 
 @pytest.mark.parametrize("kind", [dt.f32, dt.f16, dt.bf16, "q8"], ids=str)
@@ -91,6 +94,19 @@ def test_splits_of_many_rows_are_joined_by_the_kernel() -> None:
 
 def test_a_window() -> None:
     check(paged(dt.f32, [[3, 90, 91, -1]], 2, groups=1, window=9), target=MIDDLE)
+
+
+def test_a_cap_and_sinks() -> None:
+    few = paged(dt.f32, [[3, 90, -1]], 2, groups=1, window=9, cap=2.0, sinks=True)
+    lowered = check(few, target=MIDDLE)
+    assert len(attentions(lowered)) == 1
+    check(paged(dt.f16, [[70], [-1]], 2, dim=32, cap=1.5, sinks=True), target=MIDDLE)
+
+
+def test_sinks_of_splits() -> None:
+    check(paged(dt.f16, [[300], [40]], 5, cap=2.0, sinks=True), target=MIDDLE)
+    positions = [[*range(250, 262), -1]]
+    check(paged(dt.f32, positions, 5, groups=1, cap=2.0, sinks=True), target=MIDDLE)
 
 
 def test_channels_that_fill_no_panel() -> None:
@@ -128,9 +144,10 @@ def test_queries_that_are_normed_on_the_way() -> None:
 # -- controls and limits ------------------------------------------------------------------------
 
 
-def test_no_barrier_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sinks", [False, True])
+def test_no_barrier_can_be_left_out(sinks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOFUSE", "R4")  # the kernel joins splits itself
-    root = paged(dt.f32, [[252, 260]], 5, 6, 1, window=80).contiguous()
+    root = paged(dt.f32, [[252, 260]], 5, 6, 1, window=80, sinks=sinks).contiguous()
     execution = Execution([root], [], {}, Simt(64, 32, 1024))  # room for one block at a time
     (low,) = [x for x in execution.lowered if isinstance(x.schedule, Attention)]
     assert isinstance(low, LoweredSimt)
@@ -152,7 +169,8 @@ def test_kernels_keep_to_the_limits_of_the_target(target: Simt, dim: int, rows: 
     config: Any = SimpleNamespace(num_kv_heads=2, head_dim=dim, num_layers=1)
     cache = PagedCache(config, 32, dt.f16)
     tables, q = Tensor.zeros((1, 32), dt.i32), Tensor.zeros((1, rows, 4, dim))
-    out = cache.attend(0, cache.memory[0], q, positions, tables).contiguous()
+    sinks = Tensor.zeros((4,)) if rows == 8 else None
+    out = cache.attend(0, cache.memory[0], q, positions, tables, sinks=sinks).contiguous()
     cut = partition([out.node], resident=False)
     (region,) = [r for r in order_regions(cut) if r.root.op is Op.ATTEND]
     low = lower_simt(region, cut.realised, [], target)

@@ -68,6 +68,12 @@ def test_odd_heads_and_masks(cl_device: "OpenClDevice") -> None:
     same(cl_device, masked_attention(q, k, v, visible(at, length) & even))
 
 
+@pytest.mark.parametrize("positions", [[[90], [-1]], [[700]], [list(range(280, 300))]], ids=len)
+def test_caps_and_sinks(cl_device: "OpenClDevice", positions: list[list[int]]) -> None:
+    same(cl_device, paged(dt.f16, positions, 12, dim=64, cap=2.0, sinks=True))
+    same(cl_device, paged("q8", positions, 12, dim=32, cap=20.0, sinks=True, window=128))
+
+
 @pytest.mark.parametrize("kind", [dt.f32, dt.f16, dt.bf16, "q8"], ids=str)
 def test_appending(cl_device: "OpenClDevice", kind: Any) -> None:
     cache: PagedCache = cache_of(2, 64, 3, kind)

@@ -18,6 +18,7 @@ from homebox.engine.graph.indexing import Conditions, holds
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.graph.symbolic import ZERO, flatten, of
 from homebox.engine.graph.tensor import LOG2_E
+from homebox.engine.kernels.attend_scores import share_with_sink, whole_power
 from homebox.engine.kernels.attend_tiles import FEW_TILES, FLOOR, PANELS, UNROLL, Tiles
 from homebox.engine.kernels.loops import LANES
 
@@ -72,10 +73,10 @@ class _Lowering(Tiles):
         if arg.splits == 1:
             self._reset()
             self._blocks(begin, end)
-            self._write(self.sums, self._row_total)
+            self._write(self.sums, self._row_total, self.exponent)
         else:
             self._splits(begin, end)
-            self._write(self.joined, self._joined_total)
+            self._write(self.joined, self._joined_total, self.top)
 
     # -- queries --------------------------------------------------------------------------------
 
@@ -193,8 +194,8 @@ class _Lowering(Tiles):
         mine, top = b.load(self.exponent, row), b.load(self.top, row)
         new = b.alu("max", mine, top)
         b.store(self.top, row, new)
-        here = b.splat(self.whole_power(b.alu("sub", mine, new)), LANES)
-        before = b.splat(self.whole_power(b.alu("sub", top, new)), LANES)
+        here = b.splat(whole_power(b, b.alu("sub", mine, new)), LANES)
+        before = b.splat(whole_power(b, b.alu("sub", top, new)), LANES)
         with b.loop(b.int(0), b.int(s.wide), LANES) as i:
             at = b.add(b.mul(row, b.int(s.wide)), i)
             old = b.alu("mul", b.load(self.joined, at, LANES), before)
@@ -218,23 +219,29 @@ class _Lowering(Tiles):
         total = b.reg(b.const(0.0, dt.f32, LANES))
         with b.loop(b.int(0), b.int(self.columns), LANES) as i:
             at = b.add(b.mul(row, b.int(self.columns)), i)
-            scale = self.whole_power(b.alu("sub", b.load(self.exponents, at, LANES), top))
+            scale = whole_power(b, b.alu("sub", b.load(self.exponents, at, LANES), top))
             part = b.alu("mul", b.load(self.totals, at, LANES), scale)
             b.set(total, b.alu("add", b.get(total), part))
         return b.emit("tree", dt.f32, 1, (b.get(total),), "add")
 
-    def _write(self, sums: Value, total_of: Callable[[Value], Value]) -> None:
-        """Divide each row by its total and write it."""
+    def _write(self, sums: Value, total_of: Callable[[Value], Value], exponents: Value) -> None:
+        """Divide each row by its total, which counts in 2 to an exponent, and write it."""
         b = self.e.b
         queries, groups = b.int(self.s.queries), b.int(self.s.groups)
         with b.loop(b.int(0), queries) as i, b.loop(b.int(0), groups) as g:
             inside, row = self.stand_at(i, g), self.row(i, g)
             with b.when(inside):
-                total = total_of(row)
-                zero, one = b.const(0.0, dt.f32), b.const(1.0, dt.f32)
-                some = b.alu("lt", zero, total)
-                share = b.alu("div", one, b.alu("where", some, total, one))
+                share = self._share(total_of(row), b.load(exponents, row))
                 self._write_row(sums, row, self._place(), b.splat(share, LANES))
+
+    def _share(self, total: Value, exponent: Value) -> Value:
+        """Return what the sums of the row are multiplied with at which the counters stand."""
+        e, b = self.e, self.e.b
+        if "sinks" in self.options:
+            return share_with_sink(b, e.value(self.options["sinks"], self.at()), exponent, total)
+        zero, one = b.const(0.0, dt.f32), b.const(1.0, dt.f32)
+        some = b.alu("lt", zero, total)
+        return b.alu("div", one, b.alu("where", some, total, one))
 
     def _place(self) -> Value:
         """Return where the output of the row begins at which the counters stand."""

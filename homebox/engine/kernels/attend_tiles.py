@@ -26,6 +26,7 @@ from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.indexing import Counters, holds
 from homebox.engine.graph.ops import Node, Sym, memory_of
 from homebox.engine.graph.symbolic import ZERO, Index, of, replace
+from homebox.engine.kernels.attend_scores import capped, whole_power
 from homebox.engine.kernels.loops import LANES, Emitter
 from homebox.engine.kernels.polynomials import EXP2, ROUND, horner
 
@@ -346,7 +347,7 @@ class Tiles:
         b = self.e.b
         never, rounder = b.const(NEVER, dt.f32, LANES), b.const(ROUND, dt.f32)
         masked = [
-            b.alu("where", self._seen(row, place, i), score, never)
+            b.alu("where", self._seen(row, place, i), capped(b, score, self.arg.cap), never)
             for i, (place, score) in enumerate(zip(places, scores, strict=True))
         ]
         pairs = [b.alu("max", masked[i], masked[i + 1]) for i in range(0, PANELS, 2)]
@@ -355,8 +356,7 @@ class Tiles:
         old = b.load(self.exponent, row)
         new = b.alu("max", whole, old)
         b.store(self.exponent, row, new)
-        factor = self.whole_power(b.alu("sub", old, new))
-        factor = b.splat(factor, LANES)
+        factor = b.splat(whole_power(b, b.alu("sub", old, new)), LANES)
         shift = b.splat(b.bitcast(b.alu("add", new, rounder), dt.i32), LANES)
         weights = [self._power(score, shift) for score in masked]
         halves = [b.alu("add", weights[i], weights[i + 1]) for i in range(0, PANELS, 2)]
@@ -369,13 +369,6 @@ class Tiles:
                 weight = b.alu("where", self.values.valid, weight, none)
             b.store(self.weights, b.int(r * BLOCK + i * PANEL), weight)
         return factor
-
-    def whole_power(self, x: Value) -> Value:
-        """Return 2 to the power of x, a whole number that is not positive; 0 below -126."""
-        b = self.e.b
-        low = b.const(-127.0, dt.f32, x.lanes)
-        field = b.alu("add", b.cast(b.alu("max", x, low), dt.i32), b.const(127, dt.i32, x.lanes))
-        return b.bitcast(b.alu("shl", field, b.const(23, dt.i32, x.lanes)), dt.f32)
 
     def _power(self, x: Value, shift: Value) -> Value:
         """Return 2 to the power of x - m, with m given as the bits of m + ROUND; 0 if tiny.

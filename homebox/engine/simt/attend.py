@@ -15,6 +15,7 @@ from homebox.engine.graph.indexing import accesses, holds
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.graph.symbolic import Index, flatten, of
 from homebox.engine.graph.tensor import LOG2_E
+from homebox.engine.kernels.attend_scores import share_with_sink, whole_power
 from homebox.engine.kernels.attend_tiles import FLOOR
 from homebox.engine.kernels.loops import LANES
 from homebox.engine.simt.attend_blocks import FOUR, Blocks
@@ -187,6 +188,9 @@ class _Lowering(Blocks):
                     b.set(out, b.alu("fma", b.get(part), here, old))
         for total, whole in zip(self.totals, totals, strict=True):
             b.set(total, b.get(whole))
+        if self.sizes.sinks:
+            for exponent, top in zip(self.exponents, tops, strict=True):
+                b.set(exponent, b.get(top))
         self._meet()
         self._write(joined)
 
@@ -198,8 +202,8 @@ class _Lowering(Blocks):
         mine, old = b.get(self.exponents[number]), b.get(top)
         new = b.alu("max", mine, old)
         b.set(top, new)
-        here = self.whole_power(b.alu("sub", mine, new))
-        before = self.whole_power(b.alu("sub", old, new))
+        here = whole_power(b, b.alu("sub", mine, new))
+        before = whole_power(b, b.alu("sub", old, new))
         with b.when(b.alu("lt", lane, b.int(1))):
             b.store(self.here, row, here)
             b.store(self.before, row, before)
@@ -211,10 +215,13 @@ class _Lowering(Blocks):
     # -- results --------------------------------------------------------------------------------
 
     def _meet(self) -> None:
-        """Write the sixteen partial totals of each row to local memory."""
+        """Write the sixteen partial totals of each row to local memory, and its exponent."""
         b = self.s.b
         for i, row, lane in self.each_row():
             b.store(self.tops, b.add(b.mul(row, b.int(LANES)), lane), b.get(self.totals[i]))
+            if self.sizes.sinks:
+                with b.when(b.alu("lt", lane, b.int(1))):
+                    b.store(self.peaks, row, b.get(self.exponents[i]))
         self.s.barrier()
 
     def _row_total(self, row: Value) -> Value:
@@ -229,10 +236,7 @@ class _Lowering(Blocks):
         """Divide each row by its total and write it."""
         s, b = self.s, self.s.b
         with b.loop(self.item, b.int(self.schedule.rows), self.schedule.group) as row:
-            total = self._row_total(row)
-            zero, one = b.const(0.0, dt.f32), b.const(1.0, dt.f32)
-            some = b.alu("lt", zero, total)
-            b.store(self.here, row, b.alu("div", one, b.alu("where", some, total, one)))
+            b.store(self.here, row, self._share(row, self._row_total(row)))
         s.barrier()
         count, row, channel = self.share()
         with self.some(count):
@@ -240,6 +244,17 @@ class _Lowering(Blocks):
                 at = b.add(row, b.int(r))
                 share = b.splat(b.load(self.here, at), total.lanes)
                 self._write_row(at, channel, b.alu("mul", b.get(total), share), None)
+
+    def _share(self, row: Value, total: Value) -> Value:
+        """Return what the sums of a row are multiplied with."""
+        s, b = self.s, self.s.b
+        if self.sizes.sinks:
+            at, _ = self.row(row, self.row_counters())
+            sink = s.value(self.options["sinks"], at)
+            return share_with_sink(b, sink, b.load(self.peaks, row), total)
+        zero, one = b.const(0.0, dt.f32), b.const(1.0, dt.f32)
+        some = b.alu("lt", zero, total)
+        return b.alu("div", one, b.alu("where", some, total, one))
 
     def _write_parts(self, split: Value, some: Value) -> None:
         """Write a split's sums, exponents and totals as they are; of an empty one only the last."""

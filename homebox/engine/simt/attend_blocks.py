@@ -18,6 +18,7 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.indexing import Conditions, Counters, holds
 from homebox.engine.graph.ops import Node, Sym, memory_of
 from homebox.engine.graph.symbolic import Index, Loop, of
+from homebox.engine.kernels.attend_scores import capped, whole_power
 from homebox.engine.kernels.attend_tiles import FLOOR, NEVER
 from homebox.engine.kernels.loops import LANES
 from homebox.engine.kernels.polynomials import EXP2, ROUND, horner
@@ -125,6 +126,8 @@ class Blocks:
         self.before, self.here = shared(dt.f32, rows), shared(dt.f32, rows)
         self.upper, self.lowest = shared(dt.i32, rows), shared(dt.i32, rows)
         self.reach, self.depth = shared(dt.i32, rows), shared(dt.i32, rows)
+        if self.sizes.sinks:
+            self.peaks = shared(dt.f32, rows)  # the exponents in which sums count at the end
 
     def _registers(self) -> None:
         """Reserve what stays in registers: sums, and the numbers of rows."""
@@ -313,7 +316,8 @@ class Blocks:
                 at = b.add(b.mul(row, b.int(self.score_row)), key)
                 seen = self._seen(first, row, lane, j, i)
                 never = b.const(NEVER, dt.f32)
-                masked = b.alu("where", seen, b.load(self.scores, at), never)
+                score = capped(b, b.load(self.scores, at), self.arg.cap)
+                masked = b.alu("where", seen, score, never)
                 b.store(self.scores, at, masked)
                 tops.append(masked)
             pairs = [b.alu("max", tops[i], tops[i + 1]) for i in range(0, PANELS, 2)]
@@ -351,7 +355,7 @@ class Blocks:
             old = b.get(exponent)
             new = b.alu("max", whole, old)
             b.set(exponent, new)
-            factor = self.whole_power(b.alu("sub", old, new))
+            factor = whole_power(b, b.alu("sub", old, new))
             with b.when(b.alu("lt", lane, b.int(1))):
                 b.store(self.factors, place, factor)
             shift = b.bitcast(b.alu("add", new, rounder), dt.i32)
@@ -371,13 +375,6 @@ class Blocks:
         four = [b.load(self.tops, b.add(at, b.int(i)), FOUR, aligned=True) for i in (0, 4, 8, 12)]
         most = b.alu("max", b.alu("max", four[0], four[1]), b.alu("max", four[2], four[3]))
         return b.emit("tree", dt.f32, 1, (most,), "max")
-
-    def whole_power(self, x: Value) -> Value:
-        """Return 2 to the power of x, a whole number that is not positive; 0 below -126."""
-        b = self.s.b
-        down = b.cast(b.alu("max", x, b.const(-127.0, dt.f32)), dt.i32)
-        field = b.alu("add", down, b.const(127, dt.i32))
-        return b.bitcast(b.alu("shl", field, b.const(23, dt.i32)), dt.f32)
 
     def _power(self, x: Value, shift: Value) -> Value:
         """Return 2 to the power of x - m, with m given as the bits of m + ROUND; 0 if tiny."""

@@ -34,6 +34,7 @@ class Sizes:
     blocks: int  # of 64 keys
     splits: int
     parts: bool
+    sinks: bool
 
     @property
     def wide(self) -> int:
@@ -52,7 +53,8 @@ def sizes_of(root: Node) -> Sizes:
     keys = root.src[1].shape[2]
     assert isinstance(keys, int)
     arg: Attend = root.arg
-    return Sizes(batch, heads, groups, length, dim, keys // BLOCK, arg.splits, arg.parts)
+    sinks = "sinks" in arg.options
+    return Sizes(batch, heads, groups, length, dim, keys // BLOCK, arg.splits, arg.parts, sinks)
 
 
 def attention_schedule(target: Simt, s: Sizes) -> Attention:
@@ -107,7 +109,7 @@ def _sums(group: int, rows: int, s: Sizes) -> tuple[int, int]:
 
 def local_bytes(rows: int, blocks: int, s: Sizes) -> int:
     """Return the local memory of a group in bytes: queries, scores, tops and a row's numbers."""
-    each = s.wide + PAD + blocks * BLOCK + PAD + blocks * LANES + blocks + 6
+    each = s.wide + PAD + blocks * BLOCK + PAD + blocks * LANES + blocks + 6 + s.sinks
     return 4 * rows * each
 
 
