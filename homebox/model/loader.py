@@ -22,13 +22,12 @@ from homebox.model.config_file import (
     parse_config,
     read_config,
 )
-from homebox.model.json_file import MAX_JSON_BYTES
 from homebox.model.loaded_weights import LoadedWeights
 from homebox.model.quantisation import quantisation
-from homebox.model.sentencepiece_file import MAX_MODEL_BYTES
 from homebox.model.stored import Float32
 from homebox.model.tensor_store import SafetensorsStore, TensorStore
-from homebox.model.tokenizer import Tokenizer
+from homebox.model.tokenizer import Tokenizer, tokenizer_files
+from homebox.model.tokenizer import load_tokenizer as tokenizer_of
 
 __all__ = ["LoadedModel", "LoadedWeights", "file_name_of", "load_directory", "load_weights"]
 
@@ -98,23 +97,13 @@ def _raw_config(directory: Path) -> dict[str, Any]:
 
 def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
     """Read the tokenizer of a model directory; it must fit the configuration."""
-    tokenizer = _load_tokenizer(directory)
+    tokenizer = tokenizer_of(directory)
     if tokenizer.size > config.vocab_size:
         raise ModelFormatError(
             f"{directory / 'config.json'}: vocab_size: {config.vocab_size} is below the "
-            f"{tokenizer.size} pieces of tokenizer.model"
+            f"{tokenizer.size} pieces of the tokenizer"
         )
     return tokenizer
-
-
-def _load_tokenizer(directory: Path) -> Tokenizer:
-    path = directory / "tokenizer.model"
-    if not path.exists() and (directory / "tokenizer.json").exists():
-        raise ModelFormatError(
-            f"{directory / 'tokenizer.json'}: format: only sentencepiece vocabularies "
-            "(tokenizer.model) are supported"
-        )
-    return Tokenizer.from_file(path)
 
 
 def _check_shapes(origins: Mapping[str, Origin], store: TensorStore) -> None:
@@ -152,18 +141,11 @@ def _list(names: list[str]) -> str:
 
 def _small_digests(directory: Path) -> dict[str, str]:
     digests = {}
-    for name, limit in (
-        ("config.json", MAX_JSON_BYTES),
-        ("generation_config.json", MAX_JSON_BYTES),
-        ("tokenizer.model", MAX_MODEL_BYTES),
-        ("tokenizer.json", MAX_VOCABULARY_BYTES),
-    ):
-        if name == "tokenizer.json" and "tokenizer.model" in digests:
-            continue  # it is not read then
+    for name in ("config.json", "generation_config.json", *tokenizer_files(directory)):
         path = directory / name
         if path.exists():
             with path.open("rb") as file:
-                digests[name] = hashlib.sha256(file.read(limit + 1)).hexdigest()
+                digests[name] = hashlib.sha256(file.read(MAX_VOCABULARY_BYTES + 1)).hexdigest()
     return digests
 
 
