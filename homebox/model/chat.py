@@ -97,10 +97,12 @@ class RoleTokenChat:
         spans = []
         for number, message in enumerate(messages):
             role = role_of(message, number)
-            encode = (
-                self._tokenizer.encode_answer if role == "assistant" else self._tokenizer.encode
+            said = text_of(message, number)
+            text = (
+                self._tokenizer.encode_answer(said)
+                if role == "assistant"
+                else self._tokenizer.encode(said, add_special=False)
             )
-            text = encode(text_of(message, number))
             target = role == "assistant" and message.get("train", True) is not False
             start = len(ids)
             ids += [self._roles[role], *text, self._end]
@@ -132,7 +134,7 @@ class PlainChat:
             role = role_of(message, number)
             text = text_of(message, number)
             start = len(ids)
-            ids += self._tokenizer.encode(f"\n{text}" if number else text)
+            ids += self._tokenizer.encode(f"\n{text}" if number else text, add_special=False)
             target = role == "assistant" and message.get("train", True) is not False
             mask += [target] * (len(ids) - start)
             spans.append(Span(start, len(ids), number, role, _provenance(message, role)))

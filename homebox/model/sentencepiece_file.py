@@ -103,7 +103,7 @@ def parse_model(data: bytes, where: str) -> Vocabulary:
             f"{', '.join(_SUPPORTED)}"
         )
     charsmap = _as_bytes(normalizer.get(2, b""))
-    _check_charsmap(charsmap, where)
+    check_charsmap(charsmap, where)
     vocabulary = Vocabulary(
         pieces=tuple(pieces),
         kind=kind,
@@ -115,7 +115,7 @@ def parse_model(data: bytes, where: str) -> Vocabulary:
         remove_extra_whitespaces=bool(_int(normalizer, 4, 1)),
         escape_whitespaces=bool(_int(normalizer, 5, 1)),
     )
-    _check_pieces(vocabulary, where)
+    check_pieces(vocabulary, where)
     return vocabulary
 
 
@@ -124,7 +124,8 @@ _TRAINER = {3: 0, 24: 0, 35: 0, 44: 2}
 _NORMALIZER = {2: 2, 3: 0, 4: 0, 5: 0}
 
 
-def _check_pieces(vocabulary: Vocabulary, where: str) -> None:
+def check_pieces(vocabulary: Vocabulary, where: str) -> None:
+    """Check what pieces must be together: unique, with one UNKNOWN and all bytes or none."""
     pieces = vocabulary.pieces
     texts = [piece.text for piece in pieces]
     if len(set(texts)) != len(texts):
@@ -175,7 +176,7 @@ def _piece(body: bytes, where: str, index: int) -> VocabularyPiece:
     return VocabularyPiece(text, score, kind)
 
 
-def _check_charsmap(charsmap: bytes, where: str) -> None:
+def check_charsmap(charsmap: bytes, where: str) -> None:
     """Check a normaliser table so that no text can lead its lookup outside of its memory.
 
     Layout: 4-byte length, a double-array trie of 32-bit units (darts-clone), then the replacement

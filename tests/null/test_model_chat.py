@@ -18,6 +18,7 @@ from homebox.model.chat import (
     text_of,
 )
 from homebox.model.sentencepiece_file import parse_model
+from homebox.model.sentencepiece_tokenizer import SentencePieceTokenizer
 from homebox.model.tokenizer import Tokenizer
 from tests.unit.model_files import MARKS, train_tokenizer
 
@@ -31,7 +32,7 @@ TALK: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(parse_model(train_tokenizer(), "t"), "t")
+    return SentencePieceTokenizer(parse_model(train_tokenizer(), "t"), "t")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_malformed_messages_are_named(chat: RoleTokenChat, message: dict[str, An
     )
 )
 def test_nobody_can_end_a_turn_by_text(turns: list[tuple[str, list[str]]]) -> None:
-    tokenizer = Tokenizer(parse_model(train_tokenizer(), "t"), "t")
+    tokenizer = SentencePieceTokenizer(parse_model(train_tokenizer(), "t"), "t")
     chat = RoleTokenChat(tokenizer)
     messages = [{"role": role, "content": "".join(parts)} for role, parts in turns]
     ids = chat.render(messages, add_generation_prompt=False)
@@ -160,7 +161,7 @@ def test_the_built_in_model_is_trained_on_the_same_ids(chat: RoleTokenChat) -> N
 
 
 def test_plain_models_continue_the_text() -> None:
-    tokenizer = Tokenizer(parse_model(train_tokenizer(marks=()), "t"), "t")
+    tokenizer = SentencePieceTokenizer(parse_model(train_tokenizer(marks=()), "t"), "t")
     chat = chat_format(tokenizer, 7, (2,))
     assert isinstance(chat, PlainChat)
     assert chat.render(TALK[:1]) == [7, *tokenizer.encode("the owner sings")]

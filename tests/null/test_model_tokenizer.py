@@ -20,6 +20,7 @@ from homebox.model.sentencepiece_file import (
     VocabularyPiece,
     parse_model,
 )
+from homebox.model.sentencepiece_tokenizer import SentencePieceTokenizer
 from homebox.model.tokenizer import StreamDecoder, Tokenizer
 from tests.unit.model_files import CALLS, MARKS, train_tokenizer
 
@@ -50,7 +51,7 @@ def trained(kind: str, **changes: object) -> bytes:
 
 
 def own(data: bytes) -> Tokenizer:
-    return Tokenizer(parse_model(data, "t.model"), "t.model")
+    return SentencePieceTokenizer(parse_model(data, "t.model"), "t.model")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_matches_sentencepiece_on_published_vocabularies(shared: Path) -> None:
         shared / "data/tokenizers/llama2-32000-tokenizer.model",
     ):
         theirs = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        ours = Tokenizer.from_file(path)
+        ours = SentencePieceTokenizer.from_file(path)
         for text in TEXTS:
             ids = ours.encode(text)
             assert ids == theirs.encode(text)
@@ -103,7 +104,7 @@ def test_control_sentencepiece_alone_takes_marks_out_of_text() -> None:
 
 def test_marks_are_inserted_only_on_request(tokenizer: Tokenizer) -> None:
     user, end = tokenizer.special["<|user|>"], tokenizer.special["<|end|>"]
-    ids = tokenizer.encode("<|user|>the fish<|end|>", special=True)
+    ids = tokenizer.encode_marked("<|user|>the fish<|end|>")
     assert ids == [user, *tokenizer.encode("the fish"), end]
     assert tokenizer.decode(ids) == "the fish"
     assert tokenizer.decode(ids, special=True) == "<|user|>the fish<|end|>"
@@ -258,9 +259,9 @@ def test_bad_models_are_named(case: str) -> None:
 
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
-        Tokenizer.from_file(tmp_path / "absent.model")
+        SentencePieceTokenizer.from_file(tmp_path / "absent.model")
     with pytest.raises(ModelFormatError):
-        Tokenizer.from_file(tmp_path)
+        SentencePieceTokenizer.from_file(tmp_path)
 
 
 def fuzzed_models(count: int, seed: int) -> Iterator[bytes]:
@@ -337,7 +338,7 @@ def test_control_without_the_table_check_lookups_leave_memory(
             assert not walk_leaves_table(parse_model(data, "t").charsmap)
         except ModelFormatError:
             continue
-    monkeypatch.setattr(sentencepiece_file, "_check_charsmap", lambda *_: None)
+    monkeypatch.setattr(sentencepiece_file, "check_charsmap", lambda *_: None)
     assert any(walk_leaves_table(parse_model(data, "t").charsmap) for data in models)
 
 

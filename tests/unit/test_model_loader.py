@@ -186,7 +186,7 @@ BAD_DIRECTORIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tokenizer": (lambda d: (d / "tokenizer.model").unlink(), "tokenizer.model does not exist"),
     "another kind of tokenizer": (
         lambda d: (d / "tokenizer.model").rename(d / "tokenizer.json"),
-        "tokenizer.json: format: only sentencepiece",
+        "tokenizer.json: not",
     ),
     "broken tokenizer": (
         lambda d: (d / "tokenizer.model").write_bytes(b"\x0a\x7f"),
