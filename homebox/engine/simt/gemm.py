@@ -18,7 +18,7 @@ from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.formats import A8, BLOCK, SUPER
 from homebox.engine.graph.ops import Node, Op, Sym, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, replace
-from homebox.engine.kernels.packed_kernels import PackedLowering, Product
+from homebox.engine.kernels.packed_kernels import Product
 from homebox.engine.simt.gemm_epilogue import finish_tile
 from homebox.engine.simt.gemm_int8 import (
     A_SWAP,
@@ -31,8 +31,8 @@ from homebox.engine.simt.gemm_int8 import (
     multiply_bytes,
 )
 from homebox.engine.simt.gemm_stage import ROWS_SWAP, FloatRows, Weights, lines_swap, run_of
-from homebox.engine.simt.product import ProductSimt
-from homebox.engine.simt.target import LoweredSimt, Simt, Span, Tile
+from homebox.engine.simt.product import PackedSimt
+from homebox.engine.simt.target import LoweredSimt, Simt, Span, Tile, most
 from homebox.engine.simt.tile_choice import local_bytes, tile_schedule
 from homebox.engine.simt.tile_loop import (
     Multiply,
@@ -75,7 +75,7 @@ class Staged:
     multiply: Multiply
 
 
-class GemmSimt(ProductSimt, PackedLowering):
+class GemmSimt(PackedSimt):
     """The lowering of one region; `lower_simt` is its only entrance."""
 
     tile: Tile
@@ -88,14 +88,16 @@ class GemmSimt(ProductSimt, PackedLowering):
         s, b = self.s, self.s.b
         n, m = size_max(self.shape[self.axes.n]), size_max(self.m_size)
         self.tile = tile = self._choose(m, n)
+        outer = self.place_outer(2)
+        self.products = self.weights_within()
         self.memory = s.shared(dt.i32, local_bytes(tile, self._lines) // 4)
         found: dict[Node, Registers] = {}
         for product in self.products:
             found[product.core] = self._sum(product, product is self.products[-1])
         corner = b.mul(s.group(0), b.int(tile.height)), b.mul(s.group(1), b.int(tile.width))
         finish_tile(self, s, tile, corner, found)
-        grid = (Span((m,), tile.height), Span((n,), tile.width))
-        kernel = b.kernel((tile.across, tile.down))
+        grid = (Span((m,), tile.height), Span((n,), tile.width), *outer)
+        kernel = b.kernel((tile.across, tile.down, *(1 for _ in outer)))
         return LoweredSimt(kernel, tuple(s.memory), grid, tile)
 
     def _choose(self, m: int, n: int) -> Tile:
@@ -105,19 +107,27 @@ class GemmSimt(ProductSimt, PackedLowering):
         self._lines = 2 * WORDS if whole_numbers else 0
         deepest = BLOCK // 2 if whole_numbers else SUPER
         k = max(p.k for p in self.products)
-        return tile_schedule(self.target, m, n, k, sums + whole_numbers, self._lines, deepest)
+        outer = most([self.shape[i] for i in self.outer])
+        sums += whole_numbers
+        return tile_schedule(self.target, m, n, k, sums, self._lines, deepest, outer)
 
     # -- the sum over k -------------------------------------------------------------------------
 
     def _sum(self, product: Product, last: bool) -> Registers:
         """Return a product's sums; the last product leaves local memory as it is."""
+        totals = zeros(self.s, self.tile)
+        with self.existing(product.packed.group):
+            self._add_all(product, totals, last)
+        return totals
+
+    def _add_all(self, product: Product, totals: Registers, last: bool) -> None:
+        """Add all of k to a product's sums."""
         s, b = self.s, self.s.b
-        totals = zeros(s, self.tile)
         if not segmented(product):
             staged = self._staged(product, totals)
             span = b.int(0), b.int(product.k)
             slices(s, staged.depth, staged.stages, staged.multiply, span, not last)
-            return totals
+            return
         with b.loop(b.int(0), b.int(product.k), SEGMENT) as begin:
             parts = zeros(s, self.tile)
             staged = self._staged(product, parts)
@@ -128,7 +138,6 @@ class GemmSimt(ProductSimt, PackedLowering):
             fold(s, totals, parts)
         if not last:
             s.barrier()
-        return totals
 
     def _staged(self, product: Product, acc: Registers) -> Staged:
         """Return the stages of a product, and what multiplies their slices."""

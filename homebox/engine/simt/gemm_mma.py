@@ -17,7 +17,7 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.ops import Node, Op, Sym, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, replace
-from homebox.engine.kernels.packed_kernels import PackedLowering, Product
+from homebox.engine.kernels.packed_kernels import Product
 from homebox.engine.simt.gemm import segmented
 from homebox.engine.simt.gemm_epilogue import finish, inside
 from homebox.engine.simt.gemm_stage import run_of
@@ -31,7 +31,7 @@ from homebox.engine.simt.mma_stage import (
     NarrowWeights,
     WeightScales,
 )
-from homebox.engine.simt.product import ProductSimt
+from homebox.engine.simt.product import PackedSimt
 from homebox.engine.simt.target import Fragments, LoweredSimt, Simt, Span
 from homebox.engine.simt.tile_loop import Stage, slices, total, whole
 
@@ -55,7 +55,7 @@ def lower_mma(
     return MmaSimt(region, realised, syms, target).lower_simt()
 
 
-class MmaSimt(ProductSimt, PackedLowering):
+class MmaSimt(PackedSimt):
     """The lowering of one region; `lower_simt` is its only entrance."""
 
     tile: Fragments
@@ -76,11 +76,14 @@ class MmaSimt(ProductSimt, PackedLowering):
         tile = fragments_schedule(self.target, m, n, sums, 2 if long else 1, scaled)
         if tile is None:
             return None
+        outer = self.place_outer(2)
+        self.products = self.weights_within()
         self.tile, self.box = tile, Box(s, tile, count)
         found = {p.core: self._sum(p) for p in self.products}
         self._finish_fragments(found)
-        grid = (Span((m,), tile.height), Span((n,), tile.width))
-        return LoweredSimt(b.kernel((tile.group, 1)), tuple(s.memory), grid, tile)
+        grid = (Span((m,), tile.height), Span((n,), tile.width), *outer)
+        kernel = b.kernel((tile.group, 1, *(1 for _ in outer)))
+        return LoweredSimt(kernel, tuple(s.memory), grid, tile)
 
     def _kind(self, product: Product) -> DType:
         return KIND[product.packed.arithmetic]
@@ -108,8 +111,14 @@ class MmaSimt(ProductSimt, PackedLowering):
 
     def _sum(self, product: Product) -> Tiles:
         """Return a product's sums; local memory may be written again afterwards."""
-        s, b, tile = self.s, self.s.b, self.tile
         sums = self._zeros()
+        with self.existing(product.packed.group):
+            self._add_all(product, sums)
+        return sums
+
+    def _add_all(self, product: Product, sums: Tiles) -> None:
+        """Add all of k to a product's sums."""
+        s, b, tile = self.s, self.s.b, self.tile
         kind = self._kind(product)
         depth = tile.depth * LINE // kind.size
         end = -(-product.k // depth) * depth
@@ -124,7 +133,7 @@ class MmaSimt(ProductSimt, PackedLowering):
 
         if not segmented(product):
             walk(sums, (b.int(0), b.int(end)))
-            return sums
+            return
         with b.loop(b.int(0), b.int(end), SEGMENT) as begin:
             parts = self._zeros()
             stop = b.add(begin, b.int(SEGMENT))
@@ -132,7 +141,6 @@ class MmaSimt(ProductSimt, PackedLowering):
             for row, part_row in zip(sums, parts, strict=True):
                 for one, part in zip(row, part_row, strict=True):
                     b.emit("fragment_add", dt.f32, 1, (one, part))
-        return sums
 
     def _zeros(self) -> Tiles:
         """Return a team's sums, all 0."""

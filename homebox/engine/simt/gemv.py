@@ -20,7 +20,7 @@ from homebox.engine.graph.formats import A8, BLOCK, PANEL
 from homebox.engine.graph.ops import Node, Op, Sym, size_max
 from homebox.engine.graph.symbolic import ZERO, Index, flatten, of, replace
 from homebox.engine.kernels.contract_kernels import forward
-from homebox.engine.kernels.packed_kernels import PackedLowering, Product
+from homebox.engine.kernels.packed_kernels import Product
 from homebox.engine.simt import gemv_ordered, gemv_sums
 from homebox.engine.simt.gemv_ordered import (
     Chain,
@@ -33,7 +33,7 @@ from homebox.engine.simt.gemv_ordered import (
 from homebox.engine.simt.gemv_schedule import LONELY, STAGED, meeting_bytes, stream_schedule
 from homebox.engine.simt.gemv_sums import QUAD, stream_bf16, stream_int8
 from homebox.engine.simt.pack import Blocks, Item, write_blocks
-from homebox.engine.simt.product import ProductSimt
+from homebox.engine.simt.product import PackedSimt
 from homebox.engine.simt.target import LoweredSimt, Simt, Span, Stream
 from homebox.errors import EngineError
 
@@ -55,7 +55,7 @@ def lower_gemv(
     return Gemv(region, realised, syms, target).lower_simt()
 
 
-class Gemv(ProductSimt, PackedLowering):
+class Gemv(PackedSimt):
     """The lowering of one region."""
 
     def __init__(
@@ -73,6 +73,8 @@ class Gemv(ProductSimt, PackedLowering):
         self.rows = size_max(self.m_size)
         self.stream = self._schedule()
         self.outputs = PANEL * self.stream.panels * self.rows
+        outer = self.place_outer(1)
+        self.products = self.weights_within()
         self._find_place()
         self._prepare()
         totals = self._totals()
@@ -85,10 +87,9 @@ class Gemv(ProductSimt, PackedLowering):
         for i, root in enumerate(self.packs):
             self._write_blocks(root, [values[i] for values in packed])
         n = self.shape[self.axes.n]
-        grid = (Span((n,), PANEL * self.stream.panels),)
-        return LoweredSimt(
-            self.s.b.kernel((self.stream.group,)), tuple(self.s.memory), grid, self.stream
-        )
+        grid = (Span((n,), PANEL * self.stream.panels), *outer)
+        kernel = self.s.b.kernel((self.stream.group, *(1 for _ in outer)))
+        return LoweredSimt(kernel, tuple(self.s.memory), grid, self.stream)
 
     def _in_words(self, product: Product) -> bool:
         """Whether rows of bf16 begin at whole words, as they are read."""
@@ -180,7 +181,7 @@ class Gemv(ProductSimt, PackedLowering):
         for i, product in ordered.items():
             if dirty:
                 self.s.barrier()
-            totals[i] = ordered_sums(product, self._walked(self.products[i]))
+            totals[i] = self._in_order(product, self.products[i])
             dirty = True
         return totals
 
@@ -215,7 +216,8 @@ class Gemv(ProductSimt, PackedLowering):
             self.quad,
         )
         whole = slices == self.stream.slices
-        with guarded(b, None if whole else b.alu("lt", self.slice, b.int(slices))):
+        mine = None if whole else b.alu("lt", self.slice, b.int(slices))
+        with self.existing(packed.group), guarded(b, mine):
             (stream_int8 if int8 else stream_bf16)(stream, acc)
         return [b.get(a) for a in acc]
 
@@ -305,6 +307,17 @@ class Gemv(ProductSimt, PackedLowering):
             room = min(room, STAGED)
         return Walk.of(product.packed.form, product.k, plan.panels, self.outputs, plan.group, room)
 
+    def _in_order(self, ordered: Ordered, product: Product) -> list[Value]:
+        """Return the sums of this work-item's outputs, zero where there is no weight."""
+        group, b, chains = product.packed.group, self.s.b, self._walked(product)
+        if group is None:
+            return ordered_sums(ordered, chains)
+        sums = [b.reg(b.const(0.0, dt.f32)) for _ in chains]
+        with self.existing(group):
+            for total, value in zip(sums, ordered_sums(ordered, chains), strict=True):
+                b.set(total, value)
+        return [b.get(total) for total in sums]
+
     def _walked(self, product: Product) -> list[Chain]:
         """Return where this work-item walks a product: one chain for each of its outputs."""
         b, base = self.s.b, self.s.integer(self._row_start(product))
@@ -339,7 +352,7 @@ class Gemv(ProductSimt, PackedLowering):
         root = self.root
         self.m = self.counters.loop(self.rows)
         self.n = self.counters.loop(size_max(self.shape[self.axes.n]))
-        index: list[Index] = [ZERO for _ in self.each]
+        index = [of(x) if i in self.outer else ZERO for i, x in enumerate(self.each)]
         for i, part in self._split(of(self.m), self.m_inner).items():
             index[i] = part
         index[self.axes.n] = of(self.n)

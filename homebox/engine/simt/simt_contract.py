@@ -68,7 +68,7 @@ class ContractSimt(ProductSimt):
             schedule = columns_schedule(self.target, n, self.k_size, bool(self.k_outer))
             group: tuple[int, ...] = (schedule.width, schedule.splits)
             grid: tuple[Span, ...] = (Span((n,), schedule.width), Span(outer))
-            self._place_outer(s.group(1))
+            self.place_outer(1)
             self._emit_columns(schedule)
         else:
             sums = 2 if self._segmented() else 1
@@ -77,14 +77,9 @@ class ContractSimt(ProductSimt):
             )
             group = (schedule.across, schedule.down, 1)
             grid = (Span((n,), schedule.width), Span((self.m_size,), schedule.height), Span(outer))
-            self._place_outer(s.group(2))
+            self.place_outer(2)
             self._emit_tile(schedule)
         return LoweredSimt(s.b.kernel(group), tuple(s.memory), grid, schedule)
-
-    def _place_outer(self, number: Value) -> None:
-        self.s.spread(
-            number, [self.each[i] for i in self.outer], [self.shape[i] for i in self.outer]
-        )
 
     # -- the sum over k -------------------------------------------------------------------------
 
@@ -94,9 +89,11 @@ class ContractSimt(ProductSimt):
         totals = new()
         a, b_ = self._bases()
         if not self._segmented():
-            segment((s.integer(a), s.integer(b_)), b.int(0), s.extent(self.k_size), totals)
+            with self.existing(self.group):
+                segment((s.integer(a), s.integer(b_)), b.int(0), s.extent(self.k_size), totals)
             return totals
         with ExitStack() as nest:
+            nest.enter_context(self.existing(self.group))
             for i in self.k_outer:
                 loop = b.loop(b.int(0), s.extent(self.shape[i]))
                 s.env[self.each[i]] = nest.enter_context(loop)
@@ -117,7 +114,8 @@ class ContractSimt(ProductSimt):
     def _bases(self) -> tuple[Index, Index]:
         """Return where the operands' first elements are for this place of the outer axes."""
         first = dict.fromkeys(self.m_inner, ZERO)
-        return self._without_k(self.a.flat, first, None), self._without_k(self.b.flat, {}, ZERO)
+        other = self.within(self.b.flat, self.group)
+        return self._without_k(self.a.flat, first, None), self._without_k(other, {}, ZERO)
 
     def _panel_at(self, group: Value, width: int, panel: Value) -> Value:
         """Return where a panel of a group's columns starts; beyond the last, the last."""
@@ -229,7 +227,7 @@ class ContractSimt(ProductSimt):
         a, b_ = self._bases()
         bases = (s.integer(a), s.integer(b_))
         first = b.mul(s.local(1), b.int(SEGMENT))
-        with b.loop(first, size, SEGMENT * schedule.splits) as begin:
+        with self.existing(self.group), b.loop(first, size, SEGMENT * schedule.splits) as begin:
             part = b.reg(zero)
             segment(bases, begin, whole(s, "min", b.add(begin, b.int(SEGMENT)), size), [part])
             number, _ = s.divide(begin, b.int(SEGMENT))
@@ -237,7 +235,7 @@ class ContractSimt(ProductSimt):
         s.barrier()
         total = b.reg(zero)
         count, _ = s.divide(b.add(size, b.int(SEGMENT - 1)), b.int(SEGMENT))
-        with b.loop(b.int(0), count) as i:
+        with self.existing(self.group), b.loop(b.int(0), count) as i:
             part = b.load(parts, b.add(b.mul(i, width), x))
             b.set(total, b.alu("add", b.get(total), part))
         return b.get(total)
