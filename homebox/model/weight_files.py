@@ -50,7 +50,7 @@ def tensor_files(
         for name, file_name in index.items():
             if name not in result or result[name].path.name != file_name:
                 raise ModelFormatError(
-                    f"{where}: weight_map: {ascii(name)[1:81]}: not in {file_name}"
+                    f"{where}: weight_map: {ascii(name[:80])[1:-1]}: not in {file_name}"
                 )
         for name, file in result.items():
             if name not in index:
