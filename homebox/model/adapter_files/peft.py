@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import safetensors.numpy
@@ -33,7 +34,8 @@ from homebox.model.adapter_files.peft_config import (
 from homebox.model.config import ModelConfig
 from homebox.model.json_file import read_json_file
 from homebox.model.lora import MAX_RANK, check_adapter
-from homebox.model.safetensors_reader import SafetensorsFile, finite, widened
+from homebox.model.safetensors_reader import SafetensorsFile, TensorInfo
+from homebox.model.stored import Stored, finite, widened
 from homebox.model.strictmath import Float32
 
 CONFIG_FILE = "adapter_config.json"
@@ -49,25 +51,38 @@ _MODULE = re.compile(
 _NO_LINEAR = ("embed_tokens", "lm_head")
 
 
+class TensorFile(Protocol):
+    """What is asked of an open file with a checked header."""
+
+    path: Path
+    tensors: dict[str, TensorInfo]
+
+    def view(self, name: str) -> Stored:
+        """Show a tensor as it lies in the file."""
+        ...
+
+
 def read_peft(directory: Path, config: ModelConfig, fused: Fused | None = None) -> Adapter:
     """Read an adapter for a base; raises ModelFormatError that names file and field.
 
     `fused` says which modules of the base's files compute several of our projections.
     """
-    file_path = _tensor_file(directory)
-    settings = parse_peft_config(read_json_file(directory / CONFIG_FILE), _text(directory))
-    modules = modules_of(config, fused or {})
-    with SafetensorsFile(file_path) as file:
-        found = _halves(file, modules)
-        pairs: dict[str, Pair] = {}
-        for inside, halves in found.items():
-            pair = _pair(file, modules[inside], halves, settings)
-            pairs |= separated(modules[inside], pair)
-    return combined(config, pairs, str(file_path))
+    path, where = _tensor_file(directory), directory / CONFIG_FILE
+    settings = parse_peft_config(read_json_file(where), str(where))
+    with SafetensorsFile(path) as file:
+        return adapter_in(file, settings, config, fused or {})
 
 
-def _text(directory: Path) -> str:
-    return str(directory / CONFIG_FILE)
+def adapter_in(
+    file: TensorFile, settings: PeftConfig, config: ModelConfig, fused: Fused
+) -> Adapter:
+    """Return the adapter that an open file holds; raises as `read_peft`."""
+    modules = modules_of(config, fused)
+    pairs: dict[str, Pair] = {}
+    for inside, halves in _halves(file, modules).items():
+        pair = _pair(file, modules[inside], halves, settings)
+        pairs |= separated(modules[inside], pair)
+    return combined(config, pairs, str(file.path))
 
 
 def _tensor_file(directory: Path) -> Path:
@@ -93,7 +108,7 @@ def _pickle(path: Path) -> ModelFormatError:
     )
 
 
-def _halves(file: SafetensorsFile, modules: Mapping[str, Module]) -> dict[str, dict[str, str]]:
+def _halves(file: TensorFile, modules: Mapping[str, Module]) -> dict[str, dict[str, str]]:
     """Return "layers.{i}.{module}" -> A or B -> the tensor's name in the file."""
     found: dict[str, dict[str, str]] = {}
     for name in file.tensors:
@@ -149,7 +164,7 @@ def _list(modules: Mapping[str, Module]) -> str:
 
 
 def _pair(
-    file: SafetensorsFile, module: Module, halves: Mapping[str, str], settings: PeftConfig
+    file: TensorFile, module: Module, halves: Mapping[str, str], settings: PeftConfig
 ) -> Pair:
     """Read one module's product, having checked what it must look like."""
     matched = _TENSOR.fullmatch(halves["A"].removeprefix(_PREFIX))
@@ -177,7 +192,7 @@ def _pair(
     return Pair(_read(file, halves["A"]), _read(file, halves["B"]), settings.scale_of(whole))
 
 
-def _read(file: SafetensorsFile, name: str) -> Float32:
+def _read(file: TensorFile, name: str) -> Float32:
     stored = file.view(name)
     if not finite(stored):
         raise ModelFormatError(

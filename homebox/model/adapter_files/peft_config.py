@@ -18,7 +18,7 @@ Number = TypeVar("Number", int, float)
 
 MAX_FILE_RANK = 4096
 _MAX_ALPHA = 1e6
-_MAX_PATTERNS = 1 << 14
+_MAX_PATTERNS = 1 << 12
 
 # They say where the adapter came from, or how it was trained, and change nothing of its effect.
 _NEUTRAL = {
@@ -34,14 +34,16 @@ _READ = {
 _MERGE = "merge the adapter into the model's weights and serve those"
 # What a field means if it is set, and what to do then.
 _REFUSED = {
-    "fan_in_fan_out": "transposed layers (Conv1D) are in no supported architecture",
+    "fan_in_fan_out": f"transposed layers (Conv1D) are not supported; {_MERGE}",
     "use_dora": f"DoRA is not supported; train without it, or {_MERGE}",
     "lora_bias": f"biases of B are not supported; train without them, or {_MERGE}",
     "modules_to_save": f"whole modules beside the adapter are not supported; {_MERGE}",
     "trainable_token_indices": f"trained embeddings are not supported; {_MERGE}",
     "target_parameters": f"adapters of experts are not supported; {_MERGE}",
     "layer_replication": "repeated layers are not supported; adapt the model as it is",
-    "alora_invocation_tokens": "adapters that begin at a token (aLoRA) are not supported",
+    "alora_invocation_tokens": (
+        "adapters that begin at a token (aLoRA) are not supported; train one that always counts"
+    ),
     "use_qalora": f"QALoRA is not supported; {_MERGE}",
     "use_bdlora": f"block-diagonal adapters are not supported; {_MERGE}",
     "arrow_config": "routed adapters (Arrow) are not supported; import one of them",
@@ -77,8 +79,11 @@ def _first(patterns: Mapping[str, Number], module: str, usual: Number) -> Number
 
 def _fits(pattern: str, module: str) -> bool:
     """Whether a pattern names a module, wholly or from one of its dots on."""
-    whole = pattern.startswith("^")
-    wanted = re.findall(r"\\?.", pattern.removeprefix("^").removesuffix("$"))
+    text = pattern.removeprefix("^").removesuffix("$")
+    # Most patterns are another module's name, which its end shows at once.
+    if not module.endswith(text.rpartition(".")[2]):
+        return False
+    wanted = re.findall(r"\\?.", text)
     tail = module[len(module) - len(wanted) :] if len(wanted) <= len(module) else ""
     # An unescaped dot is any character there.
     if len(tail) != len(wanted) or any(
@@ -86,7 +91,7 @@ def _fits(pattern: str, module: str) -> bool:
     ):
         return False
     before = module[: len(module) - len(wanted)]
-    return not before or (not whole and before.endswith("."))
+    return not before or (not pattern.startswith("^") and before.endswith("."))
 
 
 def parse_peft_config(raw: Mapping[str, Any], where: str) -> PeftConfig:
@@ -133,7 +138,7 @@ def _refuse_others(raw: Mapping[str, Any], where: str) -> None:
         if name in _READ or name in _NEUTRAL or not value:
             continue
         reason = _REFUSED.get(name, f"a field that is not known; {_MERGE}")
-        raise ModelFormatError(f"{where}: {ascii(name)[1:61]}: {_show(value)}: {reason}")
+        raise ModelFormatError(f"{where}: {ascii(name)[1:-1][:60]}: {_show(value)}: {reason}")
 
 
 def _patterns(raw: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
