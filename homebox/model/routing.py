@@ -15,8 +15,8 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import Experts
 from homebox.model.panels import round_up, sizes
 
-BLOCK = 16  # rows of a block of pairs with one expert
-FEW = 8  # rows of which each pair stays alone
+BLOCKS = ((8, 16), (4, 8), (1, 4))  # above so many pairs for an expert: rows of a block
+TILE = 16  # rows whose pairs are counted one by one, at least
 
 _LOW = 1 << 32
 _BELOW_SIGN = 0x7FFFFFFF
@@ -93,9 +93,10 @@ class Slots:
 
     @staticmethod
     def of(routing: Routing) -> "Slots":
-        """Place the pairs of few rows apart, and of many together."""
-        rows, _ = sizes(routing.chosen)
-        return _apart(routing) if rows <= FEW else _together(routing)
+        """Place pairs together if there are more than experts, else apart."""
+        rows, each = sizes(routing.chosen)
+        block = block_of(rows * each, routing.experts.count)
+        return _apart(routing) if block == 1 else _together(routing, block)
 
     def again(self, label: str) -> "Slots":
         """Return the same under another name."""
@@ -129,9 +130,14 @@ class Slots:
         return flat if self.block == 1 else flat.gather(self.pair)
 
 
-def most_blocks(pairs: int, count: int) -> int:
+def block_of(pairs: int, count: int) -> int:
+    """Return how many rows a block has: few would read weights often, many would be half empty."""
+    return next((block for most, block in BLOCKS if pairs > most * count), 1)
+
+
+def most_blocks(pairs: int, count: int, block: int) -> int:
     """Return how many blocks hold `pairs` pairs with `count` experts, however they are spread."""
-    return (pairs + (BLOCK - 1) * min(count, pairs)) // BLOCK
+    return (pairs + (block - 1) * min(count, pairs)) // block
 
 
 def _apart(routing: Routing) -> Slots:
@@ -141,7 +147,7 @@ def _apart(routing: Routing) -> Slots:
     return Slots(routing.chosen.reshape((-1,)), pair, pair.reshape(shape), 1)
 
 
-def _together(routing: Routing) -> Slots:
+def _together(routing: Routing, block: int) -> Slots:
     """Return the pairs by expert, within an expert by row, each expert's from a new block on.
 
     A pair's place is counted in two steps, in tiles of about the square root of the rows: pairs of
@@ -156,14 +162,14 @@ def _together(routing: Routing) -> Slots:
     number = Tensor.iota(count)
     hits = marks.reshape((tiles, tile, each, 1)).equal(number + 1).cast(dt.i32)
     counts = hits.sum((1, 2)).contiguous()  # (tiles, E)
-    blocks = ((counts.sum(0) + (BLOCK - 1)) // BLOCK).contiguous()  # (E,)
+    blocks = ((counts.sum(0) + (block - 1)) // block).contiguous()  # (E,)
     before = number.reshape((1, count)) < number.reshape((count, 1))
     first = before.where(blocks.reshape((1, count)), 0).sum(1).contiguous()  # (E,)
-    start = _sum_before(counts, tiles) + (first * BLOCK).reshape((1, count))
+    start = _sum_before(counts, tiles) + (first * block).reshape((1, count))
     place = _places(marks, start.contiguous()).slice(0, 0, rows).contiguous()
-    total = most_blocks(rows * each, count)
-    pair = _stored_pairs(place, total * BLOCK)
-    return Slots(_experts_of_blocks(first + blocks, total).contiguous(), pair, place, BLOCK)
+    total = most_blocks(rows * each, count, block)
+    pair = _stored_pairs(place, total * block)
+    return Slots(_experts_of_blocks(first + blocks, total).contiguous(), pair, place, block)
 
 
 def _places(marks: Tensor, start: Tensor) -> Tensor:
@@ -211,7 +217,7 @@ def _experts_of_blocks(ends: Tensor, total: int) -> Tensor:
 
 
 def _tile(rows: int) -> int:
-    tile = BLOCK
+    tile = TILE
     while tile * tile < rows:
         tile *= 2
     return min(tile, round_up(rows))

@@ -12,7 +12,7 @@ from homebox.engine.runtime.capture import Spec, capture
 from homebox.model.activations import Activations, rounded
 from homebox.model.config import Experts
 from homebox.model.experts import Mixture
-from homebox.model.routing import BLOCK, Routing, Slots, most_blocks
+from homebox.model.routing import Routing, Slots, block_of, most_blocks
 from tests.unit.engine_checks import check
 
 Array = np.ndarray
@@ -24,7 +24,7 @@ GPT_OSS = Experts(8, 4, 16, True, True, True, "clamped", limit=1.0)
 KINDS = {"normalised": QWEN, "not normalised": PLAIN, "clamped, biases": GPT_OSS}
 MATRICES = ("expert_gate", "expert_up", "expert_down")
 HIDDEN = 32
-ROWS = (1, 3, 8, 9, 40)  # apart, and together
+ROWS = (1, 3, 8, 14, 40)  # apart, and together in blocks of any size
 
 
 def weights_of(e: Experts, hidden: int = HIDDEN, seed: int = 0) -> dict[str, Array]:
@@ -116,8 +116,9 @@ def run(mixed: Mixture, x: Array) -> Array:
     return found
 
 
-@pytest.mark.parametrize("off", ["", "R1,R2,R3,R4,R5"])
-@pytest.mark.parametrize("count", ROWS)
+@pytest.mark.parametrize(
+    ("count", "off"), [*((count, "") for count in ROWS), (3, "R1,R2,R3,R4"), (40, "R1,R2,R3,R4")]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_results_are_those_of_numpy(
     kind: str, count: int, off: str, monkeypatch: pytest.MonkeyPatch
@@ -212,12 +213,21 @@ def require_consistent(e: Experts, found: tuple[Array, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "experts", "each"), [(1, 4, 1), (8, 6, 6), (9, 128, 8), (33, 7, 3), (300, 32, 4)]
+    ("count", "experts", "each", "block"),
+    [
+        (1, 4, 1, 1),
+        (9, 128, 8, 1),
+        (4, 6, 6, 4),
+        (17, 7, 3, 8),
+        (33, 7, 3, 16),
+        (300, 32, 4, 16),
+    ],
 )
 def test_every_pair_has_one_slot_in_a_block_of_its_expert(
-    count: int, experts: int, each: int
+    count: int, experts: int, each: int, block: int
 ) -> None:
     e = Experts(experts, each, 16, True)
+    assert block_of(count * each, experts) == block
     logits = rows(count, experts)
     found = routed(logits, e)
     require_consistent(e, found)
@@ -241,14 +251,14 @@ def test_equal_logits_choose_lower_experts(count: int) -> None:
 def test_blocks_suffice_however_rows_are_spread(spread: bool) -> None:
     """All rows with the same experts, or each expert with one row more than fills its blocks."""
     e = Experts(4, 1, 16, True)
-    count = 4 * (BLOCK + 1) if spread else 64
+    count = 4 * 17 if spread else 64
     logits = np.zeros((count, 4), np.float32)
     logits[np.arange(count), np.arange(count) % 4 if spread else 2] = 1.0
     found = routed(logits, e)
     require_consistent(e, found)
     used = found[2] >= 0
     assert used.sum() == (8 if spread else 4)
-    assert len(used) == most_blocks(count, 4) and found[2][used][0] == (0 if spread else 2)
+    assert len(used) == most_blocks(count, 4, 16) and found[2][used][0] == (0 if spread else 2)
 
 
 @pytest.mark.parametrize("count", [5, 40])
