@@ -2,29 +2,37 @@
 
 The probabilities are never kept: the backward pass computes them anew from q and k, as flash
 attention does (Dao et al., arXiv 2205.14135, section 3.1), a block of queries at a time.
+Invariant: it computes what the serving decoder computes for the same layer: norms of heads or of
+everything, rotation or none, growth of queries, soft cap, sinks and window. Sinks are frozen.
 """
 
 from dataclasses import dataclass
 
+from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.grad import gradient
-from homebox.engine.graph.tensor import Tensor, size_of
+from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
 from homebox.model.decoder import Rotary, Rows, rms_norm
-from homebox.model.masked_attention import UNSEEN, masked_attention
+from homebox.model.masked_attention import UNSEEN, as_scores, highest, masked_attention
 
 BLOCK = 128  # queries of which the backward pass takes the probabilities at a time
+PANEL = 16  # places that lie together as products with x^T read them
 
 
-def visible(rows: Rows) -> Tensor:
+def visible(rows: Rows, window: int | None = None) -> Tensor:
     """Return who may look at whom, bool (R, 1, 1, T, T): places of the same document before it.
 
-    Said as bounds on the key's place, so that a kernel passes over all keys outside of them.
+    With a window, only the last `window` places, the own one included. Said as bounds on the key's
+    place, so that a kernel passes over all keys outside of them.
     """
     count, length = rows.shape
     place = Tensor.iota(length)
     one, other = rows.segment.reshape((count, length, 1)), rows.segment.reshape((count, 1, length))
     distance = one.equal(other).where((place * -1 + length).reshape((1, 1, length)), 0)
-    first = (distance.max(-1) * -1 + length).contiguous()  # (R, T): where the document begins
+    begin = distance.max(-1) * -1 + length  # (R, T): where the document begins
+    if window is not None and window < length:
+        begin = begin.maximum((place + (1 - window)).reshape((1, length)))
+    first = begin.contiguous()
     key = place.reshape((1, 1, length))
     seen = (key >= first.reshape((count, length, 1))) & (key <= place.reshape((1, length, 1)))
     return seen.reshape((count, 1, 1, length, length))
@@ -32,17 +40,25 @@ def visible(rows: Rows) -> Tensor:
 
 @dataclass(frozen=True)
 class RowAttention:
-    """Grouped-query attention within the documents of a batch of rows."""
+    """Grouped-query attention of one layer within the documents of a batch of rows."""
 
     config: ModelConfig
-    rotary: Rotary
+    layer: int
+    rotary: Rotary | None  # None for a layer without positions
     rows: Rows
-    norms: tuple[Tensor, Tensor] | None  # of query and key, each (dim,), if the model has them
+    norms: tuple[Tensor, Tensor] | None  # weights of query and key, if the model has them
+    sinks: Tensor | None = None  # (heads,), if the model has them
+
+    @property
+    def window(self) -> int | None:
+        """How many places a query sees, if not all before it."""
+        return self.config.windows[self.layer]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (N, heads * dim), k, v (N, kv heads * dim) -> (N, heads * dim)."""
         query, key, value = self._query(q), self._key(k), self._shared(v)
-        return self._flat(masked_attention(query, key, value, visible(self.rows)))
+        seen, cap = visible(self.rows, self.window), self.config.attention_cap
+        return self._flat(masked_attention(query, key, value, seen, cap, self._sinks()))
 
     def backward(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, g: Tensor
@@ -57,13 +73,17 @@ class RowAttention:
             _panels(value),
             self._grouped(out),
             self._grouped(g),
-            visible(self.rows),
+            visible(self.rows, self.window),
+            self._sinks(),
+            self.config.attention_cap,
         )
         length = self.rows.shape[1]
-        starts = range(0, length, BLOCK)
-        parts = [whole.backward(start, min(BLOCK, length - start)) for start in starts]
+        blocks = [Block.at(start, length, self.window) for start in range(0, length, BLOCK)]
+        parts = [whole.backward(block) for block in blocks]
         d_query = parts[0][0].cat(*(part[0] for part in parts[1:]), axis=3)
-        d_key, d_value = (_sum_of_prefixes([part[i] for part in parts], length) for i in (1, 2))
+        d_key, d_value = (
+            _sum_of_parts([part[i] for part in parts], blocks, length) for i in (1, 2)
+        )
         (d_q,) = gradient(query, [q], d_query)
         (d_k,) = gradient(key, [k], d_key)
         return d_q, d_k, self._flat(d_value)
@@ -71,15 +91,30 @@ class RowAttention:
     def _heads(self, x: Tensor, norm: Tensor | None) -> Tensor:
         """Return x (N, heads * dim) normed and rotated: (R, T, heads, dim)."""
         rows, length = self.rows.shape
-        x = x.reshape((rows, length, -1, self.config.head_dim))
-        if norm is not None:
+        if norm is not None and self.config.qk_norm == "whole":
             x = rms_norm(x, norm, self.config.rms_eps)
-        return self.rotary(x, self.rows.position)
+        x = x.reshape((rows, length, -1, self.config.head_dim))
+        if norm is not None and self.config.qk_norm == "head":
+            x = rms_norm(x, norm, self.config.rms_eps)
+        return x if self.rotary is None else self.rotary(x, self.rows.position)
 
     def _query(self, q: Tensor) -> Tensor:
         """Return the scaled queries, (R, kv heads, groups, T, dim)."""
         rotated = self._heads(q, self.norms[0] if self.norms else None)
-        return self._grouped(rotated * self.config.head_dim**-0.5)
+        scaled = rotated * self.config.score_scale
+        if self.config.query_growth is not None:
+            scaled = scaled * self._growth(*self.config.query_growth)
+        return self._grouped(scaled)
+
+    def _growth(self, factor: float, places: int) -> Tensor:
+        """Return 1 + factor * log(1 + floor(position / places)), (R, T, 1, 1)."""
+        position = self.rows.position.reshape((*self.rows.shape, 1, 1))
+        return ((position // places).cast(dt.f32) + 1.0).log() * factor + 1.0
+
+    def _sinks(self) -> Tensor | None:
+        """Return the sinks as (kv heads, groups)."""
+        shared = self.config.num_kv_heads
+        return None if self.sinks is None else self.sinks.reshape((shared, -1))
 
     def _key(self, k: Tensor) -> Tensor:
         """Return the keys, (R, kv heads, 1, T, dim)."""
@@ -105,6 +140,21 @@ class RowAttention:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Queries start .. end - 1, and the keys first .. end - 1 that some of them may see."""
+
+    first: int
+    start: int
+    end: int
+
+    @classmethod
+    def at(cls, start: int, length: int, window: int | None) -> "Block":
+        """Return the block that begins with query `start`."""
+        first = 0 if window is None else max(0, start - window + 1)
+        return cls(first // PANEL * PANEL, start, min(start + BLOCK, length))
+
+
+@dataclass(frozen=True)
 class _Tiles:
     """What a block of queries takes its part of, each (R, kv heads, groups or 1, T, dim)."""
 
@@ -115,25 +165,37 @@ class _Tiles:
     out: Tensor
     g: Tensor
     seen: Tensor  # (R, 1, 1, T, T)
+    sinks: Tensor | None  # (kv heads, groups)
+    cap: float | None
 
-    def backward(self, start: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of `size` queries, and their parts of those of keys and values.
+    def backward(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of some queries, and their parts of those of keys and values.
 
-        A block of queries sees nothing behind its own end, so keys and values are those before it.
         With e = exp(score - top), l its sum and p = e / l, the division goes to the small side:
         dv = e^T (g / l), and dscore = p (g v^T - out g) = e ((g / l) v^T - out (g / l)).
+        A sink takes part in top and l only. The derivative of c tanh(x / c) is 1 - tanh(x / c)^2.
         """
-        end = start + size
-        query, out, g = (x.slice(3, start, size) for x in (self.query, self.out, self.g))
+        size, count = block.end - block.start, block.end - block.first
+        query, out, g = (x.slice(3, block.start, size) for x in (self.query, self.out, self.g))
         keys, key_panels, value_panels = (
-            x.slice(3, 0, end) for x in (self.key, self.key_panels, self.value_panels)
+            x.slice(3, block.first, count) for x in (self.key, self.key_panels, self.value_panels)
         )
-        seen = self.seen.slice(3, start, size).slice(4, 0, end)
-        scores = seen.where(query @ key_panels.transpose(), UNSEEN).contiguous()
-        e = (scores - scores.max(-1, keepdim=True)).exp().contiguous()
-        g = (g * e.sum(-1, keepdim=True).recip()).contiguous()
+        seen = self.seen.slice(3, block.start, size).slice(4, block.first, count)
+        scores, slope = query @ key_panels.transpose(), None
+        if self.cap is not None:
+            turned = (scores * (1.0 / self.cap)).tanh().contiguous()
+            scores, slope = turned * self.cap, turned * turned * -1.0 + 1.0
+        scores = seen.where(scores, UNSEEN).contiguous()
+        sink = None if self.sinks is None else as_scores(self.sinks)
+        top = highest(scores, sink)
+        e = (scores - top).exp().contiguous()
+        total = e.sum(-1, keepdim=True)
+        if sink is not None:
+            total = total + (sink - top).exp()
+        g = (g * total.recip()).contiguous()
         common = (out * g).sum(-1, keepdim=True)
-        d_scores = (e * (g @ value_panels.transpose() - common)).contiguous()
+        d_scores = e * (g @ value_panels.transpose() - common)
+        d_scores = (d_scores if slope is None else d_scores * slope).contiguous()
         d_query = (d_scores @ keys).contiguous()
         return d_query, _over_groups(d_scores, query).contiguous(), _over_groups(e, g).contiguous()
 
@@ -141,19 +203,20 @@ class _Tiles:
 def _panels(x: Tensor) -> Tensor:
     """Return x (.., T, dim) in memory as [T / 16][dim][16], as products with x^T read it."""
     *front, length, dim = x.shape
-    if not isinstance(length, int) or length % 16:
+    if not isinstance(length, int) or length % PANEL:
         return x
     n = len(front)
     order = (*range(n), n, n + 2, n + 1)
-    panels = x.reshape((*front, length // 16, 16, dim)).permute(*order).contiguous()
+    panels = x.reshape((*front, length // PANEL, PANEL, dim)).permute(*order).contiguous()
     return panels.permute(*order).reshape(x.shape)
 
 
-def _sum_of_prefixes(parts: list[Tensor], length: int) -> Tensor:
-    """Add parts that hold the first places of axis 3, up to all `length` of them."""
-    total = parts[-1]
-    for part in reversed(parts[:-1]):
-        total = total + part.pad(3, 0, length - size_of(part.shape[3]))
+def _sum_of_parts(parts: list[Tensor], blocks: list[Block], length: int) -> Tensor:
+    """Add parts that hold the keys of blocks along axis 3, of `length` keys in all."""
+    wide = [p.pad(3, b.first, length - b.end) for p, b in zip(parts, blocks, strict=True)]
+    total = wide[-1]
+    for part in reversed(wide[:-1]):
+        total = total + part
     return total
 
 
