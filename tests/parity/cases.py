@@ -29,7 +29,7 @@ SEEDS = {
     "qwen3_moe": 14,
     "qwen3_moe-mixed": 11,
     "gemma3": 3,
-    "gemma3-caps": 2,
+    "gemma3-caps": 4,
     "gpt_oss-bf16": 2,
     "gpt_oss-mxfp4": 2,
     "phi3-partial": 5,

@@ -16,6 +16,8 @@ import peft
 import torch
 import transformers
 from safetensors import safe_open
+from transformers.masking_utils import eager_mask
+from transformers.models.gemma3 import modeling_gemma3 as gemma
 
 from tests.parity.cases import ALPHA, CONTEXT, NEW, RANK, Case
 from tests.parity.weights import Stored, adapter_values
@@ -59,6 +61,17 @@ def stored_tensors(case: Case) -> list[Stored]:
     return found
 
 
+def capped(module: Any, *inputs: Any, **named: Any) -> Any:
+    """Do Gemma's own attention with the cap of the configuration, which its layers leave out."""
+    return gemma.eager_attention_forward(
+        module, *inputs, softcap=module.attn_logit_softcapping, **named
+    )
+
+
+transformers.AttentionInterface.register("capped", capped)
+transformers.AttentionMaskInterface.register("capped", eager_mask)
+
+
 class Bare(torch.nn.Module):
     """A model without its configuration, so that PEFT takes the names of modules as they are."""
 
@@ -78,7 +91,7 @@ class Peer:
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=torch.bfloat16 if case.mxfp4 else torch.float32,
-            attn_implementation="eager",
+            attn_implementation="capped" if "attn_logit_softcapping" in case.config else "eager",
         )
         self.model = self.model.float().eval()
 
