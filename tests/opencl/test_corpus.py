@@ -21,6 +21,7 @@ from tests.unit import engine_checks
 from tests.unit import test_attend as attend
 from tests.unit import test_engine_fuzz as fuzz
 from tests.unit import test_engine_grad as grad
+from tests.unit import test_engine_grouped as grouped
 from tests.unit import test_engine_kernels as kernels
 from tests.unit import test_packed_products as packed
 from tests.unit.engine_checks import check, random, tensor
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from homebox.engine.opencl.platform import Found
 
 FILES = ("test_engine_kernels", "test_attend", "test_engine_grad", "test_engine_fuzz")
-FILES += ("test_packed_products",)
+FILES += ("test_packed_products", "test_engine_grouped")
 
 
 @pytest.mark.whole
@@ -93,6 +94,8 @@ QUICK: tuple[tuple[Any, ...], ...] = (
     *((packed.test_weights_are_unpacked_exactly, form, 5, 3) for form in WEIGHTS.values()),
     (packed.test_int8_products_are_nearly_exact, WEIGHTS["q4"], 4),
     (attend.test_a_long_past, 1),
+    *((grouped.test_products, WEIGHTS["q8"], kind, 1) for kind in grouped.KINDS),
+    (grouped.test_a_mixture_of_experts, WEIGHTS["q4"], 2, 5),
 )
 
 
