@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from homebox.errors import ModelFormatError
-from homebox.model.gguf.metadata import U32, Data, Reader, Value, read_metadata, shown
+from homebox.model.gguf.metadata import ALIGNMENT, U32, Data, Reader, Value, read_metadata, shown
 from homebox.model.gguf.types import BLOCKS, GGMLType
 
-MAX_KEYS = 1 << 14
-MAX_TENSORS = 1 << 15
+MAX_KEYS = 1 << 12
+MAX_TENSORS = 1 << 13
 _MAX_NAME = 64
 _MAX_AXES = 4
 _MIN_ALIGNMENT, _MAX_ALIGNMENT = 8, 1 << 16
@@ -89,14 +89,14 @@ def _version(reader: Reader) -> int:
 
 
 def _alignment(reader: Reader, metadata: dict[str, Value]) -> int:
-    value = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    value = metadata.get(ALIGNMENT, _DEFAULT_ALIGNMENT)
     if (
         type(value) is not int
         or not _MIN_ALIGNMENT <= value <= _MAX_ALIGNMENT
         or value & (value - 1)
     ):
         raise reader.fail(
-            "general.alignment",
+            ALIGNMENT,
             f"must be a power of two from {_MIN_ALIGNMENT} to {_MAX_ALIGNMENT}",
         )
     return value

@@ -16,6 +16,7 @@ from homebox.errors import ModelFormatError
 
 MAX_HEADER_BYTES = 128 << 20
 MAX_STRINGS = 1 << 21  # in arrays; the largest vocabularies have a quarter of them
+ALIGNMENT = "general.alignment"  # the one key that says how to read the file
 _MAX_KEY = 65535
 
 _SCALARS = {
@@ -31,7 +32,7 @@ _SCALARS = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
-_BOOL, _STRING, _ARRAY = 7, 8, 9
+_UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
 U32, U64 = _SCALARS[4], _SCALARS[10]
 
 Data = bytes | mmap.mmap
@@ -112,7 +113,10 @@ def read_metadata(reader: Reader, count: int) -> dict[str, Value]:
         field = shown(key)
         if key in found:
             raise reader.fail(field, "occurs twice in the metadata")
-        found[key] = _value(reader, field, reader.scalar(U32, field))
+        kind: int = reader.scalar(U32, field)
+        if key == ALIGNMENT and kind != _UINT32:
+            raise reader.fail(field, "must be a uint32")
+        found[key] = _value(reader, field, kind)
     return found
 
 
