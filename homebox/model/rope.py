@@ -12,8 +12,9 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 
 import numpy as np
 
+from homebox.errors import ModelFormatError
 from homebox.model.config import Rope
-from homebox.model.strictmath import PI, Float32, cos_sin, round_float32
+from homebox.model.strictmath import MAX_ANGLE, PI, Float32, cos_sin, round_float32
 
 _DIGITS = 60
 _SINGULAR = Decimal("0.001")  # the width of a ramp whose ends coincide
@@ -34,10 +35,20 @@ def rope_tables(rope: Rope, positions: int) -> tuple[Float32, Float32]:
     """Return (cos, sin), float32 (positions, dim / 2), of the angles position * frequency.
 
     As in Hugging Face's code the angle itself is rounded to float32 before cos and sin are taken,
-    and they are rounded before they are multiplied with the attention factor.
+    and they are rounded before they are multiplied with the attention factor. Raises
+    ModelFormatError for angles above 2^24, which a scaling by less than 1 can lead to.
     """
-    steps = np.arange(positions, dtype=np.float32)
-    angles = steps[:, None] * inverse_frequencies(rope, positions)[None, :]
+    steps, frequencies = (
+        np.arange(positions, dtype=np.float32),
+        inverse_frequencies(rope, positions),
+    )
+    fastest = float(frequencies.max()) * positions
+    if not fastest <= MAX_ANGLE:
+        raise ModelFormatError(
+            f"the rotary positions turn by up to {fastest:.3g} in {positions} places, more than "
+            f"{MAX_ANGLE:.3g}: a factor of the rope scaling is too small"
+        )
+    angles = steps[:, None] * frequencies[None, :]
     cos, sin = cos_sin(angles)
     if rope.attention_factor == 1.0:
         return cos, sin

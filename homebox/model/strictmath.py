@@ -20,7 +20,7 @@ PI = Decimal("3.1415926535897932384626433832795028841971693993751058209749445923
 _LN2 = Decimal(
     "0.693147180559945309417232121458176568075500134360255254120680009493393621969694716"
 )
-_MAX_ANGLE = 2.0**24
+MAX_ANGLE = 2.0**24
 
 
 def _split(value: Decimal, bits: int, parts: int) -> tuple[float, ...]:
@@ -87,7 +87,7 @@ def cos_sin(angles: Float32) -> tuple[Float32, Float32]:
     the few results that lie too close to a rounding boundary the same in decimals (Ziv's test).
     """
     x = angles.astype(np.float64)
-    if x.size and not float(np.max(np.abs(x))) <= _MAX_ANGLE:
+    if x.size and not float(np.max(np.abs(x))) <= MAX_ANGLE:
         raise ValueError("angles must be finite and at most 2^24 in size")
     quotient = np.rint(x * _INV_HALF_PI)
     rest = x

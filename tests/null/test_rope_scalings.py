@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from homebox.errors import ModelFormatError
 from homebox.model.config import Rope
 from homebox.model.rope import inverse_frequencies, rope_tables
 
@@ -119,6 +120,13 @@ def test_the_attention_factor_multiplies_both_tables() -> None:
     assert cos.dtype == sin.dtype == np.float32
     np.testing.assert_array_equal(cos, plain_cos * np.float32(1.25))
     np.testing.assert_array_equal(sin, plain_sin * np.float32(1.25))
+
+
+def test_angles_that_are_too_large_are_refused() -> None:
+    rope = Rope(10_000.0, 8, "linear", factor=1e-3)
+    assert rope_tables(rope, 100)[0].shape == (100, 4)
+    with pytest.raises(ModelFormatError, match="factor of the rope scaling is too small"):
+        rope_tables(rope, 20_000)
 
 
 LIVE: list[tuple[Rope, int, int, dict[str, Any]]] = [

@@ -73,7 +73,21 @@ def append(cache: PagedCache, s: Sizes, k: Array, v: Array, places: Array) -> No
     program(k=k, v=v, at=places.astype(np.int32))
 
 
-def attention(cache: PagedCache, s: Sizes, rows: int, window: int | None = None) -> Program:
+@dataclass(frozen=True)
+class Features:
+    """What a layer's attention may have: all that `PagedCache.attend` takes beside the operands."""
+
+    window: int | None = None
+    cap: float | None = None
+    sinks: Array | None = None  # (heads,)
+    scale: float | None = None
+
+
+def attention(
+    cache: PagedCache, s: Sizes, rows: int, window: int | None = None, **more: Any
+) -> Program:
+    features = Features(window, **more)
+    sinks = None if features.sinks is None else tensor(features.sinks)
     inputs = {
         "q": Spec((s.batch, rows, s.heads, s.dim)),
         "positions": Spec((s.batch, rows), dt.i32),
@@ -81,7 +95,8 @@ def attention(cache: PagedCache, s: Sizes, rows: int, window: int | None = None)
     }
 
     def attend(q: Tensor, positions: Tensor, tables: Tensor) -> Tensor:
-        return cache.attend(0, cache.memory[0], q, positions, tables, window)
+        given = (window, features.cap, sinks, features.scale)
+        return cache.attend(0, cache.memory[0], q, positions, tables, *given)
 
     return capture(attend, inputs, name="attend")
 
@@ -96,8 +111,11 @@ def rounded(kind: Kind, x: Array) -> Array:
     return x.astype(np.float16 if kind is dt.f16 else np.float32).astype(np.float32)
 
 
-def exact(q: Array, k: Array, v: Array, positions: Array, window: int | None) -> Array:
+def exact(q: Array, k: Array, v: Array, positions: Array, window: int | None, **more: Any) -> Array:
     """Attention of one sequence in float64: q (T, heads, D), k and v (L, kv heads, D)."""
+    features = Features(window, **more)
+    cap, sinks = features.cap, features.sinks
+    scale = q.shape[2] ** -0.5 if features.scale is None else features.scale
     groups = q.shape[1] // k.shape[1]
     out = np.zeros((q.shape[0], q.shape[1] * q.shape[2]))
     for t, last in enumerate(positions):
@@ -106,9 +124,14 @@ def exact(q: Array, k: Array, v: Array, positions: Array, window: int | None) ->
         first = 0 if window is None else max(0, last - window + 1)
         keys = np.repeat(k[first : last + 1], groups, 1).astype(np.float64)
         values = np.repeat(v[first : last + 1], groups, 1).astype(np.float64)
-        scores = np.einsum("hd,lhd->hl", q[t].astype(np.float64), keys) * q.shape[2] ** -0.5
+        scores = np.einsum("hd,lhd->hl", q[t].astype(np.float64), keys) * scale
+        if cap is not None:
+            scores = cap * np.tanh(scores / cap)
+        if sinks is not None:
+            scores = np.concatenate([scores, sinks[:, None].astype(np.float64)], -1)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
+        weights = weights[:, : len(keys)]
         out[t] = np.einsum("hl,lhd->hd", weights, values).reshape(-1)
     return out
 
@@ -143,9 +166,11 @@ def positions_of(lengths: Sequence[int], rows: int) -> Array:
     return np.stack([np.maximum(np.arange(n - rows, n), -1) for n in lengths]).astype(np.int32)
 
 
-def assert_right(case: Case, q: Array, positions: Array, out: Array, window: int | None) -> None:
+def assert_right(
+    case: Case, q: Array, positions: Array, out: Array, window: int | None, **more: Any
+) -> None:
     for b in range(case.s.batch):
-        want = exact(q[b], case.keys[b], case.values[b], positions[b], window)
+        want = exact(q[b], case.keys[b], case.values[b], positions[b], window, **more)
         np.testing.assert_allclose(out[b], want, rtol=1e-5, atol=1e-5)
 
 
@@ -169,6 +194,30 @@ def test_it_is_softmax_times_values(data: st.DataObject) -> None:
     positions = positions_of(lengths, rows)
     (out,) = attention(case.cache, s, rows, window)(q=q, positions=positions, tables=case.tables)
     assert_right(case, q, positions, out, window)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_caps_sinks_and_scales(data: st.DataObject) -> None:
+    dim = data.draw(st.sampled_from([8, 24, 32, 64, 80]))
+    kind = data.draw(st.sampled_from(KINDS if dim % 32 == 0 else KINDS[:3]))
+    batch = data.draw(st.integers(1, 2))
+    s = Sizes(data.draw(st.integers(1, 2)), data.draw(st.integers(1, 8)), dim, 5, batch)
+    lengths = [data.draw(st.sampled_from([1, 16, 65, 256, 257, 320])) for _ in range(batch)]
+    rows = data.draw(st.sampled_from([1, 3, 8, 9, 17]))
+    window = data.draw(st.sampled_from([None, 1, 65, 300]))
+    height = data.draw(st.sampled_from([None, 0.0, 20.0, -20.0]))
+    more = {
+        "cap": data.draw(st.sampled_from([None, 0.5, 5.0, 50.0])),
+        "sinks": None if height is None else random(s.heads, seed=9) + np.float32(height),
+        "scale": data.draw(st.sampled_from([None, 0.1, 1.0])),
+    }
+    case = case_of(s, kind, lengths)
+    q = random(batch, rows, s.heads, dim, seed=7)
+    positions = positions_of(lengths, rows)
+    program = attention(case.cache, s, rows, window, **more)
+    (out,) = program(q=q, positions=positions, tables=case.tables)
+    assert_right(case, q, positions, out, window, **more)
 
 
 @pytest.mark.parametrize("rows", [1, 33])
