@@ -14,9 +14,9 @@ import numpy.typing as npt
 from homebox.engine.graph.device import HOST, Device
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
-from homebox.model.loader import load_weights
 from homebox.model.model import choose_activations
 from homebox.model.packed_layout import choose_format
+from homebox.model.open_model import open_weights
 from homebox.model.packed_weights import PackedWeights, pack_model
 from homebox.model.placed_weights import moved
 from homebox.model.stages import whole
@@ -34,7 +34,7 @@ def random_ids(config: ModelConfig, count: int, seed: int = 0) -> Ids:
 
 def open_packed(directory: Path, form: str) -> PackedWeights:
     """Return the weights of a model directory in a format, by name or "auto"."""
-    weights = load_weights(directory)
+    weights = open_weights(directory)
     return pack_model(weights, choose_format(weights.config, form))
 
 
@@ -111,7 +111,7 @@ class Trainee:
     def __init__(
         self, directory: Path, form: str, rows: int, length: int, device: Device = HOST
     ) -> None:
-        weights = load_weights(directory)
+        weights = open_weights(directory)
         narrow = weights.stored("embed", checked=False).dtype == np.uint16
         held = "bf16" if form == "f32" and narrow else form
         packed = pack_model(weights, choose_format(weights.config, held))

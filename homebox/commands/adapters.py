@@ -120,15 +120,12 @@ def base_of(config: Config) -> "Base":
     Raises StateError if a daemon on the same state serves another one.
     """
     from homebox.learning.exchange import Base
-    from homebox.model.loader import open_directory
-    from homebox.model.model import BUILT_IN, model_directory
+    from homebox.model.open_model import model_name, open_model
 
-    directory = model_directory(config.model.path)
-    loaded = open_directory(directory)
+    loaded = open_model(config.model.path)
     client = daemon_of(config)
     if client is not None and client.call("status")["base"] != loaded.base_hash:
         raise StateError(
             f"the daemon serves another base than {config.model.path}; name its base with --model"
         )
-    name = BUILT_IN if config.model.path == BUILT_IN else directory.resolve().name
-    return Base(loaded.config, loaded.base_hash, name)
+    return Base(loaded.config, loaded.base_hash, model_name(config.model.path))

@@ -43,16 +43,14 @@ def run(args: argparse.Namespace) -> int:
     from homebox.benchmarks.suite import run as measure
     from homebox.engine.inspection.roof_opencl import top_of
     from homebox.engine.runtime.runtime_cpu import thread_count
-    from homebox.model.config_file import load_config
-    from homebox.model.model import model_directory
+    from homebox.model.open_model import model_path, open_weights
     from homebox.model.packed_layout import choose_format
 
-    directory = model_directory(config.model.path)
-    form = choose_format(load_config(directory), args.type).name
+    form = choose_format(open_weights(config.model.path).config, args.type).name
     room = one_device(config.model.device)
     name = room.device.name
     plan = Plan(
-        model=directory,
+        model=model_path(config.model.path),
         type=form,
         threads=thread_count(args.threads),
         only=metrics_on(name, USUAL) if args.only is None else check_metrics(args.only, name),

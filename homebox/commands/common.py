@@ -89,10 +89,9 @@ def open_for_writing(config: Config) -> State:
 
 def base_hash(config: Config) -> str:
     """Name the configured base model by its content, without compiling anything."""
-    from homebox.model.loader import open_directory
-    from homebox.model.model import model_directory
+    from homebox.model.open_model import open_model
 
-    return open_directory(model_directory(config.model.path)).base_hash
+    return open_model(config.model.path).base_hash
 
 
 def show_plan(model: Any) -> None:

@@ -190,13 +190,11 @@ def _writable(name: str, path: Path) -> Check:
 def _model(config: Config) -> Check:
     """Read the model whole, and what was packed of it, which no start does."""
     from homebox.engine.graph.formats import WEIGHTS
-    from homebox.model.loader import load_weights, open_directory
-    from homebox.model.model import model_directory
+    from homebox.model.open_model import open_model, open_weights
     from homebox.model.packed_weights import find_packed
 
-    directory = model_directory(config.model.path)
-    loaded = open_directory(directory)
-    weights = load_weights(directory)
+    loaded = open_model(config.model.path)
+    weights = open_weights(config.model.path)
     weights.check()
     size = loaded.config.parameters / 1e6
     found = f"{config.model.path}, {size:.1f} million weights, base {loaded.base_hash[:12]}"

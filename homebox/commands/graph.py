@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     from homebox.engine.inspection.graph_html import page
     from homebox.engine.inspection.roof import probe
     from homebox.engine.inspection.roof_opencl import top_of
-    from homebox.model.model import model_directory
+    from homebox.model.open_model import model_path
 
-    directory = model_directory(config.model.path)
+    directory = model_path(config.model.path)
     room = one_device(config.model.device)
     machine = top_of(room.device)
     found = profiled(directory, args.type, args.program, args.shape, room.device)

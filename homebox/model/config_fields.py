@@ -12,15 +12,21 @@ from homebox.model.json_file import show
 
 
 class Fields:
-    """Typed access to the keys of one JSON object; every failure names the file and the key."""
+    """Typed access to the keys of one JSON object; every failure names the file and the key.
 
-    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
+    `shown` has other names of keys for messages, where the object was made from another file.
+    """
+
+    def __init__(
+        self, raw: Mapping[str, Any], where: str, shown: Mapping[str, str] | None = None
+    ) -> None:
         self.raw = raw
         self.where = where
+        self._shown = shown or {}
 
     def fail(self, name: str, reason: str) -> NoReturn:
         """Raise the error that says what is wrong with a key."""
-        raise ModelFormatError(f"{self.where}: {name}: {reason}")
+        raise ModelFormatError(f"{self.where}: {self._shown.get(name, name)}: {reason}")
 
     def get(self, name: str) -> Any:
         """Return a value as it is; None if the key is missing."""

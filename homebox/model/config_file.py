@@ -4,11 +4,12 @@ Invariant: what is returned was checked field by field by the architecture's own
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from homebox.model.architectures import Architecture, named, supported
-from homebox.model.config import ModelConfig
+from homebox.model.config import MAX_POSITIONS, ModelConfig
 from homebox.model.config_fields import Fields
 from homebox.model.json_file import read_json_file, show
 
@@ -36,7 +37,15 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
 
     Raises ModelFormatError that names `where` and the field.
     """
-    return architecture_of(raw, where).parse(Fields(decoder_part(raw, where), where))
+    fields = Fields(decoder_part(raw, where), where)
+    return stretched(architecture_of(raw, where).parse(fields))
+
+
+def stretched(config: ModelConfig) -> ModelConfig:
+    """Return a configuration whose positions are those that its rotations were made to reach."""
+    reach = [int(r.original * r.factor) for r in config.ropes if r.kind in ("dynamic", "yarn")]
+    longest = min(max([config.max_positions, *reach]), MAX_POSITIONS)
+    return replace(config, max_positions=longest)
 
 
 def architecture_of(raw: Mapping[str, Any], where: str = "config.json") -> Architecture:

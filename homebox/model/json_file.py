@@ -14,12 +14,15 @@ MAX_JSON_BYTES = 1 << 20
 MAX_JSON_ITEMS = 1 << 19
 
 
-def read_json_file(
-    path: Path, limit: int = MAX_JSON_BYTES, items: int = MAX_JSON_ITEMS
-) -> dict[str, Any]:
-    """Return the JSON object in `path`, refusing duplicates, NaN, other kinds and long files.
+def read_json_file(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return the JSON object in `path`, refusing duplicates, NaN, other kinds and long files."""
+    return parse_json_object(read_bytes(path, limit), str(path))
 
-    `limit` bounds its bytes, `items` its values.
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return what a file of at most `limit` bytes holds.
+
+    Raises ModelNotFoundError, and ModelFormatError for a longer file or one that cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -33,7 +36,7 @@ def read_json_file(
         raise ModelFormatError(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > limit:
         raise ModelFormatError(f"{path}: longer than {limit} bytes")
-    return parse_json_object(data, str(path), items)
+    return data
 
 
 def parse_json_object(data: bytes, where: str, items: int = MAX_JSON_ITEMS) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from homebox.engine.graph.formats import Bytes, Format
 from homebox.errors import ModelFormatError
 from homebox.model.architectures.checkpoint import Origin
 from homebox.model.config import ModelConfig
@@ -64,6 +65,14 @@ class LoadedWeights(Mapping[str, Float32]):
         if checked and not finite(array):
             raise self.refuse(name, "holds NaN or infinity")
         return array
+
+    def pieces(self, name: str) -> Iterator[Stored]:
+        """Yield a matrix in pieces of whole panels, as `stored` would return it, not checked."""
+        yield self.stored(name, checked=False)
+
+    def blocks(self, name: str, form: Format) -> Bytes | None:
+        """Return a matrix' quantised blocks if they are the numbers of a format, else None."""
+        return None
 
     def refuse(self, name: str, reason: str) -> ModelFormatError:
         """Return the error that says what is wrong with a tensor, and where."""

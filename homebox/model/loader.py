@@ -77,8 +77,8 @@ def load_weights(directory: Path) -> LoadedWeights:
     store = SafetensorsStore(directory, quantisation(decoder_part(raw, where), where))
     present = set(store.shapes)
     origins = architecture_of(raw, where).origins(config, present)
-    _check_names(config, origins, store, directory)
-    _check_shapes(origins, store)
+    check_names(config, origins, store, directory)
+    check_shapes(origins, store)
     digests = store.digests() | _small_digests(directory)
     tied_copy = TOP["head"] if config.tied and TOP["head"] in present else None
     return LoadedWeights(config, origins, store, tied_copy, _combine(digests))
@@ -98,32 +98,39 @@ def _raw_config(directory: Path) -> dict[str, Any]:
 def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
     """Read the tokenizer of a model directory; it must fit the configuration."""
     tokenizer = tokenizer_of(directory)
-    if tokenizer.size > config.vocab_size:
-        raise ModelFormatError(
-            f"{directory / 'config.json'}: vocab_size: {config.vocab_size} is below the "
-            f"{tokenizer.size} pieces of the tokenizer"
-        )
+    check_vocabulary(config, tokenizer, directory / "config.json")
     return tokenizer
 
 
-def _check_shapes(origins: Mapping[str, Origin], store: TensorStore) -> None:
+def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: Path) -> None:
+    """Raise ModelFormatError if a tokenizer has more tokens than the model."""
+    if tokenizer.size > config.vocab_size:
+        raise ModelFormatError(
+            f"{where}: vocab_size: {config.vocab_size} is below the {tokenizer.size} pieces of the "
+            "tokenizer"
+        )
+
+
+def check_shapes(origins: Mapping[str, Origin], store: TensorStore) -> None:
+    """Raise ModelFormatError if a stored tensor has another shape than it must have."""
     for origin in origins.values():
         for source in origin.sources:
             found = store.shapes[source.name]
             if found != source.shape:
                 raise ModelFormatError(
-                    f"{store.place(source.name)}: shape {list(found)} does not fit config.json, "
-                    f"which asks for {list(source.shape)}"
+                    f"{store.place(source.name)}: shape {list(found)} does not fit the "
+                    f"configuration, which asks for {list(source.shape)}"
                 )
 
 
-def _check_names(
-    config: ModelConfig, origins: Mapping[str, Origin], store: TensorStore, directory: Path
+def check_names(
+    config: ModelConfig, origins: Mapping[str, Origin], store: TensorStore, where: Path
 ) -> None:
+    """Raise ModelFormatError if stored tensors are missing, or if there are others."""
     wanted = {source.name for origin in origins.values() for source in origin.sources}
     missing = sorted(wanted - set(store.shapes))
     if missing:
-        raise ModelFormatError(f"{directory}: weights: {_list(missing)} missing")
+        raise ModelFormatError(f"{where}: weights: {_list(missing)} missing")
     allowed = {TOP["head"]} if config.tied else set()
     extra = sorted(set(store.shapes) - wanted - allowed)
     if extra:

@@ -23,7 +23,9 @@ from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
 from homebox.model.chat import chat_format
 from homebox.model.devices import choose, lost, room_of
 from homebox.model.generate import run
-from homebox.model.loader import LoadedModel, LoadedWeights, open_directory
+from homebox.model.gguf_model import GGUFWeights
+from homebox.model.loader import LoadedModel, LoadedWeights
+from homebox.model.open_model import model_name, open_model, open_weights
 from homebox.model.placed_weights import Tell, moved
 from homebox.model.sampling import SamplingParams
 from homebox.model.sequence import Forward, Piece, Sequence, check_prompt, step_all
@@ -38,7 +40,6 @@ DEFAULT_CONTEXT = 4096
 DEFAULT_SLOTS = 8
 DEFAULT_ADAPTERS = 8  # with the base
 DEFAULT_RANK = 16
-BUILT_IN = "tiny"
 AUTO = "auto"
 
 
@@ -211,11 +212,11 @@ def load(
     memory: int = 0,
     tell: Tell | None = None,
 ) -> Model:
-    """Load a Hugging Face directory, or the built-in model by the name "tiny".
+    """Load a Hugging Face directory, a GGUF file, or the built-in model by the name "tiny".
 
     `context` is the number of positions (prompt and answer) that a sequence may fill; by default
     as many as the model was made for, at most 4096. `weights` is f32, bf16, q8 or q4, by default
-    f32 for small models and q8 for others; `activations` is f32, bf16 or int8, by default what is
+    f32 for small models, for others q8 or, of a GGUF file, what loses least; `activations` is f32, bf16 or int8, by default what is
     fastest for the weights: f32 for f32, bf16 for bf16, int8 for q8 and q4. `device` is "cpu",
     "cl:0", several with commas, or "auto" for the best GPU; `memory` the most MiB to take of each
     (0: what is free); `tell` hears how many bytes of the weights are there. Raises
@@ -223,6 +224,8 @@ def load(
     DeviceError before anything is loaded if a device cannot be used or the model does not fit.
     """
     # Late: reading files needs no compiler.
+    from homebox.engine.graph.formats import Q8
+    from homebox.model.gguf_format import choose_gguf_format
     from homebox.model.packed_layout import choose_format
     from homebox.model.packed_weights import pack_model
     from homebox.model.paged_cache import KINDS
@@ -230,10 +233,11 @@ def load(
     from homebox.model.stages import Sizes, chunks_for
     from homebox.model.transformer import Transformer
 
-    directory = model_directory(path)
-    loaded = open_directory(directory)
+    loaded = open_model(path)
     size = choose_context(loaded.config.max_positions, context)
     form = choose_format(loaded.config, weights)
+    if weights == AUTO and form is Q8 and isinstance(loaded.weights, GGUFWeights):
+        form = choose_gguf_format(loaded.weights, room_of(HOST, memory).free)
     arithmetic = choose_activations(form.name, activations)
     strict = form.name == "f32" and arithmetic == "f32"
     choice = choose(device, memory)
@@ -243,7 +247,7 @@ def load(
     placement = plan(Request(loaded.config, form, sizes, rank), choice, room_of(HOST, memory))
     for line in placement.table():
         log.info("%s", line)
-    source = loaded.weights if isinstance(loaded.weights, LoadedWeights) else directory
+    source = loaded.weights if isinstance(loaded.weights, LoadedWeights) else open_weights(path)
     packed = pack_model(source, form)
     transformer = Transformer(
         loaded.config,
@@ -257,9 +261,10 @@ def load(
         parts=placement.parts,
         tell=tell,
     )
-    name = BUILT_IN if str(path) == BUILT_IN else directory.resolve().name
     served = None if form.name == "f32" else packed.tensors
-    return Model(name, loaded, transformer, size, slots, adapters, rank, served, placement)
+    return Model(
+        model_name(path), loaded, transformer, size, slots, adapters, rank, served, placement
+    )
 
 
 def choose_activations(weights: str, asked: str) -> Activations:
@@ -270,18 +275,6 @@ def choose_activations(weights: str, asked: str) -> Activations:
     if asked not in kinds:
         raise ConfigError(f"activations must be one of {', '.join(kinds)}, not {asked!r}")
     return kinds[asked]
-
-
-def model_directory(path: str | Path) -> Path:
-    """Return the directory of a model; "tiny" is the one inside the package."""
-    if str(path) == BUILT_IN:
-        return Path(__file__).parent / BUILT_IN
-    directory = Path(path).expanduser()
-    if not directory.is_dir():
-        raise ModelNotFoundError(
-            f'{directory} is no directory; give the folder of a model, or "{BUILT_IN}"'
-        )
-    return directory
 
 
 def choose_context(max_positions: int, asked: int | None) -> int:

@@ -8,6 +8,7 @@ Invariant: what was packed was complete and finite, and depends on its source an
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 from homebox.engine.codegen.cache import cache_root, usable_folder
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import HOST, Buffer
-from homebox.engine.graph.formats import Bytes, Format
+from homebox.engine.graph.formats import Q4, Q8, Bytes, Format
+from homebox.engine.graph.gguf_blocks import from_q4_0, from_q8_0
 from homebox.engine.graph.ops import Op, node
 from homebox.engine.graph.tensor import Tensor
-from homebox.errors import ModelFormatError
+from homebox.errors import EngineError, ModelFormatError
 from homebox.model.config import ModelConfig
 from homebox.model.loader import LoadedWeights, load_weights
 from homebox.model.packed_layout import Segment, parts_of, segments_of
@@ -29,6 +31,7 @@ from homebox.model.sealed_file import Sink, open_sealed, prune, write_sealed
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the layout, the formats and the rounding; another one packs everything again
+FROM_BLOCKS = {Q8: from_q8_0, Q4: from_q4_0}
 _AHEAD = 4  # segments that the disk reads while one is packed
 
 
@@ -191,13 +194,40 @@ def _pack(weights: LoadedWeights, form: Format, put: Sink) -> None:
             put(segment.offset, vector.view(np.uint8))
             continue
         at = segment.offset
-        for part, largest in packed(segment.form, _stacked(weights, segment)):
-            if not largest <= LARGEST[segment.form]:
-                raise _refused(weights, segment, segment.form)
-            put(at, part)
-            at += part.size
-            for name in segment.parts:
-                weights.release(name)
+        exact = _blocks(weights, segment)
+        if exact is not None:
+            put(at, exact)
+            continue
+        for piece in _pieces(weights, segment):
+            for part, largest in packed(segment.form, piece):
+                if not largest <= LARGEST[segment.form]:
+                    raise _refused(weights, segment, segment.form)
+                put(at, part)
+                at += part.size
+        for name in segment.parts:
+            weights.release(name)
+
+
+def _blocks(weights: LoadedWeights, segment: Segment) -> Bytes | None:
+    """Return a segment's bytes if its matrices are stored as blocks of the same numbers."""
+    if segment.form not in FROM_BLOCKS:
+        return None
+    found = [weights.blocks(name, segment.form) for name in segment.parts]
+    blocks = [part for part in found if part is not None]
+    if len(blocks) < len(found):
+        return None
+    try:
+        return FROM_BLOCKS[segment.form](np.concatenate(blocks), segment.n, segment.k)
+    except EngineError as error:
+        raise weights.refuse(segment.parts[0], str(error)) from None
+
+
+def _pieces(weights: LoadedWeights, segment: Segment) -> Iterator[Stored]:
+    """Yield the matrix of a segment as it is stored, (n, k), in pieces; they are not checked."""
+    if len(segment.parts) == 1:
+        yield from weights.pieces(segment.name)
+    else:
+        yield _stacked(weights, segment)
 
 
 def _stacked(weights: LoadedWeights, segment: Segment) -> Stored:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from homebox.memory.state import open_state
-from homebox.model.model import BUILT_IN, model_directory
+from homebox.model.open_model import BUILT_IN, model_path
 from tests.api.box import body, events, text_of
 from tests.api.test_clients import REQUIRED
 
@@ -115,7 +115,7 @@ def test_a_second_signal_does_not_wait(fake: Process) -> None:
 @pytest.fixture(scope="module")
 def model() -> str:
     """Name a real model: the built-in one, or else reference weights beside the checkout."""
-    if (model_directory(BUILT_IN) / "model.safetensors").is_file():
+    if (model_path(BUILT_IN) / "model.safetensors").is_file():
         return BUILT_IN
     reference = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "stories260K"
     if not reference.is_dir():

@@ -14,13 +14,13 @@ from homebox.learning.report import Report
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message
 from homebox.model import Model, SamplingParams, load
-from homebox.model.model import model_directory
+from homebox.model.open_model import model_path
 from tests.learning.kit import topics
 
 TOLD = ("My dog is called Quark.", "I live in Zwolle.", "I play the bouzouki.")
 
 pytestmark = pytest.mark.skipif(
-    not (model_directory("tiny") / "config.json").exists(),
+    not (model_path("tiny") / "config.json").exists(),
     reason="the built-in model is not in this checkout",
 )
 

@@ -10,7 +10,8 @@ import pytest
 from homebox.errors import ConfigError, ModelFormatError, ModelNotFoundError
 from homebox.model.config import PROJECTIONS
 from homebox.model.config_file import load_config, parse_config
-from homebox.model.model import choose_context, model_directory
+from homebox.model.model import choose_context
+from homebox.model.open_model import model_path
 from tests.unit.model_files import CONFIG, QWEN3
 
 
@@ -178,6 +179,6 @@ def test_context_is_bounded_by_the_model() -> None:
 
 
 def test_model_names() -> None:
-    assert model_directory("tiny").name == "tiny"
+    assert model_path("tiny").name == "tiny"
     with pytest.raises(ModelNotFoundError, match="tiny"):
-        model_directory("/nowhere/at-all")
+        model_path("/nowhere/at-all")
