@@ -17,6 +17,7 @@ from homebox.model.optimiser import Scalars, adamw
 from homebox.model.paged_cache import PagedCache
 from tests.null.test_simt_attend import cache_of, paged
 from tests.opencl.moved import Moved
+from tests.unit import test_row_attention as training
 
 if TYPE_CHECKING:
     from homebox.engine.opencl.backend import OpenClDevice
@@ -72,6 +73,14 @@ def test_odd_heads_and_masks(cl_device: "OpenClDevice") -> None:
 def test_caps_and_sinks(cl_device: "OpenClDevice", positions: list[list[int]]) -> None:
     same(cl_device, paged(dt.f16, positions, 12, dim=64, cap=2.0, sinks=True))
     same(cl_device, paged("q8", positions, 12, dim=32, cap=20.0, sinks=True, window=128))
+
+
+@pytest.mark.parametrize("name", ["a window", "everything"])
+def test_attention_of_training(cl_device: "OpenClDevice", name: str) -> None:
+    case = training.Case(training.FEATURES[name], 48)
+    attention, inputs = case.attention(), case.inputs()
+    out = attention.forward(*inputs).contiguous()
+    same(cl_device, out, *attention.backward(*inputs, out, Tensor.from_numpy(case.g)))
 
 
 @pytest.mark.parametrize("kind", [dt.f32, dt.f16, dt.bf16, "q8"], ids=str)
