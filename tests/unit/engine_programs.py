@@ -114,10 +114,36 @@ def packed_products() -> list[Tensor]:
     return outputs
 
 
+def mixture(rows: int) -> list[Tensor]:
+    """Return blocks of rows through gate, up and down of one of four experts each, and back."""
+    count, blocks, inner, outputs = 4, 6, 64, []
+    expert = Tensor.zeros((blocks,), dt.i32)
+    for form in (WEIGHTS["q8"], WEIGHTS["bf16"]):
+        gate, up, down = (Tensor.zeros((form.nbytes(count * inner, inner),), dt.u8) for _ in "gud")
+        weights = []
+        for memory in (gate, up, down):
+            memory.buffer.frozen = True
+            flat = Tensor.packed(form, count * inner, inner, memory)
+            weights.append(flat.reshape((count, inner, inner)))
+        x = Tensor.zeros((blocks * rows, inner))
+        given = (x.quantised() if form.quantised else x).reshape((blocks, rows, inner))
+        g, u = (given.grouped_linear(w, expert) for w in weights[:2])
+        between = (g.silu() * u).reshape((blocks * rows, inner))
+        between = (between.quantised() if form.quantised else between).reshape(given.shape)
+        outputs.append(between.grouped_linear(weights[2], expert))
+        outputs.append(Tensor.zeros((blocks, rows, inner)).grouped_matmul(weights[2], expert))
+    plain = Tensor.zeros((count, 40, inner))
+    plain.buffer.frozen = True
+    outputs.append(Tensor.zeros((blocks, rows, inner)).grouped_linear(plain, expert))
+    return outputs
+
+
 PROGRAMS: dict[str, Callable[[], list[Tensor]]] = {
     "decode": lambda: decoder_block(1),
     "prefill": lambda: decoder_block(16),
     "train": training_step,
     "assorted": assorted,
     "packed": packed_products,
+    "experts": lambda: mixture(1),
+    "experts16": lambda: mixture(16),
 }
