@@ -110,6 +110,13 @@ def layer(
     return Mixture(e, tensors.__getitem__, rounding)
 
 
+def decoded(w: Weights, form: Format | None) -> Weights:
+    """Return the weights as a format holds them."""
+    if form is None:
+        return w
+    return {**w, **{name: unpack(form, pack(form, w[name]), *w[name].shape) for name in MATRICES}}
+
+
 def run(mixed: Mixture, x: Array) -> Array:
     """Return what the layer makes of x."""
     found: Array = capture(mixed.forward, {"x": Spec(x.shape)}, [])(x=x)[0]
@@ -129,12 +136,13 @@ def test_results_are_those_of_numpy(
     np.testing.assert_allclose(run(layer(e, w), x), mixture(e, w, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", (3, 20))
+@pytest.mark.parametrize(("count", "form"), [(3, None), (20, None), (2, F32), (20, Q8)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_finite_differences(kind: str, count: int) -> None:
+def test_gradients_are_finite_differences(kind: str, count: int, form: Format | None) -> None:
     e, x, g = KINDS[kind], rows(count), rows(count, seed=2)
     w = weights_of(e)
-    mixed = layer(e, w)
+    mixed = layer(e, w, form=form)
+    w = decoded(w, form)
 
     def both(x: Tensor, g: Tensor) -> list[Tensor]:
         y, kept = mixed.forward_kept(x)
@@ -173,9 +181,7 @@ def test_a_row_has_the_same_bits_alone_and_in_a_block(
     whole = run(mixed, x)
     for some in (slice(0, 1), slice(7, 8), slice(20, 24), slice(20, 37)):
         assert np.array_equal(run(mixed, x[some]), whole[some])
-    if form is not None:
-        w |= {name: unpack(form, pack(form, w[name]), *w[name].shape) for name in MATRICES}
-    np.testing.assert_allclose(whole, mixture(e, w, x), atol=within, rtol=0)
+    np.testing.assert_allclose(whole, mixture(e, decoded(w, form), x), atol=within, rtol=0)
 
 
 def routed(logits: Array, e: Experts) -> tuple[Array, Array, Array, Array, Array]:
