@@ -112,7 +112,7 @@ class Slots:
         count, width = sizes(self.pair)[0], x.shape[1]
         if self.block == 1:  # no gather: movement alone says which row it is
             return x.reshape((rows, 1, width)).expand((rows, each, width)).reshape((count, width))
-        return x.gather((self.pair < 0).where(-1, self.pair // each))
+        return x.gather((self.pair + each) // each - 1)
 
     def blocks(self, x: Tensor) -> Tensor:
         """Return rows of slots (S, K) as blocks (B, R, K)."""

@@ -285,13 +285,17 @@ def test_rows_that_are_not_numbers_stay_alone(count: int) -> None:
     require_consistent(e, routed(logits, e))
 
 
-@pytest.mark.parametrize("count", [2, 12])
-def test_kernels_of_the_choice_keep_to_their_memory(count: int) -> None:
-    e = Experts(6, 2, 16, False)
-    routing = Routing.of(Tensor.from_numpy(rows(count, 6)), e)
-    slots = Slots.of(routing)
-    parts = (routing.chosen, routing.weights, slots.expert, slots.pair, slots.place)
-    check(*(part.contiguous() for part in parts), interpret_too=True)
+@pytest.mark.parametrize("count", [2, 6])
+def test_kernels_keep_to_their_memory(count: int) -> None:
+    """Choice, places, results and gradients, interpreted, and on other devices where asked."""
+    e = Experts(4, 2, 16, False, True, True)
+    x, g = (Tensor.from_numpy(rows(count, 16, seed)) for seed in (1, 2))
+    mixed = layer(e, weights_of(e, 16), form=F32)
+    result, kept = mixed.forward_kept(x)
+    slots = kept.slots
+    parts = (kept.routing.chosen, slots.expert, slots.pair, slots.place)
+    named = (part.contiguous() for part in parts)
+    check(*named, result.contiguous(), mixed.backward(kept, g).contiguous(), interpret_too=True)
 
 
 def test_training_keeps_rounded_products() -> None:
