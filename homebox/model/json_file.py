@@ -14,8 +14,13 @@ MAX_JSON_BYTES = 1 << 20
 MAX_JSON_ITEMS = 1 << 19
 
 
-def read_json_file(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Return the JSON object in `path`, refusing duplicates, NaN, other kinds and long files."""
+def read_json_file(
+    path: Path, limit: int = MAX_JSON_BYTES, items: int = MAX_JSON_ITEMS
+) -> dict[str, Any]:
+    """Return the JSON object in `path`, refusing duplicates, NaN, other kinds and long files.
+
+    `limit` bounds its bytes, `items` its values.
+    """
     return parse_json_object(read_bytes(path, limit), str(path))
 
 
