@@ -5,10 +5,12 @@ anything is decoded. Invariant: what comes back is an object of plain JSON value
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from homebox.errors import ModelFormatError, ModelNotFoundError
+from homebox.model.mapped_file import open_regular
 
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_ITEMS = 1 << 19
@@ -21,7 +23,7 @@ def read_json_file(
 
     `limit` bounds its bytes, `items` its values.
     """
-    return parse_json_object(read_bytes(path, limit), str(path))
+    return parse_json_object(read_bytes(path, limit), str(path), items)
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -30,9 +32,9 @@ def read_bytes(path: Path, limit: int) -> bytes:
     Raises ModelNotFoundError, and ModelFormatError for a longer file or one that cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             data = file.read(limit + 1)
-    except FileNotFoundError:
+    except ModelNotFoundError:
         raise ModelNotFoundError(
             f"{path} does not exist; a model directory holds config.json, tokenizer.model and "
             "*.safetensors"
