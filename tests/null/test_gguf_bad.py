@@ -147,7 +147,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "rows of 16": (tensor(sizes=[16, 4]), "first: shape: a row of 16 numbers is no multiple"),
     "row of 128 for a K type": (tensor(kind=Q4_K, sizes=[64]), "first: .* multiple of Q4_K's 256"),
     "type 4, which was removed": (tensor(kind=4), "first: unknown type 4"),
-    "type 9999": (tensor(kind=9999), "first: unknown type 9999"),
+    "type 9999": (tensor(kind=9999), "first: unknown type 9999; supported: F32, F16"),
     "offset not aligned": (tensor(1, offset=40), "second: offset: 40 is no multiple of 32"),
     "offset beyond the file": (tensor(1, offset=128), "second: offset: 20 bytes at 128 are beyond"),
     "offset 2 ** 64 - 32": (tensor(1, offset=2**64 - 32), "second: offset: .* are beyond"),

@@ -1,8 +1,12 @@
 """Values of GGUF's blocks: bit for bit those of the format's own package, and by hand."""
 
+import ctypes
+import importlib.util
 import json
+import re
 import struct
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -85,6 +89,36 @@ def test_real_files_have_the_values_of_the_package(shared: Path) -> None:
                 assert found.dequantize().tobytes() == wanted.tobytes(), (path.name, tensor.name)
                 seen.add(found.type.name)
     assert seen >= {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K"}
+
+
+def test_values_have_the_bits_of_ggml() -> None:
+    """The C functions that llama.cpp itself falls back on."""
+    found = importlib.util.find_spec("llama_cpp")
+    if found is None or found.origin is None:
+        pytest.skip("llama-cpp-python is not installed")
+    base = ctypes.CDLL(str(next(Path(found.origin).parent.glob("lib/libggml-base.so"))))
+    base.ggml_init.restype = ctypes.c_void_p
+    base.ggml_init(GgmlParameters(1 << 20, None, False))  # fills its table of float16
+    for kind in TYPES[3:]:
+        low = re.sub("^[A-Z]+", lambda match: match[0].lower(), kind.name)
+        dequantize_row = getattr(
+            base, f"dequantize_row_{low.replace('NL', 'nl').replace('XS', 'xs')}"
+        )
+        dequantize_row.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        dequantize_row.restype = None
+        stored, theirs = random_blocks(kind), np.zeros(NUMBERS, np.float32)
+        dequantize_row(stored.ctypes.data, theirs.ctypes.data, NUMBERS)
+        assert fingerprint(theirs) == HASHES[kind.name], kind.name
+
+
+class GgmlParameters(ctypes.Structure):
+    """ggml.h: struct ggml_init_params."""
+
+    _fields_: ClassVar = [
+        ("size", ctypes.c_size_t),
+        ("buffer", ctypes.c_void_p),
+        ("no_alloc", ctypes.c_bool),
+    ]
 
 
 def test_blocks_by_hand() -> None:

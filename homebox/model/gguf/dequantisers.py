@@ -59,6 +59,7 @@ _DEQUANTISERS: dict[GGMLType, Dequantiser] = {
     GGMLType.TQ2_0: ternary_blocks.tq2_0,
 }
 SUPPORTED = MappingProxyType(_DEQUANTISERS)
+SUPPORTED_NAMES = ", ".join(kind.name for kind in SUPPORTED)
 
 
 def dequantise(kind: GGMLType, stored: Bytes) -> Float32:
@@ -79,7 +80,7 @@ def dequantise_into(kind: GGMLType, stored: Bytes, out: Float32) -> None:
     """
     convert = SUPPORTED.get(kind)
     if convert is None:
-        raise ModelFormatError(f"type {kind.name} is not supported")
+        raise ModelFormatError(f"type {kind.name} is not supported; supported: {SUPPORTED_NAMES}")
     block, nbytes = BLOCKS[kind]
     count = stored.size // nbytes
     if stored.size != count * nbytes or out.size != count * block:

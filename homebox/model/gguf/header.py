@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from homebox.errors import ModelFormatError
+from homebox.model.gguf.dequantisers import SUPPORTED_NAMES
 from homebox.model.gguf.metadata import ALIGNMENT, U32, Data, Reader, Value, read_metadata, shown
 from homebox.model.gguf.types import BLOCKS, GGMLType
 
@@ -129,7 +130,7 @@ def _placed(
     try:
         known = GGMLType(kind)
     except ValueError:
-        raise reader.fail(field, f"unknown type {kind}") from None
+        raise reader.fail(field, f"unknown type {kind}; supported: {SUPPORTED_NAMES}") from None
     block, nbytes = BLOCKS[known]
     space = max(reader.size - data_start, 0)
     count = 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from homebox.errors import ModelFormatError
 from homebox.model.gguf.bits import Bytes, Float32
-from homebox.model.gguf.dequantisers import SUPPORTED, dequantise_into
+from homebox.model.gguf.dequantisers import SUPPORTED, SUPPORTED_NAMES, dequantise_into
 from homebox.model.gguf.header import TensorInfo, parse
 from homebox.model.gguf.metadata import Value
 from homebox.model.gguf.types import BLOCKS, GGMLType
@@ -126,7 +126,7 @@ class GGUFTensor:
         if self.type not in SUPPORTED:
             raise ModelFormatError(
                 f"{self._file.path}: {self.name}: type {self.type.name} is not supported; "
-                f"supported: {', '.join(kind.name for kind in SUPPORTED)}"
+                f"supported: {SUPPORTED_NAMES}"
             )
 
     @property
