@@ -34,14 +34,13 @@ def inverse_frequencies(rope: Rope, context: int) -> Float32:
 def rope_tables(rope: Rope, positions: int) -> tuple[Float32, Float32]:
     """Return (cos, sin), float32 (positions, dim / 2), of the angles position * frequency.
 
+    The frequencies are those of `rope.served` positions, or of `positions` where that is 0.
     As in Hugging Face's code the angle itself is rounded to float32 before cos and sin are taken,
     and they are rounded before they are multiplied with the attention factor. Raises
     ModelFormatError for angles above 2^24, which a scaling by less than 1 can lead to.
     """
-    steps, frequencies = (
-        np.arange(positions, dtype=np.float32),
-        inverse_frequencies(rope, positions),
-    )
+    steps = np.arange(positions, dtype=np.float32)
+    frequencies = inverse_frequencies(rope, rope.served or positions)
     fastest = float(frequencies.max()) * positions
     if not fastest <= MAX_ANGLE:
         raise ModelFormatError(

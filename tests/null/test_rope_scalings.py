@@ -122,6 +122,14 @@ def test_the_attention_factor_multiplies_both_tables() -> None:
     np.testing.assert_array_equal(sin, plain_sin * np.float32(1.25))
 
 
+def test_a_part_of_a_context_has_its_frequencies() -> None:
+    rope = Rope(10_000.0, 8, "longrope", original=64, short_factors=SHORT, long_factors=LONG)
+    whole, part, short = rope_tables(rope, 100), rope_tables(rope, 50, 100), rope_tables(rope, 50)
+    for all_of_it, found, other in zip(whole, part, short, strict=True):
+        np.testing.assert_array_equal(found, all_of_it[:50])
+        assert not np.array_equal(found, other)
+
+
 def test_angles_that_are_too_large_are_refused() -> None:
     rope = Rope(10_000.0, 8, "linear", factor=1e-3)
     assert rope_tables(rope, 100)[0].shape == (100, 4)

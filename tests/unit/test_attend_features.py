@@ -100,6 +100,26 @@ def test_values(name: str) -> None:
     np.testing.assert_allclose(found, case.wanted(), rtol=3e-5, atol=3e-5)
 
 
+@pytest.mark.parametrize("name", ["a cap", "cap, sinks and a window", "sinks above all, splits"])
+def test_values_without_the_rule(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOFUSE", "R3")
+    case = CASES[name]
+    (found,) = check(case.graph(), interpret_too=False)
+    np.testing.assert_allclose(found, case.wanted(), rtol=3e-5, atol=3e-5)
+
+
+def test_a_mask_with_a_cap_and_sinks() -> None:
+    case = CASES["cap, sinks and a window"]
+    q, k, v, at = case.tensors
+    place = np.arange(case.length)
+    even = tensor(place % 2 == 0).reshape((1, 1, 1, 1, case.length))
+    seen = visible(at, case.length) & even
+    (found,) = check(masked_attention(q, k, v, seen, case.cap, case.sink_tensor))
+    allowed = (place <= case.at[:, None, None, :, None]) & (place % 2 == 0)
+    wanted = exact(case.q, case.k, case.v, allowed, case.cap, case.sinks)
+    np.testing.assert_allclose(found, wanted, rtol=3e-5, atol=3e-5)
+
+
 @pytest.mark.parametrize("name", ["a cap", "cap, sinks and a window", "a decode step in splits"])
 def test_control_values_differ_without_the_features(name: str) -> None:
     case = CASES[name]

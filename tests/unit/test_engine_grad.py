@@ -11,11 +11,13 @@ from homebox.engine.graph.ops import Op
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.verify.oracle import evaluate as oracle
 from homebox.errors import EngineError
+from homebox.model.masked_attention import masked_attention, visible
 from tests.unit.engine_checks import check, random, tensor
 
 Build = Callable[[Sequence[Tensor]], Tensor]
 
 INDEX = np.array([3, 0, 3, 1, -1, 9, 2], np.int32)
+SEEN = visible(tensor(np.array([[2, 7, 0, 5]], np.int32)), 8, window=4)
 
 
 def mixed(t: Tensor) -> Tensor:
@@ -54,6 +56,10 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Build]] = {
     "attention": (
         [(2, 3, 4, 6), (2, 1, 5, 6), (2, 1, 5, 6)],
         lambda v: (v[0] @ v[1].transpose()).softmax() @ v[2],
+    ),
+    "attention with a cap and sinks": (
+        [(1, 2, 3, 4, 6), (1, 2, 1, 8, 6), (1, 2, 1, 8, 6), (2, 3)],
+        lambda v: masked_attention(v[0], v[1], v[2], SEEN, cap=2.0, sinks=v[3]),
     ),
     "gather": ([(6, 3)], lambda v: v[0].gather(tensor(INDEX)) * 2.0),
     "gather of numbers": ([(6,)], lambda v: v[0].gather(tensor(INDEX))),
