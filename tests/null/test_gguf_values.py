@@ -3,7 +3,6 @@
 import ctypes
 import importlib.util
 import json
-import re
 import struct
 from pathlib import Path
 from typing import ClassVar
@@ -100,10 +99,8 @@ def test_values_have_the_bits_of_ggml() -> None:
     base.ggml_init.restype = ctypes.c_void_p
     base.ggml_init(GgmlParameters(1 << 20, None, False))  # fills its table of float16
     for kind in TYPES[3:]:
-        low = re.sub("^[A-Z]+", lambda match: match[0].lower(), kind.name)
-        dequantize_row = getattr(
-            base, f"dequantize_row_{low.replace('NL', 'nl').replace('XS', 'xs')}"
-        )
+        name = kind.name.lower().replace("_k", "_K")
+        dequantize_row = getattr(base, f"dequantize_row_{name}")
         dequantize_row.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
         dequantize_row.restype = None
         stored, theirs = random_blocks(kind), np.zeros(NUMBERS, np.float32)

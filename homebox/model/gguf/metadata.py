@@ -15,7 +15,7 @@ import numpy.typing as npt
 from homebox.errors import ModelFormatError
 
 MAX_HEADER_BYTES = 128 << 20
-MAX_STRINGS = 1 << 21  # in arrays; the largest vocabularies have a quarter of them
+MAX_STRINGS = 1 << 20  # in arrays; large vocabularies and their merges are two thirds of it
 ALIGNMENT = "general.alignment"  # the one key that says how to read the file
 _MAX_KEY = 65535
 
