@@ -22,7 +22,7 @@ from homebox.model.json_tokenizer_file import (
     check_tokenizer,
 )
 from homebox.model.sentencepiece_file import SPACE, byte_of
-from homebox.model.tokenizer_base import Restore, Settings, Surfaces, Tokenizer, repaired
+from homebox.model.tokenizer_base import After, Restore, Settings, Surfaces, Tokenizer, repaired
 
 _NAME = re.compile("\ue0f0[0-9a-f]+\ue0f1")
 
@@ -54,12 +54,12 @@ class JsonTokenizer(Tokenizer):
         return cls(read_tokenizer(path), str(path), settings)
 
     def encode_marked(
-        self, text: str, restore: Restore | None = None, continued: bool = False
+        self, text: str, restore: Restore | None = None, after: After = ""
     ) -> list[int]:
         """Return the ids of a text with steering pieces; see `Tokenizer`."""
         named = self._marks.sub(lambda match: self._names[match.group()], repaired(text))
         named = repaired(named.translate(restore or {}))
-        if not continued or not named or not self._begin:
+        if not after or not named or not self._begin:
             return self._run(named)
         return self._run(self._begin + named)[1:]
 

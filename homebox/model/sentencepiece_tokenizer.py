@@ -27,6 +27,7 @@ from homebox.model.sentencepiece_file import (
 from homebox.model.tokenizer_base import (
     CALL_MARKS,
     MARK,
+    After,
     Restore,
     Settings,
     Surfaces,
@@ -74,13 +75,14 @@ class SentencePieceTokenizer(Tokenizer):
         return cls(read_vocabulary(path), str(path), settings)
 
     def encode_marked(
-        self, text: str, restore: Restore | None = None, continued: bool = False
+        self, text: str, restore: Restore | None = None, after: After = ""
     ) -> list[int]:
         """Return the ids of a text with steering pieces; see `Tokenizer`.
 
         A space is put before each text that follows a piece, as sentencepiece's users do.
         """
         ids: list[int] = []
+        continued = after == "text"
         for section, mark in self._sections(repaired(text)):
             plain = repaired(section.translate(restore or {}))
             processor = self._continuing if continued else self._processor

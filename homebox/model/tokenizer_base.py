@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from homebox.errors import RequestError
 
@@ -20,6 +21,7 @@ MARK = re.compile(r"<[^<>\s\u2581]+>|\[/?[A-Za-z_]+\]")
 CALL_MARKS = ("<tool_call>", "</tool_call>")
 
 Restore = Mapping[int, str]  # as in str.translate
+After = Literal["", "text", "mark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,13 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_marked(
-        self, text: str, restore: Restore | None = None, continued: bool = False
+        self, text: str, restore: Restore | None = None, after: After = ""
     ) -> list[int]:
         """Return the ids of a text in which the texts of steering pieces are those pieces.
 
         Only for text that this program or a template wrote. What lies between the pieces goes
-        through `restore` first, so that stand-ins become text that was not looked at. With
-        `continued` the text carries on another one: no space is put before it.
+        through `restore` first, so that stand-ins become text that was not looked at. `after`
+        says what stands before the text: nothing, a text, or a steering piece.
         """
 
     @abstractmethod
