@@ -7,7 +7,7 @@ Invariant: what `load_weights` returns is complete and in homebox's names.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def load_weights(directory: Path) -> LoadedWeights:
     config = parse_config(raw, where)
     store = SafetensorsStore(directory, quantisation(decoder_part(raw, where), where))
     present = set(store.shapes)
+    check_counts(config, present, directory)
     origins = architecture_of(raw, where).origins(config, present)
     check_names(config, origins, store, directory)
     check_shapes(origins, store)
@@ -108,6 +109,24 @@ def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: Path) -> 
         raise ModelFormatError(
             f"{where}: vocab_size: {config.vocab_size} is below the {tokenizer.size} pieces of the "
             "tokenizer"
+        )
+
+
+def check_counts(config: ModelConfig, present: Collection[str], where: Path) -> None:
+    """Raise ModelFormatError if there are too few tensors for what a configuration promises.
+
+    A lower bound that costs nothing: a configuration of a few bytes may name a million experts.
+    """
+    least = config.num_layers
+    if config.experts is not None:
+        for i, layer in enumerate(config.layers):
+            together = f"model.layers.{i}.mlp.experts.gate_up_proj"
+            stacked = together in present or f"{together}_blocks" in present
+            least += config.experts.count if layer.sparse and not stacked else 0
+    if least > len(present):
+        raise ModelFormatError(
+            f"{where}: weights: {len(present)} tensors are too few for {config.num_layers} layers, "
+            f"which need more than {least}"
         )
 
 

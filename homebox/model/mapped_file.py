@@ -29,7 +29,7 @@ class MappedFile:
         """
         self.path = path
         self._map: mmap.mmap | None = None
-        descriptor = _open_regular(path)
+        descriptor = open_regular(path)
         try:
             self.status = os.fstat(descriptor)
             size = self.status.st_size
@@ -97,7 +97,11 @@ class MappedFile:
             self._map.madvise(advice, begin, end - begin)
 
 
-def _open_regular(path: Path) -> int:
+def open_regular(path: Path) -> int:
+    """Return the descriptor of a file, opened for reading; a pipe is refused, not waited for.
+
+    Raises ModelNotFoundError and ModelFormatError.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:

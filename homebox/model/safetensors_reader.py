@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from homebox.errors import ModelFormatError
-from homebox.model.json_file import parse_json_object, read_json_file
+from homebox.model.json_file import parse_json_object, read_bytes
 from homebox.model.mapped_file import MappedFile
 from homebox.model.stored import Codes, Float32, Stored, finite, widened
 
@@ -218,21 +218,27 @@ def check_layout(tensors: Mapping[str, TensorInfo], data_length: int, where: str
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Return tensor name -> file name of a `model.safetensors.index.json`.
+    """Return tensor name -> file name of a `model.safetensors.index.json`; see `parse_index`."""
+    return parse_index(read_bytes(path, MAX_HEADER_BYTES), str(path))
 
-    File names are plain names ending in .safetensors: none of them can leave the directory.
+
+def parse_index(data: bytes, where: str) -> dict[str, str]:
+    """Return tensor name -> file name of an index.
+
+    File names are plain names ending in .safetensors: none of them can leave the directory. Raises
+    ModelFormatError naming `where` and the field.
     """
-    mapping = read_json_file(path, MAX_HEADER_BYTES).get("weight_map")
+    mapping = parse_json_object(data, where).get("weight_map")
     if not isinstance(mapping, dict) or not 0 < len(mapping) <= MAX_TENSORS:
-        raise ModelFormatError(f"{path}: weight_map: must name 1 to {MAX_TENSORS} tensors")
+        raise ModelFormatError(f"{where}: weight_map: must name 1 to {MAX_TENSORS} tensors")
     for tensor, name in mapping.items():
         if not _is_plain_file_name(name):
             raise ModelFormatError(
-                f"{path}: weight_map: {ascii(tensor)[:80]}: {ascii(name)[:80]} is no plain file "
+                f"{where}: weight_map: {ascii(tensor)[:80]}: {ascii(name)[:80]} is no plain file "
                 "name ending in .safetensors"
             )
     if len(set(mapping.values())) > MAX_SHARDS:
-        raise ModelFormatError(f"{path}: weight_map: more than {MAX_SHARDS} files")
+        raise ModelFormatError(f"{where}: weight_map: more than {MAX_SHARDS} files")
     return mapping
 
 

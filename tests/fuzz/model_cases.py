@@ -355,7 +355,7 @@ CASES: dict[str, Case] = {
     ),
     "configuration of another size": Case(
         lambda files: files.config.update(intermediate_size=48),
-        r"shape \[40, 24\] does not fit config.json, which asks for \[48, 24\]",
+        r"shape \[40, 24\] does not fit the configuration, which asks for \[48, 24\]",
     ),
     "NaN": Case(
         number(np.nan), f"{GATE}: holds NaN", off(loaded_weights, "finite", lambda array: True)

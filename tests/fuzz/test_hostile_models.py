@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from homebox.model.loader import load_weights
-from tests.fuzz.model_cases import CASES, GPT_OSS, Case, build, experts, quantised
+from tests.fuzz.model_cases import CASES, GPT_OSS, INDEX, Case, build, experts, quantised
 
 
 def outcome(folder: Path) -> str:
@@ -85,11 +85,12 @@ def test_links_of_a_hugging_face_cache_are_good(tmp_path: Path) -> None:
     assert outcome(snapshot).startswith("ModelFormatError: ")
 
 
-def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
-    build(Case(lambda files: None, ""), tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").unlink()
-    os.mkfifo(tmp_path / "model" / "model.safetensors")
-    assert "is no regular file" in outcome(tmp_path / "model")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", INDEX])
+def test_pipes_are_not_waited_for(tmp_path: Path, name: str) -> None:
+    build(Case(lambda files: files.shard() if name == INDEX else None, ""), tmp_path / "model")
+    (tmp_path / "model" / name).unlink()
+    os.mkfifo(tmp_path / "model" / name)
+    assert outcome(tmp_path / "model").endswith(f"{name}: is no regular file")
 
 
 def test_enough_classes() -> None:

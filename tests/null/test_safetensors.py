@@ -1,32 +1,21 @@
-"""The safetensors reader against the format's own library, and against hostile files."""
+"""The safetensors reader against the format's own library; broken headers, each named."""
 
-import contextlib
-import itertools
 import json
-import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors
 import safetensors.numpy
 
 from homebox.errors import ModelFormatError, ModelNotFoundError
-from homebox.model import safetensors_reader
 from homebox.model.safetensors_reader import (
     MAX_HEADER_BYTES,
     SafetensorsFile,
-    TensorInfo,
     parse_header,
     read_index,
-    tensor_in,
-    widened,
 )
 from tests.unit.model_files import pack, safetensors_bytes
-
-CASES = 20_000
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -193,123 +182,6 @@ def test_index_names_cannot_leave_the_directory(tmp_path: Path, name: Any) -> No
         read_index(path)
     path.write_text(json.dumps({"weight_map": {"w": "a-1.safetensors"}}))
     assert read_index(path) == {"w": "a-1.safetensors"}
-
-
-# Fuzz: grow a valid file, break it in ways that know its structure, compare with the library.
-
-
-def random_header(dice: random.Random) -> tuple[dict[str, Any], int]:
-    header: dict[str, Any] = {}
-    position = 0
-    for number in range(dice.randrange(5)):
-        dtype, size = dice.choice([("F32", 4), ("F16", 2), ("BF16", 2), ("I64", 8), ("BOOL", 1)])
-        shape = [dice.randrange(4) for _ in range(dice.randrange(4))]
-        length = size * int(np.prod(shape, dtype=np.int64))
-        header[f"t{number}"] = entry(position, position + length, shape, dtype)
-        position += length
-    if dice.random() < 0.2:
-        header["__metadata__"] = {"format": "pt"}
-    return header, position
-
-
-def mutate_values(dice: random.Random, header: dict[str, Any]) -> None:
-    """Change one value somewhere in the decoded header."""
-    names = [name for name in header if name != "__metadata__"]
-    odd = [-1, 0, 1, 2**31, 2**63, 2**64 - 1, 2**64, 1.5, True, None, "4", [], {}, -(2**63)]
-    if not names:
-        header["x"] = dice.choice(odd)
-        return
-    item = header[dice.choice(names)]
-    kind = dice.randrange(6)
-    if kind == 0:
-        offsets = item["data_offsets"]
-        offsets[dice.randrange(2)] += dice.choice([-8, -4, -1, 1, 4, 8])
-    elif kind == 1:
-        item["data_offsets"][dice.randrange(2)] = dice.choice(odd)
-    elif kind == 2 and item["shape"]:
-        item["shape"][dice.randrange(len(item["shape"]))] = dice.choice(odd)
-    elif kind == 3:
-        item["shape"].append(dice.choice(odd))
-    elif kind == 4:
-        item["dtype"] = dice.choice(["F64", "U8", "F16", "F8_E4M3", "nope", 3, None])
-    else:
-        first, second = dice.choice(names), dice.choice(names)
-        header[first]["data_offsets"] = list(header[second]["data_offsets"])
-
-
-def mutate_bytes(dice: random.Random, data: bytearray) -> bytes:
-    kind = dice.randrange(4)
-    if kind == 0 and data:
-        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
-    elif kind == 1:
-        del data[dice.randrange(len(data) + 1) :]
-    elif kind == 2:
-        data += bytes(dice.randrange(1, 9))
-    else:
-        spot = dice.randrange(len(data) + 1)
-        data[spot:spot] = dice.choice([b"{", b"[", b"]", b'"', b",", b"0", b"\\u0000", b"\xff"])
-    return bytes(data)
-
-
-def fuzzed_files(count: int, seed: int) -> Iterator[bytes]:
-    dice = random.Random(seed)
-    for _ in range(count):
-        header, length = random_header(dice)
-        for _ in range(dice.choice([0, 1, 1, 1, 2])):
-            # A second change may meet what the first one left, such as a text for a number.
-            with contextlib.suppress(TypeError, KeyError):
-                mutate_values(dice, header)
-        data = bytearray(
-            pack(json.dumps(header).encode(), bytes(range(length % 256)).ljust(length))
-        )
-        yield mutate_bytes(dice, data) if dice.random() < 0.4 else bytes(data)
-
-
-def check(data: bytes) -> dict[str, TensorInfo] | None:
-    """Read like the reader does, without a file; None if it was refused."""
-    try:
-        length = int.from_bytes(data[:8], "little")
-        if len(data) < 8 or length > len(data) - 8:
-            raise ModelFormatError("header length")
-        return parse_header(data[8 : 8 + length], len(data) - 8 - length, "fuzz")[0]
-    except ModelFormatError:
-        return None
-
-
-def test_fuzzed_files_are_refused_or_agree_with_the_library() -> None:
-    accepted = refused = 0
-    for data in fuzzed_files(CASES, seed=20):
-        tensors = check(data)
-        if tensors is None:
-            refused += 1
-            continue
-        accepted += 1
-        theirs = dict(safetensors.deserialize(data))  # raises where the library refuses
-        assert set(theirs) == set(tensors)
-        start = 8 + int.from_bytes(data[:8], "little")
-        for name, info in tensors.items():
-            assert list(info.shape) == theirs[name]["shape"]
-            assert data[start + info.begin : start + info.end] == bytes(theirs[name]["data"])
-            if info.dtype in safetensors_reader.READABLE:
-                assert widened(tensor_in(data, start, info)).shape == info.shape
-    assert accepted > CASES // 10
-    assert refused > CASES // 3
-
-
-def test_control_without_the_layout_check_broken_files_get_in(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(safetensors_reader, "check_layout", lambda *_: None)
-    outside = overlapping = 0
-    for data in fuzzed_files(3000, seed=20):
-        tensors = check(data) or {}
-        start = 8 + int.from_bytes(data[:8], "little")
-        length = len(data) - start
-        infos = sorted(tensors.values(), key=lambda info: info.begin)
-        outside += any(info.begin < 0 or info.end > length for info in infos)
-        overlapping += any(b.begin < a.end for a, b in itertools.pairwise(infos))
-    assert outside > 20
-    assert overlapping > 20
 
 
 def test_the_helper_of_the_tests_writes_the_format() -> None:
