@@ -7,7 +7,7 @@ there is consistent and within limits, so no later code checks a size again.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -43,6 +43,7 @@ class Rope:
     attention_factor: float = 1.0  # multiplies cos and sin
     short_factors: tuple[float, ...] = ()  # longrope, dim / 2 each
     long_factors: tuple[float, ...] = ()
+    served: int = 0  # dynamic, longrope: the positions that are served; 0: not decided yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,15 @@ class ModelConfig:
     def ropes(self) -> tuple[Rope, ...]:
         """The different rotations that layers have."""
         return tuple(dict.fromkeys(layer.rope for layer in self.layers if layer.rope is not None))
+
+    def serving(self, context: int) -> "ModelConfig":
+        """Return the shape for a context: some rotations depend on how far they have to reach."""
+        layers = []
+        for layer in self.layers:
+            if layer.rope is not None and layer.rope.kind in ("dynamic", "longrope"):
+                layer = replace(layer, rope=replace(layer.rope, served=context))
+            layers.append(layer)
+        return replace(self, layers=tuple(layers))
 
     @property
     def score_scale(self) -> float:

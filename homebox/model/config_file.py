@@ -63,6 +63,8 @@ def architecture_of(raw: Mapping[str, Any], where: str = "config.json") -> Archi
     found = _known(raw, where, "model_type", kind)
     if kind != found.model_type:
         _refuse(raw, where, "model_type", kind)
+    if raw.get(TEXT) is None and not all(name in found.classes for name in classes or ()):
+        Fields(raw, where).fail("architectures", f"{show(classes)} is not of model_type {kind}")
     return found
 
 

@@ -7,6 +7,7 @@ Invariant: the base weights never change; what was learned is a named adapter be
 import logging
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Ids
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +18,7 @@ from homebox.engine.graph.device import HOST, Device
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.devices import device_named
 from homebox.engine.runtime.stop_flag import StopFlag
-from homebox.errors import ConfigError, ModelNotFoundError
+from homebox.errors import ConfigError
 from homebox.model.activations import Activations
 from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
 from homebox.model.chat import chat_format
@@ -216,12 +217,13 @@ def load(
 
     `context` is the number of positions (prompt and answer) that a sequence may fill; by default
     as many as the model was made for, at most 4096. `weights` is f32, bf16, q8 or q4, by default
-    f32 for small models, for others q8 or, of a GGUF file, what loses least; `activations` is f32, bf16 or int8, by default what is
-    fastest for the weights: f32 for f32, bf16 for bf16, int8 for q8 and q4. `device` is "cpu",
-    "cl:0", several with commas, or "auto" for the best GPU; `memory` the most MiB to take of each
-    (0: what is free); `tell` hears how many bytes of the weights are there. Raises
-    ModelNotFoundError, ModelFormatError, ConfigError for what the model cannot have, and
-    DeviceError before anything is loaded if a device cannot be used or the model does not fit.
+    f32 for small models, for others q8 or, of a GGUF file, what loses least (`gguf_format`).
+    `activations` is f32, bf16 or int8, by default what is fastest for the weights: f32 for f32,
+    bf16 for bf16, int8 for q8 and q4. `device` is "cpu", "cl:0", several with commas, or "auto" for
+    the best GPU; `memory` the most MiB to take of each (0: what is free); `tell` hears how many
+    bytes of the weights are there. Raises ModelNotFoundError, ModelFormatError, ConfigError for
+    what the model cannot have, and DeviceError before anything is loaded if a device cannot be used
+    or the model does not fit.
     """
     # Late: reading files needs no compiler.
     from homebox.engine.graph.formats import Q8
@@ -235,6 +237,7 @@ def load(
 
     loaded = open_model(path)
     size = choose_context(loaded.config.max_positions, context)
+    loaded = replace(loaded, config=loaded.config.serving(size))
     form = choose_format(loaded.config, weights)
     if weights == AUTO and form is Q8 and isinstance(loaded.weights, GGUFWeights):
         form = choose_gguf_format(loaded.weights, room_of(HOST, memory).free)

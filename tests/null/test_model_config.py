@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from homebox.errors import ConfigError, ModelFormatError, ModelNotFoundError
-from homebox.model.config import PROJECTIONS
+from homebox.model.config import PROJECTIONS, Rope
 from homebox.model.config_file import load_config, parse_config
 from homebox.model.model import choose_context
 from homebox.model.open_model import model_path
@@ -24,7 +24,7 @@ def test_reads_every_field() -> None:
     assert (config.vocab_size, config.hidden_size, config.intermediate_size) == (400, 24, 40)
     assert (config.num_layers, config.num_heads, config.num_kv_heads) == (2, 4, 2)
     assert (config.head_dim, config.max_positions, config.rms_eps) == (6, 256, 1e-5)
-    assert (config.rope_theta, config.tied, config.architecture) == (10_000.0, True, "llama")
+    assert (config.ropes, config.tied, config.architecture) == ((Rope(10_000.0, 6),), True, "llama")
     assert (config.bos_id, config.eos_ids) == (1, (2, 5))
 
 
@@ -32,13 +32,13 @@ def test_defaults() -> None:
     config = parse_config(
         changed(num_key_value_heads=..., head_dim=..., rope_theta=..., tie_word_embeddings=...)
     )
-    assert (config.num_kv_heads, config.head_dim, config.rope_theta) == (4, 6, 10_000.0)
+    assert (config.num_kv_heads, config.head_dim, config.ropes[0].theta) == (4, 6, 10_000.0)
     assert (config.tied, config.bos_id, config.eos_ids) == (False, None, ())
 
 
 def test_newer_rope_parameters_are_read() -> None:
     rope = {"rope_type": "default", "rope_theta": 500_000.0}
-    assert parse_config(changed(rope_parameters=rope, rope_theta=...)).rope_theta == 500_000.0
+    assert parse_config(changed(rope_parameters=rope, rope_theta=...)).ropes == (Rope(5e5, 6),)
 
 
 def test_shapes_follow_from_the_fields() -> None:
@@ -60,7 +60,7 @@ def test_shapes_follow_from_the_fields() -> None:
 
 def test_qwen3_has_head_norms_and_its_own_head_size() -> None:
     config = parse_config(QWEN3)
-    assert (config.architecture, config.qk_norm, config.head_dim) == ("qwen3", True, 32)
+    assert (config.architecture, config.qk_norm, config.head_dim) == ("qwen3", "head", 32)
     assert not parse_config(CONFIG).qk_norm
     shapes = config.weight_shapes()
     assert shapes["layers.1.q_norm"] == shapes["layers.1.k_norm"] == (32,)
@@ -73,21 +73,23 @@ def test_qwen3_has_head_norms_and_its_own_head_size() -> None:
 
 
 BAD_FIELDS: list[tuple[str, Any, str]] = [
-    ("model_type", "gpt2", "'gpt2' is not supported; supported architectures: llama, qwen3"),
+    ("model_type", "gpt2", "'gpt2' is not supported; supported architectures: llama, mistral"),
     ("model_type", ..., "None is not supported"),
     ("model_type", ["llama"], "not supported"),
-    ("hidden_act", "gelu", "only silu"),
-    ("attention_bias", True, "biases"),
-    ("mlp_bias", True, "biases"),
+    ("architectures", ["GPT2LMHeadModel"], "'GPT2LMHeadModel' is not supported; supported arch"),
+    ("architectures", ["Qwen3ForCausalLM"], "is not of model_type llama"),
+    ("architectures", "LlamaForCausalLM", "must be a list"),
+    ("architectures", [], "must be a list"),
+    ("architectures", [3], "3 is not supported"),
+    ("hidden_act", "gelu", "supported: silu"),
+    ("mlp_bias", "yes", "true or false"),
     ("attention_bias", 1, "true or false"),
-    ("quantization_config", {"bits": 4}, "quantised"),
-    ("use_sliding_window", True, "not supported"),
-    ("use_sliding_window", 1, "true or false"),
-    ("layer_types", ["full_attention", "sliding_attention"], "'sliding_attention' is not"),
-    ("layer_types", ["full_attention"], "names 1 layers"),
-    ("layer_types", "full_attention", "list or null"),
-    ("rope_scaling", {"rope_type": "llama3"}, "'llama3' is not supported"),
-    ("rope_scaling", {"type": "linear", "factor": 2}, "'linear' is not supported"),
+        ("rope_scaling", {"rope_type": "llama3"}, "low_freq_factor: must be"),
+    ("rope_scaling", {"type": "linear"}, "factor: must be"),
+    ("rope_scaling", {"type": "spiral", "factor": 2}, "'spiral' is not supported; supported: def"),
+    ("rope_scaling", {"type": "yarn", "factor": 4, "truncate": 1}, "truncate: must be true or"),
+    ("rope_scaling", {"type": "longrope", "short_factor": [1]}, "short_factor: must be a list of"),
+    ("partial_rotary_factor", 0.1, "lets 0 of 6 channels turn"),
     ("rope_scaling", "linear", "object"),
     ("rope_parameters", {"rope_type": "default", "rope_theta": "x"}, "rope_theta: must be"),
     ("vocab_size", ..., "whole number"),

@@ -124,7 +124,8 @@ def test_the_attention_factor_multiplies_both_tables() -> None:
 
 def test_a_part_of_a_context_has_its_frequencies() -> None:
     rope = Rope(10_000.0, 8, "longrope", original=64, short_factors=SHORT, long_factors=LONG)
-    whole, part, short = rope_tables(rope, 100), rope_tables(rope, 50, 100), rope_tables(rope, 50)
+    served = replace(rope, served=100)
+    whole, part, short = rope_tables(rope, 100), rope_tables(served, 50), rope_tables(rope, 50)
     for all_of_it, found, other in zip(whole, part, short, strict=True):
         np.testing.assert_array_equal(found, all_of_it[:50])
         assert not np.array_equal(found, other)
