@@ -212,10 +212,12 @@ def write_peft(
     """Write an adapter into an existing directory; return the files.
 
     `base` is the name of the base model that stands in the configuration. Raises ModelFormatError
-    if the tensors are none of an adapter for `config`.
+    if the tensors are none of an adapter for `config`, or PEFT has no such adapters.
     """
     rank = check_adapter(config, tensors)
     modules = modules_of(config, fused or {})
+    if config.experts is not None:
+        modules = _without_dense(modules, tensors)
     stored: dict[str, Float32] = {}
     for inside, module in modules.items():
         a, b = joined(module, tensors)
@@ -228,3 +230,18 @@ def write_peft(
     data = safetensors.numpy.save(stored, metadata={"format": "pt"})
     (directory / TENSOR_FILE).write_bytes(data)
     return [directory / CONFIG_FILE, directory / TENSOR_FILE]
+
+
+def _without_dense(
+    modules: Mapping[str, Module], tensors: Mapping[str, Float32]
+) -> dict[str, Module]:
+    """Leave out the dense layers of a model with experts, which must not be adapted.
+
+    PEFT takes the names of their modules for those of the experts, and would change these.
+    """
+    dense = [module for module in modules.values() if module.name.startswith("mlp.")]
+    if any(tensors[f"{part}.B"].any() for module in dense for part in module.parts):
+        raise ModelFormatError(
+            "adapter: PEFT cannot adapt the dense layers of a model with experts; export it as gguf"
+        )
+    return {inside: module for inside, module in modules.items() if module not in dense}
