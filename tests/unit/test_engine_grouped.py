@@ -211,3 +211,26 @@ def test_an_expert_beyond_the_weights_is_never_read(form: Format) -> None:
         patch.setattr(Packed, "exists", property(lambda self: ()))
         with pytest.raises(EngineError, match="reaches element"):
             interpreted([made], {})
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_shapes(seed: int) -> None:
+    """Any number of weights, blocks and rows, numbers beyond both ends, epilogues of rows."""
+    rng = np.random.default_rng(seed)
+    count, blocks, rows = (int(x) for x in rng.integers(1, (6, 7, 25)))
+    n, k = 16 * int(rng.integers(1, 9)), int(rng.integers(1, 150))
+    form = list(WEIGHTS.values())[seed % 4]
+    kind = KINDS[int(rng.integers(4))]
+    if (kind == "bf16" and form.name != "bf16") or (kind == "int8" and not form.quantised):
+        kind = "f32"
+    if kind == "turned":
+        k = -(-k // 64) * 64
+    k += k % 2 if kind == "bf16" else 0
+    chosen = tuple(int(x) for x in rng.integers(-2, count + 2, blocks))
+    made, single = product(form, (count, n, k, chosen, rows), kind)
+    (found,) = check(made, rtol=1e-4, atol=1e-3)
+    for (b, _), want in zip(single, evaluate([t for _, t in single]), strict=True):
+        assert same_bits(found[b], want), (form, kind, count, chosen, rows, n, k)
+    scale = tensor(random(blocks * rows, 1, seed=8)).reshape((blocks, rows, 1))
+    (scaled,) = check((made * scale).reshape((blocks * rows, -1)).silu(), rtol=1e-3, atol=1e-2)
+    assert np.isfinite(scaled).all()
