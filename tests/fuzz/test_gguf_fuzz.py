@@ -97,7 +97,7 @@ def test_the_package_reads_the_same_from_what_we_accept(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
     path = tmp_path / "x.gguf"
     compared = 0
-    for data in files(1500, seed=7):
+    for data in files(700, seed=7):
         path.write_bytes(data)
         try:
             file = GGUFFile(path)
@@ -112,7 +112,7 @@ def test_the_package_reads_the_same_from_what_we_accept(tmp_path: Path) -> None:
                 assert ours.raw.tobytes() == tensor.data.tobytes()
             assert set(file.metadata) == {k for k in theirs.fields if not k.startswith("GGUF.")}
             compared += 1
-    assert compared > 150
+    assert compared > 80
 
 
 def harm(count: int) -> Counter[str]:

@@ -282,13 +282,12 @@ def test_control_without_the_check_of_bounds_cut_files_do_harm(
 def test_control_without_the_check_of_places_tensors_lie_outside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        header,
-        "_placed",
-        lambda reader, name, kind, sizes, offset, alignment, start: header.TensorInfo(
-            name, header.GGMLType(kind), sizes, start + offset, start + offset + sizes[0]
-        ),
-    )
+    def placed(_: object, entry: header._Entry, alignment: int, start: int) -> header.TensorInfo:
+        begin = start + entry.offset
+        kind = header.GGMLType(entry.kind)
+        return header.TensorInfo(entry.name, kind, entry.sizes, begin, begin + entry.sizes[0])
+
+    monkeypatch.setattr(header, "_placed", placed)
     data = broken("offset beyond the file")
     assert parse(data, "x").tensors["second"].end > len(data)
     assert outcome(broken("bytes wrap to 20")) == "accepted"

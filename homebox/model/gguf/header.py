@@ -12,6 +12,7 @@ without overlaps, each exactly as long as its type and shape say.
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from homebox.errors import ModelFormatError
 from homebox.model.gguf.dequantisers import SUPPORTED_NAMES
@@ -53,6 +54,15 @@ class Header:
     data_start: int
 
 
+class _Entry(NamedTuple):
+    """An entry of the table as it is in the file: sizes innermost first, `offset` from the data."""
+
+    name: str
+    sizes: tuple[int, ...]
+    kind: int
+    offset: int
+
+
 def parse(data: Data, where: str) -> Header:
     """Return the header of a file whose bytes are `data`.
 
@@ -67,10 +77,10 @@ def parse(data: Data, where: str) -> Header:
     entries = [_entry(reader, number) for number in range(tensors)]
     data_start = -(-reader.position // alignment) * alignment
     table: dict[str, TensorInfo] = {}
-    for name, kind, shape, offset in entries:
-        if name in table:
-            raise reader.fail(shown(name), "occurs twice in the table of tensors")
-        table[name] = _placed(reader, name, kind, shape, offset, alignment, data_start)
+    for entry in entries:
+        if entry.name in table:
+            raise reader.fail(shown(entry.name), "occurs twice in the table of tensors")
+        table[entry.name] = _placed(reader, entry, alignment, data_start)
     check_overlaps(table, where)
     return Header(version, alignment, metadata, table, data_start)
 
@@ -91,20 +101,13 @@ def _version(reader: Reader) -> int:
 
 def _alignment(reader: Reader, metadata: dict[str, Value]) -> int:
     value = metadata.get(ALIGNMENT, _DEFAULT_ALIGNMENT)
-    if (
-        type(value) is not int
-        or not _MIN_ALIGNMENT <= value <= _MAX_ALIGNMENT
-        or value & (value - 1)
-    ):
-        raise reader.fail(
-            ALIGNMENT,
-            f"must be a power of two from {_MIN_ALIGNMENT} to {_MAX_ALIGNMENT}",
-        )
+    low, high = _MIN_ALIGNMENT, _MAX_ALIGNMENT
+    if type(value) is not int or not low <= value <= high or value & (value - 1):
+        raise reader.fail(ALIGNMENT, f"must be a power of two from {low} to {high}")
     return value
 
 
-def _entry(reader: Reader, number: int) -> tuple[str, int, tuple[int, ...], int]:
-    """Read one entry of the table: name, type, sizes innermost first, offset."""
+def _entry(reader: Reader, number: int) -> _Entry:
     name = reader.name(f"name of tensor {number}", _MAX_NAME)
     field = shown(name)
     axes: int = reader.scalar(U32, field)
@@ -113,19 +116,12 @@ def _entry(reader: Reader, number: int) -> tuple[str, int, tuple[int, ...], int]
     reader.require(8 * axes + 12, field)
     *sizes, kind, offset = struct.unpack_from(f"<{axes}QIQ", reader.data, reader.position)
     reader.position += 8 * axes + 12
-    return name, kind, tuple(sizes), offset
+    return _Entry(name, tuple(sizes), kind, offset)
 
 
-def _placed(
-    reader: Reader,
-    name: str,
-    kind: int,
-    sizes: tuple[int, ...],
-    offset: int,
-    alignment: int,
-    data_start: int,
-) -> TensorInfo:
+def _placed(reader: Reader, entry: _Entry, alignment: int, data_start: int) -> TensorInfo:
     """Check an entry of the table against the file."""
+    name, sizes, kind, offset = entry
     field = shown(name)
     try:
         known = GGMLType(kind)
