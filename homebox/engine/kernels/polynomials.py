@@ -147,8 +147,15 @@ def tanh(b: Builder, x: Value) -> Value:
     square = b.alu("mul", size, size)
     cubic = b.alu("mul", square, size)
     near = b.alu("fma", cubic, horner(b, square, TANH), size)
-    e = exp2(b, b.alu("mul", size, number(-2.8853900817779268)))
+    # 2**power with the whole part in the exponent: from 2**-30 to 1, so one step is enough.
+    power = b.alu("max", b.alu("mul", size, number(-2.8853900817779268)), number(-30.0))
+    turned = b.alu("add", power, number(ROUND))
+    fraction = b.alu("sub", power, b.alu("sub", turned, number(ROUND)))
+    exponent = b.alu("shl", b.bitcast(turned, i32), b.const(23, i32, lanes))
+    mantissa = b.bitcast(horner(b, fraction, EXP2), i32)
+    e = b.bitcast(b.alu("add", mantissa, exponent), f32)
     far = b.alu("div", b.alu("sub", number(1.0), e), b.alu("add", number(1.0), e))
-    value = b.alu("where", b.alu("lt", size, number(0.625)), near, far)
+    # A NaN is not above anything: it takes the polynomial, which keeps it.
+    value = b.alu("where", b.alu("lt", number(0.625), size), far, near)
     sign = b.alu("and", bits, b.const(0x80000000, u32, lanes))
     return b.bitcast(b.alu("xor", b.bitcast(value, u32), sign), f32)
