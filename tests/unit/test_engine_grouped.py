@@ -228,9 +228,12 @@ def test_random_shapes(seed: int) -> None:
     k += k % 2 if kind == "bf16" else 0
     chosen = tuple(int(x) for x in rng.integers(-2, count + 2, blocks))
     made, single = product(form, (count, n, k, chosen, rows), kind)
-    (found,) = check(made, rtol=1e-4, atol=1e-3)
+    # The interpreter does not round products of bf16 as this machine does.
+    stepped = False if kind == "bf16" else None
+    (found,) = check(made, rtol=1e-4, atol=1e-3, interpret_too=stepped)
     for (b, _), want in zip(single, evaluate([t for _, t in single]), strict=True):
         assert same_bits(found[b], want), (form, kind, count, chosen, rows, n, k)
     scale = tensor(random(blocks * rows, 1, seed=8)).reshape((blocks, rows, 1))
-    (scaled,) = check((made * scale).reshape((blocks * rows, -1)).silu(), rtol=1e-3, atol=1e-2)
-    assert np.isfinite(scaled).all()
+    scaled = (made * scale).reshape((blocks * rows, -1)).silu()
+    (found,) = check(scaled, rtol=1e-3, atol=1e-2, interpret_too=stepped)
+    assert np.isfinite(found).all()
