@@ -29,6 +29,7 @@ MAX_SHARDS = 1024
 _MAX_NAME = 512
 _MAX_AXES = 8
 _MAX_DIM = 1 << 40
+_MAX_EMPTY = 1 << 56  # an array without numbers must not promise more than memory can address
 
 # Bits per element of every type that the format knows.
 _BITS = {"F32": 32, "F16": 16, "BF16": 16}
@@ -185,6 +186,8 @@ def _tensor(name: str, entry: Any, where: str) -> TensorInfo:
         raise fail("shape", f"must be a list of at most {_MAX_AXES} sizes")
     if not all(type(size) is int and 0 <= size <= _MAX_DIM for size in shape):
         raise fail("shape", f"every size must be a whole number from 0 to {_MAX_DIM}")
+    if 0 in shape and math.prod(size or 1 for size in shape) > _MAX_EMPTY:
+        raise fail("shape", f"the sizes beside 0 multiply to more than {_MAX_EMPTY}")
     if not isinstance(offsets, list) or len(offsets) != 2:
         raise fail("data_offsets", "must be a list of two offsets")
     if not all(type(offset) is int for offset in offsets):

@@ -60,6 +60,11 @@ FILE_NAMES += [".a.safetensors", "a\0.safetensors", "x" * 300 + ".safetensors", 
 Header = dict[str, Any]
 
 
+def odd(dice: random.Random) -> Any:
+    """Return an odd value that nobody else holds."""
+    return copy.deepcopy(dice.choice(ODD))
+
+
 def good_header(dice: random.Random) -> tuple[Header, int]:
     """Return a header and how many bytes its tensors fill."""
     header: Header = {}
@@ -82,7 +87,7 @@ def break_header(dice: random.Random, header: Header) -> None:
     """Change one value of a header."""
     names = [name for name in header if isinstance(header[name], dict) and "shape" in header[name]]
     if not names:
-        header[dice.choice(NAMES)] = dice.choice(ODD)
+        header[dice.choice(NAMES)] = odd(dice)
         return
     name = dice.choice(names)
     item = header[name]
@@ -93,25 +98,25 @@ def break_header(dice: random.Random, header: Header) -> None:
         if type(offsets[end]) is int:
             offsets[end] += dice.choice([-8, -4, -2, -1, 1, 2, 4, 8, 2**32, 2**63, -(2**63)])
     elif kind == 1 and isinstance(offsets, list) and offsets:
-        offsets[dice.randrange(len(offsets))] = dice.choice(ODD)
+        offsets[dice.randrange(len(offsets))] = odd(dice)
     elif kind == 2 and isinstance(shape, list) and shape:
-        shape[dice.randrange(len(shape))] = dice.choice(ODD)
+        shape[dice.randrange(len(shape))] = odd(dice)
     elif kind == 3 and isinstance(shape, list):
-        shape.insert(dice.randrange(len(shape) + 1), dice.choice([0, 1, 2, *ODD]))
+        shape.insert(dice.randrange(len(shape) + 1), dice.choice([0, 1, 2, odd(dice)]))
     elif kind == 4:
-        item["dtype"] = dice.choice([*SIZES, "F64", "F4", "f32", "F33", *ODD])
+        item["dtype"] = dice.choice([*SIZES, "F64", "F4", "f32", "F33", odd(dice)])
     elif kind == 5:
         header[name]["data_offsets"] = header[dice.choice(names)].get("data_offsets")
     elif kind == 6:
         header[dice.choice(NAMES)] = header.pop(name)
     elif kind == 7:
-        item[dice.choice(["dtype", "shape", "data_offsets", "x"])] = dice.choice(ODD)
+        item[dice.choice(["dtype", "shape", "data_offsets", "x"])] = odd(dice)
     elif kind == 8:
         del item[dice.choice(list(item))]
     elif kind == 9:
-        header[name] = dice.choice(ODD)
+        header[name] = odd(dice)
     else:
-        header["__metadata__"] = dice.choice([*ODD, {"a": dice.choice(ODD)}])
+        header["__metadata__"] = dice.choice([odd(dice), {"a": odd(dice)}])
 
 
 def break_bytes(dice: random.Random, data: bytearray) -> bytes:
@@ -155,12 +160,12 @@ def indices(count: int, seed: int) -> Iterator[bytes]:
         mapping: Any = {f"t{i}": dice.choice(["a", "b"]) + ".safetensors" for i in range(4)}
         for _ in range(dice.choice([0, 1, 1, 2])):
             if dice.random() < 0.7:
-                mapping[dice.choice(["t0", "t1", *NAMES])] = dice.choice(FILE_NAMES)
+                mapping[dice.choice(["t0", "t1", *NAMES])] = copy.deepcopy(dice.choice(FILE_NAMES))
             else:
                 del mapping[dice.choice(list(mapping))]
-        whole = {"metadata": {"total_size": dice.choice(ODD)}, "weight_map": mapping}
+        whole = {"metadata": {"total_size": odd(dice)}, "weight_map": mapping}
         if dice.random() < 0.1:
-            whole["weight_map"] = dice.choice(ODD)
+            whole["weight_map"] = odd(dice)
         data = bytearray(json.dumps(whole).encode())
         yield break_bytes(dice, data) if dice.random() < 0.2 else bytes(data)
 

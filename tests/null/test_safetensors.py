@@ -108,6 +108,7 @@ BAD_ENTRIES: dict[str, tuple[dict[str, Any], int, str]] = {
     "fractional size": ({"a": entry(0, 4, [1.0])}, 4, "shape"),
     "nine axes": ({"a": entry(0, 4, [1] * 9)}, 4, "shape"),
     "product wraps at 64 bits": ({"a": entry(0, 4, [1 << 40, 1 << 24, 1])}, 4, "do not hold"),
+    "empty and huge": ({"a": entry(0, 0, [0, 1 << 40, 1 << 40])}, 0, "shape: the sizes beside 0"),
     "huge size": ({"a": entry(0, 4, [1 << 62])}, 4, "shape"),
     "three offsets": ({"a": {**entry(0, 4), "data_offsets": [0, 4, 4]}}, 4, "two offsets"),
     "text offsets": ({"a": {**entry(0, 4), "data_offsets": ["0", "4"]}}, 4, "data_offsets"),
