@@ -7,6 +7,7 @@ from homebox.engine.graph.formats import WEIGHTS
 from homebox.engine.graph.grad import gradient
 from homebox.engine.graph.ops import Sym
 from homebox.engine.graph.tensor import Tensor
+from homebox.model.masked_attention import masked_attention, visible
 
 WIDTH, HEADS, GROUPS, DIM, CONTEXT, INNER = 48, 2, 2, 12, 64, 80
 
@@ -138,6 +139,17 @@ def mixture(rows: int) -> list[Tensor]:
     return outputs
 
 
+def attention_with_everything() -> list[Tensor]:
+    """Return attention with a cap, sinks and a window: few rows in splits, many, and tanh alone."""
+    outputs = []
+    for rows, length in ((1, 768), (20, 128)):
+        q = Tensor.zeros((2, 2, 3, rows, 16))
+        k, v = (Tensor.zeros((2, 2, 1, length, 16)) for _ in range(2))
+        seen = visible(Tensor.zeros((2, rows), dt.i32), length, window=100)
+        outputs.append(masked_attention(q, k, v, seen, 5.0, Tensor.zeros((2, 3))))
+    return [*outputs, Tensor.zeros((40, 70)).gelu_tanh()]
+
+
 PROGRAMS: dict[str, Callable[[], list[Tensor]]] = {
     "decode": lambda: decoder_block(1),
     "prefill": lambda: decoder_block(16),
@@ -146,4 +158,5 @@ PROGRAMS: dict[str, Callable[[], list[Tensor]]] = {
     "packed": packed_products,
     "experts": lambda: mixture(1),
     "experts16": lambda: mixture(16),
+    "attention": attention_with_everything,
 }
