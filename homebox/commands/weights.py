@@ -92,7 +92,7 @@ def history(args: argparse.Namespace) -> int:
             short(entry.weights),
             f"after {short(entry.parent)}",
             entry.time,
-            f"{entry.reason} ({len(entry.lessons)} lessons)",
+            f"{entry.reason} ({len(entry.lessons)} lessons)" if entry.lessons else entry.reason,
         )
         for entry in entries
     ]

@@ -79,8 +79,8 @@ def import_adapter(
     `most_rank` is the largest rank that the model is served for (0: any). Raises ModelFormatError
     for files that do not fit the base, UsageError for a rank that cannot be served, StateError.
     """
-    files = digest_of(path) if path.exists() else ""
     adapter = read_adapter(path, base.config)
+    files = digest_of(path)
     if promote and most_rank and adapter.rank > most_rank:
         raise UsageError(
             f"{path}: rank {adapter.rank} is above the {most_rank} that the model is served for; "

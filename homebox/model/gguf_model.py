@@ -148,7 +148,7 @@ def _described(file: GGUFFile) -> tuple[ModelConfig, dict[str, Origin]]:
     if kind != "model":
         raise ModelFormatError(
             f"{file.path}: general.type: {show(kind)} is no model; an adapter comes in with "
-            '"homebox import adapter"'
+            '"homebox import adapter PATH"'
         )
     family = FAMILIES.get(name) if isinstance(name, str) else None
     architecture = None if family is None else named(family.model_type)

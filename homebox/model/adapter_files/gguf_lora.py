@@ -29,6 +29,7 @@ from homebox.model.config import ModelConfig
 from homebox.model.gguf.reader import GGUFFile, GGUFTensor
 from homebox.model.gguf.types import GGMLType
 from homebox.model.gguf.writer import write_gguf
+from homebox.model.gguf_families import FAMILIES
 from homebox.model.lora import MAX_RANK, check_adapter
 from homebox.model.stored import finite
 from homebox.model.strictmath import Float32
@@ -36,23 +37,8 @@ from homebox.model.strictmath import Float32
 FILE = "adapter.gguf"
 MAX_ALPHA = 1e6
 # model_type -> the name of the architecture in GGUF files
-NAMES = {
-    "llama": "llama",
-    "mistral": "llama",
-    "ministral3": "mistral3",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "qwen3_moe": "qwen3moe",
-    "gemma3": "gemma3",
-    "gemma3_text": "gemma3",
-    "gpt_oss": "gpt-oss",
-    "phi3": "phi3",
-    "smollm3": "smollm3",
-    "olmo2": "olmo2",
-    "granite": "granite",
-}
-# Their rotation turns channels 2j and 2j + 1 together; in our order it is j and j + dim / 2.
-NEIGHBOURS = frozenset({"llama", "mistral3", "smollm3", "granite"})
+NAMES = {family.model_type: name for name, family in FAMILIES.items()}
+NAMES |= {"mistral": "llama", "gemma3": "gemma3"}
 _MODULES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -138,7 +124,7 @@ def _rows(
     b: Float32, module: Module, config: ModelConfig, name: str, back: bool = False
 ) -> Float32:
     """Return B with the rows of q and k in the order of the model's GGUF, or back in ours."""
-    if name not in NEIGHBOURS or not module.name.endswith((".q_proj", ".k_proj")):
+    if not FAMILIES[name].names.interleaved or not module.name.endswith((".q_proj", ".k_proj")):
         return b
     half = config.head_dim // 2
     inner = (half, 2) if back else (2, half)
