@@ -15,7 +15,7 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import Experts
 from homebox.model.panels import round_up, sizes
 
-BLOCKS = ((8, 16), (4, 8), (1, 4))  # above so many pairs for an expert: rows of a block
+BLOCKS = ((16, 16), (4, 8), (1, 4))  # above so many pairs for an expert: rows of a block
 TILE = 16  # rows whose pairs are counted one by one, at least
 
 _LOW = 1 << 32
