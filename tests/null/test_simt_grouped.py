@@ -25,9 +25,9 @@ def normal(*shape: int) -> np.ndarray:
     return RANDOM.standard_normal(shape).astype(np.float32)
 
 
-def weights(form: Format) -> Tensor:
-    stored = formats.pack(form, normal(3 * N, K))
-    return Tensor.packed(form, 3 * N, K, Tensor.from_numpy(stored)).reshape((3, N, K))
+def weights(form: Format, n: int = N) -> Tensor:
+    stored = formats.pack(form, normal(3 * n, K))
+    return Tensor.packed(form, 3 * n, K, Tensor.from_numpy(stored)).reshape((3, n, K))
 
 
 def blocks(rows: int, kind: str, width: int = K) -> Tensor:
@@ -94,6 +94,19 @@ def test_gate_and_up_share_a_kernel() -> None:
     gate, up = (x.grouped_linear(weights(WEIGHTS["q8"]), number) for _ in range(2))
     lowered = run(gate.silu() * up, USUAL, bits=False)
     assert len(lowered) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_results_are_packed_by_the_kernel_that_makes_them(rows: int) -> None:
+    n, x, number = 96, blocks(rows, "int8"), expert()
+    gate, up = (x.grouped_linear(weights(WEIGHTS["q8"], n), number) for _ in range(2))
+    between = (gate.silu() * up).reshape((len(CHOSEN) * rows, n)).contiguous()
+    (values,) = Execution([between], [], {}, USUAL).results()
+    done = Execution([Tensor(between.quantised().node.src[0])], [], {}, USUAL)
+    (packed,) = done.results()
+    assert packed.tobytes() == formats.pack(formats.A8, values).tobytes()
+    last = done.lowered[-1]
+    assert isinstance(last, LoweredSimt) and isinstance(last.schedule, Stream)
 
 
 def test_a_weight_that_is_not_there_would_be_read_beyond_memory(

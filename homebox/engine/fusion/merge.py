@@ -11,9 +11,13 @@ from homebox.engine.graph.symbolic import of
 def find_twins(draft: Draft) -> None:
     """Let products of few rows write what is made from their outputs, element by element."""
     for root, region in list(draft.regions.items()):
-        if region.core is None or root.op is Op.STORE or not twins.streams(region.cores):
+        if region.core is None or root.op is Op.STORE:
             continue
-        if not isinstance(row_sums_of(draft, region), list):
+        grouped = twins.streams(region.cores, blocks=True)
+        if not grouped and not twins.streams(region.cores):
+            continue
+        sums = row_sums_of(draft, region)
+        if sums is None or (grouped and sums):
             continue
         found = _twins_of(draft, root)
         for each in found:

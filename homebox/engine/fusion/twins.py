@@ -35,17 +35,20 @@ from homebox.engine.graph.symbolic import Index, Loop, flatten, of
 LONGEST_ROW = 32768  # numbers of a row that every group of a product sums
 
 
-def streams(cores: Sequence[Node]) -> bool:
-    """Whether products of one region surely get the kernel that streams weights for few rows."""
+def streams(cores: Sequence[Node], blocks: bool = False) -> bool:
+    """Whether products of one region surely get the kernel that streams weights for few rows.
+
+    With `blocks`, of few rows in each block of grouped products.
+    """
     main = classify(cores[0])
-    if main is None or len(main.m) > 1 or len(main.k) != 1:
+    if main is None or len(main.m) > 1 or len(main.k) != 1 or bool(main.batch) != blocks:
         return False
     for core in cores:
         axes, shape = classify(core), core.src[0].shape
         packed = packed_product(core, axes)
-        if axes is None or packed is None or packed.transposed or axes.batch:
+        if axes is None or packed is None or packed.transposed:
             return False
-        if (axes.n, axes.m, len(axes.k)) != (main.n, main.m, 1):
+        if (axes.n, axes.m, axes.batch, len(axes.k)) != (main.n, main.m, main.batch, 1):
             return False
         if shape[:-1] != cores[0].src[0].shape[:-1] or axes.k[0] != len(shape) - 1:
             return False

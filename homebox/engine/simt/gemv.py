@@ -419,6 +419,11 @@ class Gemv(PackedSimt):
                 b.set(total, s.value(each.src[0], self.place))
         return [b.get(total) for total in packed]
 
+    def _row_of_root(self, row: Value) -> Value:
+        """Return which row of the root a row of this group's block is."""
+        self.s.env[self.m] = row
+        return self.s.integer(self.place[0])
+
     def _write_blocks(self, root: Node, values: list[Value]) -> None:
         """Pack the outputs of all work-items: 32 neighbours have a block of a row."""
         plan = self.stream
@@ -431,6 +436,8 @@ class Gemv(PackedSimt):
             each = []
             for i in some:
                 row, column, inside = self.chains[i]
+                if self.outer:
+                    row = self._row_of_root(row)
                 if self.n.size % (PANEL * plan.panels):
                     edge = self.s.b.alu("lt", column, self.s.b.int(self.n.size))
                     inside = edge if inside is None else self.s.b.alu("and", inside, edge)
