@@ -136,8 +136,15 @@ def test_results_are_those_of_numpy(
     np.testing.assert_allclose(run(layer(e, w), x), mixture(e, w, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("count", "form"), [(3, None), (20, None), (2, F32), (20, Q8)], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "count", "form"),
+    [
+        *((kind, count, None) for kind in KINDS for count in (3, 20)),
+        ("not normalised", 2, F32),
+        ("clamped, biases", 20, Q8),
+    ],
+    ids=str,
+)
 def test_gradients_are_finite_differences(kind: str, count: int, form: Format | None) -> None:
     e, x, g = KINDS[kind], rows(count), rows(count, seed=2)
     w = weights_of(e)
@@ -163,8 +170,6 @@ def test_gradients_are_finite_differences(kind: str, count: int, form: Format | 
     ("activations", "form", "within"),
     [
         ("f32", None, 2e-5),
-        ("f32", F32, 2e-5),
-        ("f32", BF16, 2e-5),
         ("f32", Q8, 2e-5),
         ("bf16", BF16, 0.05),
         ("int8", Q8, 0.1),
