@@ -4,6 +4,7 @@ Every family with every variation that its checkpoints have, small enough for se
 original contexts lie below the 64 tokens that are compared, so that they matter.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,6 +234,9 @@ _MXFP4 = {
     "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
 }
 
+# Below this context llama.cpp takes none, so the short factors need a longer original one.
+_LONG_ENOUGH = {"original_max_position_embeddings": 512, "max_position_embeddings": 2048}
+
 CASES = (
     Case("llama", _llama()),
     Case("llama-bf16", _llama(torch_dtype="bfloat16"), stored="BF16"),
@@ -326,3 +330,46 @@ CASES = (
 )
 
 BY_NAME = {case.name: case for case in CASES}
+
+
+def changed(name: str, **changes: Any) -> Case:
+    """Return a case with other numbers in its configuration."""
+    case = BY_NAME[name]
+    return dataclasses.replace(case, config={**case.config, **changes})
+
+
+# What llama.cpp has in its code is so here too: every sixth layer of Gemma 3 is full, every fourth
+# of SmolLM3 has no positions; it has at least 256 positions, and rounds the ramp of gpt-oss.
+GGUF_CASES = (
+    BY_NAME["llama"],
+    BY_NAME["llama-biases"],
+    BY_NAME["llama-linear"],
+    BY_NAME["llama-llama3"],
+    BY_NAME["llama-yarn"],
+    BY_NAME["mistral-full"],
+    BY_NAME["ministral3"],
+    BY_NAME["qwen2"],
+    BY_NAME["qwen3"],
+    BY_NAME["qwen3_moe"],
+    changed(
+        "gemma3",
+        num_hidden_layers=6,
+        sliding_window_pattern=6,
+        query_pre_attn_scalar=32,
+    ),
+    changed("gpt_oss-bf16", rope_scaling={"rope_type": "linear", "factor": 2.0}),
+    changed("gpt_oss-mxfp4", rope_scaling={"rope_type": "linear", "factor": 2.0}),
+    changed("phi3", sliding_window=None),
+    changed("phi3-longrope-short", **_LONG_ENOUGH),
+    BY_NAME["phi3-longrope-long"],
+    changed("smollm3", no_rope_layers=[1, 1, 1, 0]),
+    BY_NAME["olmo2"],
+    BY_NAME["granite"],
+)
+
+# A model whose rows are as long as blocks of 256 numbers.
+WIDE = changed("llama", hidden_size=256, intermediate_size=256)
+TYPES = (
+    *("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4", "TQ1_0", "TQ2_0"),
+)

@@ -4,7 +4,6 @@ Sources: the tensor names and metadata keys of the `gguf` package, whose writer 
 used; what each architecture does with its weights before is noted where it is done.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 from gguf import quants
 
-from tests.parity.cases import BY_NAME, Case
+from tests.parity.cases import Case
 from tests.parity.weights import Stored, drawn, values
 
 Array = npt.NDArray[Any]
@@ -37,30 +36,27 @@ KINDS = {
 }
 # Their rotations turn neighbouring channels, so rows of q and k are put in another order.
 _PAIRED = ("llama", "mistral3", "smollm3", "granite")
-# Bytes of a block of 256 (or 32) numbers that are its float16 factors; the rest may be anything.
+# Where a block has its float16 factors, and what makes numbers of any bytes about 0.09 in size and
+# 0 on average; the second factor is that of a minimum which is taken off.
 _FACTORS = {
-    Type.Q2_K: (80, 82),
-    Type.Q3_K: (108,),
-    Type.Q4_K: (0, 2),
-    Type.Q5_K: (0, 2),
-    Type.Q6_K: (208,),
-    Type.IQ4_NL: (0,),
-    Type.TQ1_0: (52,),
-    Type.TQ2_0: (64,),
+    Type.Q2_K: {80: 0.0065, 82: 0.0065 * 1.5},
+    Type.Q3_K: {108: 0.0021},
+    Type.Q4_K: {0: 0.00035, 2: 0.00035 * 7.5},
+    Type.Q5_K: {0: 0.00017, 2: 0.00017 * 15.5},
+    Type.Q6_K: {208: 0.000066},
+    Type.IQ4_NL: {0: 0.0013},
+    Type.TQ1_0: {52: 0.11},
+    Type.TQ2_0: {64: 0.13},
 }
 
 
-def case_for(name: str, **changes: Any) -> Case:
-    """Return a case with other numbers in its configuration; None takes a key away."""
-    case = BY_NAME[name]
-    config = {**case.config, **changes}
-    return dataclasses.replace(
-        case, config={key: value for key, value in config.items() if value is not ...}
-    )
+def write_gguf(
+    path: Path, case: Case, tensors: list[Stored], kind: str = "F32", plain: bool = False
+) -> None:
+    """Write a case; `kind` is the type of its matrices, everything else is float32.
 
-
-def write_gguf(path: Path, case: Case, tensors: list[Stored], kind: str = "F32") -> None:
-    """Write a case; `kind` is the type of its matrices, everything else is float32."""
+    With `plain` the file has the numbers that such a file stands for, in float32.
+    """
     arch = KINDS[case.architecture]
     writer = gguf.GGUFWriter(path, arch)
     for key, value in metadata(case, arch).items():
@@ -69,6 +65,8 @@ def write_gguf(path: Path, case: Case, tensors: list[Stored], kind: str = "F32")
     source = {t.name: values(case, t) for t in tensors if t.kind != "U8"}
     for name, array in converted(case, arch, source).items():
         data, stored = encoded(case.seed, name, array, kind)
+        if plain:
+            data, stored = quants.dequantize(data, stored), Type.F32
         writer.add_tensor(name, data, raw_dtype=stored)
     for name, data in _blocks_of_experts(case, tensors).items():
         writer.add_tensor(name, data, raw_dtype=Type.MXFP4)
@@ -89,18 +87,15 @@ def encoded(seed: int, name: str, array: Array, kind: str) -> tuple[Array, Type]
 
 
 def random_blocks(seed: int, name: str, shape: tuple[int, ...], stored: Type) -> Array:
-    """Return blocks of random bytes whose factors make their numbers about 0.15 in size."""
+    """Return blocks of random bytes with factors that make them ordinary weights."""
     block, nbytes = gguf.GGML_QUANT_SIZES[stored]
     rows, columns = math.prod(shape[:-1]), shape[-1] // block
     bits = np.floor((drawn(seed, f"blocks {name}", (rows, columns, nbytes)) + 1) * 128)
     data = bits.astype(np.uint8)
-    for factor in (1.0, None):
-        if factor is None:
-            found = quants.dequantize(data.reshape(rows, -1), stored)
-            factor = 0.15 / float(found.std())
-        for number, at in enumerate(_FACTORS[stored]):
-            # A second factor is that of a minimum which is taken off.
-            data[..., at : at + 2] = np.array([factor / (1 + number)], "<f2").view(np.uint8)
+    if stored is Type.TQ2_0:
+        data &= ~(data << 1 & 0xAA)  # two bits, of which 3 is no number of a ternary model
+    for at, factor in _FACTORS[stored].items():
+        data[..., at : at + 2] = np.array([factor], "<f2").view(np.uint8)
     return data.reshape(*shape[:-1], -1)
 
 

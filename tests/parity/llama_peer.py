@@ -1,5 +1,6 @@
 """What llama.cpp says about a GGUF file: logits and greedy ids, keys and values in float32."""
 
+import math
 from pathlib import Path
 
 import llama_cpp
@@ -34,15 +35,19 @@ class LlamaPeer:
         self.model.eval([int(i) for i in ids])
         return np.array(self.model.scores[: len(ids)], np.float32)
 
-    def greedy(self, prompt: Int32) -> list[int]:
-        """Return the likeliest ids after a prompt."""
+    def greedy(self, prompt: Int32) -> tuple[list[int], float]:
+        """Return the likeliest ids after a prompt, and the least lead of one over the next."""
         self.model.reset()
         self.model.eval([int(i) for i in prompt])
         found: list[int] = []
+        lead = math.inf
         for _ in range(NEW):
-            found.append(int(np.argmax(self.model.scores[self.model.n_tokens - 1])))
+            scores = self.model.scores[self.model.n_tokens - 1]
+            first, second = np.sort(scores)[-1:-3:-1]
+            lead = min(lead, float(first - second))
+            found.append(int(np.argmax(scores)))
             self.model.eval(found[-1:])
-        return found
+        return found, lead
 
     def close(self) -> None:
         """Give its memory back."""

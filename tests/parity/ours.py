@@ -17,11 +17,12 @@ Int32 = npt.NDArray[np.int32]
 
 
 def opened(path: Path, weights: str = "f32", activations: str = "f32") -> Model:
-    """Load a model for three sequences whose prompts are taken in by small chunks."""
+    """Load a model for three sequences that do not stop, with prompts taken in by small chunks."""
     model = load(
         path, context=CONTEXT, slots=3, adapters=2, weights=weights, activations=activations
     )
     model.transformer.prefill_chunk = model.transformer.shared_chunk = CHUNK  # type: ignore[attr-defined]
+    model.stop_ids = frozenset()  # of the vocabulary, which the peers do not ask
     return model
 
 

@@ -4,6 +4,7 @@ Everything in float32 with attention written out. What depends on the number of 
 that are served, by padding at the end, which no earlier place sees.
 """
 
+import copy
 import math
 import tempfile
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ MODULES = {
 
 def stored_tensors(case: Case) -> list[Stored]:
     """Return what transformers writes for a fresh model of this configuration."""
-    config = dict(case.config)
+    config = copy.deepcopy(case.config)  # it is changed
     config.pop("quantization_config", None)
     made = transformers.AutoConfig.for_model(**config)
     model = transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32)

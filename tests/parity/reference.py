@@ -18,8 +18,9 @@ from tests.parity.cases import Case
 from tests.parity.weights import Stored, drawn
 
 FOLDER = Path(__file__).parent / "reference"
-ROWS = (0, 1, 17, 33, 48, 63)  # whose logits are kept
+ROWS = (0, 17, 33, 63)  # whose logits are kept
 DIRECTIONS = 4
+FEW = (33, 63)  # the same of llama.cpp
 
 Float32 = npt.NDArray[np.float32]
 
@@ -79,6 +80,61 @@ def read(case: Case) -> Reference:
         name: [float(value) for value in text.split()] for name, text in raw["gradient"].items()
     }
     return Reference(**raw)
+
+
+@dataclass(frozen=True)
+class LlamaReference:
+    """What llama.cpp says about a GGUF file; `kind` is the type of its matrices."""
+
+    case: str
+    kind: str
+    seed: int
+    versions: dict[str, str]
+    config: dict[str, Any]
+    tensors: list[Stored]
+    logits: Float32  # (len(FEW), vocabulary)
+    greedy: list[int]  # after the first prompt
+    lead: float  # the least of a greedy id over the next
+
+
+def gguf_path(case: Case, kind: str) -> Path:
+    """Return where the file of a case in a type is."""
+    return FOLDER / f"gguf-{case.name}-{case.config['hidden_size']}-{kind}.json"
+
+
+def write_llama(case: Case, known: LlamaReference) -> None:
+    """Write the file of a case in a type."""
+    raw = asdict(known)
+    raw["tensors"] = _folded(known.tensors)
+    raw["logits"] = base64.b64encode(known.logits.astype("<f4").tobytes()).decode()
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in raw.items())
+    gguf_path(case, known.kind).write_text("{\n" + lines + "\n}\n")
+
+
+def read_llama(case: Case, kind: str) -> LlamaReference:
+    """Read the file of a case in a type."""
+    raw = json.loads(gguf_path(case, kind).read_text())
+    data = np.frombuffer(base64.b64decode(raw["logits"]), "<f4")
+    raw["logits"] = data.reshape(len(FEW), -1).astype(np.float32)
+    raw["tensors"] = _unfolded(raw["tensors"])
+    return LlamaReference(**raw)
+
+
+def bound(case: Case, kind: str) -> float:
+    """Return how far logits may be from llama.cpp's: the RMS of that, relative to theirs.
+
+    It rounds what it multiplies by: to float16 and bfloat16 for matrices of these types, to 8 bits
+    for all others but float32; and it looks gelu up in a table of float16.
+    """
+    if kind == "F32" and not case.mxfp4:
+        return 5e-3 if case.architecture == "gemma3_text" else 5e-5
+    return {"F16": 5e-3, "BF16": 3e-2}.get(kind, 7e-2)
+
+
+def distance(found: Float32, wanted: Float32) -> float:
+    """Return the RMS of a difference, relative to what is wanted."""
+    apart = np.linalg.norm(found.astype(np.float64) - wanted)
+    return float(apart / np.linalg.norm(wanted))
 
 
 def _folded(tensors: list[Stored]) -> dict[str, str]:

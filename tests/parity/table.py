@@ -36,7 +36,9 @@ def note(
         figures[name] = None if value is None else float(f"{value:.1e}")
     known["|".join((model, stored, peer))] = figures
     rows = ",\n".join(f"{json.dumps(k)}: {json.dumps(known[k])}" for k in sorted(known))
-    MEASURED.write_text("{\n" + rows + "\n}\n")
+    part = MEASURED.with_suffix(".tmp")
+    part.write_text("{\n" + rows + "\n}\n")
+    part.replace(MEASURED)
 
 
 def measured() -> dict[str, Row]:

@@ -6,6 +6,7 @@ has the same bytes wherever and whenever it is made.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,8 @@ def _spread(case: Case, tensor: Stored) -> tuple[float, float]:
     if "embed_tokens" in name:
         scaled = case.architecture in ("gemma3_text", "granite")
         return 0.0, 0.2 if scaled else 0.5
-    if name == "lm_head.weight":
-        return 0.0, 0.35
-    return 0.0, 0.3
+    narrower = math.sqrt(64 / case.config["hidden_size"])
+    return 0.0, (0.35 if name == "lm_head.weight" else 0.3) * narrower
 
 
 def write_directory(directory: Path, case: Case, tensors: Iterable[Stored]) -> None:
