@@ -1,4 +1,4 @@
-"""Adapters against what PEFT said about them: ours as it goes out, PEFT's as they come in.
+"""Adapters against what PEFT and llama.cpp said: ours as it goes out, PEFT's as they come in.
 
 The live comparison, which writes adapters.json, is in test_live_adapters.py.
 """
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from homebox.model.adapter_files import read_adapter, write_adapter
+from homebox.model.config_file import parse_config
 from homebox.model.model import Model
 from tests.parity import adapters, ours, reference
 from tests.parity.adapters import FOREIGN, OURS, Foreign
-from tests.parity.cases import ALPHA, BY_NAME, LENGTH
+from tests.parity.cases import ALPHA, BY_NAME, GGUF_CASES, LENGTH, Case
 from tests.parity.weights import tokens, write_directory
 
 LOGITS = 1e-4  # greatest difference
@@ -71,6 +72,14 @@ def test_pefts_comes_in_with_its_logits(foreign: Foreign, opened: Opened, tmp_pa
     adapter = read_adapter(tmp_path / "a", model.config)
     found = logits(model, foreign.case, adapter.tensors, adapter.alpha)
     assert np.abs(found - adapters.decoded(known["logits"])).max() < LOGITS
+
+
+@pytest.mark.parametrize("case", GGUF_CASES, ids=lambda case: case.name)
+def test_ours_goes_out_as_the_file_that_llama_cpp_took(case: Case, tmp_path: Path) -> None:
+    config = parse_config(case.config)
+    tensors = adapters.own(config, case.seed)
+    paths = write_adapter(tmp_path / "a", "gguf", config, tensors, ALPHA, "base")
+    assert adapters.digest(paths) == adapters.known()[f"gguf {case.name}"]["files"]
 
 
 def test_control_another_alpha_would_be_seen(opened: Opened, tmp_path: Path) -> None:

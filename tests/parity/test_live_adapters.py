@@ -159,6 +159,7 @@ def test_our_adapter_in_llama_cpp(case: Case, tmp_path: Path) -> None:
     apart = compared(case, model, peer.logits)
     peer.close()
     table.note(case.name, "adapter of ours", "llama.cpp", logits=apart)
+    adapters.note(f"gguf {case.name}", {"files": adapters.digest([path])})
     assert apart < reference.bound(case, "F32")
     back = read_adapter(path, model.config)
     model.adapters.remove("x")
