@@ -21,7 +21,7 @@ from homebox.model import (
     tensor_store,
     weight_files,
 )
-from homebox.model.architectures import ARCHITECTURES
+from homebox.model.architectures import ARCHITECTURES, checkpoint
 from homebox.model.config_file import parse_config
 from homebox.model.safetensors_reader import TensorInfo
 from tests.unit.model_files import CONFIG, file_tensors, pack, random_weights
@@ -395,6 +395,15 @@ CASES: dict[str, Case] = {
     "mxfp4 blocks without scales": Case(
         lambda files: experts(files, [2, 64, 1, 16], None),
         "gate_up_proj_scales .*missing",
+        config=GPT_OSS,
+    ),
+    "mxfp4 rows that are no whole blocks": Case(
+        lambda files: (
+            files.config.update(hidden_size=48),
+            experts(files, [2, 64, 1, 16], [2, 64, 1]),
+        ),
+        "gate_up_proj.* missing",
+        off(checkpoint, "MX_BLOCK", 16),
         config=GPT_OSS,
     ),
     "mxfp4 blocks of another shape": Case(

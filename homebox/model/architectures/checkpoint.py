@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.model.config import ATTENTION, MLP, ModelConfig
-from homebox.model.stored import Stored, mxfp4, widened
+from homebox.model.stored import MX_BLOCK, Stored, mxfp4, widened
 
 Shape = tuple[int, ...]
 Make = Callable[[Sequence[np.ndarray]], Stored]
@@ -183,7 +183,9 @@ def interleaved_experts(prefix: str, config: ModelConfig, present: set[str]) -> 
         "expert_up_bias": Origin((bias,), lambda a: np.ascontiguousarray(a[0][:, 1::2])),
         "expert_down_bias": Origin((Source(f"{base}down_proj_bias", (count, hidden)),)),
     }
-    packed = f"{base}gate_up_proj_blocks" in present
+    # Rows of another width cannot be made of blocks; then the numbers themselves are missing.
+    whole = hidden % MX_BLOCK == 0 and inner % MX_BLOCK == 0
+    packed = whole and f"{base}gate_up_proj_blocks" in present
     for name, module, start, step, shape in (
         ("expert_gate", "gate_up_proj", 0, 2, (2 * inner, hidden)),
         ("expert_up", "gate_up_proj", 1, 2, (2 * inner, hidden)),
@@ -191,8 +193,10 @@ def interleaved_experts(prefix: str, config: ModelConfig, present: set[str]) -> 
     ):
         rows, columns = shape
         if packed:
-            blocks = Source(f"{base}{module}_blocks", (count, rows, columns // 32, 16), raw=True)
-            scales = Source(f"{base}{module}_scales", (count, rows, columns // 32), raw=True)
+            blocks = Source(
+                f"{base}{module}_blocks", (count, rows, columns // MX_BLOCK, 16), raw=True
+            )
+            scales = Source(f"{base}{module}_scales", (count, rows, columns // MX_BLOCK), raw=True)
             found[name] = Origin((blocks, scales), _decoded(start, step))
         else:
             plain = Source(f"{base}{module}", (count, columns, rows))
