@@ -23,6 +23,15 @@ def _cased(end: str) -> str:
 
 
 _CHATML = "|".join((_CONTRACTION, _WORD, r"\p{N}", _SIGNS, _BLANK))
+_MARKED = "|".join(
+    (
+        _CONTRACTION,
+        r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",
+        r"\p{N}",
+        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
+        _BLANK,
+    )
+)
 _LLAMA3 = "|".join((_CONTRACTION, _WORD, r"\p{N}{1,3}", _SIGNS, _BLANK))
 _SLASHED = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
 _TEKKEN = "|".join((_cased(""), r"\p{N}", _SLASHED, _BLANK))
@@ -68,7 +77,10 @@ _RULES: dict[str, PreTokenizer] = {
     "jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code roberta-bpe": PreTokenizer(
         (_GPT2,)
     ),
-    "qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez grok-2": PreTokenizer((_CHATML,)),
+    "qwen2 deepseek-r1-qwen stablelm2 hunyuan megrez grok-2 kormo f2llmv2": PreTokenizer(
+        (_CHATML,)
+    ),
+    "qwen35": PreTokenizer((_MARKED,)),
     "smollm starcoder refact command-r codeshell exaone minerva-7b": PreTokenizer(
         (r"\p{N}", _GPT2)
     ),

@@ -11,9 +11,8 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 
-MAX_WEIGHT = (
-    1 << 23
-)  # characters and items of one value, nested ones counted as often as they occur
+MAX_WEIGHT = 1 << 23  # characters of one value, counted as often as they occur in it
+_ITEM = 8  # characters that an item counts as
 MAX_SPENT = 1 << 26  # characters that are moved in all
 MAX_SECONDS = 5.0
 
@@ -68,21 +67,23 @@ def weighed(value: Any) -> Any:
 
 
 def weight(value: Any) -> int:
-    """Return how many characters and items a value has; raises SecurityError beyond the limit."""
+    """Return how many characters a value has, where each item counts as a few.
+
+    Raises SecurityError beyond the limit.
+    """
     total = 0
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        total += 1
+        total += _ITEM
         if isinstance(item, str | bytes):
             total += len(item)
         elif isinstance(item, dict):
-            total += len(item)
-            bounded(None, total + len(waiting))
+            bounded(None, total + _ITEM * (len(waiting) + 2 * len(item)))
             waiting.extend(item.keys())
             waiting.extend(item.values())
         elif isinstance(item, list | tuple):
-            bounded(None, total + len(waiting) + len(item))
+            bounded(None, total + _ITEM * (len(waiting) + len(item)))
             waiting.extend(item)
         bounded(None, total)
     return total

@@ -85,7 +85,7 @@ def bounded_template(text: Any, where: str) -> str:
 def _named_tokens(raw: Mapping[str, Any], where: str) -> dict[str, str]:
     named = {}
     for name, value in raw.items():
-        if not name.endswith("_token") or isinstance(value, bool) or value is None:
+        if not name.endswith("_token") or name.startswith("add_") or value is None:
             continue
         text = value.get("content") if isinstance(value, dict) else value
         if not isinstance(text, str):
