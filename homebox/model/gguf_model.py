@@ -144,6 +144,11 @@ class GGUFWeights(LoadedWeights):
 def _described(file: GGUFFile) -> tuple[ModelConfig, dict[str, Origin]]:
     """Return the configuration of a file, and where its weights lie."""
     name = file.metadata.get("general.architecture")
+    if file.metadata.get("split.count", 1) not in (0, 1):
+        raise ModelFormatError(
+            f"{file.path}: split.count: files in parts are not supported; join them with "
+            "llama-gguf-split --merge"
+        )
     kind = file.metadata.get("general.type", "model")
     if kind != "model":
         raise ModelFormatError(

@@ -103,9 +103,10 @@ def test_every_stage_has_memory_on_its_device_only() -> None:
     parts = made(split(1), BLOCKS)
     for stage in parts.stages:
         tensors = [*stage.weights.tensors.values(), *stage.cache.memory]
-        tensors += [stage.decoder.cos, stage.decoder.sin]
         assert stage.adapters is not None
         buffers = [memory_of(t) for t in tensors] + list(stage.adapters.buffers.values())
+        buffers += stage.decoder.buffers.values()
+        assert len(stage.decoder.buffers) == 2
         assert {buffer.device.name for buffer in buffers} == {stage.device.name}
         assert len(stage.cache.memory) == len(stage.layers)
 
