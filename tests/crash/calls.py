@@ -46,11 +46,17 @@ def rollback(path: Path) -> None:
         state.lineage.rollback(kit.BASE, "base", "owner")
 
 
+def keep(path: Path) -> None:
+    with open_state(path / "state") as state:
+        state.lineage.keep(kit.entry(state, kit.checkpoint(state, "imported")))
+
+
 SCENARIOS: dict[str, Callable[[Path], None]] = {
     "init": init,
     "put": put,
     "promote": promote,
     "rollback": rollback,
+    "keep": keep,
 }
 
 

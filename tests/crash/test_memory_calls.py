@@ -84,11 +84,22 @@ def check_rollback(state: State) -> bool:
     return moved
 
 
+def check_keep(state: State) -> bool:
+    assert check_move(state, {"Rex": "active", "Tom": "new"}, {}, checkpoints=1) is False
+    kept = [entry.weights for entry in state.lineage.imports(kit.BASE)]
+    for weights in kept:
+        state.lineage.verify(weights)
+    state.lineage.keep(kit.entry(state, kit.checkpoint(state, "imported")))
+    assert len(state.lineage.imports(kit.BASE)) == 1
+    return bool(kept)
+
+
 CHECKS: dict[str, Callable[[State], bool]] = {
     "init": check_init,
     "put": check_put,
     "promote": check_promote,
     "rollback": check_rollback,
+    "keep": check_keep,
 }
 
 
@@ -119,7 +130,7 @@ def test_cut_at_every_call(tmp_path: Path, scenario: str, mode: str) -> None:
     lines = calls.cut_everywhere(scenario, mode, tmp_path)
     cuts, whole = lines[:-1], lines[-1]
     assert (whole["call"], whole["status"]) == ("", 0)
-    assert len(cuts) >= {"init": 30, "put": 10, "promote": 40, "rollback": 12}[scenario]
+    assert len(cuts) >= {"init": 30, "put": 10, "promote": 40, "rollback": 12, "keep": 30}[scenario]
     assert {line["call"] for line in cuts} >= {"open", "write", "fsync", "rename"}
     if mode == "kill":
         assert {line["status"] for line in cuts} == {-9}
