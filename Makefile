@@ -26,7 +26,9 @@ test-opencl: $(VENV)/.installed-test,opencl-test
 # They get an environment of their own; `make parity PEERS=python` takes one that has them.
 PEERS ?= $(VENV)-parity/bin/python
 parity: $(PEERS)
+	rm -f tests/parity/reference/measured.json
 	$(PEERS) -m pytest -m parity tests/parity
+	$(PEERS) -m tests.parity.table
 
 # Wheels for CPUs: the usual index has those for graphics cards, or sources.
 TORCH_WHEELS := https://download.pytorch.org/whl/cpu

@@ -26,6 +26,7 @@ SEEDS = {
     "llama-yarn": 3,
     "mistral-full": 2,
     "ministral3": 2,
+    "ministral3-seeing": 2,
     "qwen3-sliding": 2,
     "qwen3_moe": 14,
     "qwen3_moe-mixed": 11,
@@ -52,9 +53,15 @@ class Case:
     mxfp4: bool = False  # experts as blocks of 4-bit numbers
 
     @property
+    def text(self) -> Config:
+        """The configuration of the decoder, in models that also see a part of the whole."""
+        part: Config = self.config.get("text_config", self.config)
+        return part
+
+    @property
     def architecture(self) -> str:
-        """The `model_type`."""
-        return str(self.config["model_type"])
+        """The `model_type` of the decoder."""
+        return str(self.text["model_type"])
 
     @property
     def seed(self) -> int:
@@ -69,7 +76,7 @@ class Case:
     @property
     def grows(self) -> bool:
         """Whether the rotation depends on the number of positions that are served."""
-        scaling = self.config.get("rope_scaling") or self.config.get("rope_parameters") or {}
+        scaling = self.text.get("rope_scaling") or self.text.get("rope_parameters") or {}
         return scaling.get("rope_type", scaling.get("type")) in ("dynamic", "longrope")
 
 
@@ -229,6 +236,29 @@ def _granite(**changes: Any) -> Config:
     )
 
 
+def _seeing(kind: str, model: str, text: Config, **changes: Any) -> Config:
+    """Return a model whose decoder is a part; homebox leaves what sees aside."""
+    text = {k: v for k, v in text.items() if k not in ("architectures", "torch_dtype")}
+    tied = text["tie_word_embeddings"]
+    eyes = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    return {
+        "architectures": [model],
+        "model_type": kind,
+        "text_config": text,
+        "vision_config": {**eyes, **changes.pop("eyes", {})},
+        "tie_word_embeddings": tied,
+        "torch_dtype": "float32",
+        **changes,
+    }
+
+
 _MXFP4 = {
     "quant_method": "mxfp4",
     "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
@@ -310,6 +340,26 @@ CASES = (
                 "full_attention": {"rope_type": "default", "rope_theta": 1e6},
                 "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             },
+        ),
+    ),
+    Case(
+        "gemma3-seeing",
+        _seeing(
+            "gemma3",
+            "Gemma3ForConditionalGeneration",
+            _gemma3(sliding_window_pattern=2, rope_theta=1e6, rope_local_base_freq=10000.0),
+            mm_tokens_per_image=4,
+            image_token_index=95,
+        ),
+    ),
+    Case(
+        "ministral3-seeing",
+        _seeing(
+            "mistral3",
+            "Mistral3ForConditionalGeneration",
+            _ministral3(None),
+            eyes={"model_type": "pixtral"},
+            image_token_index=95,
         ),
     ),
     Case("gpt_oss", _gpt_oss(swiglu_limit=2.0)),

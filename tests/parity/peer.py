@@ -40,12 +40,19 @@ MODULES = {
 }
 
 
+def kind_of(case: Case) -> Any:
+    """Return the class that makes the reference's models of this kind."""
+    if "text_config" in case.config:
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
+
+
 def stored_tensors(case: Case) -> list[Stored]:
     """Return what transformers writes for a fresh model of this configuration."""
     config = copy.deepcopy(case.config)  # it is changed
     config.pop("quantization_config", None)
     made = transformers.AutoConfig.for_model(**config)
-    model = transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+    model = kind_of(case).from_config(made, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         with safe_open(Path(folder) / "model.safetensors", "np") as file:
@@ -89,10 +96,10 @@ class Peer:
 
     def __init__(self, case: Case, directory: Path) -> None:
         self.case = case
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+        self.model = kind_of(case).from_pretrained(
             directory,
             dtype=torch.bfloat16 if case.mxfp4 else torch.float32,
-            attn_implementation="capped" if "attn_logit_softcapping" in case.config else "eager",
+            attn_implementation="capped" if "attn_logit_softcapping" in case.text else "eager",
         )
         self.model = self.model.float().eval()
 
@@ -190,7 +197,7 @@ class Peer:
     def _adapted(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         for name, module in self.model.named_modules():
             kind = ".".join(name.split(".")[-2:])
-            if kind in MODULES and isinstance(module, torch.nn.Linear):
+            if kind in MODULES and isinstance(module, torch.nn.Linear) and "vision" not in name:
                 yield name, MODULES[kind]
 
     def _places(self, name: str, module: Any) -> Iterator[tuple[str, torch.Tensor, Any]]:
@@ -208,7 +215,7 @@ class Peer:
             at += height
 
     def _height(self, part: str, outputs: int, parts: int) -> int:
-        config = self.model.config
+        config = self.model.config.get_text_config()
         if parts != 3:
             return outputs // parts
         width = (

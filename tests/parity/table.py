@@ -72,3 +72,7 @@ def page(text: str) -> str:
 def write_page() -> None:
     """Bring the page up to date."""
     PAGE.write_text(page(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    write_page()

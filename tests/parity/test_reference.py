@@ -6,8 +6,8 @@ The live comparison, which writes those files, is in test_live.py.
 import numpy as np
 import pytest
 
-from tests.parity import ours, reference
-from tests.parity.cases import BY_NAME, CASES, LENGTH, Case
+from tests.parity import ours, reference, table
+from tests.parity.cases import BY_NAME, CASES, GGUF_CASES, LENGTH, Case
 from tests.parity.weights import batch_ids, tokens, write_directory
 
 LOGITS = 1e-4  # greatest difference
@@ -60,3 +60,14 @@ def test_the_files_are_few_and_small() -> None:
     files = sorted(reference.FOLDER.iterdir())
     assert {path.stem for path in files} >= set(BY_NAME)
     assert sum(path.stat().st_size for path in files) < 400_000
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    text = table.PAGE.read_text()
+    assert text == table.page(text)
+    rows = {tuple(key.split("|")) for key in table.measured()}
+    for case in CASES:
+        assert (case.name, case.kind, "transformers") in rows
+    assert {name for name, _, peer in rows if peer == "llama.cpp"} >= {c.name for c in GGUF_CASES}
+    # Control: a figure that was not measured would be seen.
+    assert text.replace("e-06", "e-07", 1) != table.page(text)

@@ -61,7 +61,7 @@ def _spread(case: Case, tensor: Stored) -> tuple[float, float]:
     """Return the middle of a tensor's numbers and how far they reach."""
     name = tensor.name
     one = 0.0 if case.architecture == "gemma3_text" else 1.0
-    if name == "model.norm.weight" and case.config["tie_word_embeddings"]:
+    if name.endswith("model.norm.weight") and case.text["tie_word_embeddings"]:
         return one - 1.0, 3.0  # of both signs, lest each token be followed by itself
     if "norm" in name.rsplit(".", 2)[-2]:
         return one, 0.4
@@ -74,15 +74,15 @@ def _spread(case: Case, tensor: Stored) -> tuple[float, float]:
     if "embed_tokens" in name:
         scaled = case.architecture in ("gemma3_text", "granite")
         return 0.0, 0.2 if scaled else 0.5
-    narrower = math.sqrt(64 / case.config["hidden_size"])
-    return 0.0, (0.35 if name == "lm_head.weight" else 0.3) * narrower
+    narrower = math.sqrt(64 / case.text["hidden_size"])
+    return 0.0, (0.35 if name.endswith("lm_head.weight") else 0.3) * narrower
 
 
 def write_directory(directory: Path, case: Case, tensors: Iterable[Stored]) -> None:
     """Write the model of a case as a checkpoint of Hugging Face."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(case.config, indent=1))
-    (directory / "tokenizer.model").write_bytes(vocabulary(case.config["vocab_size"]))
+    (directory / "tokenizer.model").write_bytes(vocabulary(case.text["vocab_size"]))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     body = bytearray()
     for tensor in tensors:
