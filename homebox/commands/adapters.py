@@ -95,7 +95,7 @@ def import_(args: argparse.Namespace) -> int:
     weights, previous = short(done["weights"]), short(done["previous"])
     shape = f"{done['format']}, rank {done['rank']}, alpha {done['alpha']:g}"
     print(f"imported {weights} from {args.path} ({shape}; files {short(done['files'])})")
-    print(done["gate"])
+    print(f"made for {done['made_for'] or 'an unnamed base'}, as it says; {done['gate']}")
     if done["promoted"]:
         print(f"served now: {weights} (was {previous}); undo: homebox rollback {previous}")
     else:

@@ -49,6 +49,7 @@ class Imported:
     rank: int
     alpha: float
     name: str
+    made_for: str  # what the files say of their base
     promoted: bool
     previous: str  # what was served before
     gate: str = UNTESTED
@@ -110,6 +111,7 @@ def import_adapter(
         rank=adapter.rank,
         alpha=adapter.alpha,
         name=name,
+        made_for=adapter.made_for,
         promoted=promote,
         previous=head,
     )

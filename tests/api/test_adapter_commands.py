@@ -69,7 +69,7 @@ def theirs(tmp_path: Path) -> Path:
 def loop(homebox: Any, theirs: Path, tmp_path: Path) -> None:
     """In, tried, served, out, rolled back."""
     kept = homebox("import", "adapter", theirs, "--reason", "a friend's")
-    assert "it passed no gate: nobody tested what it says" in kept
+    assert "made for fake, as it says; it passed no gate: nobody tested what it says" in kept
     assert "--promote serves it" in kept
     assert homebox("chat", "--once", "x") == "<base> you said: x\n"
     (waiting,) = json.loads(homebox("history", "--json"))["imports"]

@@ -20,6 +20,7 @@ from homebox.model.adapter_files.peft_config import parse_peft_config
 from homebox.model.config_file import parse_config
 from homebox.model.lora import adapter_shapes
 from homebox.model.safetensors_reader import parse_header, tensor_in
+from tests.parity.cases import BY_NAME
 from tests.unit.model_files import CONFIG, pack, rounded, safetensors_bytes
 
 MODEL = parse_config(CONFIG)
@@ -175,6 +176,29 @@ def test_ranks_and_factors_of_modules_are_brought_together(tmp_path: Path) -> No
 def test_rslora_divides_by_the_root(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", settings(use_rslora=True), product("mlp.up_proj"))
     assert read_peft(folder, MODEL).alpha / 4 == 8 / math.sqrt(4)
+
+
+def test_what_the_files_say_of_their_base_is_told(tmp_path: Path) -> None:
+    told = {"base_model_name_or_path": "a/base\x1b[2J\n" + "x" * 200}
+    adapter = read_peft(write(tmp_path / "a", settings(**told), product("mlp.up_proj")), MODEL)
+    assert adapter.made_for == ("a/base[2J" + "x" * 200)[:100]
+    plain = write(tmp_path / "b", settings(base_model_name_or_path=3), product("mlp.up_proj"))
+    assert read_peft(plain, MODEL).made_for == ""
+
+
+def test_dense_layers_between_experts_do_not_go_to_peft(tmp_path: Path) -> None:
+    """PEFT takes the names of their modules for those of the experts."""
+    model = parse_config(BY_NAME["qwen3_moe-mixed"].config)
+    tensors = {name: np.ones(shape, np.float32) for name, shape in adapter_shapes(model, 4).items()}
+    with pytest.raises(ModelFormatError, match=r"PEFT cannot adapt the dense layers .* as gguf"):
+        write_peft(tmp_path, model, tensors, 8.0, "base")
+    for name in tensors:
+        if ".gate." in name or ".up." in name or ".down." in name:
+            tensors[name][:] = 0
+    write_peft(tmp_path, model, tensors, 8.0, "base")
+    targets = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert targets == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert read_peft(tmp_path, model).tensors["layers.1.o.B"].all()
 
 
 # -- what is refused ------------------------------------------------------------------------------

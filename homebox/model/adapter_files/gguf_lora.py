@@ -113,7 +113,8 @@ def read_gguf_lora(path: Path, config: ModelConfig, fused: Fused | None = None) 
             pair = _pair(file, key, module, halves, alpha)
             b = _rows(pair.b, module, config, architecture_name(config), back=True)
             pairs |= separated(module, Pair(pair.a, b, pair.scale))
-    return combined(config, pairs, str(path))
+        made_for = file.metadata.get("general.base_model.0.name")
+    return combined(config, pairs, str(path), made_for)
 
 
 def _gguf_module(module: Module) -> str:

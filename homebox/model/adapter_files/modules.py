@@ -27,6 +27,7 @@ class Adapter:
     tensors: dict[str, Float32]
     alpha: float
     rank: int
+    made_for: str = ""  # what the file says of its base; nobody vouches for that
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,9 @@ def _diagonal(blocks: Iterable[Float32], rank: int) -> bool:
     )
 
 
-def combined(config: ModelConfig, pairs: Mapping[str, Pair], where: str) -> Adapter:
+def combined(
+    config: ModelConfig, pairs: Mapping[str, Pair], where: str, made_for: object = None
+) -> Adapter:
     """Make one adapter of products of several ranks and scales; what is missing adds nothing.
 
     All get the largest rank, by rows of A and columns of B that are zero, and the largest scale,
@@ -139,4 +142,9 @@ def combined(config: ModelConfig, pairs: Mapping[str, Pair], where: str) -> Adap
         check_adapter(config, tensors)
     except ModelFormatError as error:
         raise ModelFormatError(f"{where}: {error}") from None
-    return Adapter(tensors, scale * rank, rank)
+    return Adapter(tensors, scale * rank, rank, _printable(made_for))
+
+
+def _printable(name: object) -> str:
+    """Return the name of a base as a file has it, safe to print; "" if that is none."""
+    return "".join(c for c in name if c.isprintable())[:100] if isinstance(name, str) else ""

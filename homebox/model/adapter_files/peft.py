@@ -82,7 +82,7 @@ def adapter_in(
     for inside, halves in _halves(file, modules).items():
         pair = _pair(file, modules[inside], halves, settings)
         pairs |= separated(modules[inside], pair)
-    return combined(config, pairs, str(file.path))
+    return combined(config, pairs, str(file.path), settings.base)
 
 
 def _tensor_file(directory: Path) -> Path:

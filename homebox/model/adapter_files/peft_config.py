@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from homebox.errors import ModelFormatError
+from homebox.model.json_file import show
 
 Number = TypeVar("Number", int, float)
 
@@ -62,6 +63,7 @@ class PeftConfig:
     rslora: bool = False  # scale = alpha / sqrt(rank)
     ranks: Mapping[str, int] = field(default_factory=dict)  # pattern -> rank
     alphas: Mapping[str, float] = field(default_factory=dict)
+    base: object = None  # base_model_name_or_path
 
     def rank_of(self, module: str) -> int:
         """Return the rank of a module, by its whole name in the model."""
@@ -109,7 +111,9 @@ def parse_peft_config(raw: Mapping[str, Any], where: str) -> PeftConfig:
     alphas = _patterns(raw, "alpha_pattern", where)
     for name, value in alphas.items():
         _check_alpha(value, f"{where}: alpha_pattern: {name}")
-    return PeftConfig(rank, float(alpha), rslora, ranks, {k: float(v) for k, v in alphas.items()})
+    factors = {name: float(value) for name, value in alphas.items()}
+    base = raw.get("base_model_name_or_path")
+    return PeftConfig(rank, float(alpha), rslora, ranks, factors, base)
 
 
 def _refuse_others(raw: Mapping[str, Any], where: str) -> None:
@@ -213,9 +217,6 @@ def _plain(alpha: float) -> int | float:
 
 def _show(value: Any) -> str:
     """Return a short printable form of a value from a file that nobody vouches for."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**18:
-        return "a huge number"
     if isinstance(value, dict | list):
         return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return show(value)
