@@ -40,6 +40,8 @@ SEEDS = {
     "granite": 2,
 }
 
+FP8_BLOCK = 32
+
 Config = dict[str, Any]
 
 
@@ -51,6 +53,7 @@ class Case:
     config: Config
     stored: str = "F32"
     mxfp4: bool = False  # experts as blocks of 4-bit numbers
+    fp8: bool = False  # projections as 8-bit floats with a scale for each block of FP8_BLOCK
 
     @property
     def text(self) -> Config:
@@ -71,6 +74,8 @@ class Case:
     @property
     def kind(self) -> str:
         """What the file's weights are, in words for the table."""
+        if self.fp8:
+            return f"{self.stored}, projections FP8"
         return f"{self.stored}, experts MXFP4" if self.mxfp4 else self.stored
 
     @property
@@ -259,6 +264,11 @@ def _seeing(kind: str, model: str, text: Config, **changes: Any) -> Config:
     }
 
 
+_FP8 = {
+    "quant_method": "fp8",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
+}
 _MXFP4 = {
     "quant_method": "mxfp4",
     "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
@@ -300,6 +310,12 @@ CASES = (
         ),
     ),
     Case("qwen3", _qwen3(tie_word_embeddings=True)),
+    Case(
+        "qwen3-fp8",
+        _qwen3(torch_dtype="bfloat16", quantization_config=_FP8),
+        stored="BF16",
+        fp8=True,
+    ),
     Case(
         "qwen3-sliding",
         _qwen3(

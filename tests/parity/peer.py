@@ -20,7 +20,7 @@ from safetensors import safe_open
 from transformers.masking_utils import eager_mask
 from transformers.models.gemma3 import modeling_gemma3 as gemma
 
-from tests.parity.cases import ALPHA, CONTEXT, NEW, RANK, Case
+from tests.parity.cases import ALPHA, CONTEXT, FP8_BLOCK, NEW, RANK, Case
 from tests.parity.weights import Stored, adapter_values
 
 Float32 = npt.NDArray[np.float32]
@@ -64,6 +64,10 @@ def stored_tensors(case: Case) -> list[Stored]:
             blocks = (count, outputs, inputs // 32)
             found.append(Stored(f"{name}_blocks", (*blocks, 16), "U8"))
             found.append(Stored(f"{name}_scales", blocks, "U8"))
+        elif case.fp8 and name.endswith("_proj.weight"):
+            found.append(Stored(name, shape, "F8_E4M3"))
+            blocks = tuple(-(-size // FP8_BLOCK) for size in shape)
+            found.append(Stored(f"{name}_scale_inv", blocks, "F32"))
         else:
             found.append(Stored(name, shape, case.stored))
     return found
@@ -98,7 +102,7 @@ class Peer:
         self.case = case
         self.model = kind_of(case).from_pretrained(
             directory,
-            dtype=torch.bfloat16 if case.mxfp4 else torch.float32,
+            dtype=torch.bfloat16 if case.mxfp4 or case.fp8 else torch.float32,
             attn_implementation="capped" if "attn_logit_softcapping" in case.text else "eager",
         )
         self.model = self.model.float().eval()

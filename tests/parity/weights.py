@@ -21,7 +21,6 @@ from tests.parity.cases import ROWS, TRAINED, Case
 from tests.unit.model_files import rounded
 
 Array = npt.NDArray[Any]
-_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U8": 1}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Stored:
 
     name: str
     shape: tuple[int, ...]
-    kind: str  # F32, F16, BF16 or U8
+    kind: str  # F32, F16, BF16, F8_E4M3 or U8
 
 
 def drawn(seed: int, name: str, shape: tuple[int, ...]) -> Array:
@@ -51,6 +50,11 @@ def values(case: Case, tensor: Stored) -> Array:
     unit = drawn(case.seed, tensor.name, tensor.shape)
     if tensor.name.endswith("_scales"):
         return (122 + np.floor(unit * 1.5)).astype(np.uint8)
+    if tensor.name.endswith("_scale_inv"):
+        return ((12 + np.floor(unit * 4)) / 64).astype(np.float32)
+    if tensor.kind == "F8_E4M3":
+        number = np.floor((unit + 1) * 32).astype(np.uint8)  # a sign, 2 bits of 4, 3 bits
+        return (number & 32) << 2 | 0x20 | number & 31
     if tensor.kind == "U8":
         return np.floor((unit + 1) * 128).astype(np.uint8)
     center, width = _spread(case, tensor)
@@ -103,7 +107,7 @@ def packed(array: Array, kind: str) -> bytes:
     """Return numbers as a safetensors type stores them."""
     if kind == "BF16":
         return (array.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
-    return array.astype({"F32": "<f4", "F16": "<f2", "U8": "u1"}[kind]).tobytes()
+    return array.astype({"F32": "<f4", "F16": "<f2"}.get(kind, "u1")).tobytes()
 
 
 def vocabulary(size: int) -> bytes:
