@@ -181,9 +181,19 @@ class Gemv(PackedSimt):
         for i, product in ordered.items():
             if dirty:
                 self.s.barrier()
-            totals[i] = self._in_order(product, self.products[i])
+            totals[i] = ordered_sums(product, self._walked(self.products[i]))
             dirty = True
-        return totals
+        pairs = zip(self.products, totals, strict=True)
+        return [[self._if_exists(p, total) for total in mine] for p, mine in pairs]
+
+    def _if_exists(self, product: Product, total: Value) -> Value:
+        """Return a sum, or zero where there is no weight.
+
+        Blocks of few rows have one nearly always; a branch around the sums would cost more, since
+        compilers for CPUs do not see that it is the same one for all work-items.
+        """
+        exists, b = self.s.mask(product.packed.exists), self.s.b
+        return total if exists is None else b.alu("where", exists, total, b.const(0.0, dt.f32))
 
     def _streamed(self, i: int) -> list[Value]:
         """Return this work-item's part of four outputs of each row, from its slice of k."""
@@ -217,7 +227,7 @@ class Gemv(PackedSimt):
         )
         whole = slices == self.stream.slices
         mine = None if whole else b.alu("lt", self.slice, b.int(slices))
-        with self.existing(packed.group), guarded(b, mine):
+        with guarded(b, mine):
             (stream_int8 if int8 else stream_bf16)(stream, acc)
         return [b.get(a) for a in acc]
 
@@ -306,17 +316,6 @@ class Gemv(PackedSimt):
         if -(-self.blocks // plan.panels) > LONELY:
             room = min(room, STAGED)
         return Walk.of(product.packed.form, product.k, plan.panels, self.outputs, plan.group, room)
-
-    def _in_order(self, ordered: Ordered, product: Product) -> list[Value]:
-        """Return the sums of this work-item's outputs, zero where there is no weight."""
-        group, b, chains = product.packed.group, self.s.b, self._walked(product)
-        if group is None:
-            return ordered_sums(ordered, chains)
-        sums = [b.reg(b.const(0.0, dt.f32)) for _ in chains]
-        with self.existing(group):
-            for total, value in zip(sums, ordered_sums(ordered, chains), strict=True):
-                b.set(total, value)
-        return [b.get(total) for total in sums]
 
     def _walked(self, product: Product) -> list[Chain]:
         """Return where this work-item walks a product: one chain for each of its outputs."""

@@ -1,7 +1,8 @@
 """What all kernels of products for work-groups begin with: the CPU's analysis, a SIMT emitter.
 
 A group of a grouped product takes the number of its weight from memory and brings it into bounds,
-so that whatever is read exists; where there is no such weight, loops over nothing leave sums zero.
+so that whatever is read exists. Where there is no such weight sums are zero: loops over nothing
+leave them so, or they are left out afterwards.
 """
 
 from collections.abc import Iterator
