@@ -18,7 +18,7 @@ from homebox.errors import ModelFormatError
 from homebox.model import loader
 from homebox.model.config_file import architecture_of, parse_config
 from homebox.model.loader import load_weights
-from tests.fuzz.test_config_fuzz import damage
+from tests.fuzz.test_config_fuzz import damage, objects
 from tests.parity.cases import CASES, Case
 from tests.unit.model_files import pack
 
@@ -84,8 +84,11 @@ def disagree(dice: random.Random, config: Config, tensors: Tensors) -> None:
             "num_local_experts",
         ]
         sizes += ["moe_intermediate_size"]
-        key = dice.choice([size for size in sizes if size in config])
-        config[key] = dice.choice([1, 2, 3, 4, 8, 16, 32, 48, 64, 80, 96, 128])
+        places = [each for each in objects(config) if set(sizes) & set(each)]
+        if places:
+            place = dice.choice(places)
+            key = dice.choice([size for size in sizes if size in place])
+            place[key] = dice.choice([1, 2, 3, 4, 8, 16, 32, 48, 64, 80, 96, 128])
     else:
         damage(dice, config)
 
