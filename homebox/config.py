@@ -71,6 +71,7 @@ class ModelConfig:
     path: str = "tiny"
     context: int = _bounded(4096, 16, 1_048_576)
     slots: int = _bounded(8, 1, 256)
+    rank: int = _bounded(16, 1, 256)
     weights: str = _chosen("auto", "f32", "bf16", "q8", "q4")
     activations: str = _chosen("auto", "f32", "bf16", "int8")
     device: str = _written("auto", f"auto|{_DEVICE}(,{_DEVICE})*", "auto, cpu, cl:0 or cl:0,cl:1")

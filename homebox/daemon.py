@@ -148,9 +148,7 @@ def load_model(config: Config) -> Any:
 
 def most_rank(config: Config) -> int:
     """Return the largest rank of adapters that the configured model is served for."""
-    from homebox.model.model import DEFAULT_RANK
-
-    return max(DEFAULT_RANK, config.learning.rank)
+    return max(config.model.rank, config.learning.rank)
 
 
 def loading() -> Callable[[int, int], None]:

@@ -85,7 +85,7 @@ def import_adapter(
     if promote and most_rank and adapter.rank > most_rank:
         raise UsageError(
             f"{path}: rank {adapter.rank} is above the {most_rank} that the model is served for; "
-            f"set learning.rank to {adapter.rank} in the configuration, and start the daemon again"
+            f"set model.rank to {adapter.rank} in the configuration, and start the daemon again"
         )
     name = name or path.absolute().name
     spec = _spec(base, adapter, files, format_of(path))

@@ -55,7 +55,7 @@ class Adapters:
         if rank > self._max_rank:
             raise UsageError(
                 f"adapter {name}: rank {rank} is above the {self._max_rank} that the model was "
-                "loaded for"
+                f"loaded for; set model.rank to {rank} in the configuration"
             )
         with self._lock:
             if name == BASE or name in self._slot_of:

@@ -125,7 +125,7 @@ def test_a_rank_that_cannot_be_served_is_kept_but_not_promoted(
     state: State, tmp_path: Path
 ) -> None:
     path = adapter(tmp_path / "a", rank=20)
-    with pytest.raises(UsageError, match=r"rank 20 is above the 16 .* set learning\.rank to 20"):
+    with pytest.raises(UsageError, match=r"rank 20 is above the 16 .* set model\.rank to 20"):
         import_adapter(state, HERE, path, promote=True, most_rank=16)
     assert (served(state), state.lineage.imports(kit.BASE)) == (BASE, [])
     assert import_adapter(state, HERE, path, most_rank=16).rank == 20
