@@ -195,7 +195,7 @@ def test_the_gradient_is_a_grouped_product_too() -> None:
 def test_the_weight_is_not_unpacked_into_memory() -> None:
     """One launch for each product, and beside it none that writes what is as large as a weight."""
     for form in WEIGHTS.values():
-        for kind in ("f32", "turned", *(["int8"] if form.quantised else [form.name])):
+        for kind in ("f32", "turned", "int8", *([] if form.quantised else [form.name])):
             made, _ = product(form, (4, 64, 64, (3, 0), 1), kind)
             cut = partition([made.contiguous().node])
             assert sum(r.core is not None for r in cut.regions) == 1
@@ -237,3 +237,18 @@ def test_random_shapes(seed: int) -> None:
     scaled = (made * scale).reshape((blocks * rows, -1)).silu()
     (found,) = check(scaled, rtol=1e-3, atol=1e-2, interpret_too=stepped)
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "kind"), [(16, 48, "turned"), (24, 64, "f32"), (20, 33, "int8")]
+)
+def test_shapes_that_have_no_kernel_are_right_too(n: int, k: int, kind: str) -> None:
+    """Rows that are no whole panels, or columns that cannot be turned round, are unpacked."""
+    form, chosen = WEIGHTS["q8"], (1, -1, 0)
+    stored = Tensor.from_numpy(formats.pack(form, random(2 * n, k)))
+    weights = Tensor.packed(form, 2 * n, k, stored).reshape((2, n, k))
+    x = activations(random(3, 2, n if kind == "turned" else k, seed=4), kind)
+    expert = tensor(np.array(chosen, np.int32) + 1) + -1
+    check(
+        x.grouped_matmul(weights, expert) if kind == "turned" else x.grouped_linear(weights, expert)
+    )

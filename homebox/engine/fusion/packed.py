@@ -83,7 +83,10 @@ def find(a: Node, b: Node, each: list[Loop], n_axis: int, k_axes: tuple[int, ...
         if place[1] == column and chosen and apart.const % PANEL == 0:
             arithmetic, base, flat = _activations(a, index)
             if arithmetic == "int8" and (transposed or not weight.arg.quantised):
-                return None
+                if group is None:
+                    return None
+                # What is gathered would be far larger than the activations as numbers.
+                arithmetic, base, flat = "f32", a, flatten(index, a.shape)
             if transposed and columns % 64:
                 return None
             (stored,) = weight.src
