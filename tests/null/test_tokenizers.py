@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from homebox.errors import ModelFormatError, ModelNotFoundError, RequestError
 from homebox.model import json_tokenizer
+from homebox.model.gguf import GGUFFile
 from homebox.model.gguf_vocabulary import tokenizer_of
 from homebox.model.json_tokenizer import JsonTokenizer
 from homebox.model.json_tokenizer_file import check_tokenizer
@@ -34,6 +35,7 @@ KINDS: dict[str, Callable[[], str]] = {
     "always": lambda: spaced("always"),
     "never": lambda: spaced("never"),
 }
+WORDS = Path(__file__).parent / "word_ids.json"  # by tests/parity/test_live_tokenizers.py
 MARK_LINE = "\n__ggml_vocab_test__\n"
 TEXT = st.text() | st.lists(
     st.sampled_from(
@@ -84,6 +86,20 @@ def test_ids_of_llama_cpp(shared: Path, file: str, name: str) -> None:
         ids = tokenizer.encode(text, add_special=False)
         assert ids == [int(number) for number in line.split()], text
         assert tokenizer.decode(ids) == text
+
+
+def test_words_of_llama_cpp(shared: Path) -> None:
+    with GGUFFile(shared / "data/tokenizers/ggml-vocab-gpt-2.gguf") as file:
+        metadata = dict(file.metadata)
+    expected = json.loads(WORDS.read_text())
+    assert {"llama-bpe", "qwen2", "smollm", "tekken", "gpt-4o"} <= {row["rule"] for row in expected}
+    seen = set()
+    for row in expected:
+        tokenizer = tokenizer_of({**metadata, "tokenizer.ggml.pre": row["rule"]}, row["rule"])
+        found = {text: tokenizer.encode(text, add_special=False) for text in row["ids"]}
+        assert found == row["ids"], row["rule"]
+        seen.add(json.dumps(found))
+    assert len(seen) >= 5
 
 
 @settings(deadline=None, max_examples=60)

@@ -42,8 +42,7 @@ CONFIG = {
 EACH = 12  # conversations per template, of which KEPT are kept
 KEPT = 3
 TEXTS, KEPT_TEXTS = 300, 40
-# The rules of the families that are supported, and of a few that share theirs with many.
-KEPT_RULES = ("default", "gpt-2", "llama-bpe", "qwen2", "smollm", "tekken", "gpt-4o", "dbrx")
+KEPT_RULES = ("default", "llama-bpe", "qwen2", "smollm", "tekken", "gpt-4o")
 
 
 def written(name: str, rows: list[dict[str, Any]]) -> None:
