@@ -169,9 +169,18 @@ class _Block:
         if only is not None:
             x = x.contiguous().gather(only).contiguous()
         (added,) = self._products("o", self._attend(qkv, only), ("o",))
-        x = x + self._added(self._biased(added, "o_bias", self.config.o_bias), "attn_post_norm")
+        added = self._biased(added, "o_bias", self.config.o_bias)
+        x = self._sum(x, self._added(added, "attn_post_norm"), self.config.post_norm)
         added = self._mixture(x) if self.shape.sparse else self._mlp(x)
-        return x + self._added(added, "mlp_post_norm")
+        loose = self.config.post_norm or self.shape.sparse
+        return self._sum(x, self._added(added, "mlp_post_norm"), loose)
+
+    def _sum(self, x: Tensor, added: Tensor, loose: bool) -> Tensor:
+        """Return the residual stream, in memory also where no product's kernel writes it there.
+
+        Else statistics of its rows would not be summed in the same order in every program.
+        """
+        return (x + added).contiguous() if loose else x + added
 
     def _mlp(self, x: Tensor) -> Tensor:
         biased = self.config.mlp_bias
