@@ -18,8 +18,8 @@ import numpy.typing as npt
 from homebox.model.config import ModelConfig
 from homebox.model.lora import adapter_shapes
 from tests.parity.cases import RANK
-from tests.parity.reference import FOLDER
-from tests.parity.weights import adapter_values
+from tests.parity.reference import FOLDER, _folded, _unfolded
+from tests.parity.weights import Stored, adapter_values
 from tests.unit.model_files import safetensors_bytes
 
 Float32 = npt.NDArray[np.float32]
@@ -78,12 +78,17 @@ def own(config: ModelConfig, seed: int) -> dict[str, Float32]:
     return {name: adapter_values(seed, name, shape) for name, shape in shapes.items()}
 
 
-def write_foreign(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+def write_foreign(folder: Path, config: Mapping[str, Any], tensors: dict[str, str]) -> None:
     """Write the directory that PEFT wrote."""
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    tensors = {name: adapter_values(1, name, tuple(shape)) for name, shape in shapes.items()}
-    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes(tensors))
+    values = {t.name: adapter_values(1, t.name, t.shape) for t in _unfolded(tensors)}
+    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes(values))
+
+
+def shapes_of(shapes: Mapping[str, list[int]]) -> dict[str, str]:
+    """Return names and shapes of an adapter's tensors, short."""
+    return _folded([Stored(name, tuple(shape), "F32") for name, shape in shapes.items()])
 
 
 def digest(paths: list[Path]) -> str:

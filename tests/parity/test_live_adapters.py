@@ -135,7 +135,8 @@ def remember(foreign: Foreign, folder: Path, logits: Any) -> None:
     with safe_open(folder / "adapter_model.safetensors", "np") as file:
         shapes = {n: list(file.get_slice(n).get_shape()) for n in sorted(file.keys())}
     logits = adapters.coded(logits)
-    adapters.note(f"in {foreign.name}", {"config": config, "tensors": shapes, "logits": logits})
+    tensors = adapters.shapes_of(shapes)
+    adapters.note(f"in {foreign.name}", {"config": config, "tensors": tensors, "logits": logits})
 
 
 @pytest.mark.parametrize("case", GGUF_CASES, ids=lambda case: case.name)
