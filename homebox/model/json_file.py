@@ -79,5 +79,7 @@ def parse_json_object(data: bytes, where: str, items: int = MAX_JSON_ITEMS) -> d
 
 def show(value: Any) -> str:
     """Return a short printable form of a value from a file that nobody vouches for."""
+    if isinstance(value, str):
+        value = value[:60]
     text = ascii(value) if not isinstance(value, int) or abs(value) < 10**18 else "a huge number"
     return text if len(text) <= 60 else text[:57] + "..."

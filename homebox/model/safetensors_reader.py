@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from homebox.errors import ModelFormatError
-from homebox.model.json_file import parse_json_object, read_bytes
+from homebox.model.json_file import parse_json_object, read_bytes, show
 from homebox.model.mapped_file import MappedFile
 from homebox.model.stored import Codes, Float32, Stored, finite, widened
 
@@ -98,7 +98,7 @@ class SafetensorsFile(MappedFile):
         """Return where a tensor lies; raises ModelFormatError if there is none of that name."""
         info = self.tensors.get(name)
         if info is None:
-            raise ModelFormatError(f"{self.path}: has no tensor {ascii(name)[:80]}")
+            raise ModelFormatError(f"{self.path}: has no tensor {_named(name)}")
         return info
 
     def find(self, name: str) -> tuple[TensorInfo, mmap.mmap]:
@@ -173,7 +173,7 @@ def _metadata(value: Any, where: str) -> dict[str, str]:
 
 def _tensor(name: str, entry: Any, where: str) -> TensorInfo:
     def fail(field: str, reason: str) -> ModelFormatError:
-        return ModelFormatError(f"{where}: {ascii(name)[:80]}: {field}: {reason}")
+        return ModelFormatError(f"{where}: {_named(name)}: {field}: {reason}")
 
     if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise fail("name", f"must be 1 to {_MAX_NAME} printable characters")
@@ -181,7 +181,7 @@ def _tensor(name: str, entry: Any, where: str) -> TensorInfo:
         raise fail("entry", "must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BITS:
-        raise fail("dtype", f"unknown type {ascii(dtype)[:40]}")
+        raise fail("dtype", f"unknown type {show(dtype)}")
     if not isinstance(shape, list) or len(shape) > _MAX_AXES:
         raise fail("shape", f"must be a list of at most {_MAX_AXES} sizes")
     if not all(type(size) is int and 0 <= size <= _MAX_DIM for size in shape):
@@ -203,7 +203,7 @@ def check_layout(tensors: Mapping[str, TensorInfo], data_length: int, where: str
         for size in info.shape:
             count *= size
         begin, end = info.begin, info.end
-        field = f"{where}: {ascii(name)[:80]}: data_offsets"
+        field = f"{where}: {_named(name)}: data_offsets"
         if not 0 <= begin <= end <= data_length:
             raise ModelFormatError(f"{field}: outside of the {data_length} bytes of data")
         if begin != position:
@@ -237,12 +237,17 @@ def parse_index(data: bytes, where: str) -> dict[str, str]:
     for tensor, name in mapping.items():
         if not _is_plain_file_name(name):
             raise ModelFormatError(
-                f"{where}: weight_map: {ascii(tensor)[:80]}: {ascii(name)[:80]} is no plain file "
+                f"{where}: weight_map: {_named(tensor)}: {show(name)} is no plain file "
                 "name ending in .safetensors"
             )
     if len(set(mapping.values())) > MAX_SHARDS:
         raise ModelFormatError(f"{where}: weight_map: more than {MAX_SHARDS} files")
     return mapping
+
+
+def _named(tensor: str) -> str:
+    """Return a tensor's name for a message."""
+    return ascii(tensor[:80])[:80]
 
 
 def _is_plain_file_name(name: Any) -> bool:
