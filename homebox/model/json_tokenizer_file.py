@@ -208,7 +208,7 @@ class _Check(TokenizerSteps):
         added: tuple[Added, ...],
         names: dict[int, str],
     ) -> dict[str, Any]:
-        scores = [entry[1] for entry in model["vocab"]]
+        scores = [entry[1] for entry in model.get("vocab") or []]
         beyond = sorted(token.index for token in added if token.index >= len(scores))
         if beyond != list(range(len(scores), len(scores) + len(beyond))):
             raise self.fail("added_tokens", "their ids leave gaps behind model.vocab")

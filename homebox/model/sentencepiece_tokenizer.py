@@ -12,7 +12,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from homebox.errors import ModelFormatError, ModelNotFoundError
+from homebox.errors import ModelFormatError
+from homebox.model.json_file import read_bytes
 from homebox.model.sentencepiece_file import (
     BYTE,
     CONTROL,
@@ -117,14 +118,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read and check a `.model` file; raises ModelFormatError or ModelNotFoundError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_MODEL_BYTES + 1)
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"{path} does not exist") from None
-    except OSError as error:
-        raise ModelFormatError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_model(data, str(path))
+    return parse_model(read_bytes(path, MAX_MODEL_BYTES), str(path))
 
 
 def _surfaces(vocabulary: Vocabulary) -> Surfaces:

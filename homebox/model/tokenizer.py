@@ -4,12 +4,13 @@ Where a directory has `tokenizer.json` it counts, as in Hugging Face's own libra
 `tokenizer.model`.
 """
 
+import os
 from pathlib import Path
 
-from homebox.errors import ModelFormatError, ModelNotFoundError
 from homebox.model.gguf import GGUFFile
 from homebox.model.gguf_vocabulary import tokenizer_of
 from homebox.model.json_tokenizer import JsonTokenizer, read_tokenizer
+from homebox.model.mapped_file import open_regular
 from homebox.model.sentencepiece_file import CONTROL, USER_DEFINED
 from homebox.model.sentencepiece_tokenizer import SentencePieceTokenizer, read_vocabulary
 from homebox.model.tokenizer_base import CALL_MARKS, Settings, StreamDecoder, Tokenizer
@@ -66,13 +67,8 @@ def _of_directory(directory: Path) -> Tokenizer:
 
 
 def _kind(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except FileNotFoundError:
-        raise ModelNotFoundError(f"{path} does not exist") from None
-    except OSError as error:
-        raise ModelFormatError(f"{path}: cannot be read: {error.strerror}") from None
+    with os.fdopen(open_regular(path), "rb") as file:
+        start = file.read(64)
     if start.startswith(b"GGUF"):
         return "gguf"
     return "json" if path.suffix == ".json" or start.lstrip()[:1] == b"{" else "model"

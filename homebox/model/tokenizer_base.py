@@ -9,7 +9,7 @@ import codecs
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from homebox.errors import RequestError
@@ -79,8 +79,30 @@ class Tokenizer(ABC):
         self._bytes = tuple(
             b"" if index in hidden else data for index, data in enumerate(surfaces.data)
         )
+        self._find_marks()
+
+    def narrow(self, size: int) -> bool:
+        """Forget steering pieces beyond the `size` rows of a model's embedding.
+
+        Some vocabularies name tokens (of images) that the model of texts has no row for. Returns
+        False, and changes nothing, if other pieces are beyond it, too.
+        """
+        beyond = {text for text, index in self.special.items() if index >= size}
+        kept = [index for index in range(size, self.size) if self._surfaces.spellings[index]]
+        ends = (*(self.settings.prefix or ()), *self.settings.suffix)
+        if len(kept) != len(beyond) or any(index >= size for index in ends):
+            return False
+        self.special = {text: i for text, i in self.special.items() if text not in beyond}
+        self.hidden = frozenset(index for index in self.hidden if index < size)
+        kept_ends = tuple(index for index in self.settings.end_ids if index < size)
+        self.settings = replace(self.settings, end_ids=kept_ends)
+        self.size = min(self.size, size)
+        self._find_marks()
+        return True
+
+    def _find_marks(self) -> None:
         self._marks = any_of(self.special)
-        self._shown = any_of(text for text, index in self.special.items() if index not in hidden)
+        self._shown = any_of(text for text, i in self.special.items() if i not in self.hidden)
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Return the ids of `text`; none of them is a steering piece that the text names.

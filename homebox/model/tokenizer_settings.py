@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from homebox.errors import ModelFormatError
-from homebox.model.json_file import read_json_file, show
+from homebox.model.json_file import read_bytes, read_json_file, show
 from homebox.model.tokenizer_base import Settings
 
 CONFIG = "tokenizer_config.json"
@@ -113,14 +113,10 @@ def _asked(
 
 
 def _template_file(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            data = file.read(4 * MAX_TEMPLATE + 1)
-        return bounded_template(data.decode("utf-8"), str(path))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise ModelFormatError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return bounded_template(read_bytes(path, 4 * MAX_TEMPLATE).decode("utf-8"), str(path))
     except UnicodeDecodeError:
         raise ModelFormatError(f"{path}: not UTF-8 text") from None
 

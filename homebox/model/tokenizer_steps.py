@@ -158,7 +158,7 @@ class TokenizerSteps(JsonParts):
             return "spaces", self._scheme(raw, "decoder") != "never"
         if kind == "Sequence":
             kinds = self.entries(raw, "decoders", "decoder.decoders", _MAX_STEPS)
-            names = [s.get("type") if isinstance(s, dict) else None for s in kinds]
+            names = [str(s.get("type")) if isinstance(s, dict) else "" for s in kinds]
             if names == ["ByteLevel"]:
                 return "bytes", False
             if set(names) <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
@@ -208,10 +208,14 @@ class TokenizerSteps(JsonParts):
                 passed += 1
                 continue
             name = part.get("SpecialToken")
-            name = name.get("id") if isinstance(name, dict) else None
+            name = str(name.get("id")) if isinstance(name, dict) else ""
             entry = specials.get(name) if isinstance(specials, dict) else None
             ids = entry.get("ids") if isinstance(entry, dict) else None
-            if not isinstance(ids, list) or len(ids) > 8 or any(i not in tokens for i in ids):
+            if (
+                not isinstance(ids, list)
+                or len(ids) > 8
+                or any(type(i) is not int or i not in tokens for i in ids)
+            ):
                 raise self.fail(field, f"{show(name)} is no special token with ids")
             sides[min(passed, 1)].extend(ids)
         if passed != 1:

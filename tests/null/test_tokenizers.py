@@ -464,3 +464,17 @@ def test_ids_may_have_gaps_and_tokens_that_nobody_reaches() -> None:
     assert tokenizer.size == 9001
     assert tokenizer.encode_marked("<far>") == [9000]
     assert tokenizer.decode([5000]) == ""
+
+
+def test_steering_tokens_without_a_row_are_forgotten() -> None:
+    raw = json.loads(byte_level())
+    raw["added_tokens"].append({"id": 9000, "content": "<image>", "special": True})
+    tokenizer = own(json.dumps(raw))
+    rows = len(raw["model"]["vocab"]) + 20
+    assert tokenizer.narrow(rows)
+    assert tokenizer.size == rows
+    assert "<image>" not in tokenizer.special
+    assert tokenizer.encode_marked("<image>") == tokenizer.encode("<image>")
+    assert "<|im_end|>" in tokenizer.special
+    assert not tokenizer.narrow(100)  # ordinary tokens are beyond it
+    assert tokenizer.size == rows
