@@ -104,8 +104,11 @@ def load_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer:
 
 
 def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: Path) -> None:
-    """Raise ModelFormatError if a tokenizer has more tokens than the model."""
-    if tokenizer.size > config.vocab_size:
+    """Raise ModelFormatError if a tokenizer has more tokens than the model.
+
+    Steering tokens beyond it (Gemma's names for images) are forgotten.
+    """
+    if tokenizer.size > config.vocab_size and not tokenizer.narrow(config.vocab_size):
         raise ModelFormatError(
             f"{where}: vocab_size: {config.vocab_size} is below the {tokenizer.size} pieces of the "
             "tokenizer"
