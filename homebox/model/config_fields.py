@@ -32,6 +32,10 @@ class Fields:
         """Return a value as it is; None if the key is missing."""
         return self.raw.get(name)
 
+    def completed(self, usual: Mapping[str, Any]) -> "Fields":
+        """Return the same with usual values for keys that are missing."""
+        return Fields({**usual, **self.raw}, self.where, self._shown)
+
     def part(self, name: str) -> "Fields | None":
         """Return the object under a key; None if it is missing or null."""
         value = self.raw.get(name)

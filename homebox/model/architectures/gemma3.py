@@ -9,19 +9,25 @@ from homebox.model.architectures.ropes import THETA, rope_from
 from homebox.model.config import MAX_LAYERS, LayerShape, ModelConfig, Rope
 from homebox.model.config_fields import Fields
 
+# What transformers takes for granted, so that checkpoints of the larger models leave it out.
+_USUAL = {
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131_072,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
+
 
 def parse(fields: Fields) -> ModelConfig:
     """Return the shape of a Gemma 3 text model."""
+    fields = fields.completed(_USUAL)
     fields.choice("hidden_activation", ("gelu_pytorch_tanh",), default="gelu_pytorch_tanh")
     if fields.boolean("use_bidirectional_attention", default=False):
         fields.fail("use_bidirectional_attention", "is not supported; only causal decoders are")
-    shape = common(
-        fields,
-        usual_head_dim=256,
-        kv_heads=4,
-        rms_eps=fields.number("rms_norm_eps", 0.0, 1.0, default=1e-6),
-        tied=fields.boolean("tie_word_embeddings", default=True),
-    )
+    shape = common(fields)
     biased = fields.boolean("attention_bias", default=False)
     return ModelConfig(
         **shape,
