@@ -196,7 +196,7 @@ class _Check(TokenizerSteps):
             left, right = pair
             if not isinstance(left, str) or not isinstance(right, str):
                 raise self.fail(f"model.merges[{number}]", f"must be two tokens, not {show(entry)}")
-            if steering and not steering.isdisjoint((left, right, left + right)):
+            if left in steering or right in steering or left + right in steering:
                 continue
             pairs.append([left, right])
         return pairs

@@ -80,10 +80,11 @@ class SentencePieceTokenizer(Tokenizer):
     ) -> list[int]:
         """Return the ids of a text with steering pieces; see `Tokenizer`.
 
-        A space is put before each text that follows a piece, as sentencepiece's users do.
+        A space is put before a text that follows a piece if the settings ask for it.
         """
         ids: list[int] = []
-        continued = after == "text"
+        behind_mark = not self.settings.marks_begin
+        continued = after == "text" or (after == "mark" and behind_mark)
         for section, mark in self._sections(repaired(text)):
             plain = repaired(section.translate(restore or {}))
             processor = self._continuing if continued else self._processor
@@ -91,7 +92,7 @@ class SentencePieceTokenizer(Tokenizer):
             continued = continued and not section
             if mark is not None:
                 ids.append(self.special[mark])
-                continued = False
+                continued = behind_mark
         return ids
 
     def encode_answer(self, text: str) -> list[int]:

@@ -30,6 +30,8 @@ class Settings:
 
     `prefix` is None where they say nothing about a begin of text. `template` is the model's own
     chat template, `variables` are the texts that it may name (bos_token, eos_token, ...).
+    `marks_begin` tells whether a sentencepiece vocabulary puts its space also before a text that
+    follows a steering piece.
     """
 
     prefix: tuple[int, ...] | None = None
@@ -37,6 +39,7 @@ class Settings:
     end_ids: tuple[int, ...] = ()  # of tokens that end an answer
     template: str | None = None
     variables: tuple[tuple[str, str], ...] = ()
+    marks_begin: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ def read_settings(
         end_ids=end_ids(find, named.get("eos_token")),
         template=template,
         variables=tuple(sorted(named.items())),
+        # Hugging Face's classes put the space there only for vocabularies called legacy.
+        marks_begin=raw is None or raw.get("legacy") is True,
     )
 
 
