@@ -6,12 +6,14 @@ contiguous layers go to as few devices as hold them, in proportion to their free
 Invariant: a plan that is returned fits; what cannot fit is refused here with all numbers.
 
 Programs keep memory of their own, each for its rows. Their estimate counts, for all rows of all
-programs that may exist at once, every vector of one layer, the logits that are returned, and what
-attention keeps of its parts while decoding. It is an upper bound: vectors share memory over time.
+programs that may exist at once, every vector of one layer, of a mixture those of all slots that its
+pairs may need, the logits that are returned, and what attention keeps of its parts while decoding.
+It is an upper bound: vectors share memory over time.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 from homebox.engine.graph.device import HOST
 from homebox.engine.graph.formats import WEIGHTS, Format
@@ -23,6 +25,7 @@ from homebox.model.packed_layout import Segment, segments_of
 from homebox.model.paged_cache import page_bytes
 from homebox.model.panels import round_up
 from homebox.model.placed_weights import needed
+from homebox.model.routing import block_of, most_blocks
 from homebox.model.stages import ADAPTERS, BATCHES, EVERY, Part, Sizes
 
 RESERVE = 64 << 20  # bytes that a driver may need beside ours
@@ -67,8 +70,8 @@ class Request:
         return Bytes(
             weights=sum(s.nbytes for s in self.segments if needed(c, s.name, layers)),
             cache=len(layers) * pages * page_bytes(c, sizes.cache),
-            adapters=0 if host else len(layers) * adapter_bytes(c, sizes.adapters, self.rank),
-            programs=self._programs(layers.stop == c.num_layers),
+            adapters=0 if host else sum(self._adapters(layer) for layer in layers),
+            programs=self._programs(layers),
             reserve=0 if host else RESERVE,
         )
 
@@ -78,25 +81,52 @@ class Request:
         pieces = [s.nbytes for s in self.segments if needed(c, s.name, layers)]
         return max(*pieces, self.sizes.pages * page_bytes(c, self.sizes.cache))
 
-    @property
+    def layer(self, layer: int, host: bool = False) -> int:
+        """Return what one more layer takes, this one."""
+        weights = sum(s.nbytes for s in self.segments if s.name.startswith(f"layers.{layer}."))
+        pages = self.sizes.per_slot if host else self.sizes.pages
+        cache = pages * page_bytes(self.config, self.sizes.cache)
+        return weights + cache + (0 if host else self._adapters(layer))
+
+    @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """The weights' pieces."""
         return segments_of(self.config, self.form)[0]
 
-    def _programs(self, last: bool) -> int:
+    def _adapters(self, layer: int) -> int:
+        return adapter_bytes(self.config, self.sizes.adapters, self.rank, layer)
+
+    def _programs(self, layers: range) -> int:
         c = self.config
         chunk_rows = 2 * (sum(self.sizes.chunks) + EVERY)  # with and without an adapter
         decode_rows = len(ADAPTERS) * sum(BATCHES)
         query = c.num_heads * c.head_dim
         key = c.num_kv_heads * c.head_dim
-        vectors = 5 * c.hidden_size + 3 * query + 4 * key + 3 * c.intermediate_size
+        sparse = [c.layers[layer].sparse for layer in layers]
+        vectors = 5 * c.hidden_size + 3 * query + 4 * key
+        vectors += 0 if all(sparse) else 3 * c.intermediate_size
         splits = min(-(-self.sizes.context // _SPLIT), _MOST_SPLITS)
         parts = c.num_heads * splits * (round_up(c.head_dim) + 2)
-        rows = (chunk_rows + decode_rows) * vectors + decode_rows * parts
-        if last:
+        numbers = (chunk_rows + decode_rows) * vectors + decode_rows * parts
+        if any(sparse):
+            numbers += 2 * sum(self._mixture(rows) for rows in (*self.sizes.chunks, EVERY))
+            numbers += len(ADAPTERS) * sum(self._mixture(rows) for rows in BATCHES)
+        if layers.stop == c.num_layers:
             outputs = 2 * EVERY + 2 * len(self.sizes.chunks) + decode_rows
-            rows += 2 * outputs * c.vocab_size
-        return 4 * rows
+            numbers += 2 * outputs * c.vocab_size
+        return 4 * numbers
+
+    def _mixture(self, rows: int) -> int:
+        """Return the numbers that a mixture keeps of so many rows: logits, choice, slots."""
+        experts = self.config.experts
+        if experts is None:
+            return 0
+        pairs = rows * experts.per_token
+        block = block_of(pairs, experts.count)
+        slots = block * most_blocks(pairs, experts.count, block)
+        # A slot's operand, its result, gate, up, what goes into down, and that rounded.
+        each = 2 * self.config.hidden_size + 4 * experts.inner + 2
+        return slots * each + rows * 4 * experts.count + 4 * pairs
 
 
 @dataclass(frozen=True)
@@ -208,33 +238,71 @@ def _holds(request: Request, portion: Portion) -> bool:
 def _shared(request: Request, rooms: Sequence[Room]) -> tuple[Portion, ...] | None:
     """Cut the layers in proportion to what each device has left for them.
 
+    Where layers differ and that does not fit, each device takes as many as it holds.
+    """
+    free = _free(request, rooms)
+    for cut in (_proportional, _filling):
+        shares = cut(request, rooms, free)
+        if shares is None:
+            continue
+        portions, at = [], 0
+        for room, share in zip(rooms, shares, strict=True):
+            portions.append(_portion(request, room, range(at, at + share)))
+            at += share
+        fits = (p.bytes.total <= most for p, most in zip(portions, free, strict=True))
+        if all(fits) and all(_holds(request, p) for p in portions):
+            return tuple(portions)
+    return None
+
+
+def _free(request: Request, rooms: Sequence[Room]) -> list[int]:
+    """Return what each device may give.
+
     Devices whose memory is the host's get at most equal shares of it: each says it is all free.
     """
-    layers, count = request.config.num_layers, len(rooms)
     sharing = sum(room.shared for room in rooms)
-    edges = [range(1), *[range(1, 2)] * (count - 2), range(layers - 1, layers)]
-    most = []
-    for room, edge in zip(rooms, edges, strict=True):
-        one = _layer_bytes(request, room.host)
-        fixed = request.of(edge, room.host).total - one
-        free = request.of(range(layers)).total if room.free is None else room.free
+    found = []
+    for room in rooms:
+        free = room.free
+        if free is None:
+            free = request.of(range(request.config.num_layers)).total
         if room.shared:
             free = min(free, (free if room.pool is None else room.pool) // sharing)
-        most.append(min((free - fixed) // one, layers))
+        found.append(free)
+    return found
+
+
+def _proportional(request: Request, rooms: Sequence[Room], free: Sequence[int]) -> list[int] | None:
+    """Return how many layers each device gets, as if all were as large as they are on average."""
+    layers, count = request.config.num_layers, len(rooms)
+    edges = [0, *[1] * (count - 2), layers - 1]
+    most = []
+    for room, edge, each in zip(rooms, edges, free, strict=True):
+        fixed = request.of(range(edge, edge + 1), room.host).total - request.layer(edge, room.host)
+        one = -(-sum(request.layer(i, room.host) for i in range(layers)) // layers)
+        most.append(min((each - fixed) // one, layers))
     if min(most) < 1 or sum(most) < layers:
         return None
-    portions, at = [], 0
-    for room, share in zip(rooms, in_proportion(layers, most), strict=True):
-        portions.append(_portion(request, room, range(at, at + share)))
-        at += share
-    return tuple(portions) if all(_holds(request, p) for p in portions) else None
+    return in_proportion(layers, most)
 
 
-def _layer_bytes(request: Request, host: bool) -> int:
-    """Return what one more layer takes."""
-    weights = sum(s.nbytes for s in request.segments if s.name.startswith("layers.0."))
-    size = request.of(range(1), host)
-    return weights + size.cache + size.adapters
+def _filling(request: Request, rooms: Sequence[Room], free: Sequence[int]) -> list[int] | None:
+    """Return as many layers as each device holds, one after the other; None if some are left."""
+    layers = request.config.num_layers
+    if len({request.layer(i) for i in range(layers)}) == 1:
+        return None  # all that fits was found in proportion
+    shares, at = [], 0
+    for i, (room, most) in enumerate(zip(rooms, free, strict=True)):
+        end = at
+        while end < layers - (len(rooms) - i - 1):
+            if request.of(range(at, end + 1), room.host).total > most:
+                break
+            end += 1
+        if end == at:
+            return None
+        shares.append(end - at)
+        at = end
+    return shares if at == layers else None
 
 
 def in_proportion(total: int, most: Sequence[int]) -> list[int]:

@@ -15,7 +15,7 @@ import sentencepiece
 from homebox.engine.graph import formats
 from homebox.engine.graph.device import Buffer
 from homebox.engine.graph.tensor import Tensor
-from homebox.model.config import ModelConfig
+from homebox.model.config import ModelConfig, is_vector
 from homebox.model.config_file import parse_config
 from homebox.model.loader import file_name_of
 
@@ -103,14 +103,15 @@ class ArrayWeights:
             parts = [stacked.pop(f"layers.{layer}.{name}") for name in "qkv"]
             stacked[f"layers.{layer}.qkv"] = np.concatenate(parts)
         for name, array in stacked.items():
-            if array.ndim == 1:
+            if is_vector(name, array.shape):
                 self.tensors[name] = Tensor.from_numpy(array, frozen=True)
                 self.arrays[name] = array
                 continue
-            stored = formats.pack(form, array)
+            kind = formats.F32 if name.endswith("router") else form
+            stored = formats.pack(kind, array)
             memory = Tensor.from_numpy(stored, frozen=True)
-            self.tensors[name] = Tensor.packed(form, *array.shape, memory)
-            self.arrays[name] = formats.unpack(form, stored, *array.shape)
+            self.tensors[name] = Tensor.packed(kind, *array.shape, memory)
+            self.arrays[name] = formats.unpack(kind, stored, *array.shape)
         for layer in range(config.num_layers):
             whole, at = self.arrays.pop(f"layers.{layer}.qkv"), 0
             for name in "qkv":

@@ -36,6 +36,39 @@ LARGE = parse_config(
 )
 GB = 10**9
 
+# The shape of Qwen3-30B-A3B.
+MIXED = parse_config(
+    {
+        **QWEN3,
+        "model_type": "qwen3_moe",
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "decoder_sparse_step": 1,
+        "norm_topk_prob": True,
+        "tie_word_embeddings": False,
+    }
+)
+# Every third layer of three has no experts.
+MOE: dict[str, Any] = {
+    **QWEN3,
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 96,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [1],
+    "norm_topk_prob": True,
+}
+
 
 @dataclasses.dataclass(eq=False)
 class Card:
@@ -72,10 +105,11 @@ def of(found: Placement) -> dict[str, int]:
 # Estimates
 
 
+@pytest.mark.parametrize("base", [QWEN3, MOE], ids=["dense", "experts"])
 @pytest.mark.parametrize("form", ["f32", "q8"])
-def test_estimates_cover_what_is_taken_and_not_much_more(form: str) -> None:
+def test_estimates_cover_what_is_taken_and_not_much_more(form: str, base: dict[str, Any]) -> None:
     """Every buffer that a stage makes is counted, programs by an upper bound."""
-    raw = {**QWEN3, "num_hidden_layers": 3, "max_position_embeddings": 2048, "vocab_size": 2000}
+    raw = {**base, "num_hidden_layers": 3, "max_position_embeddings": 2048, "vocab_size": 2000}
     config = parse_config(raw)
     strict = form == "f32"
     cache = dt.f32 if strict else dt.f16
@@ -118,6 +152,46 @@ def test_estimates_follow_context_slots_format_and_rank() -> None:
     assert ranks[1] == 2 * ranks[0]
     host = request().of(layers, host=True)  # where memory counts when it is touched
     assert host.cache * 9 == base.cache and host.weights == base.weights
+
+
+def test_experts_count_and_their_layers_have_smaller_adapters() -> None:
+    mixed = request(MIXED)
+    size = mixed.of(range(48))
+    assert 30.5e9 < MIXED.parameters < 30.6e9
+    assert 1.06 < size.weights / MIXED.parameters < 1.08
+    dense = dataclasses.replace(
+        MIXED, layers=tuple(dataclasses.replace(each, sparse=False) for each in MIXED.layers)
+    )
+    assert size.adapters < 0.7 * request(dense).of(range(48)).adapters
+    # A matrix of a layer's experts is one piece.
+    assert mixed.largest(range(1, 2)) == 128 * 768 * 2048 * 34 // 32
+
+
+def test_programs_of_mixtures_need_room_for_their_blocks() -> None:
+    assert MIXED.experts is not None
+    few = dataclasses.replace(MIXED, experts=dataclasses.replace(MIXED.experts, per_token=1))
+    sizes = [request(config).of(range(1)).programs for config in (MIXED, few)]
+    assert sizes[0] > 1.5 * sizes[1]
+
+
+@pytest.mark.parametrize("dense", [range(6), range(42, 48), range(0, 48, 2)])
+def test_layers_that_differ_are_shared_by_what_they_take(dense: range) -> None:
+    config = dataclasses.replace(
+        MIXED,
+        layers=tuple(
+            dataclasses.replace(each, sparse=i not in dense) for i, each in enumerate(MIXED.layers)
+        ),
+    )
+    asked = request(config)
+    whole = asked.of(range(48)).total / GB
+    assert of(placed(asked, room("x", 1.01 * whole))) == {"x": 48}
+    found = placed(asked, room("x", 0.6 * whole), room("y", 0.6 * whole))
+    assert len(found.portions) == 2
+    # Also where only the exact sizes of layers show that it fits.
+    tight = placed(asked, room("x", 0.55 * whole), room("y", 0.55 * whole))
+    assert len(tight.portions) == 2
+    with pytest.raises(OutOfDeviceMemoryError):
+        placed(asked, room("x", 0.48 * whole), room("y", 0.48 * whole))
 
 
 # Plans
