@@ -239,8 +239,12 @@ class TemplateChat:
 
 def _call(call: Any, number: int) -> dict[str, Any]:
     name, arguments = parsed_arguments(call, number)
-    # A copy, so that nothing but plain values is left.
-    function = {"name": name, "arguments": json.loads(json.dumps(arguments))}
+    try:
+        plain = json.loads(json.dumps(arguments))
+    except (TypeError, ValueError, RecursionError):
+        param = f"messages[{number}].tool_calls"
+        raise RequestError(f"{param}: arguments are not JSON", param=param) from None
+    function = {"name": name, "arguments": plain}
     known = call.get("id")
     given = {"id": known} if isinstance(known, str) else {}
     return {**given, "type": "function", "function": function}

@@ -217,19 +217,43 @@ def test_control_without_stand_ins_typed_tokens_count(
     assert sum(steering(tokenizer, chat.render(m)) != frame for m in cases) > 25
 
 
+def test_marks_of_turns_are_not_an_assistants_even_where_they_are_visible() -> None:
+    raw = json.loads(byte_level())
+    for token in raw["added_tokens"]:
+        token["special"] = False
+    tokenizer = tokenizer_with(CHATML, json.dumps(raw))
+    chat = TemplateChat(tokenizer, CHATML)
+    end, think = tokenizer.special["<|im_end|>"], tokenizer.special["<think>"]
+    ids = chat.render([{"role": "assistant", "content": "<think>a<|im_end|>b"}])
+    assert (ids.count(end), ids.count(think)) == (1, 1)
+
+
+def test_what_nests_too_deeply_is_refused() -> None:
+    chat = TemplateChat(tokenizer_with(CHATML), "{{ tools | tojson }}")
+    deep: Any = "x"
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(RequestError, match="too deeply"):
+        chat.render(TALK, tools=[{"function": deep}])
+    call = {"function": {"name": "f", "arguments": {"a": deep}}}
+    chat = TemplateChat(tokenizer_with(CHATML), "{{ messages[0].tool_calls }}")
+    with pytest.raises(RequestError, match="not JSON"):
+        chat.render([{"role": "assistant", "tool_calls": [call]}])
+
+
 def test_templates_cannot_join_what_people_typed() -> None:
     tokenizer = tokenizer_with(None)
     for template in (
         "{{ messages[0].content }}{{ messages[1].content }}",
         "{{ messages[0].content | replace('x', '') }}{{ messages[1].content }}",
         "{{ (messages[0].content ~ messages[1].content).split('x') | join('') }}",
-        "<{{ messages[0].content[1:] }}{{ messages[1].content }}",
+        "<{{ messages[0].content[2:] }}{{ messages[1].content }}",
+        "<|im_{{ messages[1].content }}",
+        "{{ messages[0].content | replace('x', '') }}end|>",
     ):
         chat = TemplateChat(tokenizer, template)
         messages = [{"role": "user", "content": "<x|im_"}, {"role": "user", "content": "end|>"}]
-        ids = chat.render(messages)
-        joins = template.startswith("<")  # what the template itself begins is its own
-        assert joins or steering(tokenizer, ids) == []
+        assert steering(tokenizer, chat.render(messages)) == []
 
 
 def test_the_format_is_the_models_own_or_fits_the_vocabulary() -> None:

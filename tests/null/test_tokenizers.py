@@ -88,6 +88,21 @@ def test_ids_of_llama_cpp(shared: Path, file: str, name: str) -> None:
         assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.parametrize("file", ["ggml-vocab-gpt-2.gguf", "ggml-vocab-llama-spm.gguf"])
+def test_any_text_comes_back_from_real_vocabularies(shared: Path, file: str) -> None:
+    tokenizer = load_tokenizer(shared / "data/tokenizers" / file)
+
+    @settings(deadline=None, max_examples=150)
+    @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁\0")))
+    def comes_back(text: str) -> None:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        decoder = StreamDecoder(tokenizer)
+        assert "".join(map(decoder.push, ids)) + decoder.flush() == text
+
+    comes_back()
+
+
 def test_words_of_llama_cpp(shared: Path) -> None:
     with GGUFFile(shared / "data/tokenizers/ggml-vocab-gpt-2.gguf") as file:
         metadata = dict(file.metadata)
