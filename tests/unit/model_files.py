@@ -102,6 +102,9 @@ class ArrayWeights:
         for layer in range(config.num_layers):
             parts = [stacked.pop(f"layers.{layer}.{name}") for name in "qkv"]
             stacked[f"layers.{layer}.qkv"] = np.concatenate(parts)
+            if f"layers.{layer}.q_bias" in stacked:
+                parts = [stacked.pop(f"layers.{layer}.{name}_bias") for name in "qkv"]
+                stacked[f"layers.{layer}.qkv_bias"] = np.concatenate(parts)
         for name, array in stacked.items():
             if is_vector(name, array.shape):
                 self.tensors[name] = Tensor.from_numpy(array, frozen=True)

@@ -19,6 +19,7 @@ from homebox.model.pages import Pages
 from homebox.model.placed_weights import memory_of, moved, needed
 from homebox.model.stages import Part
 from homebox.model.transformer import Transformer
+from tests.parity.cases import BY_NAME
 from tests.unit.failing_device import FULL, LOST, Rack
 from tests.unit.model_files import CONFIG, ArrayWeights, random_weights
 from tests.unit.test_model_transformer import BLOCKS, KINDS, adapter_of, ids_of
@@ -32,20 +33,21 @@ def made(
     form: str = "f32",
     activations: Activations = "f32",
     cache: str = "f32",
+    layers: int = LAYERS,
     **more: Any,
 ) -> Transformer:
     """Return a model of three layers with an adapter, whole or in parts."""
-    config = parse_config({**raw, "num_hidden_layers": LAYERS})
+    config = parse_config({**raw, "num_hidden_layers": layers})
     weights = ArrayWeights(config, random_weights(config), WEIGHTS[form])
     model = Transformer(config, weights, 192, 4, 3, 8, activations, cache, parts, **more)
     model.set_adapter(1, adapter_of(config, 1, 8), 0.5)
     return model
 
 
-def split(*ends: int) -> list[Part]:
+def split(*ends: int, last: int = LAYERS) -> list[Part]:
     """Cut the layers behind each of `ends`, each part on a device of its own."""
     starts = [0, *ends]
-    stops = [*ends, LAYERS]
+    stops = [*ends, last]
     return [
         Part(device_named(f"cpu:{i}"), range(a, b))
         for i, (a, b) in enumerate(zip(starts, stops, strict=True))
@@ -70,6 +72,29 @@ def test_stages_give_the_bits_of_one(form: str, activations: Activations, cache:
         found = parts.decode([0, 1], ids[[99, 99]], [99, 99], [0, 1])
         for row, adapter in zip(found, (0, 1), strict=True):
             np.testing.assert_array_equal(row, one.all_logits(ids, adapter)[-1])
+
+
+# Windows and rotations of layers, norms of sums, layers without positions, experts in some.
+DIFFERENT = ("gemma3", "smollm3", "qwen3_moe-mixed", "olmo2", "gpt_oss")
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_layers_that_differ_give_the_bits_of_one_device(name: str) -> None:
+    """Each row of a prompt, of chunks of it, and of a batch, wherever the layers are cut."""
+    config = BY_NAME[name].config
+    layers = config["num_hidden_layers"]
+    one = made(None, config, layers=layers)
+    ids = ids_of(60) % config["vocab_size"]
+    wanted = [one.all_logits(ids, adapter) for adapter in (0, 1)]
+    for model in (one, made(split(1, last=layers), config, layers=layers)):
+        np.testing.assert_array_equal(model.all_logits(ids, 1), wanted[1])
+        for start, end in ((0, 14), (14, 50), (50, 51)):
+            found = model.forward(1, start, ids[start:end], 1)
+            np.testing.assert_array_equal(found, wanted[1][end - 1])
+        model.forward(0, 0, ids[:20], 0)
+        rows = model.decode([0, 1], ids[[20, 51]], [20, 51], [0, 1])
+        np.testing.assert_array_equal(rows[0], wanted[0][20])
+        np.testing.assert_array_equal(rows[1], wanted[1][51])
 
 
 class WideDevice(HostDevice):
