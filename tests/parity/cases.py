@@ -28,7 +28,6 @@ SEEDS = {
     "ministral3": 2,
     "ministral3-seeing": 2,
     "qwen3-sliding": 2,
-    "qwen3_moe": 14,
     "qwen3_moe-mixed": 11,
     "gemma3": 3,
     "gemma3-caps": 4,
@@ -162,10 +161,10 @@ def _qwen3_moe(**changes: Any) -> Config:
     experts = {
         "num_experts": 8,
         "num_experts_per_tok": 2,
-        "moe_intermediate_size": 48,
+        "moe_intermediate_size": 64,
         "decoder_sparse_step": 1,
     }
-    return _qwen3("qwen3_moe", "Qwen3MoeForCausalLM", **experts, **changes)
+    return _qwen3("qwen3_moe", "Qwen3MoeForCausalLM", **{**experts, **changes})
 
 
 def _gemma3(**changes: Any) -> Config:
@@ -332,6 +331,7 @@ CASES = (
         "qwen3_moe-mixed",
         _qwen3_moe(
             norm_topk_prob=False,
+            moe_intermediate_size=48,
             mlp_only_layers=[1],
             num_hidden_layers=3,
         ),
@@ -432,6 +432,9 @@ GGUF_CASES = (
     BY_NAME["olmo2"],
     BY_NAME["granite"],
 )
+
+# One of each architecture; their rows are whole blocks of 32 numbers.
+BLOCKS_CASES = tuple({case.architecture: case for case in GGUF_CASES if not case.mxfp4}.values())
 
 # A model whose rows are as long as blocks of 256 numbers.
 WIDE = changed("llama", hidden_size=256, intermediate_size=256)

@@ -19,7 +19,7 @@ from tests.parity.weights import Stored, drawn
 
 FOLDER = Path(__file__).parent / "reference"
 ROWS = (0, 17, 33, 63)  # whose logits are kept
-DIRECTIONS = 4
+DIRECTIONS = 3
 FEW = (33, 63)  # the same of llama.cpp
 
 Float32 = npt.NDArray[np.float32]

@@ -48,7 +48,8 @@ def measured() -> dict[str, Row]:
 
 def rendered() -> str:
     """Return the table."""
-    return _HEAD + "".join(_line(key, row) for key, row in sorted(measured().items()))
+    rows = sorted(measured().items(), key=lambda item: item[0].split("|"))
+    return _HEAD + "".join(_line(key, row) for key, row in rows)
 
 
 def _line(key: str, row: Row) -> str:

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("gguf")
 
 from tests.parity import ours, reference
-from tests.parity.cases import GGUF_CASES, LENGTH, TYPES, WIDE, Case
+from tests.parity.cases import BLOCKS_CASES, GGUF_CASES, LENGTH, TYPES, WIDE, Case
 from tests.parity.gguf_files import write_gguf
 from tests.parity.weights import tokens
 
@@ -42,6 +42,25 @@ def test_type(kind: str, tmp_path: Path) -> None:
         served = ours.opened(tmp_path / "model.gguf", weights=EXACT[kind])
         starts = ours.prompts(WIDE)
         assert ours.greedy(served, starts) == ours.greedy(plain, starts)
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        *((case, "Q8_0") for case in BLOCKS_CASES),
+        *((case, "Q4_0") for case in BLOCKS_CASES if case.name in ("qwen3_moe", "phi3")),
+    ],
+    ids=lambda part: part if isinstance(part, str) else part.name,
+)
+def test_blocks_are_served_as_they_are(case: Case, kind: str, tmp_path: Path) -> None:
+    tensors = reference.read_llama(case, "F32").tensors
+    write_gguf(tmp_path / "model.gguf", case, tensors, kind)
+    write_gguf(tmp_path / "plain.gguf", case, tensors, kind, plain=True)
+    served = ours.opened(tmp_path / "model.gguf", weights=EXACT[kind])
+    plain = ours.opened(tmp_path / "plain.gguf")
+    ids = tokens(case.seed, "logits", LENGTH).tolist()
+    # Keys and values of packed models are kept in float16.
+    assert reference.distance(served.logits(ids), plain.logits(ids)) < 5e-3
 
 
 def compare(model: ours.Model, case: Case, known: reference.LlamaReference) -> None:

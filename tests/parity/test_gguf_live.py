@@ -95,7 +95,7 @@ def test_type(kind: str, tmp_path: Path) -> None:
     exact = ours.opened(path)
     found, chosen = exact.logits(ids), ours.greedy(exact, starts)
     same = chosen[0] == known.greedy
-    table.note("llama", f"GGUF {kind} as f32", "llama.cpp", greatest(found, theirs), same)
+    table.note("llama-wide", f"GGUF {kind} as f32", "llama.cpp", greatest(found, theirs), same)
     assert reference.distance(found, theirs) < reference.bound(WIDE, kind)
 
     write_gguf(tmp_path / "plain.gguf", WIDE, tensors, kind, plain=True)
@@ -108,7 +108,7 @@ def test_type(kind: str, tmp_path: Path) -> None:
     served = ours.opened(path, weights=form)
     same = ours.greedy(served, starts) == chosen
     apart = greatest(served.logits(ids), found)
-    table.note("llama", f"GGUF {kind} as {form}", "its own float32", apart, same)
+    table.note("llama-wide", f"GGUF {kind} as {form}", "its own float32", apart, same)
     assert same or kind not in EXACT
 
 
