@@ -25,7 +25,10 @@ from homebox.errors import HomeboxError
 if TYPE_CHECKING:
     from homebox.commands.doctor_devices import Machine
 
-LIBRARIES = ("aiohttp", "jinja2", "llvmlite", "msgspec", "numpy", "safetensors", "sentencepiece")
+LIBRARIES = (
+    *("aiohttp", "jinja2", "llvmlite", "msgspec", "numpy", "safetensors", "sentencepiece"),
+    "tokenizers",
+)
 
 
 @dataclass(frozen=True)

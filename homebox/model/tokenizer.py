@@ -7,6 +7,7 @@ Where a directory has `tokenizer.json` it counts, as in Hugging Face's own libra
 import os
 from pathlib import Path
 
+from homebox.errors import ModelNotFoundError
 from homebox.model.gguf import GGUFFile
 from homebox.model.gguf_vocabulary import tokenizer_of
 from homebox.model.json_tokenizer import JsonTokenizer, read_tokenizer
@@ -56,6 +57,11 @@ def _of_directory(directory: Path) -> Tokenizer:
         settings = read_settings(directory, ids.get, file.prefix, file.suffix)
         return JsonTokenizer(file, str(path), settings)
     path = directory / MODEL
+    if not path.exists():
+        raise ModelNotFoundError(
+            f"{directory} has neither {JSON} nor {MODEL}, so no text can become tokens; get it from "
+            "where the model came from"
+        )
     vocabulary = read_vocabulary(path)
     steering = {
         piece.text: index

@@ -183,7 +183,7 @@ BAD_DIRECTORIES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: ((d / "model.safetensors").unlink(), (d / "model.safetensors").mkdir()),
         "no regular file",
     ),
-    "no tokenizer": (lambda d: (d / "tokenizer.model").unlink(), "tokenizer.model does not exist"),
+    "no tokenizer": (lambda d: (d / "tokenizer.model").unlink(), "neither tokenizer.json nor tok"),
     "another kind of tokenizer": (
         lambda d: (d / "tokenizer.model").rename(d / "tokenizer.json"),
         "tokenizer.json: not",
