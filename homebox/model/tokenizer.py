@@ -59,8 +59,8 @@ def _of_directory(directory: Path) -> Tokenizer:
     path = directory / MODEL
     if not path.exists():
         raise ModelNotFoundError(
-            f"{directory} has neither {JSON} nor {MODEL}, so no text can become tokens; get it from "
-            "where the model came from"
+            f"{directory} has neither {JSON} nor {MODEL}, so no text can become tokens; get it "
+            "from where the model came from"
         )
     vocabulary = read_vocabulary(path)
     steering = {
