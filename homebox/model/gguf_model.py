@@ -150,10 +150,15 @@ def _described(file: GGUFFile) -> tuple[ModelConfig, dict[str, Origin]]:
             "llama-gguf-split --merge"
         )
     kind = file.metadata.get("general.type", "model")
-    if kind != "model":
+    if kind == "adapter":
         raise ModelFormatError(
-            f"{file.path}: general.type: {show(kind)} is no model; an adapter comes in with "
-            '"homebox import adapter PATH"'
+            f"{file.path}: general.type: is an adapter, which needs its base model; "
+            '"homebox import adapter PATH" adds it to the base that is served'
+        )
+    if kind != "model" or name == "clip":
+        raise ModelFormatError(
+            f"{file.path}: general.type: {show(kind)} of {show(name)} is no language "
+            "model; give the file with that, which usually lies beside this one"
         )
     family = FAMILIES.get(name) if isinstance(name, str) else None
     architecture = None if family is None else named(family.model_type)
@@ -161,6 +166,10 @@ def _described(file: GGUFFile) -> tuple[ModelConfig, dict[str, Origin]]:
         raise ModelFormatError(
             f"{file.path}: general.architecture: {show(name)} is not supported; supported "
             f"architectures: {', '.join(FAMILIES)}"
+        )
+    if not file.tensors:
+        raise ModelFormatError(
+            f"{file.path}: tensors: none, only a vocabulary; get the file with the weights"
         )
     settings = Settings(file, family.name)
     raw: dict[str, Any] = settings.common()

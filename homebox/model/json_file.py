@@ -11,6 +11,7 @@ from typing import Any
 
 from homebox.errors import ModelFormatError, ModelNotFoundError
 from homebox.model.mapped_file import open_regular
+from homebox.model.mistakes import PARTS, disguise
 
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_ITEMS = 1 << 19
@@ -35,10 +36,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
         with os.fdopen(open_regular(path), "rb") as file:
             data = file.read(limit + 1)
     except ModelNotFoundError:
-        raise ModelNotFoundError(
-            f"{path} does not exist; a model directory holds config.json, tokenizer.model and "
-            "*.safetensors"
-        ) from None
+        raise ModelNotFoundError(f"{path} does not exist; a model's folder holds {PARTS}") from None
     except OSError as error:
         raise ModelFormatError(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > limit:
@@ -71,7 +69,7 @@ def parse_json_object(data: bytes, where: str, items: int = MAX_JSON_ITEMS) -> d
     except RecursionError:
         raise ModelFormatError(f"{where}: nested too deeply") from None
     except ValueError as error:
-        raise ModelFormatError(f"{where}: not JSON: {error}") from None
+        raise ModelFormatError(f"{where}: {disguise(data) or f'not JSON: {error}'}") from None
     if not isinstance(value, dict):
         raise ModelFormatError(f"{where}: holds no JSON object")
     return value

@@ -111,7 +111,7 @@ def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: Path) -> 
     if tokenizer.size > config.vocab_size and not tokenizer.narrow(config.vocab_size):
         raise ModelFormatError(
             f"{where}: vocab_size: {config.vocab_size} is below the {tokenizer.size} pieces of the "
-            "tokenizer"
+            "tokenizer, which seems to be another model's"
         )
 
 

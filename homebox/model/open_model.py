@@ -1,37 +1,31 @@
 """Finds the files of a model by what its owner calls it: "tiny", a directory, or a GGUF file."""
 
+import os
 from pathlib import Path
 
-from homebox.errors import ModelFormatError, ModelNotFoundError
 from homebox.model.gguf_model import is_gguf, load_gguf_weights, open_gguf
 from homebox.model.loaded_weights import LoadedWeights
 from homebox.model.loader import LoadedModel, load_weights, open_directory
+from homebox.model.mistakes import gguf_in, missing, no_model_file
 
 BUILT_IN = "tiny"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def model_path(path: str | Path) -> Path:
     """Return the directory or GGUF file of a model; "tiny" is the one inside the package.
 
-    Raises ModelNotFoundError, and ModelFormatError for another kind of file.
+    A folder without config.json stands for the one GGUF file in it. Raises ModelNotFoundError, and
+    ModelFormatError for another kind of file.
     """
     if str(path) == BUILT_IN:
         return Path(__file__).parent / BUILT_IN
     found = Path(path).expanduser()
     if found.is_dir():
-        return found
+        return found if os.path.lexists(found / "config.json") else gguf_in(found)
     if not found.exists():
-        raise ModelNotFoundError(
-            f'{found} does not exist; give the folder of a model, a GGUF file, or "{BUILT_IN}"'
-        )
-    if found.suffix in _PICKLES:
-        raise ModelFormatError(
-            f"{found}: is a pickle, which can run any code and is never opened; get the model as "
-            "safetensors or GGUF"
-        )
+        raise missing(str(path))
     if not is_gguf(found):
-        raise ModelFormatError(f"{found}: is no folder of a model and no GGUF file")
+        raise no_model_file(found)
     return found
 
 
@@ -39,8 +33,13 @@ def model_name(path: str | Path) -> str:
     """Return the name under which a model is spoken of."""
     if str(path) == BUILT_IN:
         return BUILT_IN
-    found = model_path(path).resolve()
-    return found.name if found.is_dir() else found.stem
+    found = model_path(path)
+    if not found.is_dir():
+        return found.stem
+    found = found.resolve()
+    # Hugging Face's cache: models--owner--name/snapshots/version
+    cached = found.parent.name == "snapshots" and found.parents[1].name.startswith("models--")
+    return found.parents[1].name.rpartition("--")[2] if cached else found.name
 
 
 def open_model(path: str | Path) -> LoadedModel:

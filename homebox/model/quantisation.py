@@ -16,6 +16,7 @@ from homebox.model.json_file import show
 
 KEY = "quantization_config"
 METHODS = ("fp8", "fbgemm_fp8", "compressed-tensors (float-quantized)", "mxfp4")
+_OTHERS = "get the model as it was before, or as GGUF"
 _MAX_BLOCK = 1 << 20
 _FORMATS = ("float-quantized", "naive-quantized")
 # Scales of activations and of a quantised KV cache. Weights alone are taken as 8 bits here; what is
@@ -50,6 +51,9 @@ def quantisation(raw: Mapping[str, Any], where: str = "config.json") -> Quantisa
     Raises ModelFormatError that names the field, and for another method those that there are.
     """
     fields = Fields(raw, where).part(KEY)
+    other = raw.get("quantization")
+    if isinstance(other, dict) and "bits" in other:
+        Fields(raw, where).fail("quantization", f"MLX's is not supported; {_OTHERS}")
     if fields is None:
         return None
     method = fields.get("quant_method")
@@ -61,7 +65,8 @@ def quantisation(raw: Mapping[str, Any], where: str = "config.json") -> Quantisa
         return _compressed(fields)
     if method != "mxfp4":
         known = ", ".join(METHODS)
-        fields.fail("quant_method", f"{show(method)} is not supported; supported: {known}")
+        reason = f"{show(method)} is not supported; supported: {known}; {_OTHERS}"
+        fields.fail("quant_method", reason)
     return Quantisation("mxfp4")
 
 

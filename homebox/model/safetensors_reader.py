@@ -19,6 +19,7 @@ import numpy as np
 from homebox.errors import ModelFormatError
 from homebox.model.json_file import parse_json_object, read_bytes, show
 from homebox.model.mapped_file import MappedFile
+from homebox.model.mistakes import CUT_OFF, disguise
 from homebox.model.stored import Codes, Float32, Stored, finite, widened
 
 __all__ = ["Float32", "SafetensorsFile", "Stored", "TensorInfo", "finite", "widened"]
@@ -125,12 +126,16 @@ class SafetensorsFile(MappedFile):
         if size < 8:
             raise ModelFormatError(f"{where}: header length: the file has only {size} bytes")
         data = self.mapped("its header")
+        known = disguise(data[:64])
+        if known:
+            raise ModelFormatError(f"{where}: {known}")
         length = int.from_bytes(data[:8], "little")
         if length > MAX_HEADER_BYTES:
             raise ModelFormatError(f"{where}: header length: {length} is above {MAX_HEADER_BYTES}")
         if length > size - 8:
             raise ModelFormatError(
-                f"{where}: header length: {length} bytes do not fit into a file of {size} bytes"
+                f"{where}: header length: {length} bytes do not fit into a file of {size} bytes; "
+                f"{CUT_OFF}"
             )
         return data[8 : 8 + length], 8 + length
 
@@ -205,7 +210,9 @@ def check_layout(tensors: Mapping[str, TensorInfo], data_length: int, where: str
         begin, end = info.begin, info.end
         field = f"{where}: {_named(name)}: data_offsets"
         if not 0 <= begin <= end <= data_length:
-            raise ModelFormatError(f"{field}: outside of the {data_length} bytes of data")
+            raise ModelFormatError(
+                f"{field}: outside of the {data_length} bytes of data; {CUT_OFF}"
+            )
         if begin != position:
             kind = "overlap with" if begin < position else "leave a hole after"
             raise ModelFormatError(f"{field}: {kind} the tensor before")

@@ -14,6 +14,7 @@ import sentencepiece
 
 from homebox.errors import ModelFormatError
 from homebox.model.json_file import read_bytes
+from homebox.model.mistakes import disguise
 from homebox.model.sentencepiece_file import (
     BYTE,
     CONTROL,
@@ -85,13 +86,17 @@ class SentencePieceTokenizer(Tokenizer):
         ids: list[int] = []
         behind_mark = not self.settings.marks_begin
         continued = after == "text" or (after == "mark" and behind_mark)
+        swallowed = False
         for section, mark in self._sections(repaired(text)):
+            if swallowed:
+                section = section.lstrip()
             plain = repaired(section.translate(restore or {}))
             processor = self._continuing if continued else self._processor
             ids += _run(processor, plain)
             continued = continued and not section
             if mark is not None:
                 ids.append(self.special[mark])
+                swallowed = ids[-1] in self.settings.swallowing
                 continued = behind_mark
         return ids
 
@@ -119,7 +124,11 @@ class SentencePieceTokenizer(Tokenizer):
 
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read and check a `.model` file; raises ModelFormatError or ModelNotFoundError."""
-    return parse_model(read_bytes(path, MAX_MODEL_BYTES), str(path))
+    data = read_bytes(path, MAX_MODEL_BYTES)
+    known = disguise(data)
+    if known:
+        raise ModelFormatError(f"{path}: {known}")
+    return parse_model(data, str(path))
 
 
 def _surfaces(vocabulary: Vocabulary) -> Surfaces:

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from homebox.errors import ModelFormatError, ModelNotFoundError
+from homebox.model.mistakes import PARTS, PICKLES, listed
 from homebox.model.safetensors_reader import SafetensorsFile, read_index
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# What torch.save writes is a program for Python's unpickler, which does whatever it says.
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def open_files(directory: Path) -> dict[str, SafetensorsFile]:
@@ -27,6 +26,12 @@ def open_files(directory: Path) -> dict[str, SafetensorsFile]:
     """
     if os.path.lexists(directory / INDEX):
         names = sorted(set(read_index(directory / INDEX).values()))
+        missing = [name for name in names if not os.path.lexists(directory / name)]
+        if missing:
+            raise ModelNotFoundError(
+                f"{directory / missing[0]} does not exist, but {INDEX} names it; get "
+                f"{listed(missing)} too"
+            )
     elif os.path.lexists(directory / SINGLE):
         names = [SINGLE]
     else:
@@ -69,6 +74,8 @@ def _inside(directory: Path, name: str) -> Path:
     root = directory.resolve()
     try:
         target = path.resolve()
+        if not target.exists():
+            raise ModelNotFoundError(f"{path} is a link that leads nowhere; get the file again")
     except (OSError, RuntimeError):
         raise ModelFormatError(f"{path}: is a link that leads nowhere") from None
     if target.is_relative_to(root) or target.parent == root.parent.parent / "blobs":
@@ -81,14 +88,19 @@ def _inside(directory: Path, name: str) -> Path:
 
 def _nothing(directory: Path) -> ModelNotFoundError | ModelFormatError:
     """Return the error for a directory without weights; a pickle is named and never opened."""
-    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    pickles = sorted(name for name in names if name.endswith(_PICKLES))
+    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    shards = [name for name in names if name.endswith(".safetensors")]
+    if shards:
+        return ModelNotFoundError(
+            f"{directory / INDEX} does not exist, which says what lies in {listed(shards)}; get it "
+            "from where they came from"
+        )
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:
         return ModelFormatError(
             f"{directory / pickles[0]}: is a pickle, which can run any code and is never opened; "
             f"save the model again with safe_serialization=True, as {SINGLE}"
         )
     return ModelNotFoundError(
-        f"{directory / SINGLE} does not exist; a model directory holds config.json, a tokenizer "
-        "and *.safetensors"
+        f"{directory / SINGLE} does not exist; a model's folder holds {PARTS}"
     )

@@ -84,7 +84,7 @@ BAD_FIELDS: list[tuple[str, Any, str]] = [
     ("hidden_act", "gelu", "supported: silu"),
     ("mlp_bias", "yes", "true or false"),
     ("attention_bias", 1, "true or false"),
-        ("rope_scaling", {"rope_type": "llama3"}, "low_freq_factor: must be"),
+    ("rope_scaling", {"rope_type": "llama3"}, "low_freq_factor: must be"),
     ("rope_scaling", {"type": "linear"}, "factor: must be"),
     ("rope_scaling", {"type": "spiral", "factor": 2}, "'spiral' is not supported; supported: def"),
     ("rope_scaling", {"type": "yarn", "factor": 4, "truncate": 1}, "truncate: must be true or"),
@@ -144,7 +144,8 @@ def test_hidden_size_that_heads_do_not_divide() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not JSON"),
+        ("", "is empty"),
+        (" ", "not JSON"),
         ("[]", "no JSON object"),
         ('{"vocab_size": NaN}', "NaN"),
         ('{"a": 1, "a": 2}', "'a' occurs twice"),

@@ -18,6 +18,7 @@ from homebox.errors import ModelFormatError
 from homebox.model.gguf.dequantisers import SUPPORTED_NAMES
 from homebox.model.gguf.metadata import ALIGNMENT, U32, Data, Reader, Value, read_metadata, shown
 from homebox.model.gguf.types import BLOCKS, GGMLType
+from homebox.model.mistakes import CUT_OFF
 
 MAX_KEYS = 1 << 12
 MAX_TENSORS = 1 << 13
@@ -134,7 +135,8 @@ def _placed(reader: Reader, entry: _Entry, alignment: int, data_start: int) -> T
         count *= size
         if not 0 < size < 1 << 63 or count * nbytes > space * block:
             raise reader.fail(
-                field, f"shape: {list(sizes)} of {known.name} does not fit into {space} bytes"
+                field,
+                f"shape: {list(sizes)} of {known.name} does not fit into {space} bytes; {CUT_OFF}",
             )
     if sizes[0] % block:
         raise reader.fail(
@@ -145,7 +147,8 @@ def _placed(reader: Reader, entry: _Entry, alignment: int, data_start: int) -> T
     length = count // block * nbytes
     if offset > space - length:
         raise reader.fail(
-            field, f"offset: {length} bytes at {offset} are beyond the {space} bytes of data"
+            field,
+            f"offset: {length} bytes at {offset} are beyond the {space} bytes of data; {CUT_OFF}",
         )
     begin = data_start + offset
     return TensorInfo(name, known, sizes[::-1], begin, begin + length)

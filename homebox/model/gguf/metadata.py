@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.errors import ModelFormatError
+from homebox.model.mistakes import CUT_OFF
 
 MAX_HEADER_BYTES = 128 << 20
 MAX_STRINGS = 1 << 20  # in arrays; large vocabularies and their merges are two thirds of it
@@ -61,7 +62,7 @@ class Reader:
         if self.end < self.size:
             raise self.fail(field, f"the header is above {MAX_HEADER_BYTES} bytes")
         raise self.fail(
-            field, f"{count} bytes at {self.position} are beyond the file's {self.size}"
+            field, f"{count} bytes at {self.position} are beyond the file's {self.size}; {CUT_OFF}"
         )
 
     def scalar(self, form: struct.Struct, field: str) -> Any:
