@@ -9,6 +9,7 @@ vocabularies from other files go through.
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,24 @@ def _sentencepiece(fields: _Fields) -> Tokenizer:
     )
     where = f"{fields.where}: {_PREFIX}tokens"
     check_pieces(vocabulary, where)
-    return SentencePieceTokenizer(vocabulary, where, fields.settings(True, 1, 2))
+    settings = replace(fields.settings(True, 1, 2), swallowing=_swallowing(fields))
+    return SentencePieceTokenizer(vocabulary, where, settings)
+
+
+def _swallowing(fields: _Fields) -> frozenset[int]:
+    """Return the tokens that swallow the blanks behind them, which only Phi-3's do.
+
+    GGUF files do not say it; llama.cpp knows it by the model as well (src/llama-vocab.cpp).
+    """
+    if fields.metadata.get("general.architecture") != "phi3":
+        return frozenset()
+    keeping = ("<unk>", "<s>", "<|endoftext|>")
+    return frozenset(
+        index
+        for index, text in enumerate(fields.tokens)
+        if text == "</s>"
+        or (fields.kinds[index] in (CONTROL, USER_DEFINED) and text not in keeping)
+    )
 
 
 def _byte_level(fields: _Fields) -> Tokenizer:

@@ -6,8 +6,6 @@ and yet no text can name one.
 """
 
 import json
-import re
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,6 @@ from homebox.model.json_tokenizer_file import (
 from homebox.model.sentencepiece_file import SPACE, byte_of
 from homebox.model.tokenizer_base import After, Restore, Settings, Surfaces, Tokenizer, repaired
 
-_NAME = re.compile("\ue0f0[0-9a-f]+\ue0f1")
-
 
 class JsonTokenizer(Tokenizer):
     """A vocabulary with the steps around it, as the `tokenizers` package describes them.
@@ -39,6 +35,9 @@ class JsonTokenizer(Tokenizer):
         hidden = frozenset(token.index for token in file.added if token.special)
         super().__init__(_surfaces(file), special, hidden, settings or Settings())
         self._names = {text: file.names[index] for text, index in special.items()}
+        # A steering token behind which a text is not the first one, and loses nothing.
+        keeping = (t["content"] for t in file.clean["added_tokens"] if not t["rstrip"])
+        self._begin = next((name for name in keeping if name in file.names.values()), "")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(
                 json.dumps(file.clean, ensure_ascii=False, separators=(",", ":"))
@@ -70,11 +69,6 @@ class JsonTokenizer(Tokenizer):
 
     def _plain(self, text: str) -> list[int]:
         return self._run(text)
-
-    @cached_property
-    def _begin(self) -> str:
-        """The name of a steering token behind which a text is not the first one."""
-        return next(iter(self._names.values()), "")
 
     def _run(self, text: str) -> list[int]:
         try:

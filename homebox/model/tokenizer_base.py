@@ -31,7 +31,7 @@ class Settings:
     `prefix` is None where they say nothing about a begin of text. `template` is the model's own
     chat template, `variables` are the texts that it may name (bos_token, eos_token, ...).
     `marks_begin` tells whether a sentencepiece vocabulary puts its space also before a text that
-    follows a steering piece.
+    follows a steering piece, `swallowing` the pieces that swallow the blanks behind them.
     """
 
     prefix: tuple[int, ...] | None = None
@@ -40,6 +40,7 @@ class Settings:
     template: str | None = None
     variables: tuple[tuple[str, str], ...] = ()
     marks_begin: bool = True
+    swallowing: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

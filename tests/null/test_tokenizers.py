@@ -493,3 +493,24 @@ def test_steering_tokens_without_a_row_are_forgotten() -> None:
     assert "<|im_end|>" in tokenizer.special
     assert not tokenizer.narrow(100)  # ordinary tokens are beyond it
     assert tokenizer.size == rows
+
+
+def test_tokens_that_swallow_blanks() -> None:
+    tokens = ("<unk>", "<s>", "</s>", "<|end|>", "▁", "a", "▁a", "\n")
+    metadata = {
+        "general.architecture": "phi3",
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": np.array([0, 0, 0, 0, -2, -2, -1, -3], np.float32),
+        "tokenizer.ggml.token_type": np.array([2, 3, 3, 3, 1, 1, 1, 1], np.int32),
+    }
+    end, begin = 3, 1
+    phi = tokenizer_of(metadata, "t.gguf")
+    assert phi.encode_marked("<|end|>\n a") == [end, 6]
+    assert phi.encode_marked("<s>\na")[0:2] == [begin, 4]
+    other = tokenizer_of({**metadata, "general.architecture": "llama"}, "t.gguf")
+    assert other.encode_marked("<|end|>\na") == [end, 4, 7, 5]
+    raw = json.loads(byte_level())
+    next(t for t in raw["added_tokens"] if t["content"] == SPECIALS[0])["rstrip"] = True
+    ours = own(json.dumps(raw))
+    assert ours.encode_marked(" a", after="mark") == ours.encode(" a")
