@@ -16,6 +16,8 @@ from homebox.model.template_budget import MAX_WEIGHT, Budget, Using
 from homebox.model.template_sandbox import ChatEnvironment, literal_size
 from homebox.model.tokenizer_settings import MAX_TEMPLATE
 
+STOPPED = "template_stopped"  # code of the error of a template that takes too much
+
 
 class ChatTemplate:
     """A parsed template; raises ModelFormatError naming `where` if it cannot be parsed."""
@@ -48,7 +50,8 @@ class ChatTemplate:
                     if size > MAX_WEIGHT:
                         raise SecurityError("the template makes too much text")
         except SecurityError as error:
-            raise RequestError(f"this model's chat template was stopped: {error}") from None
+            message = f"this model's chat template was stopped: {error}"
+            raise RequestError(message, code=STOPPED) from None
         except TemplateError as error:
             raise RequestError(
                 f"this model's chat template refuses these messages: {error}", param="messages"

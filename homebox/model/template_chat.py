@@ -24,7 +24,7 @@ from homebox.model.chat_messages import (
     role_of,
     text_of,
 )
-from homebox.model.chat_template import ChatTemplate
+from homebox.model.chat_template import STOPPED, ChatTemplate
 from homebox.model.stand_ins import StandIns
 from homebox.model.tokenizer_base import After, Tokenizer, any_of
 
@@ -123,13 +123,18 @@ class TemplateChat:
         """Return the text of a part of a conversation, None if the template refuses it."""
         try:
             return self._past(given, prompt)
-        except RequestError:
+        except RequestError as error:
+            if error.code == STOPPED:
+                raise
             return None
 
     def _end_of_turn(self) -> tuple[int, ...]:
         """Return the token that the template writes behind an answer, if it does."""
         given = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
-        text = self._tried(given) or ""
+        try:
+            text = self._past(given)
+        except RequestError:
+            return ()
         place = text.rfind(_PROBE)
         rest = text[place + len(_PROBE) :].lstrip() if place >= 0 else ""
         found = self._marks.match(rest)

@@ -141,6 +141,13 @@ def test_a_template_that_refuses_roles_says_so() -> None:
         TemplateChat(tokenizer, "{% for %}")
 
 
+def test_a_template_that_is_stopped_changes_no_targets() -> None:
+    template = "{% if messages | length == 4 %}{{ 'a' * 10**9 }}{% endif %}" + CHATML
+    chat = TemplateChat(tokenizer_with(template), template)
+    with pytest.raises(RequestError, match="was stopped"):
+        chat.render_training(TALK)
+
+
 def test_tools_and_calls_reach_the_template() -> None:
     template = (
         "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}{% for m in messages %}"
