@@ -34,6 +34,7 @@ KINDS: dict[str, Callable[[], str]] = {
     "first": spaced,
     "always": lambda: spaced("always"),
     "never": lambda: spaced("never"),
+    "normalizers": lambda: spaced("normalizers"),
 }
 WORDS = Path(__file__).parent / "word_ids.json"  # by tests/parity/test_live_tokenizers.py
 MARK_LINE = "\n__ggml_vocab_test__\n"

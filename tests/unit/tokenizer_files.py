@@ -55,9 +55,16 @@ def byte_level() -> str:
 
 @cache
 def spaced(scheme: str = "first") -> str:
-    """Return a `tokenizer.json` as models with a mark for spaces have it."""
+    """Return a `tokenizer.json` as models with a mark for spaces have it.
+
+    Their mark at the beginning comes from Metaspace by one of its schemes, or from normalizers.
+    """
     tokenizer = tokenizers.Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    if scheme == "normalizers":
+        steps = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.Replace("\u2581", " "),
