@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.engine.graph.device import HOST, Device
+from homebox.engine.graph.formats import Format
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
+from homebox.model.devices import room_of
+from homebox.model.gguf_format import served_format
+from homebox.model.loaded_weights import LoadedWeights
 from homebox.model.model import choose_activations
-from homebox.model.packed_layout import choose_format
 from homebox.model.open_model import open_weights
 from homebox.model.packed_weights import PackedWeights, pack_model
 from homebox.model.placed_weights import moved
@@ -35,7 +38,12 @@ def random_ids(config: ModelConfig, count: int, seed: int = 0) -> Ids:
 def open_packed(directory: Path, form: str) -> PackedWeights:
     """Return the weights of a model directory in a format, by name or "auto"."""
     weights = open_weights(directory)
-    return pack_model(weights, choose_format(weights.config, form))
+    return pack_model(weights, format_of(weights, form))
+
+
+def format_of(weights: LoadedWeights, asked: str) -> Format:
+    """Return the format in which a model would be served, by name or "auto"."""
+    return served_format(weights.config, weights, asked, room_of(HOST, 0).free)
 
 
 class Subject:
@@ -114,7 +122,7 @@ class Trainee:
         weights = open_weights(directory)
         narrow = weights.stored("embed", checked=False).dtype == np.uint16
         held = "bf16" if form == "f32" and narrow else form
-        packed = pack_model(weights, choose_format(weights.config, held))
+        packed = pack_model(weights, format_of(weights, held))
         self.config, self.form = packed.config, packed.form
         self.kind = "f32" if "f32" in (form, packed.form.name) else "bf16"
         tensors = {name: packed.tensor(name) for name in packed.segments}

@@ -1,8 +1,9 @@
 """How much must be read and computed for a token: what speeds are judged by.
 
 Bytes are those of the matrices in their format, each read once for a step of the batch, and of the
-keys and values that a token sees. A product and its sum are two operations. Adapters, norms and the
-recomputation of checkpointed layers are left out: they are a way, not the goal.
+keys and values that a token sees; of experts those that the batch chooses, if choices are even. A
+product and its sum are two operations. Adapters, norms and the recomputation of checkpointed layers
+are left out: they are a way, not the goal.
 """
 
 import math
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from homebox.benchmarks.measure import Sample
 from homebox.engine.graph.formats import Format
 from homebox.engine.inspection.roof import Roof
-from homebox.model.config import ModelConfig
+from homebox.model.config import Experts, ModelConfig
 from homebox.model.packed_layout import segments_of
 
 
@@ -71,28 +72,42 @@ def _attention(config: ModelConfig, seen: float) -> float:
     return 4 * config.num_layers * config.num_heads * config.head_dim * seen
 
 
+def experts_read(experts: Experts, rows: int) -> float:
+    """Return how many experts of a layer so many rows choose, if all are chosen equally often."""
+    return experts.count * (1 - (1 - experts.per_token / experts.count) ** rows)
+
+
+def _matrices(config: ModelConfig, form: Format, rows: int) -> float:
+    """Return the bytes of the weights that a step of so many rows reads once."""
+    share = 0.0
+    if config.experts is not None:
+        share = experts_read(config.experts, rows) / config.experts.count
+    return sum(
+        s.nbytes * (share if ".expert_" in s.name else 1.0) for s in segments_of(config, form)[0]
+    )
+
+
 def decode(
     config: ModelConfig, form: Format, kind: str, batch: int, seen: float, cache_bytes: float
 ) -> Work:
     """A token of a batch in which each sequence sees `seen` positions of `cache_bytes` each."""
-    segments, _ = segments_of(config, form)
-    unread = () if config.tied else ("embed",)
-    matrices = sum(s.nbytes for s in segments if s.name not in unread)
+    matrices = _matrices(config, form, batch)
+    if not config.tied:
+        matrices -= form.nbytes(config.vocab_size, config.hidden_size)  # rows of the embedding
     operations = 2 * (body_weights(config) + head_weights(config)) + _attention(config, seen)
     return Work(matrices / batch + seen * cache_bytes, operations, kind)
 
 
 def prefill(config: ModelConfig, form: Format, kind: str, length: int) -> Work:
     """A token of a prompt of `length`, of which only the last one gets logits."""
-    segments, _ = segments_of(config, form)
     matrices = body_weights(config) + head_weights(config) / length
     operations = 2 * matrices + _attention(config, length / 2)
-    return Work(sum(s.nbytes for s in segments) / length, operations, kind)
+    return Work(_matrices(config, form, length) / length, operations, kind)
 
 
 def lora_step(config: ModelConfig, form: Format, kind: str, rows: int, length: int) -> Work:
     """A token of a training step: forwards, and backwards to the inputs of every matrix."""
-    segments, _ = segments_of(config, form)
     matrices = body_weights(config) + head_weights(config)
     operations = 4 * matrices + 3 * _attention(config, length / 2)
-    return Work(2 * sum(s.nbytes for s in segments) / (rows * length), operations, kind)
+    count = rows * length
+    return Work(2 * _matrices(config, form, count) / count, operations, kind)

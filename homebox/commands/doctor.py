@@ -200,7 +200,9 @@ def _model(config: Config) -> Check:
     weights = open_weights(config.model.path)
     weights.check()
     size = loaded.config.parameters / 1e6
-    found = f"{config.model.path}, {size:.1f} million weights, base {loaded.base_hash[:12]}"
+    used = loaded.config.used / 1e6
+    mixed = "" if used == size else f" ({used:.1f} of them for a token)"
+    found = f"{config.model.path}, {size:.1f} million weights{mixed}, base {loaded.base_hash[:12]}"
     for name, form in WEIGHTS.items():
         packed = find_packed(weights, form)
         if packed is not None:

@@ -142,6 +142,16 @@ class ModelConfig:
         """The number of weights."""
         return sum(math.prod(shape) for shape in self.weight_shapes().values())
 
+    @property
+    def used(self) -> int:
+        """The number of weights that a token meets: of experts, those that it takes."""
+        if self.experts is None:
+            return self.parameters
+        left = self.experts.count - self.experts.per_token
+        shapes = self.weight_shapes().items()
+        held = sum(math.prod(shape) for name, shape in shapes if ".expert_" in name)
+        return self.parameters - held // self.experts.count * left
+
     def projection_shape(self, name: str) -> tuple[int, int]:
         """Return (out, in) of one of `PROJECTIONS`."""
         query, key = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from homebox.engine.graph.formats import BF16, Q4, Q8, Format, pack, unpack
-from homebox.model.config import is_vector
+from homebox.model.config import ModelConfig, is_vector
 from homebox.model.gguf.types import GGMLType
+from homebox.model.packed_layout import AUTO, choose_format
 from homebox.model.stored import widened
 
 if TYPE_CHECKING:
@@ -23,6 +24,22 @@ log = logging.getLogger(__name__)
 EXACT = {Q8: GGMLType.Q8_0, Q4: GGMLType.Q4_0}
 _PLAIN = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 _SAMPLES, _ROWS = 8, 16  # matrices that are looked at, and rows of each
+
+
+def served_format(
+    config: ModelConfig, weights: object, asked: str, available: int | None
+) -> Format:
+    """Return the format of a model's weights: `choose_format`, but a GGUF file's own when "auto".
+
+    Raises ConfigError for a name that is no format.
+    """
+    # Late: reading those files asks here which types are exact.
+    from homebox.model.gguf_model import GGUFWeights
+
+    form = choose_format(config, asked)
+    if asked == AUTO and form is Q8 and isinstance(weights, GGUFWeights):
+        return choose_gguf_format(weights, available)
+    return form
 
 
 def choose_gguf_format(weights: "GGUFWeights", available: int | None) -> Format:

@@ -24,7 +24,6 @@ from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
 from homebox.model.chat import chat_format
 from homebox.model.devices import choose, lost, room_of
 from homebox.model.generate import run
-from homebox.model.gguf_model import GGUFWeights
 from homebox.model.loader import LoadedModel, LoadedWeights
 from homebox.model.open_model import model_name, open_model, open_weights
 from homebox.model.placed_weights import Tell, moved
@@ -226,9 +225,7 @@ def load(
     or the model does not fit.
     """
     # Late: reading files needs no compiler.
-    from homebox.engine.graph.formats import Q8
-    from homebox.model.gguf_format import choose_gguf_format
-    from homebox.model.packed_layout import choose_format
+    from homebox.model.gguf_format import served_format
     from homebox.model.packed_weights import pack_model
     from homebox.model.paged_cache import KINDS
     from homebox.model.placement import Request, plan
@@ -238,9 +235,7 @@ def load(
     loaded = open_model(path)
     size = choose_context(loaded.config.max_positions, context)
     loaded = replace(loaded, config=loaded.config.serving(size))
-    form = choose_format(loaded.config, weights)
-    if weights == AUTO and form is Q8 and isinstance(loaded.weights, GGUFWeights):
-        form = choose_gguf_format(loaded.weights, room_of(HOST, memory).free)
+    form = served_format(loaded.config, loaded.weights, weights, room_of(HOST, memory).free)
     arithmetic = choose_activations(form.name, activations)
     strict = form.name == "f32" and arithmetic == "f32"
     choice = choose(device, memory)

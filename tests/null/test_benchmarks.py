@@ -69,6 +69,31 @@ def test_bytes_and_operations_of_a_known_shape() -> None:
     assert step.operations == 4 * (body + head) + 6 * 30 * 9 * 64 * 256
 
 
+def test_of_experts_only_those_are_read_that_are_chosen() -> None:
+    mixed = {
+        "model_type": "qwen3_moe",
+        "head_dim": 32,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 48,
+        "decoder_sparse_step": 1,
+    }
+    config = parse_config({**CONFIG, "hidden_size": 64, **mixed})
+    assert config.experts is not None
+    one = 2 * 3 * 48 * 64  # an expert, in both layers
+    assert config.parameters - config.used == 12 * one
+    assert work.experts_read(config.experts, 1) == 4
+    assert work.experts_read(config.experts, 2) == 7  # one in four meets one that is read
+    assert work.experts_read(config.experts, 512) == pytest.approx(16)
+    moved = [work.decode(config, WEIGHTS["f32"], "f32", n, 0, 0).moved * n for n in (1, 2)]
+    assert moved[1] - moved[0] == 3 * 4 * one
+    assert moved[0] == 4 * config.used
+    # Operations of all that a token meets, save norms.
+    assert work.body_weights(config) + work.head_weights(config) == config.used - 5 * 64 - 4 * 32
+    whole = work.prefill(config, WEIGHTS["f32"], "f32", 512).moved * 512
+    assert whole == pytest.approx(4 * config.parameters)
+
+
 def test_the_nearer_roof_judges() -> None:
     assert work.Work(1e9, 1e9, "f32").share(20, ROOF) == (50.0, "memory")
     assert work.Work(1e6, 1e10, "int8").share(100, ROOF) == (50.0, "compute")
