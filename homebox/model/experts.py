@@ -132,8 +132,7 @@ class Mixture:
     def _turned(self, name: str, g: Tensor, slots: Slots) -> Tensor:
         """Multiply rows of slots (S, out) with their experts' matrices (out, in): (B, R, in)."""
         rows = slots.blocks(self.rounded(g.contiguous()))
-        # Under another name: memory that one way round may need must not serve the other one.
-        return rows.grouped_matmul(self._weights(name), slots.expert.again("turned"))
+        return rows.grouped_matmul(self._weights(name), slots.expert)
 
     def _weights(self, name: str) -> Tensor:
         """Return the experts' matrices (E, out, in)."""

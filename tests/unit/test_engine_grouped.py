@@ -1,5 +1,8 @@
 """Products of blocks of rows with one of several weights each: the bits of that weight alone."""
 
+import mmap
+import sys
+
 import numpy as np
 import pytest
 
@@ -8,9 +11,10 @@ from homebox.engine.fusion.fuse import partition
 from homebox.engine.fusion.packed import Packed
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph import formats
+from homebox.engine.graph.device import Buffer
 from homebox.engine.graph.formats import WEIGHTS, Format
 from homebox.engine.graph.grad import gradient
-from homebox.engine.graph.ops import Op, numel_max, toposort
+from homebox.engine.graph.ops import Op, node, numel_max, toposort
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import evaluate
 from homebox.errors import EngineError
@@ -18,6 +22,7 @@ from tests.unit.engine_checks import Array, check, interpreted, random, same_bit
 from tests.unit.test_dot_ops import call
 from tests.unit.test_packed_products import run_kernels
 
+MAP_NORESERVE = 0x4000  # of Linux
 KINDS = ("f32", "bf16", "int8", "turned")
 # weights, rows and columns of one, the number of each block's weight, rows of a block
 SHAPES = [
@@ -190,6 +195,51 @@ def test_the_gradient_is_a_grouped_product_too() -> None:
     (found,) = check(dx, kernels=1)
     (want,) = evaluate([g.grouped_matmul(weights, expert)])
     assert same_bits(found, want)
+
+
+@pytest.mark.parametrize("form", [WEIGHTS["f32"], WEIGHTS["q8"]], ids=repr)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_choice_may_serve_both_ways_round(form: Format, rows: int) -> None:
+    """Columns that cannot be turned round are unpacked, which leaves the other way as it is."""
+    weights, expert = packed(form, 3, 48, 96), tensor(np.array([2, 0, -1, 1], np.int32))
+    there = tensor(random(4, rows, 96)).grouped_linear(weights, expert).contiguous()
+    back = there.grouped_matmul(weights, expert)
+    check(back, rtol=1e-4, atol=1e-3)
+    cut = partition([back.contiguous().node])
+    assert sum(r.core is not None for r in cut.regions) == 2
+    assert all(n.op is not Op.GATHER for n in cut.realised)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory that is only named is Linux's")
+@pytest.mark.parametrize("name", ["q8", "f32"])
+def test_weights_beyond_31_bits(name: str) -> None:
+    """Bytes of q8 and numbers of f32 are counted beyond 2^31; only the last weight is written."""
+    form, n, k = WEIGHTS[name], 64, 96
+    one = formats.pack(form, random(n, k, seed=1))
+    count = 2**31 * (4 if name == "f32" else 1) // one.nbytes + 2
+    size = count * one.nbytes
+    # A page that nobody writes takes no memory.
+    memory = np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | MAP_NORESERVE), np.uint8)
+    memory[-one.nbytes :] = one
+    stored = Tensor(node(Op.BUFFER, dt.u8, (size,), (), Buffer.over(memory, dt.u8)))
+    matrix = Tensor.packed(form, count * n, k, stored)
+    alone = Tensor.packed(form, n, k, Tensor.from_numpy(one))
+    expert = tensor(np.array([count - 1, 0], np.int32))
+    weights, x, g = matrix.reshape((count, n, k)), random(2, 3, k), random(2, 3, n)
+    rows = tensor(np.array([count * n - 1, 0], np.int32))
+    found = [
+        tensor(x).grouped_linear(weights, expert),
+        tensor(g).grouped_matmul(weights, expert),  # no whole panels of columns: unpacked
+        matrix.gather(rows).reshape((2, 1, k)),
+    ]
+    wanted = [
+        tensor(x[0]).linear(alone),
+        tensor(g[0]) @ alone,
+        alone.gather(tensor(np.array([n - 1], np.int32))),
+    ]
+    for have, want in zip(evaluate(found), evaluate(wanted), strict=True):
+        np.testing.assert_allclose(have[0], want, rtol=1e-5, atol=1e-5)
+        assert not have[1].any()
 
 
 def test_the_weight_is_not_unpacked_into_memory() -> None:

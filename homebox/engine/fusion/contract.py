@@ -189,6 +189,10 @@ def _read_behind(n: Node) -> bool:
     Other products take a copy of it, so that the node itself never gets memory.
     """
     widened = n.op is Op.CAST and n.dtype is dt.f32 and n.src[0].dtype is dt.bf16
+    if n.op is Op.GATHER and len(n.src[1].shape) == 1 and len(n.shape) > 2:  # one of several
+        n = n.src[0]
+        while n.op in MOVEMENT:
+            n = n.src[0]
     return n.op is Op.UNPACK or widened
 
 

@@ -33,6 +33,7 @@ from homebox.engine.kernels import polynomials
 from homebox.errors import EngineError
 
 LANES = 16
+NARROW = 1 << 31  # places below it fit into 32 bits
 START = {"add": 0.0, "mul": 1.0, "max": float("-inf")}
 
 
@@ -132,7 +133,7 @@ class Emitter:
         if flat.coefficient(self.lane) == 1 and flat.linear_in(self.lane):
             base = self.integer(flat + of(self.lane) * -1)
             return self.b.load(pointer, base, self.width, where, self.even(flat))
-        return self.b.load(pointer, self.vector(flat), self.width, where)
+        return self.b.load(pointer, self.places(pointer, flat), self.width, where)
 
     def unpacked(self, n: Node, index: tuple[Index, ...], conditions: Conditions) -> Value:
         """Return an element of an UNPACK, wherever it lies in the bytes."""
@@ -172,16 +173,21 @@ class Emitter:
 
     def _inside(self, pointer: Value, flat: Index, place: Value) -> Value:
         """Return a place that may be read even if every lane of the mask is off."""
-        owner = pointer
-        while owner.op == "view":
-            owner = owner.args[0]
-        count = self.b.params[owner.arg].count * owner.dtype.size // pointer.dtype.size
+        count = self._count(pointer)
         lo, hi = flat.bounds()
         if lo >= 0 and hi < count:
             return place
         above = self.b.alu("lt", self.b.int(-1), place)
         within = self.b.alu("and", above, self.b.alu("lt", place, self.b.int(count)))
         return self.b.alu("where", within, place, self.b.int(0))
+
+    def _count(self, pointer: Value) -> int:
+        """Return how many elements the memory behind a pointer has."""
+        owner = pointer
+        while owner.op == "view":
+            owner = owner.args[0]
+        count: int = self.b.params[owner.arg].count * owner.dtype.size // pointer.dtype.size
+        return count
 
     def even(self, flat: Index) -> bool:
         """Whether a target profits from knowing that lanes begin at a multiple of their number."""
@@ -206,7 +212,7 @@ class Emitter:
             base = self.integer(flat + of(self.lane) * -1)
             self.b.store(pointer, base, value, where, self.even(flat))
         else:
-            self.b.store(pointer, self.vector(flat), value, where)
+            self.b.store(pointer, self.places(pointer, flat), value, where)
 
     # -- integers -------------------------------------------------------------------------------
 
@@ -243,29 +249,33 @@ class Emitter:
             total = self.b.add(term, total)
         return total
 
-    def vector(self, index: Index) -> Value:
-        """Return an index that moves with the lanes as <16 x i32>."""
-        lane = self.lane
+    def places(self, pointer: Value, flat: Index) -> Value:
+        """Return places in memory that move with the lanes, in as many bits as it has elements."""
+        return self.vector(flat, dt.i32 if self._count(pointer) < NARROW else dt.i64)
+
+    def vector(self, index: Index, kind: DType = dt.i32) -> Value:
+        """Return an index that moves with the lanes, as 16 lanes of an integer type."""
+        b, lane = self.b, self.lane
         if lane is None or not index.depends(lane):
-            return self.b.splat(self.b.cast(self.integer(index), dt.i32), self.width)
+            return b.splat(b.cast(self.integer(index), kind), self.width)
         fixed = Index(index.const, tuple(t for t in index.terms if not of(t[0]).depends(lane)))
-        total = self.b.splat(self.b.cast(self.integer(fixed), dt.i32), self.width)
+        total = b.splat(b.cast(self.integer(fixed), kind), self.width)
         for atom, c in index.terms:
             if not of(atom).depends(lane):
                 continue
             if atom == lane:
-                part = self.b.lane(self.width)
+                part = b.lane(self.width)
             elif isinstance(atom, (Div, Mod)):
-                by = self.b.const(atom.by, dt.i32, self.width)
+                inner = dt.i32 if atom.index.bounds(valid=True)[1] < NARROW else dt.i64
                 op = "idiv" if isinstance(atom, Div) else "mod"
-                part = self.b.alu(op, self.vector(atom.index), by)
+                by = b.const(atom.by, inner, self.width)
+                part = b.alu(op, self.vector(atom.index, inner), by)
             elif isinstance(atom, Loaded):
-                part = self.b.cast(self.loaded(atom), dt.i32)
+                part = b.cast(self.loaded(atom), dt.i32)
             else:
                 raise EngineError(f"no vector form of {atom}")
-            total = self.b.alu(
-                "add", total, self.b.alu("mul", part, self.b.const(c, dt.i32, self.width))
-            )
+            times = b.const(c, kind, self.width)
+            total = b.alu("add", total, b.alu("mul", b.cast(part, kind), times))
         return total
 
     def mask(self, conditions: Conditions) -> Value | None:
