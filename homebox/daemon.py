@@ -266,7 +266,7 @@ class Daemon:
             f"homebox serves {self.model.name} ({short(weights)}) on {self.url}/v1, "
             f"context {self.model.context}, state {self.state.path}"
         ]
-        lines += self._plan
+        lines += [line for line in (self._kept, *self._plan) if line]
         others = {line["base"] for line in self.state.lineage.reflog()} - {self.model.base_hash}
         if weights == BASE and others and not self.state.lineage.checkpoints(self.model.base_hash):
             lines.append(
@@ -280,6 +280,11 @@ class Daemon:
         """The devices that hold the model."""
         placement = getattr(self.model, "placement", None)
         return placement.device if placement is not None else "cpu"
+
+    @property
+    def _kept(self) -> str:
+        """How the weights are kept."""
+        return str(getattr(self.model, "kept", ""))
 
     @property
     def _plan(self) -> list[str]:
@@ -301,6 +306,7 @@ class Daemon:
             "base": self.model.base_hash,
             "context": self.model.context,
             "device": self._device,
+            "kept": self._kept,
             "plan": self._plan,
             "weights": self._served.current,
             "answering": active,

@@ -64,6 +64,7 @@ def status(args: argparse.Namespace) -> int:
         rows.append(("answering", f"{found['answering']}, waiting {found['waiting']}"))
         learning = found["learning"]
         rows += [("device", line) for line in found["plan"] or [found["device"]]]
+        rows += [("kept", found["kept"])] if found["kept"] else []
         rows.append(("learning", f"{learning['stage']}: {learning['text']}" if learning else "no"))
     else:
         rows = [("daemon", "none"), *rows]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from homebox.engine.graph.formats import BF16, Q4, Q8, Format, pack, unpack
+from homebox.engine.graph.formats import BF16, F32, Q4, Q8, Format, pack, unpack
 from homebox.model.config import ModelConfig, is_vector
 from homebox.model.gguf.types import GGMLType
 from homebox.model.packed_layout import AUTO, choose_format
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXACT = {Q8: GGMLType.Q8_0, Q4: GGMLType.Q4_0}
+_INSIDE = {BF16: (GGMLType.BF16, GGMLType.MXFP4)}  # types whose numbers a format holds
+_LEAST_SHARE = 0.005  # of the numbers, to be spoken of
 _PLAIN = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 _SAMPLES, _ROWS = 8, 16  # matrices that are looked at, and rows of each
 
@@ -49,16 +51,14 @@ def choose_gguf_format(weights: "GGUFWeights", available: int | None) -> Format:
     all others samples are packed as bf16 and as q8; bf16 is taken where it is nearer and
     `available` bytes of memory hold it (None: they do).
     """
-    shapes = weights.config.weight_shapes()
-    matrices = [name for name, shape in shapes.items() if not is_vector(name, shape)]
+    matrices = _matrices(weights)
     sizes: dict[GGMLType, int] = {}
-    for name in matrices:
+    for name, count in matrices.items():
         kind = weights.kind(name)
-        sizes[kind] = sizes.get(kind, 0) + math.prod(shapes[name])
+        sizes[kind] = sizes.get(kind, 0) + count
     usual = max(sizes, key=lambda kind: sizes[kind])
     for form, kind in EXACT.items():
         if usual is kind:
-            log.info("%s: %s becomes %s, exactly", weights.file.path, usual.name, form)
             return form
     if usual in _PLAIN:
         return Q8
@@ -71,6 +71,34 @@ def choose_gguf_format(weights: "GGUFWeights", available: int | None) -> Format:
     text = ", ".join(f"{form} {loss:.1e}" for form, loss in losses.items())
     log.info("%s: %s becomes %s (relative loss: %s)", weights.file.path, usual.name, best, text)
     return best
+
+
+def kept_as(weights: object, form: Format) -> str:
+    """Return the format for a person, of a GGUF file with what its types become in it."""
+    # Late, as above.
+    from homebox.model.gguf_model import GGUFWeights
+
+    if not isinstance(weights, GGUFWeights):
+        return form.name
+    total, sizes = 0, dict[tuple[GGMLType, bool], int]()
+    for name, count in _matrices(weights).items():
+        kind = weights.kind(name)
+        inside = form is F32 or kind in _INSIDE.get(form, ())
+        exact = inside or (EXACT.get(form) is kind and weights.as_it_lies(name))
+        sizes[kind, exact] = sizes.get((kind, exact), 0) + count
+        total += count
+    said = [
+        f"{kind.name} {'exactly' if exact else 'rounded'} ({100 * size / total:.0f} %)"
+        for (kind, exact), size in sorted(sizes.items(), key=lambda item: -item[1])
+        if size >= _LEAST_SHARE * total
+    ]
+    return f"{form}: {', '.join(said)}"
+
+
+def _matrices(weights: "GGUFWeights") -> dict[str, int]:
+    """Return the names of a model's matrices and their numbers of numbers."""
+    shapes = weights.config.weight_shapes()
+    return {n: math.prod(shape) for n, shape in shapes.items() if not is_vector(n, shape)}
 
 
 def loss_of(weights: "GGUFWeights", names: list[str], form: Format) -> float:

@@ -119,6 +119,10 @@ class GGUFWeights(LoadedWeights):
         """Return the type in which a weight is stored."""
         return self.file.tensor(self._origins[name].sources[0].name).type
 
+    def as_it_lies(self, name: str) -> bool:
+        """Whether a weight is a tensor of the file, at most with its rows in another order."""
+        return self._origins[name].make is None
+
     def blocks(self, name: str, form: Format) -> Bytes | None:
         """Return a matrix' quantised blocks if they are the numbers of a format, else None."""
         origin = self._origins[name]

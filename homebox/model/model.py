@@ -80,6 +80,7 @@ class Model:
         self.weights = loaded.weights  # float32 arrays, named as in config.weight_shapes()
         self.packed = packed  # the weights that are served, where these are not float32
         self.placement = placement  # None: on the CPU
+        self.kept = ""  # what the numbers of the files became, for a person
         self.base_hash = loaded.base_hash
         self.context = context
         self.transformer = transformer
@@ -225,7 +226,7 @@ def load(
     or the model does not fit.
     """
     # Late: reading files needs no compiler.
-    from homebox.model.gguf_format import served_format
+    from homebox.model.gguf_format import kept_as, served_format
     from homebox.model.packed_weights import pack_model
     from homebox.model.paged_cache import KINDS
     from homebox.model.placement import Request, plan
@@ -260,9 +261,11 @@ def load(
         tell=tell,
     )
     served = None if form.name == "f32" else packed.tensors
-    return Model(
+    model = Model(
         model_name(path), loaded, transformer, size, slots, adapters, rank, served, placement
     )
+    model.kept = f"weights as {kept_as(loaded.weights, form)}; multiplied with {arithmetic}"
+    return model
 
 
 def choose_activations(weights: str, asked: str) -> Activations:
