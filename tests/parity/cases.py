@@ -24,6 +24,7 @@ SEEDS = {
     "llama-dynamic": 2,
     "llama-llama3": 2,
     "llama-yarn": 3,
+    "llama-yarn-given": 5,
     "mistral-full": 2,
     "ministral3": 2,
     "ministral3-seeing": 2,
@@ -34,6 +35,7 @@ SEEDS = {
     "gpt_oss-bf16": 2,
     "gpt_oss-mxfp4": 2,
     "phi3-partial": 5,
+    "phi3-partial-longrope": 2,
     "phi3-longrope-long": 10,
     "olmo2": 3,
     "granite": 2,
@@ -294,6 +296,24 @@ CASES = (
     ),
     Case("llama-llama3", _llama(rope_scaling=LLAMA3, head_dim=32)),
     Case("llama-yarn", _llama(rope_scaling=YARN)),
+    Case(
+        "llama-yarn-given",
+        _llama(
+            rope_scaling={**YARN, "attention_factor": 0.9, "beta_fast": 4.0, "beta_slow": 0.5},
+            head_dim=32,
+        ),
+    ),
+    Case(
+        "llama-odd",  # sizes that are no multiples of panels, one head of keys
+        _llama(
+            vocab_size=101,
+            hidden_size=72,
+            intermediate_size=104,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            head_dim=24,
+        ),
+    ),
     Case("mistral", _mistral()),
     Case("mistral-full", {**_mistral(), "sliding_window": None}),
     Case("ministral3", _ministral3(None)),
@@ -390,6 +410,29 @@ CASES = (
     Case("phi3-partial", _phi3(partial_rotary_factor=0.5)),
     Case("phi3-longrope-short", _longrope(128, 512)),
     Case("phi3-longrope-long", _longrope(64, 512)),
+    Case(
+        "phi3-partial-longrope",
+        {
+            **_longrope(64, 512),
+            "partial_rotary_factor": 0.75,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1 + 0.05 * i for i in range(12)],
+                "long_factor": [1 + 0.7 * i for i in range(12)],
+            },
+        },
+    ),
+    Case(
+        "smollm3-sliding",
+        _smollm3(
+            use_sliding_window=True,
+            sliding_window=16,
+            attention_bias=True,
+            tie_word_embeddings=True,
+        ),
+    ),
     Case("smollm3", _smollm3(tie_word_embeddings=True)),
     Case("olmo2", _config("olmo2", "Olmo2ForCausalLM", rms_norm_eps=1e-6, rope_theta=500000)),
     Case("granite", _granite(tie_word_embeddings=True)),
