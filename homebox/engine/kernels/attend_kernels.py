@@ -231,13 +231,14 @@ class _Lowering(Tiles):
         with b.loop(b.int(0), queries) as i, b.loop(b.int(0), groups) as g:
             inside, row = self.stand_at(i, g), self.row(i, g)
             with b.when(inside):
-                share = self._share(total_of(row), b.load(exponents, row))
+                share = self._share(total_of(row), exponents, row)
                 self._write_row(sums, row, self._place(), b.splat(share, LANES))
 
-    def _share(self, total: Value, exponent: Value) -> Value:
+    def _share(self, total: Value, exponents: Value, row: Value) -> Value:
         """Return what the sums of the row are multiplied with at which the counters stand."""
         e, b = self.e, self.e.b
         if "sinks" in self.options:
+            exponent = b.load(exponents, row)
             return share_with_sink(b, e.value(self.options["sinks"], self.at()), exponent, total)
         zero, one = b.const(0.0, dt.f32), b.const(1.0, dt.f32)
         some = b.alu("lt", zero, total)
