@@ -152,14 +152,14 @@ def most_rank(config: Config) -> int:
 
 
 def loading() -> Callable[[int, int], None]:
-    """Return what says how much of the weights lies on a device, where that takes long."""
+    """Return what says how much of the weights is packed, or on a device, where that takes long."""
     last = time.monotonic()
 
     def tell(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= TELL_SECONDS:
             last = time.monotonic()
-            text = f"{done >> 20} of {total >> 20} MiB of weights are on their device"
+            text = f"{done >> 20} of {total >> 20} MiB of weights are ready"
             print(f"homebox: {text}", file=sys.stderr, flush=True)
 
     return tell

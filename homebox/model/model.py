@@ -221,9 +221,9 @@ def load(
     `activations` is f32, bf16 or int8, by default what is fastest for the weights: f32 for f32,
     bf16 for bf16, int8 for q8 and q4. `device` is "cpu", "cl:0", several with commas, or "auto" for
     the best GPU; `memory` the most MiB to take of each (0: what is free); `tell` hears how many
-    bytes of the weights are there. Raises ModelNotFoundError, ModelFormatError, ConfigError for
-    what the model cannot have, and DeviceError before anything is loaded if a device cannot be used
-    or the model does not fit.
+    bytes of the weights are packed, and then how many are on devices. Raises ModelNotFoundError,
+    ModelFormatError, ConfigError for what the model cannot have, and DeviceError before anything is
+    loaded if a device cannot be used or the model does not fit.
     """
     # Late: reading files needs no compiler.
     from homebox.model.gguf_format import kept_as, served_format
@@ -247,7 +247,7 @@ def load(
     for line in placement.table():
         log.info("%s", line)
     source = loaded.weights if isinstance(loaded.weights, LoadedWeights) else open_weights(path)
-    packed = pack_model(source, form)
+    packed = pack_model(source, form, tell)
     transformer = Transformer(
         loaded.config,
         packed,

@@ -8,7 +8,7 @@ Invariant: what was packed was complete and finite, and depends on its source an
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from homebox.model.sealed_file import Sink, open_sealed, prune, write_sealed
 
 log = logging.getLogger(__name__)
 
+Tell = Callable[[int, int], None]  # bytes that are packed, and of how many
 VERSION = 1  # of the layout, the formats and the rounding; another one packs everything again
 FROM_BLOCKS = {Q8: from_q8_0, Q4: from_q4_0}
 _AHEAD = 4  # segments that the disk reads while one is packed
@@ -113,10 +114,13 @@ class PackedWeights:
         )
 
 
-def pack_model(source: Path | LoadedWeights, form: Format) -> PackedWeights:
+def pack_model(
+    source: Path | LoadedWeights, form: Format, tell: Tell | None = None
+) -> PackedWeights:
     """Return the weights of a model directory in a format, from the cache where they are there.
 
-    Raises ModelNotFoundError, and ModelFormatError for what cannot be read or packed.
+    `tell` hears how many bytes were packed, and of how many, where they are not. Raises
+    ModelNotFoundError, and ModelFormatError for what cannot be read or packed.
     """
     weights = source if isinstance(source, LoadedWeights) else load_weights(source)
     found = find_packed(weights, form)
@@ -126,8 +130,17 @@ def pack_model(source: Path | LoadedWeights, form: Format) -> PackedWeights:
     if not usable_folder(path.parent):
         return _in_memory(weights, form)
     _, size = segments_of(weights.config, form)
+
+    def pack(put: Sink) -> None:
+        def counted(offset: int, part: Bytes) -> None:
+            put(offset, part)
+            if tell is not None:
+                tell(offset + part.nbytes, size)
+
+        _pack(weights, form, counted)
+
     try:
-        write_sealed(path, _facts(weights, form), size, lambda put: _pack(weights, form, put))
+        write_sealed(path, _facts(weights, form), size, pack)
     except OSError as error:
         log.warning("cannot keep packed weights in %s: %s", path.parent, error)
         return _in_memory(weights, form)
