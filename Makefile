@@ -25,7 +25,7 @@ test-opencl: $(VENV)/.installed-test,opencl-test
 # Compares with the reference implementations and writes what tests/parity and docs/models.md say.
 # They get an environment of their own; `make parity PEERS=python` takes one that has them.
 PEERS ?= $(VENV)-parity/bin/python
-parity: $(PEERS)
+parity: $(if $(filter $(VENV)-parity/%,$(PEERS)),$(VENV)-parity/.installed)
 	rm -f tests/parity/reference/measured.json
 	$(PEERS) -m pytest -m parity tests/parity
 	$(PEERS) -m tests.parity.table
@@ -33,9 +33,9 @@ parity: $(PEERS)
 # Wheels for CPUs: the usual index has those for graphics cards, or sources.
 TORCH_WHEELS := https://download.pytorch.org/whl/cpu
 LLAMA_WHEELS := https://abetlen.github.io/llama-cpp-python/whl/cpu
-$(VENV)-parity/bin/python: $(INPUTS)
+$(VENV)-parity/.installed: $(INPUTS)
 	$(PYTHON) -m venv $(VENV)-parity
-	$@ -m pip install --quiet -c requirements.lock \
+	$(VENV)-parity/bin/python -m pip install --quiet -c requirements.lock \
 		--extra-index-url $(TORCH_WHEELS) --extra-index-url $(LLAMA_WHEELS) -e '.[parity]'
 	@touch $@
 
