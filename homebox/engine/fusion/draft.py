@@ -5,7 +5,8 @@ The passes that decide (`fuse`, `operands`, `merge`) all work on one `Draft`, on
 
 from dataclasses import dataclass
 
-from homebox.engine.fusion.contract import classify, operand_bases, packed_product
+from homebox.engine.fusion.contract import classify, packed_product
+from homebox.engine.fusion.prepare import operand_bases
 from homebox.engine.fusion.schedule import FEW
 from homebox.engine.graph.ops import Node, Op, is_name, numel_max, toposort
 from homebox.engine.graph.rules import disabled

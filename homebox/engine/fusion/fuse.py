@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from homebox.engine.fusion import twins
 from homebox.engine.fusion.attend import attention
-from homebox.engine.fusion.contract import operand_bases, packed_product, prepare
+from homebox.engine.fusion.contract import packed_product
 from homebox.engine.fusion.draft import (
     Draft,
     Partition,
@@ -24,6 +24,7 @@ from homebox.engine.fusion.draft import (
 from homebox.engine.fusion.hazards import safe_store
 from homebox.engine.fusion.merge import find_factors, find_twins, row_sums_of
 from homebox.engine.fusion.operands import note_residents, own_operands
+from homebox.engine.fusion.prepare import operand_bases, prepare
 from homebox.engine.graph.formats import BLOCK
 from homebox.engine.graph.indexing import Counters, accesses
 from homebox.engine.graph.ops import (

@@ -9,7 +9,8 @@ Invariant: a program's result is as if every store happened after its value was 
 
 from collections.abc import Container
 
-from homebox.engine.fusion.contract import loops, operand_bases
+from homebox.engine.fusion.contract import loops
+from homebox.engine.fusion.prepare import operand_bases
 from homebox.engine.graph.indexing import Counters, accesses
 from homebox.engine.graph.ops import Node, Op, is_name, memory_of
 from homebox.engine.graph.rewrite import with_sources

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from homebox.engine.fusion.contract import operand_bases
 from homebox.engine.fusion.draft import Draft, few_rows
+from homebox.engine.fusion.prepare import operand_bases
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.ops import MOVEMENT, Node, Op, is_name, numel_max
 

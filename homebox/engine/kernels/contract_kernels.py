@@ -14,14 +14,13 @@ from homebox.engine.fusion.contract import (
     PANEL,
     Axes,
     Operand,
-    blocks_only,
     classify,
-    grouped_operand,
     merged,
     operand,
     sides,
 )
 from homebox.engine.fusion.draft import Region
+from homebox.engine.fusion.grouped import blocks_only, grouped_operand
 from homebox.engine.fusion.schedule import (
     SEGMENT,
     ContractSchedule,
