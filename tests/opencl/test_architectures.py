@@ -11,9 +11,12 @@ from homebox.engine.opencl.backend import OpenClDevice
 from homebox.model import Model, load
 from homebox.model.lora import adapter_shapes
 from homebox.model.training import Batch, LoraTrainer
+from tests.opencl.test_whole_model import SHAPES, CpuRanError, check_kind, made, use
+from tests.opencl.test_whole_model import poison as poison
 from tests.parity import reference
 from tests.parity.cases import ALPHA, BY_NAME, CHUNK, CONTEXT, RANK, ROWS, TRAINED
 from tests.parity.weights import adapter_values, batch_ids, tokens, write_directory
+from tests.unit.test_model_transformer import BLOCKS, ids_of
 
 # Each has something that the others have not; llama and qwen3 are those of test_whole_model.
 QUICK = ("gemma3-caps", "gpt_oss")
@@ -109,3 +112,54 @@ def test_a_gradient_has_the_bits_of_the_cpu(cl_device: OpenClDevice, directory: 
     for name, value in wanted.items():
         np.testing.assert_array_equal(found[name], value, name)
         assert np.any(value), name
+
+
+# Mixtures in formats that round
+
+MIXED: dict[str, Any] = {
+    **BLOCKS,
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
+}
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    ("form", "activations", "cache"),
+    [("q8", "int8", "f16"), ("bf16", "bf16", "f16"), ("q4", "f32", "q8")],
+)
+def test_experts_in_every_arithmetic_are_near_those_of_the_cpu(
+    cl_device: OpenClDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    form: str,
+    activations: Any,
+    cache: str,
+) -> None:
+    # Where numbers are rounded all experts are taken: near a tie a rounding takes another one.
+    every = {} if activations == "f32" else {"num_experts": 4, "num_experts_per_tok": 4}
+    monkeypatch.setitem(SHAPES, "mixed", {**MIXED, **every})
+    check_kind(cl_device, "mixed", form, activations, cache)
+
+
+def test_the_cpu_computes_nothing_of_experts(cl_device: OpenClDevice, poison: Any) -> None:
+    model, other = (made(d, MIXED, "q8", "int8", "f16") for d in (cl_device, HOST))
+    poison()
+    use(model)
+    with pytest.raises(CpuRanError):  # the control
+        other.forward(0, 0, ids_of(5), 0)
+
+
+@pytest.mark.whole
+def test_what_a_mixture_takes_is_what_was_planned(cl_device: OpenClDevice, tmp_path: Path) -> None:
+    case = BY_NAME["qwen3_moe-mixed"]
+    write_directory(tmp_path / case.name, case, reference.read(case).tensors)
+    before = cl_device.used_bytes
+    model = opened(tmp_path / case.name, cl_device)
+    served(model)
+    assert model.placement is not None
+    (portion,) = model.placement.portions
+    assert portion.bytes.weights <= cl_device.used_bytes - before <= portion.bytes.total

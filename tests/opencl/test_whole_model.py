@@ -266,7 +266,7 @@ def test_a_model_is_loaded_on_two_devices_by_their_names(
 # Nothing falls back
 
 
-class _CpuRanError(Exception):
+class CpuRanError(Exception):
     """A kernel of the CPU ran."""
 
 
@@ -275,7 +275,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function after whose call the CPU's workers refuse to run anything."""
 
     def refuse(*given: Any) -> Any:
-        raise _CpuRanError
+        raise CpuRanError
 
     def applied() -> None:
         for name in ("run", "run_profiled", "_run"):
@@ -300,7 +300,7 @@ def test_the_cpu_computes_nothing(cl_device: OpenClDevice, poison: Any) -> None:
     model, other = (made(d, BLOCKS, "q8", "int8", "f16") for d in (cl_device, HOST))
     poison()
     use(model)
-    with pytest.raises(_CpuRanError):  # the control
+    with pytest.raises(CpuRanError):  # the control
         use(other)
 
 
