@@ -43,7 +43,7 @@ def add_command(
     if as_json:
         parser.add_argument("--json", action="store_true", help="print JSON")
     if model:
-        parser.add_argument("--model", metavar="PATH", help='model directory, or "tiny"')
+        parser.add_argument("--model", metavar="PATH", help='model folder, GGUF file, or "tiny"')
     return parser
 
 
