@@ -19,8 +19,9 @@ from tests.parity.weights import adapter_values, batch_ids, tokens, write_direct
 from tests.unit.test_model_transformer import BLOCKS, ids_of
 
 # Each has something that the others have not; llama and qwen3 are those of test_whole_model.
-QUICK = ("gemma3-caps", "gpt_oss")
-REST = (
+FAMILIES = (
+    "gemma3-caps",
+    "gpt_oss",
     "mistral",
     "ministral3-sliding",
     "qwen2",
@@ -32,11 +33,17 @@ REST = (
     "olmo2",
     "granite",
 )
-FAMILIES = [*QUICK, *(pytest.param(name, marks=pytest.mark.whole) for name in REST)]
 LENGTHS = (41, 17, 7)  # what sequences of a batch hold; the first is longer than two chunks
 
 
-@pytest.fixture(params=FAMILIES)
+def quickly(*quick: str) -> list[Any]:
+    """Return the families of which `make test` runs only the quick ones."""
+    return [
+        name if name in quick else pytest.param(name, marks=pytest.mark.whole) for name in FAMILIES
+    ]
+
+
+@pytest.fixture
 def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Return the directory of a family's small model, named as its case."""
     case = BY_NAME[request.param]
@@ -98,12 +105,14 @@ def trained(model: Model, case: str, device: Device) -> tuple[float, dict[str, A
     return loss, trainer.parameters.gradient()
 
 
+@pytest.mark.parametrize("directory", quickly("gemma3-caps", "gpt_oss"), indirect=True)
 def test_serving_has_the_bits_of_the_cpu(cl_device: OpenClDevice, directory: Path) -> None:
     wanted, found = (served(opened(directory, device)) for device in (HOST, cl_device))
     for i, (one, other) in enumerate(zip(wanted, found, strict=True)):
         np.testing.assert_array_equal(other, one, str(i))
 
 
+@pytest.mark.parametrize("directory", quickly("gpt_oss"), indirect=True)
 def test_a_gradient_has_the_bits_of_the_cpu(cl_device: OpenClDevice, directory: Path) -> None:
     (loss, wanted), (other, found) = (
         trained(opened(directory, device), directory.name, device) for device in (HOST, cl_device)

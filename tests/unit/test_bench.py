@@ -11,6 +11,9 @@ import pytest
 from homebox.benchmarks import child
 from homebox.benchmarks.suite import SERVING
 from homebox.errors import DeviceError
+from tests.parity import reference
+from tests.parity.cases import BY_NAME
+from tests.parity.weights import write_directory
 from tests.unit.model_files import write_model
 
 LONG = {"max_position_embeddings": 4096, "head_dim": 16, "num_attention_heads": 2}
@@ -93,6 +96,25 @@ def test_a_device_that_cannot_be_used_is_an_error_before_anything_is_measured(mo
 def test_unknown_metrics_are_refused(model: Path) -> None:
     done = homebox(model, "bench", "--only", "decode", status=2)
     assert "no metric is called decode" in done.stderr
+
+
+def test_gguf_files_and_mixtures_are_measured_and_drawn(shared: Path, tmp_path: Path) -> None:
+    """A file of another kind, and experts of which a token takes some."""
+    file = tmp_path / "small.gguf"
+    file.write_bytes((shared / "data/gguf/stories260K-Q8_0.gguf").read_bytes())
+    case = BY_NAME["qwen3_moe-mixed"]
+    write_directory(tmp_path / "mixed", case, reference.read(case).tensors)
+    words = ("--threads", "1", "--budget", "0.01", "--only", "decode_ctx0", "--json")
+    for path, name in ((file, "small.gguf"), (tmp_path / "mixed", "mixed")):
+        out = tmp_path / "page.html"
+        drawn = json.loads(homebox(path, "graph", "-o", str(out), "--json").stdout)
+        assert drawn["launches"] > 10
+        rows = [json.loads(line) for line in homebox(path, "bench", *words).stdout.splitlines()]
+        for row in rows:
+            assert (row["model"], row["type"]) == (name, "f32")
+            assert row["value"] > 0
+        # The other model has fewer positions than the steps that are timed.
+        assert len(rows) == (path is file)
 
 
 @pytest.mark.parametrize("program", ["decode", "train"])
