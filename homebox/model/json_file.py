@@ -36,7 +36,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
         with os.fdopen(open_regular(path), "rb") as file:
             data = file.read(limit + 1)
     except ModelNotFoundError:
-        raise ModelNotFoundError(f"{path} does not exist; a model's folder holds {PARTS}") from None
+        hint = f"; a model's folder holds {PARTS}" if path.name == "config.json" else ""
+        raise ModelNotFoundError(f"{path} does not exist{hint}") from None
     except OSError as error:
         raise ModelFormatError(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > limit:

@@ -98,6 +98,11 @@ def _tensor_file(directory: Path) -> Path:
         for name in sorted(path.name for path in directory.glob("adapter_model.*")):
             if Path(name).suffix in PICKLES:
                 raise _pickle(directory / name)
+    if not (directory / CONFIG_FILE).exists():
+        raise ModelNotFoundError(
+            f"{directory / CONFIG_FILE} does not exist; give the folder of an adapter, which holds "
+            f"{CONFIG_FILE} and {TENSOR_FILE}"
+        )
     return directory / TENSOR_FILE
 
 
