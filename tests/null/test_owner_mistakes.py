@@ -5,6 +5,7 @@ the same paths are taken once they are right.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,13 @@ import numpy as np
 import pytest
 
 from homebox import cli
+from homebox.engine.graph.formats import WEIGHTS as FORMATS
 from homebox.errors import HomeboxError, ModelFormatError, ModelNotFoundError
+from homebox.model.adapter_files import read_adapter
+from homebox.model.config_file import load_config
 from homebox.model.gguf.writer import write_gguf
+from homebox.model.gguf_format import kept_as
+from homebox.model.gguf_model import load_gguf_weights
 from homebox.model.open_model import model_name, model_path, open_model
 from tests.unit.model_files import write_model
 
@@ -294,3 +300,31 @@ def test_a_gguf_file_that_was_cut_off(shared: Path, tmp_path: Path, length: int)
     path.write_bytes(source.read_bytes()[:length])
     with pytest.raises(HomeboxError, match=f"part.gguf: .* beyond .*; {CUT}"):
         open_model(path)
+
+
+def test_what_a_file_became_is_told(shared: Path) -> None:
+    folder = shared / "data" / "gguf"
+    weights = load_gguf_weights(folder / "stories260K-Q4_0.gguf")
+    told = kept_as(weights, FORMATS["q4"])
+    assert re.fullmatch(r"q4: Q4_0 exactly \(\d+ %\), F16 rounded \(\d+ %\)", told), told
+    assert "rounded" not in kept_as(weights, FORMATS["f32"])
+    assert "exactly" not in kept_as(weights, FORMATS["bf16"])
+    told = kept_as(load_gguf_weights(folder / "stories260K-BF16.gguf"), FORMATS["bf16"])
+    assert told == "bf16: BF16 exactly (100 %)"
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (lambda folder: folder, "adapter_config.json does not exist; give the folder of an"),
+        (lambda folder: folder / "none", "is no directory; give the folder that holds adapter_"),
+        (gguf(), "general.type: missing, must be 'adapter'; give the file of an adapter"),
+    ],
+    ids=["a model's folder", "nothing there", "a model's file"],
+)
+def test_what_is_no_adapter_is_told(made: Make, text: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "model")
+    path = made(tmp_path / "model")
+    assert isinstance(path, Path)
+    with pytest.raises((ModelFormatError, ModelNotFoundError), match=text):
+        read_adapter(path, load_config(whole))
