@@ -10,6 +10,7 @@ from homebox.engine.opencl.backend import OpenClDevice
 from homebox.model.data_parallel import ParallelTrainer, trainer_for
 from homebox.model.placed_weights import memory_of, moved
 from homebox.model.stages import Part
+from tests.parity.cases import BY_NAME
 from tests.unit.test_data_parallel import rows_of
 from tests.unit.test_model_transformer import BLOCKS, ids_of
 from tests.unit.test_stages import LAYERS, made
@@ -25,6 +26,24 @@ def test_stages_on_mixed_devices_give_the_bits_of_the_cpu(cl_device: OpenClDevic
         found = mixed.forward(0, start, ids[start:end], 1)
         np.testing.assert_array_equal(found, wanted[end - 1])
     assert {memory_of(t).device.name for t in mixed.stages[0].cache.memory} == {cl_device.name}
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", ["gemma3-caps", "smollm3", "qwen3_moe-mixed"])
+def test_layers_that_differ_on_mixed_devices_give_the_bits_of_the_cpu(
+    cl_device: OpenClDevice, name: str
+) -> None:
+    """Windows, rotations and experts are those of the layer, on whichever device it is."""
+    config = BY_NAME[name].config
+    layers = config["num_hidden_layers"]
+    one = made(None, config, layers=layers)
+    ids = ids_of(60) % config["vocab_size"]
+    wanted = one.all_logits(ids, 1)
+    for first, last in ((cl_device, HOST), (HOST, cl_device)):
+        mixed = made([Part(first, range(1)), Part(last, range(1, layers))], config, layers=layers)
+        for start, end in ((0, 58), (58, 59)):
+            found = mixed.forward(0, start, ids[start:end], 1)
+            np.testing.assert_array_equal(found, wanted[end - 1])
 
 
 @pytest.mark.whole
