@@ -15,6 +15,7 @@ from homebox.engine.graph import formats
 from homebox.engine.graph.formats import A8, WEIGHTS, Format
 from homebox.engine.graph.ops import Node, Op, memory_of, numel_max
 from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.capture import evaluate
 from tests.unit.assembly import CALLS, OTHERS, hot_loop, instructions
 from tests.unit.engine_checks import (
     Array,
@@ -205,3 +206,21 @@ def test_a_product_without_a_fast_kernel_is_right_and_said(
     with caplog.at_level("INFO", "homebox.engine.kernels.lower"):
         check(product(WEIGHTS["bf16"], 3, 16, 34, "bf16"), atol=1e-4, interpret_too=False)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("kind", ["f32", "int8"])
+def test_what_is_turned_round_has_its_own_order(kind: str) -> None:
+    """Square results, so that shapes alone do not tell rows from columns."""
+    form, m = WEIGHTS["q8"], 32
+    first, second = (product(form, m, m, k, kind) for k in (64, 96))
+    a, b = evaluate([first, second])
+    turned = evaluate([tensor(a.T.copy()).quantised().linear(packed(form, 16, m))])[0]
+    cases = [
+        (first.transpose() * second, a.T * b),
+        (first * second.transpose(), a * b.T),
+        ((first * 2.0).transpose() * second, 2 * a.T * b),
+        ((first.transpose() * 2.0) * (second.transpose() * 2.0), 4 * a.T * b.T),
+        (first.transpose().quantised().linear(packed(form, 16, m)), turned),
+    ]
+    for made, want in cases:
+        assert same_bits(evaluate([made])[0], want)

@@ -161,9 +161,23 @@ class _Plan(Draft):
             return False
         if not (_read_directly(core) and _read_directly(region.core)):
             return False
+        if self._turned(core, end, claimed) or self._turned(region.core, region.root, claimed):
+            return False
         claimed[core] = claimed[end] = region.root
         self.regions[region.root] = replace(region, others=(*region.others, core))
         return True
+
+    def _turned(self, core: Node, end: Node, claimed: dict[Node, Node]) -> bool:
+        """Whether the epilogue from a contraction to `end` has its outputs in another order."""
+        inside, waiting = {core}, [core]
+        while waiting:
+            users = self.users.get(waiting.pop(), [])
+            taken = [n for n in users if claimed.get(n) is end and n not in inside]
+            if any(n.op is Op.PERMUTE for n in taken):
+                return True
+            inside.update(taken)
+            waiting += taken
+        return False
 
     def _chain(self, start: Node, claimed: dict[Node, Node], meeting: bool = False) -> Node:
         """Follow single users upwards through elementwise ops; return the last one taken.
@@ -191,6 +205,8 @@ class _Plan(Draft):
             elif user.op is Op.PACK:
                 same = current.shape == start.shape[: len(current.shape)]
                 same = same or (meeting and _rows_of_blocks(start, current))
+                # What is turned round may have the same shape, but rows of it are columns here.
+                same = same and all(n.op is not Op.PERMUTE for n in path)
                 if meeting and same and self.resident:
                     end = user
                     path.append(user)

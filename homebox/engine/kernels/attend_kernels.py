@@ -18,7 +18,7 @@ from homebox.engine.graph.indexing import Conditions, holds
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.graph.symbolic import ZERO, flatten, of
 from homebox.engine.graph.tensor import LOG2_E
-from homebox.engine.kernels.attend_scores import share_with_sink, whole_power
+from homebox.engine.kernels.attend_scores import share_of, share_with_sink, whole_power
 from homebox.engine.kernels.attend_tiles import FEW_TILES, FLOOR, PANELS, UNROLL, Tiles
 from homebox.engine.kernels.loops import LANES
 
@@ -240,9 +240,7 @@ class _Lowering(Tiles):
         if "sinks" in self.options:
             exponent = b.load(exponents, row)
             return share_with_sink(b, e.value(self.options["sinks"], self.at()), exponent, total)
-        zero, one = b.const(0.0, dt.f32), b.const(1.0, dt.f32)
-        some = b.alu("lt", zero, total)
-        return b.alu("div", one, b.alu("where", some, total, one))
+        return share_of(b, total)
 
     def _place(self) -> Value:
         """Return where the output of the row begins at which the counters stand."""

@@ -26,9 +26,9 @@ from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.indexing import Counters, holds
 from homebox.engine.graph.ops import Node, Sym, memory_of
 from homebox.engine.graph.symbolic import ZERO, Index, of, replace
-from homebox.engine.kernels.attend_scores import capped, whole_power
+from homebox.engine.kernels.attend_scores import capped, power_below, whole_power
 from homebox.engine.kernels.loops import LANES, Emitter
-from homebox.engine.kernels.polynomials import EXP2, ROUND, horner
+from homebox.engine.kernels.polynomials import ROUND
 
 FLOOR = -2097152.0  # exponent of a row that has seen nothing; scores below 2^it count as nothing
 NEVER = float("-inf")
@@ -358,7 +358,7 @@ class Tiles:
         b.store(self.exponent, row, new)
         factor = b.splat(whole_power(b, b.alu("sub", old, new)), LANES)
         shift = b.splat(b.bitcast(b.alu("add", new, rounder), dt.i32), LANES)
-        weights = [self._power(score, shift) for score in masked]
+        weights = [power_below(b, score, shift) for score in masked]
         halves = [b.alu("add", weights[i], weights[i + 1]) for i in range(0, PANELS, 2)]
         at = b.mul(row, b.int(LANES))
         total = b.load(self.total, at, LANES)
@@ -369,22 +369,6 @@ class Tiles:
                 weight = b.alu("where", self.values.valid, weight, none)
             b.store(self.weights, b.int(r * BLOCK + i * PANEL), weight)
         return factor
-
-    def _power(self, x: Value, shift: Value) -> Value:
-        """Return 2 to the power of x - m, with m given as the bits of m + ROUND; 0 if tiny.
-
-        The fraction does not depend on m, so another m changes the exponent only.
-        """
-        b = self.e.b
-        rounder = b.const(ROUND, dt.f32, LANES)
-        turned = b.alu("add", x, rounder)
-        fraction = b.alu("sub", x, b.alu("sub", turned, rounder))
-        mantissa = horner(b, fraction, EXP2)
-        down = b.alu("sub", b.bitcast(turned, dt.i32), shift)
-        exponent = b.alu("shl", down, b.const(23, dt.i32, LANES))
-        bits = b.alu("add", b.bitcast(mantissa, dt.i32), exponent)
-        tiny = b.alu("lt", down, b.const(-125, dt.i32, LANES))
-        return b.alu("where", tiny, b.const(0.0, dt.f32, LANES), b.bitcast(bits, dt.f32))
 
     # -- values ---------------------------------------------------------------------------------
 

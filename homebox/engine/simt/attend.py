@@ -15,7 +15,7 @@ from homebox.engine.graph.indexing import accesses, holds
 from homebox.engine.graph.ops import Node, Sym
 from homebox.engine.graph.symbolic import Index, flatten, of
 from homebox.engine.graph.tensor import LOG2_E
-from homebox.engine.kernels.attend_scores import share_with_sink, whole_power
+from homebox.engine.kernels.attend_scores import share_of, share_with_sink, whole_power
 from homebox.engine.kernels.attend_tiles import FLOOR
 from homebox.engine.kernels.loops import LANES
 from homebox.engine.simt.attend_blocks import FOUR, Blocks
@@ -252,9 +252,7 @@ class _Lowering(Blocks):
             at, _ = self.row(row, self.row_counters())
             sink = s.value(self.options["sinks"], at)
             return share_with_sink(b, sink, b.load(self.peaks, row), total)
-        zero, one = b.const(0.0, dt.f32), b.const(1.0, dt.f32)
-        some = b.alu("lt", zero, total)
-        return b.alu("div", one, b.alu("where", some, total, one))
+        return share_of(b, total)
 
     def _write_parts(self, split: Value, some: Value) -> None:
         """Write a split's sums, exponents and totals as they are; of an empty one only the last."""

@@ -18,10 +18,10 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.indexing import Conditions, Counters, holds
 from homebox.engine.graph.ops import Node, Sym, memory_of
 from homebox.engine.graph.symbolic import Index, Loop, of
-from homebox.engine.kernels.attend_scores import capped, whole_power
+from homebox.engine.kernels.attend_scores import capped, power_below, whole_power
 from homebox.engine.kernels.attend_tiles import FLOOR, NEVER
 from homebox.engine.kernels.loops import LANES
-from homebox.engine.kernels.polynomials import EXP2, ROUND, horner
+from homebox.engine.kernels.polynomials import ROUND
 from homebox.engine.simt.attend_shape import PAD, attention_schedule, sizes_of
 from homebox.engine.simt.simt_emitter import SimtEmitter
 from homebox.engine.simt.target import Simt
@@ -363,7 +363,7 @@ class Blocks:
             for i in range(PANELS):
                 key = b.add(lane, b.int(j * BLOCK + i * PANEL))
                 at = b.add(b.mul(row, b.int(self.score_row)), key)
-                weight = self._power(b.load(self.scores, at), shift)
+                weight = power_below(b, b.load(self.scores, at), shift)
                 b.store(self.scores, at, weight)
                 weights.append(weight)
             halves = [b.alu("add", weights[i], weights[i + 1]) for i in range(0, PANELS, 2)]
@@ -375,18 +375,6 @@ class Blocks:
         four = [b.load(self.tops, b.add(at, b.int(i)), FOUR, aligned=True) for i in (0, 4, 8, 12)]
         most = b.alu("max", b.alu("max", four[0], four[1]), b.alu("max", four[2], four[3]))
         return b.emit("tree", dt.f32, 1, (most,), "max")
-
-    def _power(self, x: Value, shift: Value) -> Value:
-        """Return 2 to the power of x - m, with m given as the bits of m + ROUND; 0 if tiny."""
-        b = self.s.b
-        rounder = b.const(ROUND, dt.f32)
-        turned = b.alu("add", x, rounder)
-        mantissa = horner(b, b.alu("sub", x, b.alu("sub", turned, rounder)), EXP2)
-        down = b.alu("sub", b.bitcast(turned, dt.i32), shift)
-        exponent = b.alu("shl", down, b.const(23, dt.i32))
-        bits = b.alu("add", b.bitcast(mantissa, dt.i32), exponent)
-        tiny = b.alu("lt", down, b.const(-125, dt.i32))
-        return b.alu("where", tiny, b.const(0.0, dt.f32), b.bitcast(bits, dt.f32))
 
     # -- values ---------------------------------------------------------------------------------
 
