@@ -128,9 +128,8 @@ def test_what_a_qwen3_learned_says_the_same_in_peft(
     apart["learned"] = float(np.abs(logits(theirs, ids) - said).max())
     print(f"{directory.name} {weights} {numerics}: {apart}, logits to {np.abs(said).max():.3g}")
     if "PARITY_QWEN06" not in os.environ:
-        table.note(
-            "qwen3, as 0.6B", f"learned on {weights} by {numerics}", "PEFT", apart["learned"]
-        )
+        stored = f"adapter learned on {weights} by {numerics}"
+        table.note("qwen3", stored, "PEFT", apart["learned"])
     assert max(apart.values()) < LOGITS
 
 
