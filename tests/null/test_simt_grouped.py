@@ -1,11 +1,18 @@
 """Grouped products for work-items, on the checking interpreter: in bounds, with the CPU's bits."""
 
+import mmap
+import sys
+
 import numpy as np
 import pytest
 
+from homebox.engine.codegen.linear import Kernel
+from homebox.engine.codegen.ranges import analyse
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph import formats
+from homebox.engine.graph.device import Buffer
 from homebox.engine.graph.formats import WEIGHTS, Format
+from homebox.engine.graph.ops import Node, Op, memory_of, node
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.simt.product import ProductSimt
 from homebox.engine.simt.target import Columns, Fragments, LoweredSimt, Simt, Stream, Tile
@@ -13,6 +20,7 @@ from homebox.engine.verify import oracle
 from homebox.errors import EngineError
 from tests.null.test_simt import Execution
 
+MAP_NORESERVE = 0x4000  # of Linux
 SMALL = Simt(group=16, sub_group=16, local_memory=4096)
 USUAL = Simt(group=64, units=frozenset({"dot4"}))
 MATRICES = Simt(group=64, units=frozenset({"mma_bf16", "mma_s8"}))
@@ -117,3 +125,49 @@ def test_a_weight_that_is_not_there_would_be_read_beyond_memory(
     root = blocks(9, "f32").grouped_linear(weights(WEIGHTS["q8"]), expert())
     with pytest.raises(EngineError, match="reaches element"):
         run(root, USUAL)
+
+
+class InPlace(Execution):
+    """Reads buffers where they lie, however large they are."""
+
+    def array(self, n: Node) -> np.ndarray:
+        owner = memory_of(n)
+        return owner.arg.array if owner.op is Op.BUFFER else super().array(n)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory that is only named is Linux's")
+@pytest.mark.parametrize("rows", [1, 9])
+def test_weights_beyond_31_bits(rows: int) -> None:
+    """The last of more than 2^31 numbers are found, with places of 64 bits."""
+    one = formats.pack(WEIGHTS["f32"], normal(N, K))
+    count = 2**33 // one.nbytes + 2
+    # A page that nobody writes takes no memory.
+    flags = mmap.MAP_PRIVATE | MAP_NORESERVE
+    memory = np.frombuffer(mmap.mmap(-1, count * one.nbytes, flags=flags), np.uint8)
+    memory[-one.nbytes :] = one
+    stored = node(Op.BUFFER, dt.u8, (memory.size,), (), Buffer.over(memory, dt.u8))
+    every = Tensor.packed(WEIGHTS["f32"], count * N, K, Tensor(stored)).reshape((count, N, K))
+    alone = Tensor.packed(WEIGHTS["f32"], N, K, Tensor.from_numpy(one)).reshape((1, N, K))
+    x = Tensor.from_numpy(normal(1, rows, K))
+    chosen, first = (Tensor.from_numpy(np.array([i], np.int32)) for i in (count - 1, 0))
+    done = InPlace([x.grouped_linear(every, chosen).contiguous()], [], {}, USUAL)
+    want = Execution([x.grouped_linear(alone, first).contiguous()], [], {}, USUAL)
+    assert done.results()[0].tobytes() == want.results()[0].tobytes()
+    (low,) = (low for low in done.lowered if stored in low.memory)
+    assert isinstance(low, LoweredSimt)
+    places = places_in(low.kernel, low.memory.index(stored))
+    widths = analyse(low.kernel, low.most_groups()).width
+    assert places and all(widths[place] == "long" for place in places)
+
+
+def places_in(kernel: Kernel, param: int) -> list[int]:
+    """Return the instructions that say where a parameter is read."""
+    pointers: set[int] = set()
+    found = []
+    for i, inst in enumerate(kernel.body):
+        same = inst.op == "param" and inst.arg == param
+        if same or (inst.op == "view" and inst.args[0] in pointers):
+            pointers.add(i)
+        elif inst.op == "load" and inst.args[0] in pointers:
+            found.append(inst.args[1])
+    return found
