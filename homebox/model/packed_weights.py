@@ -210,8 +210,7 @@ def _pack(weights: LoadedWeights, form: Format, put: Sink) -> None:
         exact = _blocks(weights, segment)
         if exact is not None:
             put(at, exact)
-            continue
-        for piece in _pieces(weights, segment):
+        for piece in _pieces(weights, segment) if exact is None else ():
             for part, largest in packed(segment.form, piece):
                 if not largest <= LARGEST[segment.form]:
                     raise _refused(weights, segment, segment.form)
