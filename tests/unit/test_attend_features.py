@@ -198,3 +198,32 @@ def test_a_window_is_two_bounds_and_costs_no_keys() -> None:
     seen = visible(at, case.length, case.window)
     dirty = masked_attention(q, tensor(spoilt[0]), tensor(spoilt[1]), seen, None, case.sink_tensor)
     assert same_bits(clean, bits(dirty))
+
+
+@pytest.mark.parametrize(
+    ("groups", "dim", "window", "sink"),
+    [
+        (1, 80, None, 0.5),
+        (2, 96, 1, -np.inf),
+        (1, 256, 300, 3e38),
+        (8, 64, 4096, 0.5),
+        (16, 64, 1, 0.5),
+    ],
+)
+@pytest.mark.parametrize("positions", [[700], [*range(250, 265), HIDDEN]])
+def test_shapes_of_real_models(
+    groups: int, dim: int, window: int | None, sink: float, positions: list[int]
+) -> None:
+    """Wide heads, many queries to a key, windows of one key and beyond all, sinks without bound."""
+    length, rows = 768, len(positions)
+    q = random(1, 2, groups, rows, dim, seed=1, spread=3.0 / dim**0.5)
+    k, v = (random(1, 2, 1, length, dim, seed=s) for s in (2, 3))
+    sinks = np.full((2, groups), sink, np.float32)
+    at = np.array([positions], np.int32)
+    seen = visible(tensor(at), length, window)
+    graph = masked_attention(tensor(q), tensor(k), tensor(v), seen, 20.0, tensor(sinks))
+    assert sum(n.op is Op.ATTEND for n in toposort(optimise([graph.node]))) == 1
+    place, row = np.arange(length), at[:, None, None, :, None]
+    allowed = (place <= row) & (place > row - (window or length))
+    wanted = exact(q, k, v, allowed, 20.0, sinks)
+    np.testing.assert_allclose(bits(graph), wanted, rtol=3e-5, atol=3e-5)
