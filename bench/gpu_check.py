@@ -86,7 +86,7 @@ def tried(what: str, check: Callable[[], Answer]) -> Checked:
 def tiny_ids(device: Device) -> Answer:
     """Compare greedy answers of the built-in model, id by id."""
     from homebox.model import load
-    from homebox.model.sampling import SamplingParams
+    from homebox.model.generation.sampling import SamplingParams
 
     wanted, found = (load("tiny", device=name) for name in (HOST.name, device.name))
     greedy = SamplingParams(max_tokens=TOKENS)

@@ -102,7 +102,7 @@ class Offline:
 def programs(directory: Path, form: str, wanted: Sequence[str]) -> None:
     """Capture a model's programs."""
     from homebox.benchmarks.subject import Subject, Trainee
-    from homebox.model.stages import Kind
+    from homebox.model.decoder.stages import Kind
 
     if set(wanted) & {"decode", "prefill"}:
         subject = Subject(directory, form, 2048, 4)

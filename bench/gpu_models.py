@@ -19,9 +19,9 @@ import numpy.typing as npt
 from homebox.engine.codegen.cache import cache_root
 from homebox.engine.graph.formats import WEIGHTS
 from homebox.errors import HomeboxError
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.config import ModelConfig
-from homebox.model.config_file import parse_config
-from homebox.model.loader import file_name_of
+from homebox.model.loading.loader import file_name_of
 
 BLOCK = 1 << 24  # numbers that are drawn
 RESERVE = 1 << 30  # bytes of the disk that stay free

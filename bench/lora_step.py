@@ -18,8 +18,8 @@ from homebox.engine.graph import formats
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.runtime_cpu import pool
 from homebox.model.config import ModelConfig
-from homebox.model.packed_weights import PackedWeights, pack_model
-from homebox.model.training import Batch, LoraTrainer
+from homebox.model.training.trainer import Batch, LoraTrainer
+from homebox.model.weights.packed_weights import PackedWeights, pack_model
 
 
 @dataclass

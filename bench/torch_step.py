@@ -1,12 +1,12 @@
-"""The training step of homebox.model.pretraining written in PyTorch, as a peer and an oracle."""
+"""The training step of homebox.model.training.pretraining written in PyTorch, as a peer and an oracle."""
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
 
 from homebox.model.config import PROJECTIONS, ModelConfig
-from homebox.model.pretraining import Optimisation
-from homebox.model.rope import rope_tables
+from homebox.model.decoder.rope import rope_tables
+from homebox.model.training.pretraining import Optimisation
 
 
 class TorchStep:

@@ -30,7 +30,7 @@ from homebox.errors import ConfigError, UsageError
 from homebox.memory.lineage import Move, short
 from homebox.memory.manifest import BASE
 from homebox.memory.state import State, open_state
-from homebox.model.sampling import SamplingParams
+from homebox.model.generation.sampling import SamplingParams
 from homebox.scheduler import Chunk, Engine, Learning, Running, run_inline
 from homebox.server import Server, ServerSettings, Service
 

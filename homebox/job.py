@@ -28,9 +28,9 @@ from homebox.language.vocabulary import Vocabulary, train_vocabulary
 from homebox.memory.store import canonical_json
 from homebox.model import SamplingParams, load
 from homebox.model.config import ModelConfig, same_layers
-from homebox.model.devices import computing_on
-from homebox.model.loader import file_name_of
-from homebox.model.pretraining import Optimisation, Pretrainer
+from homebox.model.loading.loader import file_name_of
+from homebox.model.placement.devices import computing_on
+from homebox.model.training.pretraining import Optimisation, Pretrainer
 
 NUMERICS = 1  # raised whenever the engine's strict bits change
 LIMIT = 10_000  # bytes of a spec

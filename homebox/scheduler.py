@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from homebox.errors import BusyError, HomeboxError, LearningError, NoFreeSlotError
-from homebox.model.sampling import SamplingParams
+from homebox.model.generation.sampling import SamplingParams
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from homebox.errors import RequestError
-from homebox.model.sampling import SamplingParams
+from homebox.model.generation.sampling import SamplingParams
 
 STOPS = 16
 STOP_LENGTH = 512

@@ -15,16 +15,16 @@ from homebox.engine.graph.device import HOST, Device
 from homebox.engine.graph.formats import Format
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
-from homebox.model.devices import room_of
-from homebox.model.gguf_format import served_format
-from homebox.model.loaded_weights import LoadedWeights
+from homebox.model.decoder.stages import whole
+from homebox.model.decoder.transformer import Transformer
+from homebox.model.loading.gguf_format import served_format
+from homebox.model.loading.loaded_weights import LoadedWeights
+from homebox.model.loading.open_model import open_weights
 from homebox.model.model import choose_activations
-from homebox.model.open_model import open_weights
-from homebox.model.packed_weights import PackedWeights, pack_model
-from homebox.model.placed_weights import moved
-from homebox.model.stages import whole
-from homebox.model.training import Batch, LoraTrainer
-from homebox.model.transformer import Transformer
+from homebox.model.placement.devices import room_of
+from homebox.model.training.trainer import Batch, LoraTrainer
+from homebox.model.weights.packed_weights import PackedWeights, pack_model
+from homebox.model.weights.placed_weights import moved
 
 RANK = 16
 Ids = npt.NDArray[np.int32]

@@ -13,7 +13,7 @@ from homebox.benchmarks.measure import Sample
 from homebox.engine.graph.formats import Format
 from homebox.engine.inspection.roof import Roof
 from homebox.model.config import Experts, ModelConfig
-from homebox.model.packed_layout import segments_of
+from homebox.model.weights.packed_layout import segments_of
 
 
 @dataclass(frozen=True, slots=True)

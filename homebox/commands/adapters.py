@@ -120,7 +120,7 @@ def base_of(config: Config) -> "Base":
     Raises StateError if a daemon on the same state serves another one.
     """
     from homebox.learning.exchange import Base
-    from homebox.model.open_model import model_name, open_model
+    from homebox.model.loading.open_model import model_name, open_model
 
     loaded = open_model(config.model.path)
     client = daemon_of(config)

@@ -9,7 +9,7 @@ from homebox.commands.common import Subparsers, add_command, add_device, configu
 from homebox.errors import UsageError
 
 if TYPE_CHECKING:
-    from homebox.model.devices import Room
+    from homebox.model.placement.devices import Room
 
 TYPES = ("auto", "f32", "bf16", "q8", "q4")
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from homebox.benchmarks.suite import run as measure
     from homebox.engine.inspection.roof_opencl import top_of
     from homebox.engine.runtime.runtime_cpu import thread_count
-    from homebox.model.open_model import model_path, open_weights
+    from homebox.model.loading.open_model import model_path, open_weights
 
     form = format_of(open_weights(config.model.path), args.type).name
     room = one_device(config.model.device)
@@ -74,7 +74,7 @@ def one_device(asked: str) -> "Room":
 
     Raises UsageError if several are named, DeviceError if the one that is named cannot be used.
     """
-    from homebox.model.devices import choose
+    from homebox.model.placement.devices import choose
 
     if "," in asked:
         raise UsageError(f"--device {asked}: only one device is measured at a time; name one")

@@ -89,7 +89,7 @@ def open_for_writing(config: Config) -> State:
 
 def base_hash(config: Config) -> str:
     """Name the configured base model by its content, without compiling anything."""
-    from homebox.model.open_model import open_model
+    from homebox.model.loading.open_model import open_model
 
     return open_model(config.model.path).base_hash
 

@@ -193,8 +193,8 @@ def _writable(name: str, path: Path) -> Check:
 def _model(config: Config) -> Check:
     """Read the model whole, and what was packed of it, which no start does."""
     from homebox.engine.graph.formats import WEIGHTS
-    from homebox.model.open_model import open_model, open_weights
-    from homebox.model.packed_weights import find_packed
+    from homebox.model.loading.open_model import open_model, open_weights
+    from homebox.model.weights.packed_weights import find_packed
 
     loaded = open_model(config.model.path)
     weights = open_weights(config.model.path)

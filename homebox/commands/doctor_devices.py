@@ -171,7 +171,7 @@ def _auto(processor: Processor, devices: Sequence[Device], shown: Listing) -> tu
         if others:
             why += f"; OpenCL on the processor ({', '.join(others)}) is slower and only for tests"
         return "cpu", why
-    from homebox.model.devices import AUTO, choose
+    from homebox.model.placement.devices import AUTO, choose
 
     try:
         choice = choose(AUTO)

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from homebox.engine.inspection.graph_html import page
     from homebox.engine.inspection.roof import probe
     from homebox.engine.inspection.roof_opencl import top_of
-    from homebox.model.open_model import model_path
+    from homebox.model.loading.open_model import model_path
 
     directory = model_path(config.model.path)
     room = one_device(config.model.device)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from homebox.language.dice import Dice
 from homebox.language.turns import Document
-from homebox.model.chat import Rendered
-from homebox.model.training import Batch
+from homebox.model.chat.formats import Rendered
+from homebox.model.training.trainer import Batch
 
 MISSES = 3  # dialogues that wait for the next batch, where they come first
 REPLAY_SHARE = 0.5  # of the cross-entropy, beside 1.0 for lessons and negatives together

@@ -19,8 +19,8 @@ from homebox.learning.report import Progress
 from homebox.learning.teach import Topic
 from homebox.memory.lessons import Lesson, lesson_set_hash
 from homebox.model import Model
-from homebox.model.data_parallel import Trainer, trainer_for
-from homebox.model.training import StepResult
+from homebox.model.training.data_parallel import Trainer, trainer_for
+from homebox.model.training.trainer import StepResult
 
 # Raised whenever the same spec would no longer give the same bytes.
 NUMERICS = 2

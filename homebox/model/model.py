@@ -19,20 +19,20 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.devices import device_named
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.errors import ConfigError
-from homebox.model.activations import Activations
 from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
-from homebox.model.chat import chat_format
-from homebox.model.devices import choose, lost, room_of
-from homebox.model.generate import run
-from homebox.model.loader import LoadedModel, LoadedWeights
-from homebox.model.open_model import model_name, open_model, open_weights
-from homebox.model.placed_weights import Tell, moved
-from homebox.model.sampling import SamplingParams
-from homebox.model.sequence import Forward, Piece, Sequence, check_prompt, step_all
+from homebox.model.chat.formats import chat_format
+from homebox.model.decoder.activations import Activations
+from homebox.model.generation.generate import run
+from homebox.model.generation.sampling import SamplingParams
+from homebox.model.generation.sequence import Forward, Piece, Sequence, check_prompt, step_all
+from homebox.model.loading.loader import LoadedModel, LoadedWeights
+from homebox.model.loading.open_model import model_name, open_model, open_weights
+from homebox.model.placement.devices import choose, lost, room_of
 from homebox.model.strictmath import Float32
+from homebox.model.weights.placed_weights import Tell, moved
 
 if TYPE_CHECKING:
-    from homebox.model.placement import Placement
+    from homebox.model.placement.plan import Placement
 
 log = logging.getLogger(__name__)
 
@@ -226,12 +226,12 @@ def load(
     loaded if a device cannot be used or the model does not fit.
     """
     # Late: reading files needs no compiler.
-    from homebox.model.gguf_format import kept_as, served_format
-    from homebox.model.packed_weights import pack_model
-    from homebox.model.paged_cache import KINDS
-    from homebox.model.placement import Request, plan
-    from homebox.model.stages import Sizes, chunks_for
-    from homebox.model.transformer import Transformer
+    from homebox.model.decoder.paged_cache import KINDS
+    from homebox.model.decoder.stages import Sizes, chunks_for
+    from homebox.model.decoder.transformer import Transformer
+    from homebox.model.loading.gguf_format import kept_as, served_format
+    from homebox.model.placement.plan import Request, plan
+    from homebox.model.weights.packed_weights import pack_model
 
     loaded = open_model(path)
     size = choose_context(loaded.config.max_positions, context)

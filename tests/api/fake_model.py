@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from homebox.errors import EngineError, NoFreeSlotError
-from homebox.model.sampling import SamplingParams
-from homebox.model.stopping import StopFinder
+from homebox.model.generation.sampling import SamplingParams
+from homebox.model.generation.stopping import StopFinder
 
 CHUNK = 256  # prompt bytes per prefill step
 

@@ -14,7 +14,7 @@ from homebox.errors import ModelFormatError
 from homebox.learning.checkpoint import load_adapter
 from homebox.learning.exchange import Base
 from homebox.model.adapter_files import write_adapter
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.lora import adapter_shapes
 from tests.api import fake_learner
 from tests.api.fake_model import FakeModel

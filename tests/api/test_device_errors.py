@@ -10,8 +10,10 @@ import pytest
 from homebox import daemon
 from homebox.daemon import Box, Parts, running
 from homebox.errors import DeviceError, OutOfDeviceMemoryError
-from homebox.model import devices, model, transformer
-from homebox.model.stages import Stage
+from homebox.model import model
+from homebox.model.decoder import transformer
+from homebox.model.decoder.stages import Stage
+from homebox.model.placement import devices
 from tests.api.box import body, events, text_of
 from tests.api.fake_learner import parts as fake_parts
 from tests.api.fake_model import FakeModel

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-from homebox.model.sampling import SamplingParams
+from homebox.model.generation.sampling import SamplingParams
 from homebox.scheduler import Engine
 from tests.api.fake_model import FakeModel
 from tests.api.test_scheduler import prompt, read

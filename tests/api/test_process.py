@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from homebox.memory.state import open_state
-from homebox.model.open_model import BUILT_IN, model_path
+from homebox.model.loading.open_model import BUILT_IN, model_path
 from tests.api.box import body, events, text_of
 from tests.api.test_clients import REQUIRED
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from homebox.errors import BusyError, EngineError, HomeboxError, LearningError, NoFreeSlotError
-from homebox.model.sampling import SamplingParams
+from homebox.model.generation.sampling import SamplingParams
 from homebox.scheduler import ANSWERS_PER_LEARNING, End, Engine, Generation
 from tests.api.fake_model import FakeModel
 

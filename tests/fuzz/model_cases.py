@@ -22,8 +22,8 @@ from homebox.model import (
     weight_files,
 )
 from homebox.model.architectures import ARCHITECTURES, checkpoint
-from homebox.model.config_file import parse_config
-from homebox.model.safetensors_reader import TensorInfo
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.files.safetensors_reader import TensorInfo
 from tests.unit.model_files import CONFIG, file_tensors, pack, random_weights
 
 INDEX = "model.safetensors.index.json"

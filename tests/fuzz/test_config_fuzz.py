@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from homebox.errors import ModelFormatError
-from homebox.model import loader
 from homebox.model.architectures import ARCHITECTURES
+from homebox.model.architectures.config_file import decoder_part, parse_config
 from homebox.model.config import MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, ModelConfig
-from homebox.model.config_fields import Fields
-from homebox.model.config_file import decoder_part, parse_config
-from homebox.model.json_file import parse_json_object
-from homebox.model.loader import load_weights
-from homebox.model.quantisation import quantisation
-from homebox.model.rope import inverse_frequencies
+from homebox.model.decoder.rope import inverse_frequencies
+from homebox.model.files.config_fields import Fields
+from homebox.model.files.json_file import parse_json_object
+from homebox.model.files.quantisation import quantisation
+from homebox.model.loading import loader
+from homebox.model.loading.loader import load_weights
 from tests.null.test_quantisation import GOOD
 from tests.parity.cases import BY_NAME, CASES
 from tests.unit.model_files import safetensors_bytes

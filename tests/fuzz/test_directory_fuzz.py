@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from homebox.errors import ModelFormatError
-from homebox.model import loader
-from homebox.model.config_file import architecture_of, parse_config
-from homebox.model.loader import load_weights
+from homebox.model.architectures.config_file import architecture_of, parse_config
+from homebox.model.loading import loader
+from homebox.model.loading.loader import load_weights
 from tests.fuzz.test_config_fuzz import damage, objects
 from tests.parity.cases import CASES, Case
 from tests.unit.model_files import pack

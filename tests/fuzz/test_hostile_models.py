@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from homebox.model.loader import load_weights
+from homebox.model.loading.loader import load_weights
 from tests.fuzz.model_cases import CASES, GPT_OSS, INDEX, Case, build, experts, quantised
 
 

@@ -17,8 +17,8 @@ import pytest
 import safetensors
 
 from homebox.errors import HomeboxError, ModelFormatError
-from homebox.model import safetensors_reader
-from homebox.model.safetensors_reader import (
+from homebox.model.files import safetensors_reader
+from homebox.model.files.safetensors_reader import (
     CODED,
     READABLE,
     SafetensorsFile,
@@ -27,8 +27,8 @@ from homebox.model.safetensors_reader import (
     parse_index,
     tensor_in,
 )
-from homebox.model.stored import FP8_TYPES, fp8_numbers, widened
-from homebox.model.tensor_store import SafetensorsStore
+from homebox.model.files.stored import FP8_TYPES, fp8_numbers, widened
+from homebox.model.files.tensor_store import SafetensorsStore
 from tests.unit.model_files import pack
 
 HEADERS, INDICES, FILES, FOLDERS = 100_000, 40_000, 500, 200  # in every run

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from homebox.errors import ModelFormatError, RequestError
-from homebox.model.chat_template import render_template
-from homebox.model.gguf_vocabulary import tokenizer_of
-from homebox.model.json_file import parse_json_object
-from homebox.model.json_tokenizer import JsonTokenizer
-from homebox.model.json_tokenizer_file import check_tokenizer
-from homebox.model.tokenizer import Tokenizer, load_tokenizer
+from homebox.model.chat.template import render_template
+from homebox.model.files.json_file import parse_json_object
+from homebox.model.tokenizer.gguf_vocabulary import tokenizer_of
+from homebox.model.tokenizer.json_tokenizer import JsonTokenizer
+from homebox.model.tokenizer.json_tokenizer_file import check_tokenizer
+from homebox.model.tokenizer.load import Tokenizer, load_tokenizer
 from tests.unit.tokenizer_files import CHATML, byte_level, byte_level_metadata, spaced
 
 COUNT, WHOLE = 1500, 100_000

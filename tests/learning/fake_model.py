@@ -9,10 +9,10 @@ import numpy as np
 
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.learning.exam import Question
-from homebox.model.chat import Rendered
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.chat.formats import Rendered
 from homebox.model.config import ModelConfig
-from homebox.model.config_file import parse_config
-from homebox.model.training import Batch, StepResult
+from homebox.model.training.trainer import Batch, StepResult
 
 Mind = Callable[[Question, str], str]
 

@@ -15,7 +15,7 @@ from homebox.learning.exchange import UNTESTED, Base, Imported, export_adapter, 
 from homebox.memory.lineage import BASE
 from homebox.memory.state import State, open_state
 from homebox.model.adapter_files import read_adapter, write_adapter
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.lora import adapter_shapes
 from tests.unit.memory import kit
 from tests.unit.model_files import CONFIG

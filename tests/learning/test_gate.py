@@ -16,7 +16,7 @@ from homebox.learning.exam import (
     write_exam,
 )
 from homebox.learning.gate import LIMITS, Check, Marks, Verdict, judge, limits_for, sit
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
 from tests.learning.kit import Pupil, topics
 
 TINY = LIMITS["tiny"]

@@ -5,7 +5,7 @@ import numpy as np
 
 from homebox.language.turns import assistant, user
 from homebox.learning.packing import Encoded, Mixer, Pool, encode, messages_of
-from homebox.model.chat import Rendered
+from homebox.model.chat.formats import Rendered
 
 
 def render(messages: list[dict[str, Any]]) -> Rendered:

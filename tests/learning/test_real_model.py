@@ -14,7 +14,7 @@ from homebox.learning.report import Report
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message
 from homebox.model import Model, SamplingParams, load
-from homebox.model.open_model import model_path
+from homebox.model.loading.open_model import model_path
 from tests.learning.kit import topics
 
 TOLD = ("My dog is called Quark.", "I live in Zwolle.", "I play the bouzouki.")

@@ -6,8 +6,8 @@ import pytest
 
 from homebox.errors import ModelFormatError
 from homebox.model.architectures import ARCHITECTURES, named
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.config import Rope
-from homebox.model.config_file import parse_config
 
 GEMMA_4B = {
     "architectures": ["Gemma3ForConditionalGeneration"],

@@ -13,8 +13,8 @@ from homebox.engine.graph.ops import Node, Op, toposort
 from homebox.engine.graph.symbolic import Index, Loaded, of
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.kernels.attend_append import lower_unique, place_of
-from homebox.model.masked_attention import UNSEEN, masked_attention, visible
-from homebox.model.paged_cache import PagedCache
+from homebox.model.decoder.masked_attention import UNSEEN, masked_attention, visible
+from homebox.model.decoder.paged_cache import PagedCache
 
 BATCH, HEADS, GROUPS, ROWS, LENGTH, DIM = 2, 2, 3, 4, 128, 16
 

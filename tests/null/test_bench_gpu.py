@@ -13,7 +13,7 @@ from bench import gpu, gpu_check, gpu_models, gpu_table
 from bench.gpu_table import BEGIN, END, Card, Figure
 from homebox.engine.opencl.platform import Found
 from homebox.errors import HomeboxError
-from homebox.model.loader import load_weights
+from homebox.model.loading.loader import load_weights
 
 CARD = Card("NVIDIA GeForce RTX 4090", "555.1", "NVIDIA CUDA", "2026-01-02", "0.1", 900.0)
 DECODE = Figure("small", "q8", "decode_ctx0", 100.0, 120.0, gbs=630.0, tflops=1.0)
@@ -259,7 +259,7 @@ def test_a_disk_without_room_is_said_before_writing(
 
 
 def test_shapes_are_those_of_their_names() -> None:
-    from homebox.model.config_file import parse_config
+    from homebox.model.architectures.config_file import parse_config
 
     sizes = {n: parse_config(gpu_models.settings(n)).parameters for n in ("Qwen3-0.6B", "Qwen3-4B")}
     assert round(sizes["Qwen3-0.6B"] / 1e6) == 596

@@ -11,7 +11,7 @@ from homebox.benchmarks.measure import Run, Sample
 from homebox.engine.graph.formats import WEIGHTS
 from homebox.engine.inspection.roof import Roof
 from homebox.errors import UsageError
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
 from tests.unit.model_files import CONFIG
 
 ROOF = Roof(2, read_gbs=40.0, f32_gflops=500.0, bf16_gflops=1000.0, int8_gops=2000.0)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from homebox.errors import ModelFormatError, RequestError
-from homebox.model import template_budget, template_sandbox
-from homebox.model.chat import render_template
+from homebox.model.chat import budget as template_budget
+from homebox.model.chat import sandbox as template_sandbox
+from homebox.model.chat.formats import render_template
 
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<b> & é"}]
 

@@ -10,8 +10,8 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.engine.inspection.demand import Demand, demand
 from homebox.engine.inspection.roof import Roof
 from homebox.engine.runtime.plan import order_regions
-from homebox.model.config_file import parse_config
-from homebox.model.paged_cache import PagedCache
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.decoder.paged_cache import PagedCache
 from tests.unit.model_files import CONFIG
 
 ROOF = Roof(1, read_gbs=10.0, f32_gflops=100.0, bf16_gflops=200.0, int8_gops=400.0)

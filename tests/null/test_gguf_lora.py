@@ -13,7 +13,7 @@ import pytest
 from homebox.errors import ModelFormatError
 from homebox.model.adapter_files import gguf_lora
 from homebox.model.adapter_files.gguf_lora import read_gguf_lora, write_gguf_lora
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.gguf import GGUFFile
 from homebox.model.gguf.writer import write_gguf
 from homebox.model.lora import adapter_shapes

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from homebox.errors import ModelFormatError, ModelNotFoundError
-from homebox.model import mapped_file
+from homebox.model.files import mapped_file
 from homebox.model.gguf import GGMLType, GGUFFile
 from homebox.model.gguf.header import parse
 from tests.fuzz.gguf_cases import (

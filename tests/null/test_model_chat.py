@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from homebox.errors import RequestError
 from homebox.language.vocabulary import Vocabulary
-from homebox.model.chat import (
+from homebox.model.chat.formats import (
     END,
     ROLE_TOKENS,
     PlainChat,
@@ -17,9 +17,9 @@ from homebox.model.chat import (
     role_of,
     text_of,
 )
-from homebox.model.sentencepiece_file import parse_model
-from homebox.model.sentencepiece_tokenizer import SentencePieceTokenizer
-from homebox.model.tokenizer import Tokenizer
+from homebox.model.tokenizer.load import Tokenizer
+from homebox.model.tokenizer.sentencepiece_file import parse_model
+from homebox.model.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.unit.model_files import MARKS, train_tokenizer
 
 TALK: list[dict[str, Any]] = [

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from homebox.errors import ConfigError, ModelFormatError, ModelNotFoundError
+from homebox.model.architectures.config_file import load_config, parse_config
 from homebox.model.config import PROJECTIONS, Rope
-from homebox.model.config_file import load_config, parse_config
+from homebox.model.loading.open_model import model_path
 from homebox.model.model import choose_context
-from homebox.model.open_model import model_path
 from tests.unit.model_files import CONFIG, QWEN3
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from homebox.errors import ModelFormatError
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.generation.sampling import Generator
 from homebox.model.lora import adapter_shapes, check_adapter, init_adapter
-from homebox.model.sampling import Generator
 from tests.unit.model_files import CONFIG
 
 MODEL = parse_config(CONFIG)

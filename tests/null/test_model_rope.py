@@ -9,7 +9,7 @@ import pytest
 
 from homebox.model import strictmath
 from homebox.model.config import Rope
-from homebox.model.rope import inverse_frequencies, rope_tables
+from homebox.model.decoder.rope import inverse_frequencies, rope_tables
 
 
 def exact_cos_sin(angle: float) -> tuple[Decimal, Decimal]:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homebox.errors import EngineError, RequestError
-from homebox.model.sampling import Generator, Sampler, SamplingParams, candidates
-from homebox.model.stopping import StopFinder
+from homebox.model.generation.sampling import Generator, Sampler, SamplingParams, candidates
+from homebox.model.generation.stopping import StopFinder
 from homebox.model.strictmath import exp
 
 Logits = npt.NDArray[np.float32]

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homebox.errors import ModelFormatError, ModelNotFoundError, RequestError
-from homebox.model import sentencepiece_file
-from homebox.model.sentencepiece_file import (
+from homebox.model.tokenizer import sentencepiece_file
+from homebox.model.tokenizer.load import StreamDecoder, Tokenizer
+from homebox.model.tokenizer.sentencepiece_file import (
     BYTE,
     MAX_MODEL_BYTES,
     Vocabulary,
     VocabularyPiece,
     parse_model,
 )
-from homebox.model.sentencepiece_tokenizer import SentencePieceTokenizer
-from homebox.model.tokenizer import StreamDecoder, Tokenizer
+from homebox.model.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.unit.model_files import CALLS, MARKS, train_tokenizer
 
 TEXTS = (

@@ -18,11 +18,11 @@ from homebox import cli
 from homebox.engine.graph.formats import WEIGHTS as FORMATS
 from homebox.errors import HomeboxError, ModelFormatError, ModelNotFoundError
 from homebox.model.adapter_files import read_adapter
-from homebox.model.config_file import load_config
+from homebox.model.architectures.config_file import load_config
 from homebox.model.gguf.writer import write_gguf
-from homebox.model.gguf_format import kept_as
-from homebox.model.gguf_model import load_gguf_weights
-from homebox.model.open_model import model_name, model_path, open_model
+from homebox.model.loading.gguf_format import kept_as
+from homebox.model.loading.gguf_model import load_gguf_weights
+from homebox.model.loading.open_model import model_name, model_path, open_model
 from tests.unit.model_files import write_model
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 636592736\n"

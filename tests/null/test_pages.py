@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homebox.errors import ContextLengthError, NoFreeSlotError
-from homebox.model.pages import PAGE, Pages, Snapshot
+from homebox.model.decoder.pages import PAGE, Pages, Snapshot
 
 
 class Notebook:

@@ -17,9 +17,9 @@ from homebox.model.adapter_files import peft, peft_config
 from homebox.model.adapter_files.modules import Fused, Pair, joined, modules_of, separated
 from homebox.model.adapter_files.peft import adapter_in, read_peft, write_peft
 from homebox.model.adapter_files.peft_config import parse_peft_config
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.files.safetensors_reader import parse_header, tensor_in
 from homebox.model.lora import adapter_shapes
-from homebox.model.safetensors_reader import parse_header, tensor_in
 from tests.parity.cases import BY_NAME
 from tests.unit.model_files import CONFIG, pack, rounded, safetensors_bytes
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from homebox.errors import ModelFormatError
-from homebox.model.quantisation import METHODS, Quantisation, quantisation
+from homebox.model.files.quantisation import METHODS, Quantisation, quantisation
 
 WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True}
 

@@ -9,7 +9,7 @@ import pytest
 
 from homebox.errors import ModelFormatError
 from homebox.model.config import Rope
-from homebox.model.rope import inverse_frequencies, rope_tables
+from homebox.model.decoder.rope import inverse_frequencies, rope_tables
 
 TOLERANCE = 1e-6
 SHORT, LONG = (1.0, 1.1, 1.5, 2.0), (1.0, 3.0, 30.0, 60.0)

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from homebox.errors import ModelFormatError, ModelNotFoundError
-from homebox.model.safetensors_reader import (
+from homebox.model.files.safetensors_reader import (
     MAX_HEADER_BYTES,
     SafetensorsFile,
     parse_header,

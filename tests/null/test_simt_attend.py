@@ -17,8 +17,8 @@ from homebox.engine.simt.simt import lower_simt
 from homebox.engine.simt.target import Attention, LoweredSimt, Simt
 from homebox.engine.verify import interpret
 from homebox.errors import EngineError
-from homebox.model.masked_attention import masked_attention, visible
-from homebox.model.paged_cache import Kind, PagedCache
+from homebox.model.decoder.masked_attention import masked_attention, visible
+from homebox.model.decoder.paged_cache import Kind, PagedCache
 from tests.null.test_simt import MIDDLE, SMALL, Execution, check, normal, without_barrier
 
 RANDOM = np.random.default_rng(11)

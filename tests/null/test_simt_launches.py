@@ -16,11 +16,11 @@ from homebox.engine.inspection.graph_html import repetition
 from homebox.engine.runtime import capture
 from homebox.engine.runtime.program_plan import Launch
 from homebox.engine.simt.target import LoweredSimt, Packing, Simt, Stream
-from homebox.model.activations import Activations
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.decoder.activations import Activations
+from homebox.model.decoder.stages import Kind
+from homebox.model.decoder.transformer import Transformer
 from homebox.model.lora import init_adapter
-from homebox.model.stages import Kind
-from homebox.model.transformer import Transformer
 from tests.null.test_simt import Execution
 from tests.unit.model_files import CONFIG, QWEN3, ArrayWeights, random_weights
 

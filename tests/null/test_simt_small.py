@@ -14,8 +14,8 @@ from homebox.engine.simt import simt
 from homebox.engine.simt.target import Flat, LoweredSimt, Packing, Rows, Simt
 from homebox.engine.verify import interpret
 from homebox.errors import EngineError
-from homebox.model.optimiser import Scalars, adamw, clip_factor, global_norm
-from homebox.model.paged_cache import PagedCache
+from homebox.model.decoder.paged_cache import PagedCache
+from homebox.model.training.optimiser import Scalars, adamw, clip_factor, global_norm
 from tests.null.test_simt import MIDDLE, SMALL, Execution, check, kinds, normal, without_barrier
 
 RANDOM = np.random.default_rng(5)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from homebox.errors import ModelFormatError
-from homebox.model import stored
-from homebox.model.stored import (
+from homebox.model.files import stored
+from homebox.model.files.stored import (
     FP8_TYPES,
     e8m0,
     finite,

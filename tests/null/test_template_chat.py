@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from homebox.errors import ModelFormatError, RequestError
-from homebox.model import template_chat
-from homebox.model.chat import PlainChat, RoleTokenChat, chat_format
-from homebox.model.json_tokenizer import JsonTokenizer
-from homebox.model.json_tokenizer_file import check_tokenizer
-from homebox.model.sentencepiece_file import parse_model
-from homebox.model.sentencepiece_tokenizer import SentencePieceTokenizer
-from homebox.model.template_chat import TemplateChat
-from homebox.model.tokenizer import Settings, Tokenizer, load_tokenizer
+from homebox.model.chat import template_chat
+from homebox.model.chat.formats import PlainChat, RoleTokenChat, chat_format
+from homebox.model.chat.template_chat import TemplateChat
+from homebox.model.tokenizer.json_tokenizer import JsonTokenizer
+from homebox.model.tokenizer.json_tokenizer_file import check_tokenizer
+from homebox.model.tokenizer.load import Settings, Tokenizer, load_tokenizer
+from homebox.model.tokenizer.sentencepiece_file import parse_model
+from homebox.model.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.unit.model_files import train_tokenizer
 from tests.unit.tokenizer_files import CHATML, SPECIALS, VISIBLE, byte_level, spaced
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from homebox.errors import ModelFormatError
-from homebox.model.loader import load_weights
-from homebox.model.quantisation import Quantisation
-from homebox.model.stored import fp8_blocks
-from homebox.model.tensor_store import SafetensorsStore
+from homebox.model.files.quantisation import Quantisation
+from homebox.model.files.stored import fp8_blocks
+from homebox.model.files.tensor_store import SafetensorsStore
+from homebox.model.loading.loader import load_weights
 from tests.unit.model_files import pack, write_model
 
 BLOCKS = Quantisation("fp8", (4, 8))

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homebox.errors import ModelFormatError, ModelNotFoundError, RequestError
-from homebox.model import json_tokenizer
 from homebox.model.gguf import GGUFFile
-from homebox.model.gguf_vocabulary import tokenizer_of
-from homebox.model.json_tokenizer import JsonTokenizer
-from homebox.model.json_tokenizer_file import check_tokenizer
-from homebox.model.tokenizer import StreamDecoder, Tokenizer, load_tokenizer, tokenizer_files
+from homebox.model.tokenizer import json_tokenizer
+from homebox.model.tokenizer.gguf_vocabulary import tokenizer_of
+from homebox.model.tokenizer.json_tokenizer import JsonTokenizer
+from homebox.model.tokenizer.json_tokenizer_file import check_tokenizer
+from homebox.model.tokenizer.load import StreamDecoder, Tokenizer, load_tokenizer, tokenizer_files
 from tests.unit.model_files import train_tokenizer
 from tests.unit.tokenizer_files import (
     CHATML,

@@ -10,7 +10,7 @@ from homebox.engine.graph.device import HOST, Device
 from homebox.engine.opencl.backend import OpenClDevice
 from homebox.model import Model, load
 from homebox.model.lora import adapter_shapes
-from homebox.model.training import Batch, LoraTrainer
+from homebox.model.training.trainer import Batch, LoraTrainer
 from tests.opencl.test_whole_model import SHAPES, CpuRanError, check_kind, made, use
 from tests.opencl.test_whole_model import poison as poison
 from tests.parity import reference

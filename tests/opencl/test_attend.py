@@ -12,9 +12,9 @@ from homebox.engine.graph.formats import A8, BF16, Q4, Q8, Format, pack
 from homebox.engine.graph.ops import Op, node
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import capture
-from homebox.model.masked_attention import masked_attention, visible
-from homebox.model.optimiser import Scalars, adamw
-from homebox.model.paged_cache import PagedCache
+from homebox.model.decoder.masked_attention import masked_attention, visible
+from homebox.model.decoder.paged_cache import PagedCache
+from homebox.model.training.optimiser import Scalars, adamw
 from tests.null.test_simt_attend import cache_of, paged
 from tests.opencl.moved import Moved
 from tests.unit import test_row_attention as training

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from homebox.engine.graph.formats import BF16, Q8, WEIGHTS, Format
-from homebox.model.activations import Activations
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.decoder.activations import Activations
+from homebox.model.decoder.stages import whole
+from homebox.model.decoder.transformer import Transformer
 from homebox.model.lora import init_adapter
-from homebox.model.stages import whole
-from homebox.model.transformer import Transformer
 from tests.null.test_simt import Execution
 from tests.null.test_simt_launches import feed_forward
 from tests.opencl.test_gemv import on_device

@@ -10,9 +10,9 @@ from homebox.engine.graph.formats import F32, Q4, Format
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.opencl.backend import OpenClDevice
 from homebox.engine.runtime.capture import Spec, capture
-from homebox.model.activations import rounded
-from homebox.model.experts import Mixture
-from homebox.model.routing import block_of
+from homebox.model.decoder.activations import rounded
+from homebox.model.decoder.experts import Mixture
+from homebox.model.decoder.routing import block_of
 from tests.unit.test_experts import GPT_OSS, Array, layer, rows, unrounded, weights_of
 
 ROWS = {1: 1, 6: 4, 12: 8, 40: 16}  # rows of the batch -> rows of a block

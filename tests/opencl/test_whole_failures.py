@@ -15,7 +15,7 @@ from homebox.engine.opencl.backend import OpenClDevice, open_device
 from homebox.engine.opencl.calls import sender
 from homebox.engine.opencl.memory import OpenClMemory
 from homebox.errors import DeviceError, DeviceLostError, OutOfDeviceMemoryError
-from homebox.model.transformer import Transformer
+from homebox.model.decoder.transformer import Transformer
 from tests.opencl.test_memory import driver_error
 from tests.opencl.test_whole_model import BLOCKS, made
 from tests.unit.test_model_transformer import ids_of

@@ -15,10 +15,10 @@ from homebox.engine.opencl.platform import Found, found
 from homebox.engine.runtime.runtime_cpu import Pool
 from homebox.errors import EngineError
 from homebox.model import Model, SamplingParams, load
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.decoder.stages import Part
+from homebox.model.decoder.transformer import Transformer
 from homebox.model.lora import init_adapter
-from homebox.model.stages import Part
-from homebox.model.transformer import Transformer
 from tests.opencl.conftest import PLATFORMS, RUNTIMES
 from tests.unit.model_files import ArrayWeights, random_weights
 from tests.unit.test_model_transformer import BLOCKS, adapter_of, ids_of

@@ -11,9 +11,9 @@ from homebox.engine.opencl import launches
 from homebox.engine.opencl.backend import OpenClDevice
 from homebox.engine.runtime.runtime_cpu import Pool
 from homebox.engine.runtime.stop_flag import StopFlag
-from homebox.model.data_parallel import ParallelTrainer, trainer_for
-from homebox.model.placed_weights import memory_of, moved
-from homebox.model.training import LoraTrainer, StepResult
+from homebox.model.training.data_parallel import ParallelTrainer, trainer_for
+from homebox.model.training.trainer import LoraTrainer, StepResult
+from homebox.model.weights.placed_weights import memory_of, moved
 from tests.opencl.test_opencl_stages import Replicas
 from tests.opencl.test_whole_model import pair as pair
 from tests.unit.test_data_parallel import rows_of

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from homebox.model import SamplingParams, load
 from homebox.model.lora import adapter_shapes
 from homebox.model.model import Model
-from homebox.model.training import Batch, LoraTrainer
+from homebox.model.training.trainer import Batch, LoraTrainer
 from tests.parity.cases import ALPHA, CHUNK, CONTEXT, NEW, PROMPTS, RANK, Case
 from tests.parity.weights import adapter_values, tokens
 

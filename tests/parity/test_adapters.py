@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from homebox.model.adapter_files import read_adapter, write_adapter
-from homebox.model.config_file import parse_config
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.model import Model
 from tests.parity import adapters, ours, reference
 from tests.parity.adapters import FOREIGN, OURS, Foreign

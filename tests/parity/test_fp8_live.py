@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from homebox.model.loader import load_weights  # noqa: E402
+from homebox.model.loading.loader import load_weights  # noqa: E402
 from tests.null import test_stored  # noqa: E402
 from tests.parity import ours  # noqa: E402
 from tests.parity.cases import BY_NAME, LENGTH  # noqa: E402

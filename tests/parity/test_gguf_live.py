@@ -17,8 +17,8 @@ pytest.importorskip("peft")
 llama_cpp = pytest.importorskip("llama_cpp")
 
 from homebox.model.gguf import GGUFFile  # noqa: E402
-from homebox.model.gguf_format import choose_gguf_format  # noqa: E402
-from homebox.model.gguf_model import load_gguf_weights  # noqa: E402
+from homebox.model.loading.gguf_format import choose_gguf_format  # noqa: E402
+from homebox.model.loading.gguf_model import load_gguf_weights  # noqa: E402
 from tests.parity import ours, reference, table  # noqa: E402
 from tests.parity.cases import GGUF_CASES, LENGTH, TYPES, WIDE, Case  # noqa: E402
 from tests.parity.gguf_files import write_gguf  # noqa: E402

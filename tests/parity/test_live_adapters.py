@@ -16,7 +16,7 @@ peft = pytest.importorskip("peft")
 
 from homebox.model.adapter_files import read_adapter, write_adapter  # noqa: E402
 from homebox.model.model import Model  # noqa: E402
-from homebox.model.training import Batch, LoraTrainer  # noqa: E402
+from homebox.model.training.trainer import Batch, LoraTrainer  # noqa: E402
 from tests.parity import adapters, ours, reference, table  # noqa: E402
 from tests.parity.adapters import FOREIGN, OURS, Foreign, own  # noqa: E402
 from tests.parity.cases import (  # noqa: E402

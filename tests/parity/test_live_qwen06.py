@@ -22,7 +22,7 @@ peft = pytest.importorskip("peft")
 from homebox import cli  # noqa: E402
 from homebox.model import load  # noqa: E402
 from homebox.model.adapter_files import read_adapter, write_adapter  # noqa: E402
-from homebox.model.training import Batch, LoraTrainer  # noqa: E402
+from homebox.model.training.trainer import Batch, LoraTrainer  # noqa: E402
 from tests.parity import table  # noqa: E402
 from tests.unit.model_files import QWEN3, write_model  # noqa: E402
 

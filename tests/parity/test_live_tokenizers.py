@@ -15,10 +15,10 @@ llama_cpp = pytest.importorskip("llama_cpp")
 gguf = pytest.importorskip("gguf")
 
 from homebox.errors import RequestError  # noqa: E402
+from homebox.model.chat.template_chat import TemplateChat  # noqa: E402
 from homebox.model.gguf import GGUFFile  # noqa: E402
-from homebox.model.pre_tokenizers import PRE_TOKENIZERS  # noqa: E402
-from homebox.model.template_chat import TemplateChat  # noqa: E402
-from homebox.model.tokenizer import load_tokenizer  # noqa: E402
+from homebox.model.tokenizer.load import load_tokenizer  # noqa: E402
+from homebox.model.tokenizer.pre_tokenizers import PRE_TOKENIZERS  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.model.lora import uniform
-from homebox.model.sentencepiece_file import BYTE, CONTROL, NORMAL, UNKNOWN
+from homebox.model.tokenizer.sentencepiece_file import BYTE, CONTROL, NORMAL, UNKNOWN
 from tests.parity.cases import ROWS, TRAINED, Case
 from tests.unit.model_files import rounded
 

@@ -15,10 +15,10 @@ from homebox.engine.graph.grad import gradient
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import evaluate
 from homebox.engine.runtime.runtime_cpu import pool
-from homebox.model.config_file import parse_config
-from homebox.model.pretraining import Optimisation, Pretrainer
-from homebox.model.training import Batch, LoraTrainer
-from homebox.model.transformer import Transformer
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.decoder.transformer import Transformer
+from homebox.model.training.pretraining import Optimisation, Pretrainer
+from homebox.model.training.trainer import Batch, LoraTrainer
 from tests.unit.engine_checks import random, tensor
 from tests.unit.model_files import CONFIG, ArrayWeights, random_weights
 

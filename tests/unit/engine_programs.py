@@ -7,7 +7,7 @@ from homebox.engine.graph.formats import WEIGHTS
 from homebox.engine.graph.grad import gradient
 from homebox.engine.graph.ops import Sym
 from homebox.engine.graph.tensor import Tensor
-from homebox.model.masked_attention import masked_attention, visible
+from homebox.model.decoder.masked_attention import masked_attention, visible
 
 WIDTH, HEADS, GROUPS, DIM, CONTEXT, INNER = 48, 2, 2, 12, 64, 80
 

@@ -15,9 +15,9 @@ import sentencepiece
 from homebox.engine.graph import formats
 from homebox.engine.graph.device import Buffer
 from homebox.engine.graph.tensor import Tensor
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.config import ModelConfig, is_vector
-from homebox.model.config_file import parse_config
-from homebox.model.loader import file_name_of
+from homebox.model.loading.loader import file_name_of
 
 MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>")
 CALLS = ("<tool_call>", "</tool_call>")

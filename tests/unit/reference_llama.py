@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.model.config import PROJECTIONS, ModelConfig
-from homebox.model.rope import rope_tables
+from homebox.model.decoder.rope import rope_tables
 
 Array = npt.NDArray[Any]
 
 
 class ReferenceLlama:
-    """Offers what `homebox.model.transformer.Transformer` offers, slowly."""
+    """Offers what `homebox.model.decoder.transformer.Transformer` offers, slowly."""
 
     def __init__(
         self,

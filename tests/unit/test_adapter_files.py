@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from homebox.model.adapter_files import fused_of, read_adapter, write_adapter
+from homebox.model.files.safetensors_reader import SafetensorsFile
 from homebox.model.lora import adapter_shapes
 from homebox.model.model import Model, load
-from homebox.model.safetensors_reader import SafetensorsFile
 from tests.unit.model_files import CONFIG, QWEN3, safetensors_bytes, write_model
 
 PHI3: dict[str, Any] = {**CONFIG, "model_type": "phi3", "hidden_size": 32, "head_dim": 8}

@@ -19,8 +19,8 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import Program, Spec, capture, evaluate
 from homebox.engine.verify.oracle import narrow, widen
 from homebox.errors import EngineError
-from homebox.model.masked_attention import masked_attention, visible
-from homebox.model.paged_cache import PAGE, Kind, PagedCache
+from homebox.model.decoder.masked_attention import masked_attention, visible
+from homebox.model.decoder.paged_cache import PAGE, Kind, PagedCache
 from tests.unit.engine_checks import check, interpreted, random, same_bits, tensor
 
 Array = npt.NDArray[Any]

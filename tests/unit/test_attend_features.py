@@ -9,7 +9,7 @@ import pytest
 from homebox.engine.fusion.fuse import optimise
 from homebox.engine.graph.ops import Op, toposort
 from homebox.engine.graph.tensor import Tensor
-from homebox.model.masked_attention import masked_attention, visible
+from homebox.model.decoder.masked_attention import masked_attention, visible
 from tests.unit.engine_checks import check, program_of, random, same_bits, tensor
 
 Array = npt.NDArray[Any]

@@ -13,10 +13,10 @@ from homebox.engine.runtime import backend_cpu
 from homebox.engine.runtime.devices import device_named
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.errors import OutOfDeviceMemoryError
-from homebox.model import data_parallel
-from homebox.model.data_parallel import ParallelTrainer, cut, trainer_for
-from homebox.model.placed_weights import memory_of, moved
-from homebox.model.training import Batch, LoraTrainer
+from homebox.model.training import data_parallel
+from homebox.model.training.data_parallel import ParallelTrainer, cut, trainer_for
+from homebox.model.training.trainer import Batch, LoraTrainer
+from homebox.model.weights.placed_weights import memory_of, moved
 from tests.unit.failing_device import FailingDevice
 from tests.unit.test_training import CONFIG, LENGTH, Base, batch_of
 

@@ -10,13 +10,14 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import HOST, HostDevice
 from homebox.engine.graph.formats import WEIGHTS
 from homebox.errors import ConfigError, DeviceError, OutOfDeviceMemoryError
-from homebox.model import devices, load
+from homebox.model import load
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.config import ModelConfig
-from homebox.model.config_file import parse_config
-from homebox.model.devices import Choice, Room, choose, room_of
-from homebox.model.placement import Placement, Request, in_proportion, plan
-from homebox.model.stages import CHUNKS, Kind, Part, Sizes
-from homebox.model.transformer import Transformer
+from homebox.model.decoder.stages import CHUNKS, Kind, Part, Sizes
+from homebox.model.decoder.transformer import Transformer
+from homebox.model.placement import devices
+from homebox.model.placement.devices import Choice, Room, choose, room_of
+from homebox.model.placement.plan import Placement, Request, in_proportion, plan
 from tests.unit.model_files import QWEN3, ArrayWeights, random_weights
 from tests.unit.test_model_transformer import adapter_of, ids_of
 
@@ -434,7 +435,7 @@ def test_a_budget_is_what_a_device_has(cards: dict[str, Any], tmp_path: Path) ->
 def test_a_budget_below_the_model_is_refused_before_loading(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from homebox.model import packed_weights
+    from homebox.model.weights import packed_weights
 
     packed: list[Any] = []
     pack = packed_weights.pack_model

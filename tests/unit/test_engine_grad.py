@@ -11,7 +11,7 @@ from homebox.engine.graph.ops import Op
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.verify.oracle import evaluate as oracle
 from homebox.errors import EngineError
-from homebox.model.masked_attention import masked_attention, visible
+from homebox.model.decoder.masked_attention import masked_attention, visible
 from tests.unit.engine_checks import check, random, tensor
 
 Build = Callable[[Sequence[Tensor]], Tensor]

@@ -9,10 +9,10 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.formats import BF16, F32, Q4, Q8, Format, pack, unpack
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import Spec, capture
-from homebox.model.activations import Activations, rounded
 from homebox.model.config import Experts
-from homebox.model.experts import Mixture
-from homebox.model.routing import Routing, Slots, block_of, most_blocks
+from homebox.model.decoder.activations import Activations, rounded
+from homebox.model.decoder.experts import Mixture
+from homebox.model.decoder.routing import Routing, Slots, block_of, most_blocks
 from tests.unit.engine_checks import check
 
 Array = np.ndarray

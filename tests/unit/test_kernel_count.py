@@ -8,10 +8,10 @@ import pytest
 from homebox.engine.graph.formats import WEIGHTS
 from homebox.engine.inspection.debug import recording
 from homebox.engine.inspection.graph_html import repetition
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.config import ModelConfig
-from homebox.model.config_file import parse_config
+from homebox.model.decoder.transformer import Transformer
 from homebox.model.lora import init_adapter
-from homebox.model.transformer import Transformer
 from tests.unit.model_files import CONFIG, QWEN3, ArrayWeights, random_weights
 
 # Launches of one layer at most. A long context is cut into splits, which a kernel joins.

@@ -14,11 +14,11 @@ from homebox.engine.runtime.runtime_cpu import pool
 from homebox.engine.verify.oracle import evaluate as oracle
 from homebox.errors import ConfigError
 from homebox.model.config import ModelConfig, same_layers
-from homebox.model.cross_entropy import chunk_rows
-from homebox.model.decoder import Rotary, Rows, hidden_states
 from homebox.model.lora import init_adapter
-from homebox.model.pretraining import first_weights
-from homebox.model.training import Batch, LoraTrainer, log_probabilities
+from homebox.model.training.cross_entropy import chunk_rows
+from homebox.model.training.packed_rows import Rotary, Rows, hidden_states
+from homebox.model.training.pretraining import first_weights
+from homebox.model.training.trainer import Batch, LoraTrainer, log_probabilities
 
 RANK, ALPHA, ROWS, LENGTH = 4, 8.0, 2, 24
 CONFIG = ModelConfig(
@@ -221,8 +221,6 @@ def test_a_layer_more_costs_what_it_keeps() -> None:
     assert growth("layer") <= 4 * 64 + panels
     assert growth("matmul") <= 4 * (64 + 128 + 64 + 64 + 2 * 128) + low + panels
     assert growth("none") > growth("matmul") + 4 * 24  # at least the probabilities
-
-
 
 
 def test_logits_in_chunks_are_the_same_loss() -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from homebox.engine.graph import formats
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.config import PROJECTIONS
-from homebox.model.config_file import parse_config
 from homebox.model.lora import init_adapter
-from homebox.model.training import Batch, LoraTrainer
+from homebox.model.training.trainer import Batch, LoraTrainer
 from tests.unit.model_files import CONFIG, QWEN3, ArrayWeights, random_weights
 
 torch = pytest.importorskip("torch")

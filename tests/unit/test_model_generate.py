@@ -18,8 +18,8 @@ from homebox.errors import (
     UsageError,
 )
 from homebox.model import Model, Piece, SamplingParams, Sequence
-from homebox.model.generate import text_of
-from homebox.model.loader import load_directory
+from homebox.model.generation.generate import text_of
+from homebox.model.loading.loader import load_directory
 from homebox.model.lora import init_adapter
 from tests.unit.model_files import write_model
 from tests.unit.reference_llama import ReferenceLlama

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from homebox.errors import HomeboxError, ModelFormatError, ModelNotFoundError
-from homebox.model.config_file import parse_config
-from homebox.model.loader import file_name_of, load_directory
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.loading.loader import file_name_of, load_directory
 from tests.unit.model_files import (
     CONFIG,
     file_tensors,

@@ -11,12 +11,12 @@ from homebox.engine.graph.formats import WEIGHTS
 from homebox.engine.runtime.runtime_cpu import pool
 from homebox.errors import EngineError
 from homebox.model import Model, SamplingParams, load
-from homebox.model.activations import Activations
+from homebox.model.architectures.config_file import parse_config
 from homebox.model.config import ModelConfig
-from homebox.model.config_file import parse_config
-from homebox.model.loader import load_directory
+from homebox.model.decoder.activations import Activations
+from homebox.model.decoder.transformer import Kind, Transformer
+from homebox.model.loading.loader import load_directory
 from homebox.model.lora import init_adapter
-from homebox.model.transformer import Kind, Transformer
 from tests.unit.model_files import CONFIG, ArrayWeights, random_weights, write_model
 from tests.unit.reference_llama import ReferenceLlama
 
@@ -228,7 +228,7 @@ def test_logits_equal_those_of_transformers(kind: str) -> None:
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
     )
     oracle = theirs.AutoModelForCausalLM.from_config(made, attn_implementation="eager").float()
-    from homebox.model.loader import file_name_of
+    from homebox.model.loading.loader import file_name_of
 
     state = {file_name_of(name): torch.from_numpy(array) for name, array in weights.items()}
     missing, unexpected = oracle.load_state_dict(state, strict=False)

@@ -16,12 +16,13 @@ from homebox.engine.graph.formats import BF16, F32, Q4, Q8, WEIGHTS, Floats, For
 from homebox.engine.runtime.capture import evaluate
 from homebox.engine.runtime.pack_weights import packed
 from homebox.errors import ConfigError, ModelFormatError
-from homebox.model import file_digests, packed_weights, sealed_file
-from homebox.model.config_file import parse_config
-from homebox.model.loader import LoadedWeights, load_weights
-from homebox.model.packed_layout import choose_format, segments_of
-from homebox.model.packed_weights import find_packed, pack_model
-from homebox.model.safetensors_reader import SafetensorsFile
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.files import file_digests, sealed_file
+from homebox.model.files.safetensors_reader import SafetensorsFile
+from homebox.model.loading.loader import LoadedWeights, load_weights
+from homebox.model.weights import packed_weights
+from homebox.model.weights.packed_layout import choose_format, segments_of
+from homebox.model.weights.packed_weights import find_packed, pack_model
 from tests.unit.model_files import (
     CONFIG,
     QWEN3,

@@ -12,9 +12,9 @@ from homebox.engine.graph.ops import Op, toposort
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import evaluate
 from homebox.model.config import LayerShape, ModelConfig, Rope
-from homebox.model.decoder import Rotary, Rows
-from homebox.model.rope import rope_tables
-from homebox.model.row_attention import Block, RowAttention, visible
+from homebox.model.decoder.rope import rope_tables
+from homebox.model.training.packed_rows import Rotary, Rows
+from homebox.model.training.row_attention import Block, RowAttention, visible
 from tests.unit.engine_checks import interpreted, random, same_bits, tensor
 
 Array = npt.NDArray[Any]

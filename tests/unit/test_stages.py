@@ -12,13 +12,13 @@ from homebox.engine.graph.formats import WEIGHTS
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.devices import device_named
 from homebox.errors import DeviceLostError, OutOfDeviceMemoryError
-from homebox.model.activations import Activations
 from homebox.model.adapters import Adapters
-from homebox.model.config_file import parse_config
-from homebox.model.pages import Pages
-from homebox.model.placed_weights import memory_of, moved, needed
-from homebox.model.stages import Part
-from homebox.model.transformer import Transformer
+from homebox.model.architectures.config_file import parse_config
+from homebox.model.decoder.activations import Activations
+from homebox.model.decoder.pages import Pages
+from homebox.model.decoder.stages import Part
+from homebox.model.decoder.transformer import Transformer
+from homebox.model.weights.placed_weights import memory_of, moved, needed
 from tests.parity.cases import BY_NAME
 from tests.unit.failing_device import FULL, LOST, Rack
 from tests.unit.model_files import CONFIG, ArrayWeights, random_weights

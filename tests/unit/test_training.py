@@ -8,8 +8,8 @@ from homebox.engine.graph.grad import gradient
 from homebox.engine.runtime.capture import capture
 from homebox.model.config import ModelConfig, same_layers
 from homebox.model.lora import init_adapter
-from homebox.model.pretraining import Optimisation, Pretrainer, first_weights
-from homebox.model.training import Batch, LoraTrainer, StepResult
+from homebox.model.training.pretraining import Optimisation, Pretrainer, first_weights
+from homebox.model.training.trainer import Batch, LoraTrainer, StepResult
 from tests.unit.reference_llama import ReferenceLlama
 
 CONFIG = ModelConfig(

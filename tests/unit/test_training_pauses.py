@@ -9,7 +9,7 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime import backend_cpu
 from homebox.engine.runtime.capture import Spec, capture
 from homebox.engine.runtime.stop_flag import StopFlag
-from homebox.model.training import LoraTrainer, StepResult
+from homebox.model.training.trainer import LoraTrainer, StepResult
 from tests.unit.test_training import LENGTH, ROWS, Base, batch_of
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from homebox.model.pre_tokenizers import PRE_TOKENIZERS
+from homebox.model.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISIBLE = ("<think>", "</think>", "<tool_call>", "</tool_call>")

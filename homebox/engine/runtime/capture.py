@@ -114,7 +114,7 @@ class _Request(NamedTuple):
         code = getattr(self.function, "__code__", None)
         folders = [Path(__file__).parents[1]]
         if code is not None:
-            folders.append(Path(code.co_filename).parent)
+            folders.append(room_of(Path(code.co_filename)))
         sources = [sources_digest(folder) for folder in folders]
         if None in sources:
             log.info("%s is not kept on disk: sources changed since the start", self.name)
@@ -222,6 +222,18 @@ def _own(t: "Tensor") -> Node:
 
 
 @cache
+def room_of(source: Path) -> Path:
+    """Return the folder whose sources decide what a function builds.
+
+    It is the part of the outermost package that the file lies in, as homebox/model, because a
+    graph is put together from several rooms of it.
+    """
+    folder = source.parent
+    while (folder.parents[1] / "__init__.py").exists():
+        folder = folder.parent
+    return folder
+
+
 def sources_digest(folder: Path) -> str | None:
     """Return a hash of the Python sources in a folder: of what decides a graph besides data.
 

@@ -26,12 +26,12 @@ from homebox.model.adapter_files.modules import (
     separated,
 )
 from homebox.model.config import ModelConfig
+from homebox.model.files.stored import finite
 from homebox.model.gguf.reader import GGUFFile, GGUFTensor
 from homebox.model.gguf.types import GGMLType
 from homebox.model.gguf.writer import write_gguf
-from homebox.model.gguf_families import FAMILIES
+from homebox.model.loading.gguf_families import FAMILIES
 from homebox.model.lora import MAX_RANK, check_adapter
-from homebox.model.stored import finite
 from homebox.model.strictmath import Float32
 
 FILE = "adapter.gguf"

@@ -32,10 +32,10 @@ from homebox.model.adapter_files.peft_config import (
     written_config,
 )
 from homebox.model.config import ModelConfig
-from homebox.model.json_file import read_json_file
+from homebox.model.files.json_file import read_json_file
+from homebox.model.files.safetensors_reader import SafetensorsFile, TensorInfo
+from homebox.model.files.stored import Stored, finite, widened
 from homebox.model.lora import MAX_RANK, check_adapter
-from homebox.model.safetensors_reader import SafetensorsFile, TensorInfo
-from homebox.model.stored import Stored, finite, widened
 from homebox.model.strictmath import Float32
 
 CONFIG_FILE = "adapter_config.json"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from homebox.errors import ModelFormatError
-from homebox.model.json_file import show
+from homebox.model.files.json_file import show
 
 Number = TypeVar("Number", int, float)
 

@@ -23,7 +23,7 @@ from homebox.model.config import (
     ModelConfig,
     Rope,
 )
-from homebox.model.config_fields import Fields
+from homebox.model.files.config_fields import Fields
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 MAX_CHOSEN = 64  # experts of one row

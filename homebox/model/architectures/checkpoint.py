@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.model.config import ATTENTION, MLP, ModelConfig
-from homebox.model.stored import MX_BLOCK, Stored, mxfp4, widened
+from homebox.model.files.stored import MX_BLOCK, Stored, mxfp4, widened
 
 Shape = tuple[int, ...]
 Make = Callable[[Sequence[np.ndarray]], Stored]

@@ -7,7 +7,7 @@ from homebox.model.architectures.base import Architecture, common, layer_kinds, 
 from homebox.model.architectures.checkpoint import Names
 from homebox.model.architectures.ropes import THETA, rope_from
 from homebox.model.config import MAX_LAYERS, LayerShape, ModelConfig, Rope
-from homebox.model.config_fields import Fields
+from homebox.model.files.config_fields import Fields
 
 # What transformers takes for granted, so that checkpoints of the larger models leave it out.
 _USUAL = {

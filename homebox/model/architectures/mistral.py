@@ -10,7 +10,7 @@ from homebox.model.architectures.base import (
     window_of,
 )
 from homebox.model.config import ModelConfig
-from homebox.model.config_fields import Fields
+from homebox.model.files.config_fields import Fields
 
 
 def parse(fields: Fields) -> ModelConfig:

@@ -10,7 +10,7 @@ from homebox.model.architectures.base import (
 from homebox.model.architectures.checkpoint import Names
 from homebox.model.architectures.ropes import read_rope
 from homebox.model.config import LayerShape, ModelConfig
-from homebox.model.config_fields import Fields
+from homebox.model.files.config_fields import Fields
 
 
 def parse(fields: Fields) -> ModelConfig:

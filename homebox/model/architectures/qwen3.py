@@ -2,7 +2,7 @@
 
 from homebox.model.architectures.base import Architecture, common, only_silu, qwen_layers, rope_of
 from homebox.model.config import ModelConfig
-from homebox.model.config_fields import Fields
+from homebox.model.files.config_fields import Fields
 
 
 def parse(fields: Fields) -> ModelConfig:

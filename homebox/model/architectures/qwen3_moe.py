@@ -13,7 +13,7 @@ from homebox.model.architectures.base import (
 )
 from homebox.model.architectures.checkpoint import Names, separate_experts
 from homebox.model.config import MAX_LAYERS, LayerShape, ModelConfig
-from homebox.model.config_fields import Fields
+from homebox.model.files.config_fields import Fields
 
 
 def parse(fields: Fields) -> ModelConfig:

@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from homebox.model.config import MAX_POSITIONS, Rope
-from homebox.model.config_fields import Fields
-from homebox.model.json_file import show
+from homebox.model.files.config_fields import Fields
+from homebox.model.files.json_file import show
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 THETA = (1.0, 1e12)

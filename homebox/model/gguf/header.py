@@ -18,7 +18,7 @@ from homebox.errors import ModelFormatError
 from homebox.model.gguf.dequantisers import SUPPORTED_NAMES
 from homebox.model.gguf.metadata import ALIGNMENT, U32, Data, Reader, Value, read_metadata, shown
 from homebox.model.gguf.types import BLOCKS, GGMLType
-from homebox.model.mistakes import CUT_OFF
+from homebox.model.loading.mistakes import CUT_OFF
 
 MAX_KEYS = 1 << 12
 MAX_TENSORS = 1 << 13

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.errors import ModelFormatError
-from homebox.model.mistakes import CUT_OFF
+from homebox.model.loading.mistakes import CUT_OFF
 
 MAX_HEADER_BYTES = 128 << 20
 MAX_STRINGS = 1 << 20  # in arrays; large vocabularies and their merges are two thirds of it

@@ -12,12 +12,12 @@ from types import MappingProxyType
 import numpy as np
 
 from homebox.errors import ModelFormatError
+from homebox.model.files.mapped_file import MappedFile
 from homebox.model.gguf.bits import Bytes, Float32
 from homebox.model.gguf.dequantisers import SUPPORTED, SUPPORTED_NAMES, dequantise_into
 from homebox.model.gguf.header import TensorInfo, parse
 from homebox.model.gguf.metadata import Value
 from homebox.model.gguf.types import BLOCKS, GGMLType
-from homebox.model.mapped_file import MappedFile
 
 
 class GGUFFile(MappedFile):

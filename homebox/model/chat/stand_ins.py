@@ -1,0 +1,81 @@
+"""Keeps what people write apart from what a chat template writes, while both are one text.
+
+The one idea: in everything that goes into a template, the characters that steering tokens begin and
+end with are replaced by characters of a private plane that nobody used; after the template ran, its
+own steering tokens are found, and then the characters are put back. So no content can name a token,
+nor complete one that the template begins, nor be cut and joined to one.
+In an assistant's text only hidden tokens are kept from counting, and those like <|this|>, which are
+marks of turns: its other visible marks (<think>, <tool_call>) are its own.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from homebox.errors import RequestError
+from homebox.model.tokenizer.base import Restore, Tokenizer, any_of
+
+_PLANE = range(0xF0000, 0xFFFFE)
+_TURNS = ("<|", "<\uff5c")
+
+
+class StandIns:
+    """The replacements for one rendering; `restore` puts the characters back.
+
+    `values` is everything that will go in: JSON values.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, values: Any) -> None:
+        bare = [text.strip() for text in tokenizer.special]
+        ends = dict.fromkeys([*(text[:1] for text in bare), *(text[-1:] for text in bare)])
+        ends.pop("", None)
+        used = {ord(c) for text in _texts(values) for c in set(text) if c >= "\U000f0000"}
+        free = (code for code in _PLANE if code not in used)
+        self._table = {ord(end): chr(code) for end, code in zip(ends, free, strict=False)}
+        self.restore: Restore = {ord(stand): chr(code) for code, stand in self._table.items()}
+        self._not_said = any_of(
+            text
+            for text, index in tokenizer.special.items()
+            if index in tokenizer.hidden or text.startswith(_TURNS)
+        )
+
+    def of_others(self, value: Any) -> Any:
+        """Return a JSON value in which no text holds the beginning or end of a token."""
+        return _mapped(value, lambda text: text.translate(self._table))
+
+    def of_assistant(self, value: Any) -> Any:
+        """Return a JSON value in which no text holds a token that an assistant never says."""
+
+        def keep(text: str) -> str:
+            return self._not_said.sub(lambda match: match.group().translate(self._table), text)
+
+        return _mapped(value, keep)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            waiting.extend(item)
+            waiting.extend(item.values())
+        elif isinstance(item, Iterable):
+            waiting.extend(item)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    try:
+        return _changed(value, change)
+    except RecursionError:
+        raise RequestError("the messages nest too deeply", param="messages") from None
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_changed(key, change): _changed(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_changed(item, change) for item in value]
+    return value

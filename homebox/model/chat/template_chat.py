@@ -1,0 +1,259 @@
+"""Talks to a model in the words of its own chat template.
+
+The one idea: the template makes one text of a conversation; steering tokens count where the
+template wrote them, while what people wrote in the messages stays text (`stand_ins.py`).
+In training, a turn is a target only where the conversation shows it as the model would have said
+it: templates may rewrite earlier turns, and nobody should learn to say what was rewritten.
+Invariant: the ids before a target are those of the prompt that asks for it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from homebox.errors import RequestError
+from homebox.model.chat.messages import (
+    Message,
+    Rendered,
+    Span,
+    content_of,
+    parsed_arguments,
+    provenance_of,
+    role_of,
+    text_of,
+)
+from homebox.model.chat.stand_ins import StandIns
+from homebox.model.chat.template import STOPPED, ChatTemplate
+from homebox.model.tokenizer.base import After, Tokenizer, any_of
+
+# For vocabularies with its tokens and no template (the format of OpenAI's chat markup language).
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+_DAY = datetime(2026, 1, 1)  # in training, so that a job has one result
+_PROBE = "Zq9x"
+
+
+class TemplateChat:
+    """The chat format of a model with a template; raises ModelFormatError if it is no template."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, source: str, stop_ids: tuple[int, ...] = (), where: str = ""
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._template = ChatTemplate(source, where or "chat template")
+        self._variables = dict(tokenizer.settings.variables)
+        self._calls = "tool_calls" in source
+        self._marks = any_of(tokenizer.special)
+        ends = (*stop_ids, *tokenizer.settings.end_ids, *self._end_of_turn())
+        self.stop_ids = tuple(dict.fromkeys(ends))
+        by_id = {index: text for text, index in tokenizer.special.items()}
+        self._stops = any_of(by_id[index] for index in self.stop_ids if index in by_id)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """Return the ids of a prompt (see ChatFormat); `variables` go to the template."""
+        stand_ins, given = self._given(messages, tools)
+        offered = None if tools is None else stand_ins.of_others(list(tools))
+        text = self._text(given, add_generation_prompt, tools=offered, **variables)
+        return self._tokenizer.encode_marked(text, stand_ins.restore)
+
+    def render_training(self, messages: Sequence[Message]) -> Rendered:
+        """Return ids, mask and spans (see ChatFormat); the day is always the same one."""
+        stand_ins, given = self._given(messages, None)
+        text = self._past(given)
+        bounds = self._bounds(given, text)
+        targets = []
+        for number, message in enumerate(messages):
+            if given[number]["role"] == "assistant" and message.get("train", True) is not False:
+                targets += self._target(given, number, text, bounds)
+        return self._encoded(messages, given, text, bounds, targets, stand_ins)
+
+    # the template's text
+
+    def _given(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None
+    ) -> tuple[StandIns, list[dict[str, Any]]]:
+        """Return the messages as templates expect them, in stand-ins."""
+        plain = [self._message(message, number) for number, message in enumerate(messages)]
+        stand_ins = StandIns(self._tokenizer, [plain, tools])
+        given = []
+        for message in plain:
+            kept = stand_ins.of_others(message)
+            if message["role"] == "assistant":
+                for name in ("content", "reasoning_content"):
+                    if name in message:
+                        kept[name] = stand_ins.of_assistant(message[name])
+            # Names of fields and of roles are the program's.
+            kept = {name: kept[stand_ins.of_others(name)] for name in message}
+            given.append({**kept, "role": message["role"]})
+        return stand_ins, given
+
+    def _message(self, message: Message, number: int) -> dict[str, Any]:
+        role = role_of(message, number)
+        calls = message.get("tool_calls")
+        if calls and not self._calls:
+            return {"role": role, "content": text_of(message, number)}
+        plain: dict[str, Any] = {"role": role, "content": content_of(message, number)}
+        if calls:
+            plain["tool_calls"] = [_call(call, number) for call in calls]
+        for name in ("name", "tool_call_id", "reasoning_content"):
+            if isinstance(message.get(name), str):
+                plain[name] = message[name]
+        return plain
+
+    def _text(self, given: list[dict[str, Any]], prompt: bool, **variables: Any) -> str:
+        return self._template.render(
+            messages=given, add_generation_prompt=prompt, **{**self._variables, **variables}
+        )
+
+    def _past(self, given: list[dict[str, Any]], prompt: bool = False) -> str:
+        return self._text(given, prompt, tools=None, strftime_now=_some_day)
+
+    def _tried(self, given: list[dict[str, Any]], prompt: bool = False) -> str | None:
+        """Return the text of a part of a conversation, None if the template refuses it."""
+        try:
+            return self._past(given, prompt)
+        except RequestError as error:
+            if error.code == STOPPED:
+                raise
+            return None
+
+    def _end_of_turn(self) -> tuple[int, ...]:
+        """Return the token that the template writes behind an answer, if it does."""
+        given = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
+        try:
+            text = self._past(given)
+        except RequestError:
+            return ()
+        place = text.rfind(_PROBE)
+        rest = text[place + len(_PROBE) :].lstrip() if place >= 0 else ""
+        found = self._marks.match(rest)
+        return () if found is None else (self._tokenizer.special[found.group()],)
+
+    # places in it
+
+    def _bounds(self, given: list[dict[str, Any]], text: str) -> list[int]:
+        """Return where each message begins in the text, and the text's end.
+
+        A part of a conversation that is the beginning of the whole shows it. Where the template
+        refuses the part or rewrites it later, the message's own words and the end of its turn do.
+        """
+        begin = self._variables.get("bos_token", "")
+        known: list[int | None] = [len(begin) if begin and text.startswith(begin) else 0]
+        for count in range(1, len(given)):
+            part = self._tried(given[:count])
+            known.append(len(part) if part is not None and text.startswith(part) else None)
+        known.append(len(text))
+        bounds: list[int] = [known[0] or 0]
+        for number in range(1, len(known)):
+            exact = known[number]
+            low = bounds[-1]
+            if exact is None or exact < low:
+                high = next(b for b in known[number:] if b is not None and b >= low)
+                exact = self._guess(given[number - 1], text, low, high)
+            bounds.append(self._snapped(text, exact, low))
+        return bounds
+
+    def _guess(self, message: dict[str, Any], text: str, low: int, high: int) -> int:
+        words = message["content"].rpartition("</think>")[2].strip()
+        place = text.find(words, low, high) if words else -1
+        if place < 0:
+            return low
+        end = place + len(words)
+        found = self._stops.match(text, end + len(text[end:high]) - len(text[end:high].lstrip()))
+        if found is None or found.end() > high:
+            return end
+        return found.end() + (1 if text[found.end() : found.end() + 1] == "\n" else 0)
+
+    def _snapped(self, text: str, place: int, low: int) -> int:
+        """Return a place behind a steering token where only blanks lie between: a cleaner cut."""
+        if place >= len(text) or self._marks.match(text, place):
+            return place
+        end = len(text[low:place].rstrip()) + low
+        return end if end < place and self._behind_mark(text[low:end]) else place
+
+    def _behind_mark(self, text: str) -> bool:
+        return any(found.end() == len(text) for found in self._marks.finditer(text))
+
+    def _target(
+        self, given: list[dict[str, Any]], number: int, text: str, bounds: list[int]
+    ) -> list[tuple[int, int]]:
+        """Return from where to where a turn is what the model would have said; empty if nowhere."""
+        last = number == len(given) - 1
+        whole = text if last else self._tried(given[: number + 1])
+        if whole is None or not text.startswith(whole):
+            return []
+        prompt = self._tried(given[:number], prompt=True)
+        if prompt is not None and text.startswith(prompt):
+            start = len(prompt)
+        else:
+            words = given[number]["content"].strip()
+            start = text.find(words, bounds[number], len(whole)) if words else -1
+        if start < 0:
+            return []
+        ends = [found.end() for found in self._stops.finditer(text, start, len(whole))]
+        if not ends and (found := self._stops.match(text, len(whole))):
+            ends = [found.end()]  # some templates end a turn where the next one begins
+        return [(start, ends[-1] if ends else len(whole))]
+
+    # ids
+
+    def _encoded(
+        self,
+        messages: Sequence[Message],
+        given: list[dict[str, Any]],
+        text: str,
+        bounds: list[int],
+        targets: list[tuple[int, int]],
+        stand_ins: StandIns,
+    ) -> Rendered:
+        cuts = sorted({0, len(text), *bounds, *(place for target in targets for place in target)})
+        ids: list[int] = []
+        mask: list[bool] = []
+        index = {0: 0}
+        after: After = ""
+        for start, end in pairwise(cuts):
+            part = text[start:end]
+            ids += self._tokenizer.encode_marked(part, stand_ins.restore, after)
+            learned = any(low <= start < high for low, high in targets)
+            mask += [learned] * (len(ids) - len(mask))
+            index[end] = len(ids)
+            after = "mark" if self._behind_mark(part) else "text"
+        spans = tuple(
+            Span(
+                index[bounds[number]],
+                index[bounds[number + 1]],
+                number,
+                given[number]["role"],
+                provenance_of(message, given[number]["role"]),
+            )
+            for number, message in enumerate(messages)
+        )
+        return Rendered(ids, mask, spans)
+
+
+def _call(call: Any, number: int) -> dict[str, Any]:
+    name, arguments = parsed_arguments(call, number)
+    try:
+        plain = json.loads(json.dumps(arguments))
+    except (TypeError, ValueError, RecursionError):
+        param = f"messages[{number}].tool_calls"
+        raise RequestError(f"{param}: arguments are not JSON", param=param) from None
+    function = {"name": name, "arguments": plain}
+    known = call.get("id")
+    given = {"id": known} if isinstance(known, str) else {}
+    return {**given, "type": "function", "function": function}
+
+
+def _some_day(form: str) -> str:
+    return _DAY.strftime(form)

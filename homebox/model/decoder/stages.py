@@ -1,0 +1,250 @@
+"""A stage: some layers of a decoder on one device, with all that they need there.
+
+One idea: a model is a row of stages that hand hidden states on through the host, and a model on one
+device is a row of one. Every stage has the cache, the adapters and the programs of its own layers;
+page tables, slots and positions are the same for all. Invariant: a stage of all layers runs the
+programs that a model without stages would run, by the same keys.
+"""
+
+import gc
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from homebox.engine.graph import dtype as dt
+from homebox.engine.graph.device import HOST, Buffer, Device, using
+from homebox.engine.graph.ops import Sym
+from homebox.engine.graph.tensor import Tensor
+from homebox.engine.runtime.capture import Program, Spec, capture
+from homebox.errors import DeviceError, OutOfDeviceMemoryError
+from homebox.model.config import ModelConfig
+from homebox.model.decoder.activations import Activations
+from homebox.model.decoder.adapter_memory import AdapterMemory, Chosen, rank_bucket
+from homebox.model.decoder.block import Decoder, Rows
+from homebox.model.decoder.paged_cache import Kind as CacheKind
+from homebox.model.decoder.paged_cache import PagedCache
+from homebox.model.decoder.pages import PAGE
+from homebox.model.decoder.panels import round_up
+from homebox.model.weights.placed_weights import PackedMatrices, Tell, weights_on
+
+log = logging.getLogger(__name__)
+
+# Rows of a prefill program; the smallest that holds the chunk is taken. Those above what keeps a
+# device busy only make others wait.
+CHUNKS = (16, 64, 256, 1024)
+BATCHES = (1, 2, 4, 8)  # sequences of a decode program
+ADAPTERS = (0, 1, 2, 4)  # adapters of a program
+EVERY = 64  # rows of the program that returns all logits
+
+Inputs = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a program is compiled for."""
+
+    batch: int  # sequences
+    length: int  # rows of each
+    adapters: int  # how many besides the base the rows may use
+    every: bool  # logits of all rows, not of each sequence's last
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which layers run on which device."""
+
+    device: Device
+    layers: range
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What all stages of a model have in common."""
+
+    context: int  # positions that a sequence may fill
+    slots: int  # sequences
+    adapters: int  # with the base
+    activations: Activations
+    cache: CacheKind
+    chunks: tuple[int, ...]  # of CHUNKS, see `chunks_for`
+
+    @property
+    def per_slot(self) -> int:
+        """Pages of a sequence."""
+        return -(-self.context // PAGE)
+
+    @property
+    def pages(self) -> int:
+        """Pages of all sequences."""
+        return self.slots * self.per_slot
+
+
+def chunks_for(devices: Iterable[Device]) -> tuple[int, ...]:
+    """Return the rows of prefill programs for a model on these devices."""
+    most = max(device.busy_rows for device in devices)
+    return tuple(rows for rows in CHUNKS if rows <= most)
+
+
+def whole(config: ModelConfig, device: Device = HOST) -> tuple[Part, ...]:
+    """Return the parts of a model that is on one device."""
+    return (Part(device, range(config.num_layers)),)
+
+
+class Stage:
+    """The layers of one part."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: PackedMatrices,
+        part: Part,
+        sizes: Sizes,
+        tell: Tell | None = None,
+    ) -> None:
+        self.config, self.sizes = config, sizes
+        self.device, self.layers = part.device, part.layers
+        self.weights = weights_on(self.device, config, weights, self.layers, tell)
+        with using(self.device):
+            self.cache = PagedCache(config, sizes.pages, sizes.cache, self.layers)
+            self.decoder = Decoder(
+                config,
+                self.weights,
+                self.cache,
+                round_up(sizes.context, PAGE),
+                sizes.activations,
+                self.layers,
+            )
+        self.adapters: AdapterMemory | None = None
+        self.programs: dict[Kind, Program] = {}
+
+    # -- adapters -------------------------------------------------------------------------------
+
+    def set_adapter(
+        self, index: int, tensors: Mapping[str, np.ndarray] | None, scale: float
+    ) -> None:
+        """Put an adapter into a slot (1 ..), or clear it; slot 0 is the base and stays empty."""
+        if tensors is not None:
+            self._make_room(next(t.shape[0] for name, t in tensors.items() if name.endswith(".A")))
+        if self.adapters is not None:
+            self.adapters.write(index, tensors, scale)
+
+    def _make_room(self, rank: int) -> None:
+        """Lay out the adapters' memory for a rank; programs are compiled anew if it grows."""
+        if self.adapters is not None and rank <= self.adapters.rank:
+            return
+        with using(self.device):
+            larger = AdapterMemory(self.config, self.sizes.adapters, rank_bucket(rank), self.layers)
+        if self.adapters is not None:
+            larger.take_over(self.adapters)
+        self.adapters = larger
+        self.programs = {k: p for k, p in self.programs.items() if not k.adapters}
+
+    # -- running --------------------------------------------------------------------------------
+
+    def run(self, kind: Kind, inputs: Inputs, values: Mapping[str, int]) -> np.ndarray:
+        """Run a program; return its output, readable until the next run of the same kind.
+
+        Inputs that it does not have are left out. After a DeviceError the stage can be used again,
+        as far as its device can.
+        """
+        try:
+            program = self.program(kind)
+            for name in program.inputs:
+                program.set_input(name, inputs[name])
+            program.run(values)
+            return program.output(0).numpy()
+        except OutOfDeviceMemoryError:
+            # Each program has memory of its own; the next one may do with what others gave back.
+            self.forget_programs()
+            raise
+        except DeviceError:
+            self.abandon(kind)
+            raise
+
+    def abandon(self, kind: Kind) -> None:
+        """Let a program that broke off begin anew the next time."""
+        if kind in self.programs:
+            self.programs[kind].abandon()
+
+    def forget_programs(self) -> None:
+        """Give the memory of all programs back; they are loaded from the disk when needed."""
+        self.programs.clear()
+        gc.collect()
+
+    # -- programs -------------------------------------------------------------------------------
+
+    def program(self, kind: Kind) -> Program:
+        """Return the program of a kind, compiling it at first use."""
+        if kind not in self.programs:
+            with using(self.device):
+                self.programs[kind] = self._capture(kind)
+        return self.programs[kind]
+
+    def _capture(self, kind: Kind) -> Program:
+        count = kind.batch * kind.length
+        chunk = kind.length > 1
+        rows = Sym("count", 1, count)
+        most = self.sizes.adapters - 1
+        chosen = tuple(Sym(f"adapter{i}", 0, most) for i in range(kind.adapters))
+        inputs = {"ids": Spec((count,), dt.i32)}
+        if not self.decoder.first:
+            inputs = {"hidden": Spec((count, self.config.hidden_size))}
+        inputs |= {
+            "positions": Spec((kind.batch, kind.length), dt.i32),
+            "places": Spec((count,), dt.i32),
+            "tables": Spec((kind.batch, self.sizes.per_slot), dt.i32),
+        }
+        if kind.adapters and not chunk:
+            inputs["adapters"] = Spec((count,), dt.i32)
+        syms = list(chosen)
+        if chunk and not kind.every and self.decoder.last:
+            syms.append(rows)
+
+        def step(
+            positions: Tensor,
+            places: Tensor,
+            tables: Tensor,
+            adapters: Tensor | None = None,
+            **source: Tensor,
+        ) -> list[Tensor]:
+            (x,) = source.values()
+            last = (Tensor.variable(rows) + -1).reshape((1,)) if rows in syms else None
+            place = Rows(positions, places, tables, Chosen(chosen, adapters), last)
+            return [self.decoder.run(x, place, self.adapters)]
+
+        name = f"{'chunk' if chunk else 'decode'} {count}" + "+lora" * kind.adapters
+        if len(self.layers) < self.config.num_layers:
+            name += f" layers {self.layers.start}-{self.layers.stop - 1}"
+        memory = self._memory(kind)
+        return capture(step, inputs, syms, name, self._key(kind) if memory else None, memory)
+
+    def _key(self, kind: Kind) -> str:
+        """Return what decides a program's graph, save for source code and machine."""
+        rank = self.adapters.rank if kind.adapters and self.adapters is not None else 0
+        parts: tuple[object, ...] = (
+            self.config,
+            self.weights.form.name,
+            self.decoder.activations,
+            (self.cache.dtype.name, self.cache.quantised),
+            (self.sizes.per_slot, self.cache.pages),
+            (self.sizes.adapters, rank),
+            kind,
+        )
+        if len(self.layers) < self.config.num_layers:
+            parts += (self.layers,)
+        return repr(parts)
+
+    def _memory(self, kind: Kind) -> dict[str, Buffer]:
+        """Return all memory of a program, by names that are the same in every process."""
+        if not self.weights.buffers:
+            return {}
+        found = {**self.weights.buffers}
+        caches = zip(self.layers, self.cache.memory, strict=True)
+        found |= {f"kv:{layer}": t.buffer for layer, t in caches}
+        found |= self.decoder.buffers
+        if kind.adapters and self.adapters is not None:
+            found |= self.adapters.buffers
+        return found

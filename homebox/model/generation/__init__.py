@@ -1,0 +1,1 @@
+"""One running answer: the choice of tokens, and when it ends."""

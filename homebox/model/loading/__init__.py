@@ -1,0 +1,1 @@
+"""A model's files as weights in homebox's names, with configuration and tokenizer."""

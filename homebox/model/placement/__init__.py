@@ -1,0 +1,1 @@
+"""Which devices there are for a model, and which of its layers go where."""
