@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from homebox.engine.graph.device import Buffer
-from homebox.engine.graph.formats import Format
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
 from homebox.model.decoder.activations import Activations, rounded
