@@ -1,4 +1,4 @@
-"""The training step of homebox.model.training.pretraining written in PyTorch, as a peer and an oracle."""
+"""The training step of `homebox/model/training/pretraining.py` in PyTorch: a peer and an oracle."""
 
 import numpy as np
 import torch
