@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from homebox.engine.graph.device import HOST, Device
-from homebox.engine.graph.formats import Format
 from homebox.engine.graph.tensor import Tensor
 from homebox.model.config import ModelConfig
 from homebox.model.decoder.stages import whole
 from homebox.model.decoder.transformer import Transformer
-from homebox.model.loading.gguf_format import served_format
+from homebox.model.loading.gguf_format import served_packing
 from homebox.model.loading.loaded_weights import LoadedWeights
 from homebox.model.loading.open_model import open_weights
 from homebox.model.model import choose_activations
 from homebox.model.placement.devices import room_of
 from homebox.model.training.trainer import Batch, LoraTrainer
+from homebox.model.weights.packed_layout import Packing
 from homebox.model.weights.packed_weights import PackedWeights, pack_model
 from homebox.model.weights.placed_weights import moved
 
@@ -38,12 +38,12 @@ def random_ids(config: ModelConfig, count: int, seed: int = 0) -> Ids:
 def open_packed(directory: Path, form: str) -> PackedWeights:
     """Return the weights of a model directory in a format, by name or "auto"."""
     weights = open_weights(directory)
-    return pack_model(weights, format_of(weights, form))
+    return pack_model(weights, packing_as_served(weights, form))
 
 
-def format_of(weights: LoadedWeights, asked: str) -> Format:
-    """Return the format in which a model would be served, by name or "auto"."""
-    return served_format(weights.config, weights, asked, room_of(HOST, 0).free)
+def packing_as_served(weights: LoadedWeights, asked: str) -> Packing:
+    """Return the formats in which a model would be served, by name or "auto"."""
+    return served_packing(weights.config, weights, asked, room_of(HOST, 0).free)
 
 
 class Subject:
@@ -122,7 +122,7 @@ class Trainee:
         weights = open_weights(directory)
         narrow = weights.stored("embed", checked=False).dtype == np.uint16
         held = "bf16" if form == "f32" and narrow else form
-        packed = pack_model(weights, format_of(weights, held))
+        packed = pack_model(weights, packing_as_served(weights, held))
         self.config, self.form = packed.config, packed.form
         self.kind = "f32" if "f32" in (form, packed.form.name) else "bf16"
         tensors = {name: packed.tensor(name) for name in packed.segments}

@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
     A device that cannot be used is an error before anything is measured.
     """
     config = configuration(args)
-    from homebox.benchmarks.subject import format_of
+    from homebox.benchmarks.subject import packing_as_served
     from homebox.benchmarks.suite import USUAL, Plan, check_metrics, line_of, metrics_on
     from homebox.benchmarks.suite import run as measure
     from homebox.engine.inspection.roof_opencl import top_of
     from homebox.engine.runtime.runtime_cpu import thread_count
     from homebox.model.loading.open_model import model_path, open_weights
 
-    form = format_of(open_weights(config.model.path), args.type).name
+    form = str(packing_as_served(open_weights(config.model.path), args.type))
     room = one_device(config.model.device)
     name = room.device.name
     plan = Plan(

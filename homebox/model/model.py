@@ -229,25 +229,26 @@ def load(
     from homebox.model.decoder.paged_cache import KINDS
     from homebox.model.decoder.stages import Sizes, chunks_for
     from homebox.model.decoder.transformer import Transformer
-    from homebox.model.loading.gguf_format import kept_as, served_format
+    from homebox.model.loading.gguf_format import kept_as, served_packing
     from homebox.model.placement.plan import Request, plan
     from homebox.model.weights.packed_weights import pack_model
 
     loaded = open_model(path)
     size = choose_context(loaded.config.max_positions, context)
     loaded = replace(loaded, config=loaded.config.serving(size))
-    form = served_format(loaded.config, loaded.weights, weights, room_of(HOST, memory).free)
-    arithmetic = choose_activations(form.name, activations)
-    strict = form.name == "f32" and arithmetic == "f32"
+    packing = served_packing(loaded.config, loaded.weights, weights, room_of(HOST, memory).free)
+    form = packing.form.name
+    arithmetic = choose_activations(form, activations)
+    strict = form == arithmetic == "f32"
     choice = choose(device, memory)
     chunks = chunks_for(room.device for room in choice.rooms)
     cache = KINDS["f32" if strict else "f16"]
     sizes = Sizes(size, slots + 1, adapters, arithmetic, cache, chunks)
-    placement = plan(Request(loaded.config, form, sizes, rank), choice, room_of(HOST, memory))
+    placement = plan(Request(loaded.config, packing, sizes, rank), choice, room_of(HOST, memory))
     for line in placement.table():
         log.info("%s", line)
     source = loaded.weights if isinstance(loaded.weights, LoadedWeights) else open_weights(path)
-    packed = pack_model(source, form, tell)
+    packed = pack_model(source, packing, tell)
     transformer = Transformer(
         loaded.config,
         packed,
@@ -260,11 +261,11 @@ def load(
         parts=placement.parts,
         tell=tell,
     )
-    served = None if form.name == "f32" else packed.tensors
+    served = None if form == "f32" else packed.tensors
     model = Model(
         model_name(path), loaded, transformer, size, slots, adapters, rank, served, placement
     )
-    model.kept = f"weights as {kept_as(loaded.weights, form)}; multiplied with {arithmetic}"
+    model.kept = f"weights as {kept_as(loaded.weights, packing)}; multiplied with {arithmetic}"
     return model
 
 

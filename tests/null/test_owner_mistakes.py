@@ -23,6 +23,7 @@ from homebox.model.gguf.writer import write_gguf
 from homebox.model.loading.gguf_format import kept_as
 from homebox.model.loading.gguf_model import load_gguf_weights
 from homebox.model.loading.open_model import model_name, model_path, open_model
+from homebox.model.weights.packed_layout import Packing
 from tests.unit.model_files import write_model
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 636592736\n"
@@ -305,11 +306,11 @@ def test_a_gguf_file_that_was_cut_off(shared: Path, tmp_path: Path, length: int)
 def test_what_a_file_became_is_told(shared: Path) -> None:
     folder = shared / "data" / "gguf"
     weights = load_gguf_weights(folder / "stories260K-Q4_0.gguf")
-    told = kept_as(weights, FORMATS["q4"])
+    told = kept_as(weights, Packing(FORMATS["q4"]))
     assert re.fullmatch(r"q4: Q4_0 exactly \(\d+ %\), F16 rounded \(\d+ %\)", told), told
-    assert "rounded" not in kept_as(weights, FORMATS["f32"])
-    assert "exactly" not in kept_as(weights, FORMATS["bf16"])
-    told = kept_as(load_gguf_weights(folder / "stories260K-BF16.gguf"), FORMATS["bf16"])
+    assert "rounded" not in kept_as(weights, Packing(FORMATS["f32"]))
+    assert "exactly" not in kept_as(weights, Packing(FORMATS["bf16"]))
+    told = kept_as(load_gguf_weights(folder / "stories260K-BF16.gguf"), Packing(FORMATS["bf16"]))
     assert told == "bf16: BF16 exactly (100 %)"
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("peft")
 llama_cpp = pytest.importorskip("llama_cpp")
 
 from homebox.model.gguf import GGUFFile  # noqa: E402
-from homebox.model.loading.gguf_format import choose_gguf_format  # noqa: E402
+from homebox.model.loading.gguf_format import choose_gguf_packing  # noqa: E402
 from homebox.model.loading.gguf_model import load_gguf_weights  # noqa: E402
 from tests.parity import ours, reference, table  # noqa: E402
 from tests.parity.cases import GGUF_CASES, LENGTH, TYPES, WIDE, Case  # noqa: E402
@@ -104,7 +104,7 @@ def test_type(kind: str, tmp_path: Path) -> None:
     assert ours.greedy(plain, starts) == chosen
 
     # What a large file of this type becomes, against the float model of the same numbers.
-    form = choose_gguf_format(load_gguf_weights(path), None).name
+    form = choose_gguf_packing(load_gguf_weights(path), None).form.name
     served = ours.opened(path, weights=form)
     same = ours.greedy(served, starts) == chosen
     apart = greatest(served.logits(ids), found)

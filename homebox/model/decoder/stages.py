@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import HOST, Buffer, Device, using
-from homebox.engine.graph.ops import Sym
+from homebox.engine.graph.ops import Op, Sym
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import Program, Spec, capture
 from homebox.errors import DeviceError, OutOfDeviceMemoryError
@@ -227,6 +227,7 @@ class Stage:
         parts: tuple[object, ...] = (
             self.config,
             self.weights.form.name,
+            self._other_formats(),
             self.decoder.activations,
             (self.cache.dtype.name, self.cache.quantised),
             (self.sizes.per_slot, self.cache.pages),
@@ -236,6 +237,12 @@ class Stage:
         if len(self.layers) < self.config.num_layers:
             parts += (self.layers,)
         return repr(parts)
+
+    def _other_formats(self) -> list[tuple[str, str]]:
+        """Return the matrices that are not in the format of most."""
+        nodes = [(name, tensor.node) for name, tensor in sorted(self.weights.tensors.items())]
+        form = self.weights.form
+        return [(name, str(n.arg)) for name, n in nodes if n.op is Op.UNPACK and n.arg is not form]
 
     def _memory(self, kind: Kind) -> dict[str, Buffer]:
         """Return all memory of a program, by names that are the same in every process."""

@@ -25,7 +25,7 @@ from homebox.model.decoder.panels import round_up
 from homebox.model.decoder.routing import block_of, most_blocks
 from homebox.model.decoder.stages import ADAPTERS, BATCHES, EVERY, Part, Sizes
 from homebox.model.placement.devices import Choice, Room
-from homebox.model.weights.packed_layout import Segment, segments_of
+from homebox.model.weights.packed_layout import Packing, Segment, packing_of, segments_of
 from homebox.model.weights.placed_weights import needed
 
 RESERVE = 64 << 20  # bytes that a driver may need beside ours
@@ -59,7 +59,7 @@ class Request:
     """A model as it is to be loaded."""
 
     config: ModelConfig
-    form: Format
+    form: Format | Packing
     sizes: Sizes  # with the slot of the model itself
     rank: int
 
@@ -355,7 +355,8 @@ def _piece(request: Request, room: Room) -> str:
 def _help(request: Request, rooms: Sequence[Room]) -> list[str]:
     """Find smaller settings that fit."""
     found = []
-    smaller = [f for f in WEIGHTS.values() if _per_number(f) < _per_number(request.form)]
+    now = _per_number(packing_of(request.form).form)
+    smaller = [form for form in WEIGHTS.values() if _per_number(form) < now]
     for form in sorted(smaller, key=_per_number, reverse=True):
         if _fitting(replace(request, form=form), rooms) is not None:
             found.append(f"weights {form} (--type {form})")

@@ -27,6 +27,27 @@ _SMALL = 50_000_000  # parameters; below, float32 is fast enough and needs no ro
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """The formats of a model's matrices: one for most, and that of `others` by name."""
+
+    form: Format
+    others: tuple[tuple[str, Format], ...] = ()
+
+    def __str__(self) -> str:
+        return self.form.name
+
+    def of(self, parts: tuple[str, ...]) -> Format:
+        """Return the format of a matrix that stacks some weights."""
+        other = dict(self.others)
+        return next((other[part] for part in parts if part in other), self.form)
+
+
+def packing_of(form: "Format | Packing") -> Packing:
+    """Return a packing, of one format for all if no other is given."""
+    return form if isinstance(form, Packing) else Packing(form)
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One matrix (n, k) in a format, or a vector of n float32 numbers (k = 0)."""
 
@@ -51,11 +72,12 @@ def choose_format(config: ModelConfig, asked: str = AUTO) -> Format:
     return WEIGHTS[asked]
 
 
-def segments_of(config: ModelConfig, form: Format) -> tuple[tuple[Segment, ...], int]:
+def segments_of(config: ModelConfig, form: Format | Packing) -> tuple[tuple[Segment, ...], int]:
     """Return the segments of a model and their size in bytes, padding included.
 
     A tied head has no segment: it is "embed".
     """
+    packing = packing_of(form)
     shapes = config.weight_shapes()
     segments: list[Segment] = []
     end = 0
@@ -66,7 +88,7 @@ def segments_of(config: ModelConfig, form: Format) -> tuple[tuple[Segment, ...],
         kind, size = None, 4 * n
         if not is_vector(name, shapes[parts[0]]):
             n, k = sum(shapes[part][0] for part in parts), shapes[parts[0]][1]
-            kind = F32 if name.endswith(_EXACT) else form
+            kind = F32 if name.endswith(_EXACT) else packing.of(parts)
             size = kind.nbytes(n, k)
         segments.append(Segment(name, parts, kind, n, k, end, size))
         end = -(-(end + size) // PAGE) * PAGE

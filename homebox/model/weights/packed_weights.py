@@ -26,7 +26,7 @@ from homebox.model.config import ModelConfig
 from homebox.model.files.safetensors_reader import Stored, finite, widened
 from homebox.model.files.sealed_file import Sink, open_sealed, prune, write_sealed
 from homebox.model.loading.loader import LoadedWeights, load_weights
-from homebox.model.weights.packed_layout import Segment, parts_of, segments_of
+from homebox.model.weights.packed_layout import Packing, Segment, packing_of, parts_of, segments_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _AHEAD = 4  # segments that the disk reads while one is packed
 
 
 class PackedWeights:
-    """The weights of one model in one format.
+    """The weights of one model in one format, or most of them.
 
     `memory` holds them all; `buffers` names the parts "weights:<name>", the same in every run, and
     `tensors` has them by name.
@@ -47,14 +47,15 @@ class PackedWeights:
     def __init__(
         self,
         config: ModelConfig,
-        form: Format,
+        form: Format | Packing,
         base_hash: str,
         memory: Buffer,
         path: Path | None = None,
         digest: str = "",
     ) -> None:
         self.config = config
-        self.form = form
+        self.packing = packing_of(form)
+        self.form = self.packing.form  # of most matrices
         self.base_hash = base_hash
         self.memory = memory
         self.path = path
@@ -115,7 +116,7 @@ class PackedWeights:
 
 
 def pack_model(
-    source: Path | LoadedWeights, form: Format, tell: Tell | None = None
+    source: Path | LoadedWeights, form: Format | Packing, tell: Tell | None = None
 ) -> PackedWeights:
     """Return the weights of a model directory in a format, from the cache where they are there.
 
@@ -148,7 +149,7 @@ def pack_model(
     return find_packed(weights, form) or _in_memory(weights, form)
 
 
-def find_packed(weights: LoadedWeights, form: Format) -> PackedWeights | None:
+def find_packed(weights: LoadedWeights, form: Format | Packing) -> PackedWeights | None:
     """Return the weights of a model in a format if the cache has them."""
     path = _path(weights, form)
     if not path.exists() or not usable_folder(path.parent):
@@ -160,23 +161,26 @@ def find_packed(weights: LoadedWeights, form: Format) -> PackedWeights | None:
     return PackedWeights(weights.config, form, weights.base_hash, memory, path, found[1])
 
 
-def _path(weights: LoadedWeights, form: Format) -> Path:
-    key = hashlib.sha256(f"{VERSION}\0{weights.base_hash}\0{form}".encode()).hexdigest()
+def _path(weights: LoadedWeights, form: Format | Packing) -> Path:
+    packing = packing_of(form)
+    others = "".join(f"\0{name} {other}" for name, other in packing.others)
+    text = f"{VERSION}\0{weights.base_hash}\0{packing}{others}"
+    key = hashlib.sha256(text.encode()).hexdigest()
     return cache_root() / "weights" / key
 
 
-def _facts(weights: LoadedWeights, form: Format) -> dict[str, Any]:
+def _facts(weights: LoadedWeights, form: Format | Packing) -> dict[str, Any]:
     """Return what the file's header must say, all of it known before the file is read."""
     segments, _ = segments_of(weights.config, form)
     return {
         "version": VERSION,
         "base": weights.base_hash,
-        "format": form.name,
+        "format": str(packing_of(form)),
         "segments": {s.name: [str(s.form or "vector"), s.n, s.k, s.offset] for s in segments},
     }
 
 
-def _in_memory(weights: LoadedWeights, form: Format) -> PackedWeights:
+def _in_memory(weights: LoadedWeights, form: Format | Packing) -> PackedWeights:
     _, size = segments_of(weights.config, form)
     memory = Buffer(size, dt.u8, device=HOST)
 
@@ -191,7 +195,7 @@ def _in_memory(weights: LoadedWeights, form: Format) -> PackedWeights:
 # -- packing --------------------------------------------------------------------------------------
 
 
-def _pack(weights: LoadedWeights, form: Format, put: Sink) -> None:
+def _pack(weights: LoadedWeights, form: Format | Packing, put: Sink) -> None:
     """Hand out the bytes of all segments in order, with their offsets."""
     # Late: a start that maps the file needs no compiler.
     from homebox.engine.runtime.pack_weights import LARGEST, packed
