@@ -1,4 +1,4 @@
-"""GGUF files whose matrices are of several types: each is packed so that little or nothing is lost."""
+"""GGUF files of several types: each matrix is packed so that little or nothing is lost."""
 
 import os
 from pathlib import Path
