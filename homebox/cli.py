@@ -35,6 +35,7 @@ exit codes:
   6  no such weights, or several that fit
   7  learning promoted nothing
   8  the daemon could not start, or broke off
+  9  a model could not be brought here: network, hub, disk, or wrong bytes
   130  interrupted
 
 Each command has its own --help with an example. DEBUG=1 shows tracebacks.

@@ -50,6 +50,7 @@ class PathsConfig:
 
     state: str = ""
     cache: str = ""
+    models: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,13 @@ class Config:
     def cache_dir(self) -> Path:
         """The cache directory, made absolute."""
         return _place(self.paths.cache, "XDG_CACHE_HOME", ".cache")
+
+    @property
+    def models_dir(self) -> Path:
+        """Where pulled and imported models lie, made absolute."""
+        if self.paths.models:
+            return Path(self.paths.models).expanduser().absolute()
+        return self.state_dir / "models"
 
 
 SECTIONS: dict[str, type] = {

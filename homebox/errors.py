@@ -146,6 +146,14 @@ class DaemonError(HomeboxError):
     code = "unavailable"
 
 
+class PullError(HomeboxError):
+    """A model could not be brought here: the net, the hub, the disk, or wrong bytes."""
+
+    exit_code = 9
+    status = 502
+    code = "pull_failed"
+
+
 class OutOfDeviceMemoryError(DeviceError):
     """A device has no room for what was asked; the text has the numbers."""
 

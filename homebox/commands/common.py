@@ -1,6 +1,7 @@
 """What every command shares: options, configuration, the daemon of its state, ways to print."""
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 from homebox.config import Config, Value, load_config
 from homebox.control import Client, find
+from homebox.hub.catalogue import BUILT_IN, Catalogue
 from homebox.memory.state import State, open_state
 
 # Read by the engine itself; the configuration would refuse them as unknown keys.
@@ -69,7 +71,19 @@ def configuration(args: argparse.Namespace, **overrides: Value | None) -> Config
     )
     if config.paths.cache:
         os.environ.setdefault("HOMEBOX_CACHE_DIR", str(config.cache_dir))
-    return config
+    return named_model(config)
+
+
+def named_model(config: Config) -> Config:
+    """Put the path of a model on this box in the place of its name, where there is no such path."""
+    asked = config.model.path
+    if asked == BUILT_IN or Path(asked).expanduser().exists():
+        return config
+    catalogue = Catalogue(config.models_dir)
+    if not catalogue.has(asked):
+        return config
+    path = str(catalogue.find(asked).path)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
 
 
 def daemon_of(config: Config) -> Client | None:

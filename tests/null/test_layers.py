@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "language": {"errors"},
     "model": {"engine", "errors"},
     "benchmarks": {"model", "engine", "errors"},
+    "hub": {"model", "engine", "memory", "errors"},
     "learner": {"model", "memory", "language", "config", "errors", "learning"},
     "learning": {"model", "memory", "language", "config", "errors"},
     "listener": {"errors"},

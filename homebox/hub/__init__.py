@@ -1,0 +1,1 @@
+"""Models on this box: where they come from, under which name, and which of them fit."""
