@@ -21,6 +21,7 @@ from aiohttp import web
 
 from homebox.api import responses
 from homebox.api.connection import Connection
+from homebox.api.door import Door
 from homebox.api.exchange import Exchange, conversation_id
 from homebox.api.guard import Guard, check_address, check_content_type
 from homebox.api.requests import ChatRequest, parse
@@ -62,6 +63,7 @@ class ServerSettings:
     linger: float = 2.0  # for the rest of a body that was refused
     patience: float = 5.0  # of agents that wait for the first token
     drain: float = 10.0  # for running answers when the server stops
+    max_waiting: int = 64  # requests that may wait for a switch to another model
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,14 @@ class Service:
     context: int
     created: int  # Unix seconds; when the model was loaded
     device: str = ""  # the names of those that hold the model
+    name: str = ""  # how the owner calls the base
 
 
 class Server:
     """The routes, and the socket they are reached by."""
 
     def __init__(self, service: Service, settings: ServerSettings) -> None:
-        self._service = service
+        self.door = Door(service, settings.max_waiting)
         self._settings = settings
         self._guard = Guard(
             check_address(settings.host, settings.token, settings.lan), settings.token
@@ -128,6 +131,7 @@ class Server:
     async def stop(self) -> None:
         """Refuse what is new, let running answers end for a while, cut off the rest."""
         self._stopping = True
+        self.door.refuse(DaemonError("homebox is shutting down"))
         if self._listener is not None:
             await self._listener.close()
         with contextlib.suppress(TimeoutError):
@@ -168,42 +172,44 @@ class Server:
             return error_response(HomeboxError("homebox made a mistake; its log says more"))
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
-        failure = self._service.engine.failure
-        if failure is not None or self._stopping:
-            return _json({"status": "stopping" if self._stopping else "failed"}, 503)
-        device = self._service.device
+        service = self.door.service
+        if self._stopping:
+            return _json({"status": "stopping"}, 503)
+        if service is None:
+            return _json({"status": "switching"})
+        if service.engine.failure is not None:
+            return _json({"status": "failed"}, 503)
+        device = service.device
         return _json({"status": "ok", "device": device} if device else {"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
-        names = await asyncio.to_thread(self._service.served.names)
-        return _json({"object": "list", "data": [self._describe(*item) for item in names]})
+        async with self.door.enter() as service:
+            names = await asyncio.to_thread(service.served.names)
+            data = [_described(service, *item) for item in names]
+        return _json({"object": "list", "data": data})
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["id"]
-        weights = await asyncio.to_thread(self._service.served.resolve, name)
-        return _json(self._describe(name, weights))
-
-    def _describe(self, name: str, weights: str) -> dict[str, Any]:
-        service = self._service
-        return responses.model_value(
-            name, service.created, service.context, weights, service.served.base
-        )
+        async with self.door.enter() as service:
+            weights = await asyncio.to_thread(service.served.resolve, name)
+            return _json(_described(service, name, weights))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         if self._stopping:
             raise DaemonError("homebox is shutting down")
         check_content_type(request.headers)
         chat = parse(await self._body(request))
-        exchange = await self._begin(chat, conversation_id(chat, request.headers))
-        self._answering += 1
-        try:
-            if chat.stream:
-                return await self._stream(request, exchange)
-            return await self._whole(exchange)
-        finally:
-            self._answering -= 1
-            if not exchange.finished:
-                self._background(exchange.abandon())
+        async with self.door.enter() as service:
+            exchange = await self._begin(service, chat, conversation_id(chat, request.headers))
+            self._answering += 1
+            try:
+                if chat.stream:
+                    return await self._stream(request, exchange)
+                return await self._whole(exchange)
+            finally:
+                self._answering -= 1
+                if not exchange.finished:
+                    self._background(exchange.abandon())
 
     async def _body(self, request: web.Request) -> bytes:
         limit = self._settings.max_body_bytes
@@ -217,9 +223,8 @@ class Server:
         except web.RequestPayloadError as error:
             raise RequestError(f"The body is malformed: {error}") from None
 
-    async def _begin(self, chat: ChatRequest, conversation: str) -> Exchange:
+    async def _begin(self, service: Service, chat: ChatRequest, conversation: str) -> Exchange:
         """Check all that can be checked and queue the answer."""
-        service = self._service
         lease = await service.served.acquire(chat.model)
         try:
             prompt = await asyncio.to_thread(service.render, chat.rendered_messages())
@@ -281,6 +286,12 @@ class Server:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _described(service: Service, name: str, weights: str) -> dict[str, Any]:
+    return responses.model_value(
+        name, service.created, service.context, weights, service.served.base, service.name
+    )
 
 
 def error_response(error: HomeboxError) -> web.Response:

@@ -88,7 +88,9 @@ def _error_type(status: int) -> str:
     return "invalid_request_error" if status < 500 else "server_error"
 
 
-def model_value(name: str, created: int, context: int, weights: str, base: str) -> dict[str, Any]:
+def model_value(
+    name: str, created: int, context: int, weights: str, base: str, base_name: str = ""
+) -> dict[str, Any]:
     """Describe one served model; `weights` is the hash of its adapter or "base"."""
     return {
         "id": name,
@@ -99,4 +101,5 @@ def model_value(name: str, created: int, context: int, weights: str, base: str) 
         "max_model_len": context,
         "adapter": weights,
         "base": base,
+        "base_name": base_name,
     }
