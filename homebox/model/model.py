@@ -7,7 +7,7 @@ Invariant: the base weights never change; what was learned is a named adapter be
 import logging
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Ids
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,11 +28,14 @@ from homebox.model.generation.sequence import Forward, Piece, Sequence, check_pr
 from homebox.model.loading.loader import LoadedModel, LoadedWeights
 from homebox.model.loading.open_model import model_name, open_model, open_weights
 from homebox.model.placement.devices import choose, lost, room_of
+from homebox.model.placement.others import NOBODY, Others
 from homebox.model.strictmath import Float32
 from homebox.model.weights.placed_weights import Tell, moved
 
 if TYPE_CHECKING:
+    from homebox.model.decoder.stages import Sizes
     from homebox.model.placement.plan import Placement
+    from homebox.model.weights.packed_layout import Packing
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,17 @@ DEFAULT_SLOTS = 8
 DEFAULT_ADAPTERS = 8  # with the base
 DEFAULT_RANK = 16
 AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class PlannedLoad:
+    """What `load` is about to do: everything is checked and chosen, nothing taken yet."""
+
+    loaded: LoadedModel
+    packing: "Packing"
+    sizes: "Sizes"
+    strict: bool
+    placement: "Placement"
 
 
 class Computation(Forward, AdapterSlots, Protocol):
@@ -81,6 +95,7 @@ class Model:
         self.packed = packed  # the weights that are served, where these are not float32
         self.placement = placement  # None: on the CPU
         self.kept = ""  # what the numbers of the files became, for a person
+        self.type = "f32"  # how most weights are kept
         self.base_hash = loaded.base_hash
         self.context = context
         self.transformer = transformer
@@ -212,6 +227,7 @@ def load(
     device: str = HOST.name,
     memory: int = 0,
     tell: Tell | None = None,
+    others: Others = NOBODY,
 ) -> Model:
     """Load a Hugging Face directory, a GGUF file, or the built-in model by the name "tiny".
 
@@ -221,52 +237,84 @@ def load(
     `activations` is f32, bf16 or int8, by default what is fastest for the weights: f32 for f32,
     bf16 for bf16, int8 for q8 and q4. `device` is "cpu", "cl:0", several with commas, or "auto" for
     the best GPU; `memory` the most MiB to take of each (0: what is free); `tell` hears how many
-    bytes of the weights are packed, and then how many are on devices. Raises ModelNotFoundError,
-    ModelFormatError, ConfigError for what the model cannot have, and DeviceError before anything is
-    loaded if a device cannot be used or the model does not fit.
+    bytes of the weights are packed, and then how many are on devices; `others` says what models
+    that are loaded already have. Raises ModelNotFoundError, ModelFormatError, ConfigError for what
+    the model cannot have, and DeviceError before anything is loaded if a device cannot be used or
+    the model does not fit.
     """
     # Late: reading files needs no compiler.
-    from homebox.model.decoder.paged_cache import KINDS
-    from homebox.model.decoder.stages import Sizes, chunks_for
     from homebox.model.decoder.transformer import Transformer
-    from homebox.model.loading.gguf_format import kept_as, served_packing
-    from homebox.model.placement.plan import Request, plan
+    from homebox.model.loading.gguf_format import kept_as
     from homebox.model.weights.packed_weights import pack_model
 
-    loaded = open_model(path)
-    size = choose_context(loaded.config.max_positions, context)
-    loaded = replace(loaded, config=loaded.config.serving(size))
-    packing = served_packing(loaded.config, loaded.weights, weights, room_of(HOST, memory).free)
-    form = packing.form.name
-    arithmetic = choose_activations(form, activations)
-    strict = form == arithmetic == "f32"
-    choice = choose(device, memory)
-    chunks = chunks_for(room.device for room in choice.rooms)
-    cache = KINDS["f32" if strict else "f16"]
-    sizes = Sizes(size, slots + 1, adapters, arithmetic, cache, chunks)
-    placement = plan(Request(loaded.config, packing, sizes, rank), choice, room_of(HOST, memory))
-    for line in placement.table():
+    found = plan_load(
+        path, context, slots, adapters, rank, weights, activations, device, memory, others
+    )
+    loaded, packing, sizes = found.loaded, found.packing, found.sizes
+    for line in found.placement.table():
         log.info("%s", line)
     source = loaded.weights if isinstance(loaded.weights, LoadedWeights) else open_weights(path)
     packed = pack_model(source, packing, tell)
     transformer = Transformer(
         loaded.config,
         packed,
-        size,
+        sizes.context,
         slots,
         adapters,
         rank,
-        activations=arithmetic,
-        cache="f32" if strict else "f16",
-        parts=placement.parts,
+        activations=sizes.activations,
+        cache="f32" if found.strict else "f16",
+        parts=found.placement.parts,
         tell=tell,
     )
+    form = packing.form.name
     served = None if form == "f32" else packed.tensors
-    model = Model(
-        model_name(path), loaded, transformer, size, slots, adapters, rank, served, placement
+    size, name = sizes.context, model_name(path)
+    model = Model(name, loaded, transformer, size, slots, adapters, rank, served, found.placement)
+    model.kept = (
+        f"weights as {kept_as(loaded.weights, packing)}; multiplied with {sizes.activations}"
     )
-    model.kept = f"weights as {kept_as(loaded.weights, packing)}; multiplied with {arithmetic}"
+    model.type = form
     return model
+
+
+def plan_load(
+    path: str | Path,
+    context: int | None = None,
+    slots: int = DEFAULT_SLOTS,
+    adapters: int = DEFAULT_ADAPTERS,
+    rank: int = DEFAULT_RANK,
+    weights: str = AUTO,
+    activations: str = AUTO,
+    device: str = HOST.name,
+    memory: int = 0,
+    others: Others = NOBODY,
+) -> PlannedLoad:
+    """Open a model's files and decide everything that `load` does, without doing it.
+
+    Takes the arguments of `load` and raises the same.
+    """
+    from homebox.model.decoder.paged_cache import KINDS
+    from homebox.model.decoder.stages import Sizes, chunks_for
+    from homebox.model.loading.gguf_format import served_packing
+    from homebox.model.placement.plan import Request, plan
+
+    loaded = open_model(path)
+    size = choose_context(loaded.config.max_positions, context)
+    loaded = replace(loaded, config=loaded.config.serving(size))
+    host = room_of(HOST, memory)
+    free = others.alone(host, memory).free
+    packing = served_packing(loaded.config, loaded.weights, weights, free)
+    arithmetic = choose_activations(packing.form.name, activations)
+    strict = packing.form.name == arithmetic == "f32"
+    choice = others.choice(choose(device, memory), memory)
+    chunks = chunks_for(room.device for room in choice.rooms)
+    cache = KINDS["f32" if strict else "f16"]
+    sizes = Sizes(size, slots + 1, adapters, arithmetic, cache, chunks)
+    # Beside another model the CPU is no way out of a full card: that one can go first.
+    fallback = None if others.bytes and others.stays else others.room(host, memory)
+    placement = plan(Request(loaded.config, packing, sizes, rank), choice, fallback)
+    return PlannedLoad(loaded, packing, sizes, strict, placement)
 
 
 def choose_activations(weights: str, asked: str) -> Activations:
