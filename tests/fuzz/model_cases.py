@@ -14,16 +14,11 @@ import numpy as np
 import pytest
 
 from homebox.errors import HomeboxError, ModelFormatError, ModelNotFoundError
-from homebox.model import (
-    config_file,
-    loaded_weights,
-    safetensors_reader,
-    tensor_store,
-    weight_files,
-)
-from homebox.model.architectures import ARCHITECTURES, checkpoint
+from homebox.model.architectures import ARCHITECTURES, checkpoint, config_file
 from homebox.model.architectures.config_file import parse_config
+from homebox.model.files import safetensors_reader, tensor_store, weight_files
 from homebox.model.files.safetensors_reader import TensorInfo
+from homebox.model.loading import loaded_weights
 from tests.unit.model_files import CONFIG, file_tensors, pack, random_weights
 
 INDEX = "model.safetensors.index.json"
