@@ -1,6 +1,15 @@
 """Conversations as ids, with a mask and who wrote each of them."""
 
-from homebox.model.chat.formats import ChatFormat, Rendered, Span, chat_format
+from homebox.model.chat.formats import ChatFormat, chat_format
+from homebox.model.chat.messages import Rendered, RenderedText, Span, TextSpan
 from homebox.model.chat.template import render_template
 
-__all__ = ["ChatFormat", "Rendered", "Span", "chat_format", "render_template"]
+__all__ = [
+    "ChatFormat",
+    "Rendered",
+    "RenderedText",
+    "Span",
+    "TextSpan",
+    "chat_format",
+    "render_template",
+]

@@ -18,10 +18,14 @@ MAX_SECONDS = 5.0  # of computing, so that a busy machine changes nothing
 
 
 class Budget:
-    """What is left for one rendering; `literal` are the characters of the template's own text."""
+    """What is left for one rendering; `literal` are the characters of the template's own text.
 
-    def __init__(self, literal: int) -> None:
+    `tracked` tells whether texts that know who said them take part (`said.py`).
+    """
+
+    def __init__(self, literal: int, tracked: bool = False) -> None:
         self.literal = literal
+        self.tracked = tracked
         self._left = MAX_SPENT
         self._deadline = time.thread_time() + MAX_SECONDS
 

@@ -6,13 +6,16 @@ The built-in format: each message is its role's token, its text and <|end|>.
 Invariant: rendering more messages only appends ids, so that a KV cache can be used again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 from homebox.model.chat.messages import (
     Message,
     Rendered,
+    RenderedText,
     Span,
+    TextSpan,
     provenance_of,
     role_of,
     text_of,
@@ -59,11 +62,27 @@ class ChatFormat(Protocol):
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         tools: Tools = None,
+        **variables: Any,
     ) -> list[int]:
         """Return the ids of a prompt; by default it ends where the assistant's answer begins.
 
-        `tools` are offered to the model in the words of its template, if that knows tools.
+        `tools` are offered to the model in the words of its template, if that knows tools, and
+        `variables` (enable_thinking, ...) go to it where it asks for them.
         """
+        ...
+
+    def render_text(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Tools = None,
+        **variables: Any,
+    ) -> RenderedText:
+        """Return the text that `render` encodes, with who wrote each of its characters."""
+        ...
+
+    def encode(self, rendered: RenderedText) -> list[int]:
+        """Return the ids of such a text; steering tokens count where the format wrote them."""
         ...
 
     def render_training(self, messages: Sequence[Message]) -> Rendered:
@@ -91,10 +110,44 @@ class RoleTokenChat:
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         tools: Tools = None,
+        **variables: Any,
     ) -> list[int]:
         """Return the ids of a prompt (see ChatFormat)."""
-        ids = self.render_training(messages).ids
+        ids = self.render_training([*_announced(tools), *messages]).ids
         return [*ids, self._roles["assistant"]] if add_generation_prompt else ids
+
+    def render_text(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Tools = None,
+        **variables: Any,
+    ) -> RenderedText:
+        """Return text and spans (see ChatFormat)."""
+        parts: list[tuple[str, str, int | None]] = []
+        offer = _announced(tools)
+        for number, message in enumerate([*offer, *messages], -len(offer)):
+            role = role_of(message, number)
+            at = number if number >= 0 else None
+            parts.append((ROLE_TOKENS[role], "template", None))
+            parts.append((text_of(message, number), provenance_of(message, role), at))
+            parts.append((END, "template", None))
+        if add_generation_prompt:
+            parts.append((ROLE_TOKENS["assistant"], "template", None))
+        return _side_by_side(parts)
+
+    def encode(self, rendered: RenderedText) -> list[int]:
+        """Return the ids of such a text (see ChatFormat)."""
+        ids: list[int] = []
+        for span in rendered.spans:
+            text = rendered.text[span.start : span.end]
+            if span.provenance == "template":
+                ids += self._tokenizer.encode_marked(text)
+            elif span.provenance == "assistant":
+                ids += self._tokenizer.encode_answer(text)
+            else:
+                ids += self._tokenizer.encode(text, add_special=False)
+        return ids
 
     def render_training(self, messages: Sequence[Message]) -> Rendered:
         """Return ids, mask and spans (see ChatFormat)."""
@@ -132,9 +185,34 @@ class PlainChat:
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         tools: Tools = None,
+        **variables: Any,
     ) -> list[int]:
         """Return the ids of a prompt; there is no mark where the assistant begins."""
         return self.render_training(messages).ids
+
+    def render_text(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Tools = None,
+        **variables: Any,
+    ) -> RenderedText:
+        """Return text and spans (see ChatFormat); the begin of text has no characters."""
+        parts: list[tuple[str, str, int | None]] = []
+        for number, message in enumerate(messages):
+            role = role_of(message, number)
+            parts.append(("\n" if number else "", "template", None))
+            parts.append((text_of(message, number), provenance_of(message, role), number))
+        return _side_by_side(parts)
+
+    def encode(self, rendered: RenderedText) -> list[int]:
+        """Return the ids of such a text (see ChatFormat)."""
+        ids = list(self._begin)
+        text, spans = rendered
+        starts = [0, *(s.start for s in spans if s.provenance == "template"), len(text)]
+        for start, end in pairwise(starts):
+            ids += self._tokenizer.encode(text[start:end], add_special=False)
+        return ids
 
     def render_training(self, messages: Sequence[Message]) -> Rendered:
         """Return ids, mask and spans (see ChatFormat)."""
@@ -150,6 +228,31 @@ class PlainChat:
             mask += [target] * (len(ids) - start)
             spans.append(Span(start, len(ids), number, role, provenance_of(message, role)))
         return Rendered(ids, mask, tuple(spans))
+
+
+def _announced(tools: Tools) -> list[Message]:
+    """Return the system message by which the built-in model learns of tools."""
+    shown = []
+    for tool in tools or ():
+        function = tool.get("function")
+        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
+            parameters = function.get("parameters")
+            known = parameters.get("properties") if isinstance(parameters, Mapping) else None
+            names = ", ".join(known) if isinstance(known, Mapping) else ""
+            shown.append(f"{function['name']}({names})")
+    return [{"role": "system", "content": "Tools: " + ", ".join(shown)}] if shown else []
+
+
+def _side_by_side(parts: Iterable[tuple[str, str, int | None]]) -> RenderedText:
+    """Return the parts as one text; each is a text, its provenance and its message."""
+    text = ""
+    spans = []
+    for part, provenance, number in parts:
+        field = "content" if number is not None else ""
+        if part:
+            spans.append(TextSpan(len(text), len(text) + len(part), provenance, number, field))
+        text += part
+    return RenderedText(text, tuple(spans))
 
 
 def chat_format(tokenizer: Tokenizer, begin: int | None, stop_ids: tuple[int, ...]) -> ChatFormat:

@@ -6,7 +6,7 @@ Invariant: every error names the message and the field, as the API's clients kno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from homebox.errors import RequestError
 from homebox.model.tokenizer.base import CALL_MARKS
@@ -40,6 +40,28 @@ class Rendered:
     ids: list[int]
     mask: list[bool]
     spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpan:
+    """text[start:end] was written by `provenance`: system, owner, assistant, tool, file or web.
+
+    What the chat format put around their words is of "template". `message` and `field` say where
+    the words stand, if in a message.
+    """
+
+    start: int
+    end: int
+    provenance: str
+    message: int | None = None
+    field: str = ""
+
+
+class RenderedText(NamedTuple):
+    """A conversation as one text; the spans lie side by side and cover all of it."""
+
+    text: str
+    spans: tuple[TextSpan, ...]
 
 
 def role_of(message: Message, number: int) -> str:

@@ -23,6 +23,8 @@ from jinja2.utils import Namespace, pass_context
 from jinja2.visitor import NodeTransformer
 
 from homebox.model.chat.budget import bounded, current, weighed, weight
+from homebox.model.chat.said import joined, known, replaced
+from homebox.model.chat.said_json import Style, said_json
 
 _MAX_NUMBER = 1 << 20  # of an argument that may be a size
 _MAX_PAD = 4096
@@ -36,6 +38,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     """The environment of chat templates: the helpers that they expect, and bounds."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
+    concat = staticmethod(joined)  # of a macro's or a block's parts
 
     def __init__(self) -> None:
         super().__init__(
@@ -108,7 +111,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
         def run(*args: Any, **kwargs: Any) -> str:
             bounded(None, weight([*args, *kwargs.values()]) * (1 + form.count("{")))
-            return wrapped(*args, **kwargs)
+            return str(_known(wrapped(*args, **kwargs), form, args, kwargs))
 
         return run
 
@@ -160,7 +163,12 @@ def _filter(node: nodes.Node, name: str, *args: nodes.Expr) -> nodes.Filter:
 
 @pass_context
 def _printed(_: Context, value: Any) -> Any:
-    return weighed(value)
+    return weighed(_text(value) if current().tracked else value)
+
+
+def _known(result: Any, *values: Any) -> Any:
+    """Return a result that knows who said it where the values that it was made of do."""
+    return known(result, values) if current().tracked else result
 
 
 def _steps(items: Iterable[Any], literal: int) -> Iterator[Any]:
@@ -179,7 +187,7 @@ def _checked(run: Callable[..., Any]) -> Callable[..., Any]:
         for value in (*args, *kwargs.values()):
             if isinstance(value, int) and abs(value) > _MAX_NUMBER and len(args) + len(kwargs) > 1:
                 raise SecurityError("the template gives a filter a number that is too large")
-        return weighed(run(*args, **kwargs))
+        return weighed(_known(run(*args, **kwargs), args, kwargs))
 
     return checked
 
@@ -211,18 +219,18 @@ def _method(owner: str | bytes, method: Any, args: tuple[Any, ...], kwargs: Any)
         return _replace(owner, *args, **kwargs)
     if isinstance(owner, str) and name == "join" and len(args) == 1:
         return _join(args[0], owner)
-    if name in ("format", "format_map", "translate", "join", "maketrans", "to_bytes"):
+    if name in ("format", "format_map", "translate", "join", "maketrans", "to_bytes", "encode"):
         raise SecurityError(f"the method {name} is not allowed in templates")
     if name in _PADDING and any(isinstance(v, int) and v > _MAX_PAD for v in args):
         raise SecurityError("the template pads a text too far")
-    return method(*args, **kwargs)
+    return _known(method(*args, **kwargs), owner, args, kwargs)
 
 
 def _replace(text: Any, old: Any, new: Any, count: Any = None) -> str:
     whole, before, after = _text(text), _text(old), _text(new)
     found = whole.count(before) if before else len(whole) + 1
     bounded(None, len(whole) + found * len(after))
-    return whole.replace(before, after, -1 if count is None else count)
+    return replaced(whole, before, after, -1 if count is None else count)
 
 
 def _join(items: Iterable[Any], separator: Any = "", attribute: Any = None) -> str:
@@ -233,7 +241,7 @@ def _join(items: Iterable[Any], separator: Any = "", attribute: Any = None) -> s
         texts.append(_text(item if attribute is None else item[attribute]))
         total += len(texts[-1]) + len(between)
         bounded(None, total)
-    return between.join(texts)
+    return joined(texts, between)
 
 
 def _joined(items: list[Any]) -> str:
@@ -254,7 +262,7 @@ def _indent(text: Any, width: Any = 4, first: bool = False, blank: bool = False)
     lines = text.splitlines() + ([""] if text.endswith("\n") else [])
     rest = [space + line if line or blank else line for line in lines[1:]]
     start = lines[:1] if not first else [space + line for line in lines[:1]]
-    return str(weighed("\n".join(start + rest)))
+    return str(weighed(joined(start + rest, "\n")))
 
 
 def _percent(form: Any, *args: Any, **kwargs: Any) -> str:
@@ -263,7 +271,7 @@ def _percent(form: Any, *args: Any, **kwargs: Any) -> str:
         raise SecurityError("this format is not allowed in templates")
     values = kwargs or (args[0] if len(args) == 1 and isinstance(args[0], dict) else args)
     bounded(None, weight(values) * (1 + form.count("%")))
-    return str(weighed(form % values))
+    return str(weighed(_known(form % values, form, values)))
 
 
 def _tojson(
@@ -276,6 +284,9 @@ def _tojson(
     if indent is not None and (not isinstance(indent, int) or not 0 <= indent <= 16):
         raise SecurityError("the template indents JSON too far")
     bounded(None, weight(value))
+    if current().tracked:
+        style = Style(bool(ensure_ascii), indent, separators, bool(sort_keys))
+        return str(weighed(said_json(value, style)))
     text = json.dumps(
         value,
         ensure_ascii=bool(ensure_ascii),
@@ -308,7 +319,7 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     bounded(None, weight(value))
-    return str(value)
+    return str(_known(str(value), value))
 
 
 def _check_product(left: Any, right: Any) -> None:

@@ -8,11 +8,12 @@ or of the request, never of the program.
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import Template
+from jinja2 import Template, meta
 from jinja2.exceptions import SecurityError, TemplateError
 
 from homebox.errors import ModelFormatError, RequestError
 from homebox.model.chat.budget import MAX_WEIGHT, Budget, Using
+from homebox.model.chat.said import joined
 from homebox.model.chat.sandbox import ChatEnvironment, literal_size
 from homebox.model.tokenizer.settings import MAX_TEMPLATE
 
@@ -20,14 +21,17 @@ STOPPED = "template_stopped"  # code of the error of a template that takes too m
 
 
 class ChatTemplate:
-    """A parsed template; raises ModelFormatError naming `where` if it cannot be parsed."""
+    """A parsed template; raises ModelFormatError naming `where` if it cannot be parsed.
+
+    `names` are the variables that it asks for.
+    """
 
     def __init__(self, source: str, where: str = "chat template") -> None:
         if len(source) > MAX_TEMPLATE:
             raise ModelFormatError(f"{where}: longer than {MAX_TEMPLATE} characters")
         self.source = source
         try:
-            self._literal, self._template = _compiled(source)
+            self._literal, self.names, self._template = _compiled(source)
         except TemplateError as error:
             line = getattr(error, "lineno", None)
             place = "" if line is None else f" in line {line}"
@@ -35,15 +39,16 @@ class ChatTemplate:
         except (RecursionError, MemoryError, SyntaxError, ValueError, OverflowError):
             raise ModelFormatError(f"{where}: cannot be parsed: too complex") from None
 
-    def render(self, **variables: Any) -> str:
+    def render(self, tracked: bool = False, /, **variables: Any) -> str:
         """Return the text of the template; `variables` are plain JSON values.
 
+        With `tracked`, texts that know who said them (`said.py`) give a text that knows it too.
         Raises RequestError with the template's own words where it refuses the messages.
         """
         parts: list[str] = []
         size = 0
         try:
-            with Using(Budget(self._literal)):
+            with Using(Budget(self._literal, tracked)):
                 for part in self._template.generate(**variables):
                     parts.append(part)
                     size += len(part)
@@ -64,7 +69,7 @@ class ChatTemplate:
                 f"this model's chat template fails on these messages: {error}"[:500],
                 param="messages",
             ) from None
-        return "".join(parts)
+        return joined(parts)
 
 
 def render_template(template: str, **variables: Any) -> str:
@@ -76,8 +81,9 @@ def render_template(template: str, **variables: Any) -> str:
 
 
 @lru_cache(maxsize=32)
-def _compiled(source: str) -> tuple[int, Template]:
+def _compiled(source: str) -> tuple[int, frozenset[str], Template]:
     environment = ChatEnvironment()
     with Using(Budget(0)):
         tree = environment.parse(source)
-        return literal_size(tree), environment.from_string(tree)
+        names = frozenset(meta.find_undeclared_variables(tree))
+        return literal_size(tree), names, environment.from_string(tree)

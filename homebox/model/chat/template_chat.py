@@ -17,13 +17,16 @@ from homebox.errors import RequestError
 from homebox.model.chat.messages import (
     Message,
     Rendered,
+    RenderedText,
     Span,
+    TextSpan,
     content_of,
     parsed_arguments,
     provenance_of,
     role_of,
     text_of,
 )
+from homebox.model.chat.said import TEMPLATE, runs_of, said
 from homebox.model.chat.stand_ins import StandIns
 from homebox.model.chat.template import STOPPED, ChatTemplate
 from homebox.model.tokenizer.base import After, Tokenizer, any_of
@@ -36,6 +39,8 @@ CHATML = (
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 _DAY = datetime(2026, 1, 1)  # in training, so that a job has one result
 _PROBE = "Zq9x"
+_OWN_WORDS = ("content", "reasoning_content")  # of an assistant, whose marks count in them
+_TAKEN = ("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now")
 
 
 class TemplateChat:
@@ -61,11 +66,61 @@ class TemplateChat:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **variables: Any,
     ) -> list[int]:
-        """Return the ids of a prompt (see ChatFormat); `variables` go to the template."""
-        stand_ins, given = self._given(messages, tools)
-        offered = None if tools is None else stand_ins.of_others(list(tools))
-        text = self._text(given, add_generation_prompt, tools=offered, **variables)
+        """Return the ids of a prompt (see ChatFormat)."""
+        stand_ins, given = self._given(messages, [tools, variables])
+        offered, more = stand_ins.of_others([self._offered(tools), self._chosen(variables)])
+        text = self._text(given, add_generation_prompt, tools=offered, **more)
         return self._tokenizer.encode_marked(text, stand_ins.restore)
+
+    def render_text(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> RenderedText:
+        """Return the text that `render` encodes, with who wrote each character."""
+        stand_ins, given = self._given(messages, [tools, variables])
+        offered, more = stand_ins.of_others([self._offered(tools), self._chosen(variables)])
+        told = [
+            {
+                name: said(value, (provenance_of(messages[number], message["role"]), number, name))
+                for name, value in message.items()
+            }
+            | {"role": message["role"]}
+            for number, message in enumerate(given)
+        ]
+        system = ("system", None, "")
+        chosen = {
+            name: said(value, ("file", None, "") if name == "documents" else system)
+            for name, value in more.items()
+        }
+        text = self._template.render(
+            True,
+            messages=told,
+            add_generation_prompt=add_generation_prompt,
+            **{**self._variables, **chosen, "tools": said(offered, system)},
+        )
+        spans = []
+        place = 0
+        for length, source in runs_of(text):
+            spans.append(TextSpan(place, place + length, *source))
+            place += length
+        return RenderedText(text.translate(stand_ins.restore), tuple(spans))
+
+    def encode(self, rendered: RenderedText) -> list[int]:
+        """Return the ids of a text: only what the template wrote, or an assistant, steers."""
+        text, spans = rendered
+        stand_ins = StandIns(self._tokenizer, text)
+        parts = []
+        for span in spans:
+            part = text[span.start : span.end]
+            if span.provenance == "assistant" and span.field in _OWN_WORDS:
+                part = stand_ins.of_assistant(part)
+            elif span.provenance != TEMPLATE[0]:
+                part = stand_ins.of_others(part)
+            parts.append(part)
+        return self._tokenizer.encode_marked("".join(parts), stand_ins.restore)
 
     def render_training(self, messages: Sequence[Message]) -> Rendered:
         """Return ids, mask and spans (see ChatFormat); the day is always the same one."""
@@ -80,17 +135,32 @@ class TemplateChat:
 
     # the template's text
 
+    def _offered(self, tools: Sequence[Mapping[str, Any]] | None) -> list[Any] | None:
+        return None if tools is None else list(tools)
+
+    def _chosen(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those variables that the template asks for and that nobody else sets."""
+        taken = {*_TAKEN, *self._variables}
+        return {
+            name: value
+            for name, value in variables.items()
+            if name in self._template.names and name not in taken and value is not None
+        }
+
     def _given(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None
+        self, messages: Sequence[Message], others: Any
     ) -> tuple[StandIns, list[dict[str, Any]]]:
-        """Return the messages as templates expect them, in stand-ins."""
+        """Return the messages as templates expect them, in stand-ins.
+
+        `others` are values that go into the template besides them.
+        """
         plain = [self._message(message, number) for number, message in enumerate(messages)]
-        stand_ins = StandIns(self._tokenizer, [plain, tools])
+        stand_ins = StandIns(self._tokenizer, [plain, others])
         given = []
         for message in plain:
             kept = stand_ins.of_others(message)
             if message["role"] == "assistant":
-                for name in ("content", "reasoning_content"):
+                for name in _OWN_WORDS:
                     if name in message:
                         kept[name] = stand_ins.of_assistant(message[name])
             # Names of fields and of roles are the program's.
