@@ -1,0 +1,192 @@
+"""Calls written as JSON: {"name": ..., "arguments": {...}}, alone or in an array.
+
+Formats, as their models' templates and cards show them: Hermes and Qwen (`<tool_call>`), Llama 3
+(`parameters`, also behind `<|python_tag|>`, several separated by `;`), Mistral (`[TOOL_CALLS]` with
+an array, or each call as `name[ARGS]{...}`), Command-R (`tool_name`, fenced after `Action:`, or
+between `<|START_ACTION|>` marks), Granite, Phi, Jamba, Firefunction.
+Members of other names (`id`, `type`) are read over. Arguments may be an object, a string that holds
+one, or nothing.
+"""
+
+from homebox.model.answers.calls import NAME, Calls
+from homebox.model.answers.json_values import clean, is_object, read_text, read_value
+from homebox.model.answers.reader import Marks, Steps
+
+_NAMES = ("name", "tool_name", "function")
+_ARGUMENTS = ("arguments", "parameters", "args")
+_FENCE = Marks(("```json", "```"))
+_FENCE_END = Marks(("```",))
+_SEPARATORS = Marks((";", ","))
+# What a bare object may begin with; anything else is an answer in JSON.
+_BARE = (*_NAMES, *_ARGUMENTS, "type", "id")
+_CALL_ID = Marks(("[CALL_ID]",))
+_ARGS = Marks(("[ARGS]",))
+_DOT_CALL = Marks((".call(",))
+
+
+def read_calls(calls: Calls, closes: Marks) -> Steps[None]:
+    """Read calls, in a fence or not, one or several, and the mark that closes them, if there."""
+    reader = calls.reader
+    yield from reader.spaces()
+    fenced = yield from reader.literal(_FENCE)
+    char = yield from reader.spaces()
+    if char == "[":
+        yield from _array(calls)
+    else:
+        yield from _object(calls)
+        while (yield from reader.spaces()) == "{":
+            yield from _object(calls)
+    if fenced:
+        yield from reader.spaces()
+        yield from reader.literal(_FENCE_END)
+    yield from reader.spaces()
+    yield from reader.literal(closes)
+
+
+def read_bare(calls: Calls, closes: Marks) -> Steps[None]:
+    """Read calls that no mark announces: their names must be those of tools."""
+    calls.only_known = True
+    yield from read_calls(calls, closes)
+    while (yield from calls.reader.literal(_SEPARATORS)):
+        yield from read_calls(calls, closes)
+
+
+def read_python_tag(calls: Calls, closes: Marks) -> Steps[None]:
+    """Read what follows Llama's python tag: calls as JSON, or `name.call(key="value", ...)`."""
+    reader = calls.reader
+    if (yield from reader.spaces()) in ("{", "["):
+        yield from read_calls(calls, closes)
+        while (yield from reader.literal(_SEPARATORS)):
+            yield from read_calls(calls, closes)
+        return
+    name = yield from read_name(calls, dots=False)
+    if not (yield from reader.literal(_DOT_CALL)):
+        raise ValueError("no call")
+    calls.begin(name)
+    calls.give("{")
+    keys: set[str] = set()
+    while (yield from reader.spaces()) != ")":
+        if keys:
+            if (yield from reader.peek()) != ",":
+                raise ValueError("no comma")
+            reader.skip()
+            yield from reader.spaces()
+            calls.give(", ")
+        key = yield from read_name(calls)
+        if key in keys or (yield from reader.spaces()) != "=":
+            raise ValueError("no argument")
+        keys.add(key)
+        reader.skip()
+        calls.give(f'"{key}": ')
+        yield from reader.spaces()
+        yield from read_value(reader, calls.give)
+    reader.skip()
+    calls.give("}")
+    calls.finish()
+
+
+def read_mistral(calls: Calls, closes: Marks) -> Steps[None]:
+    """Read what follows Mistral's mark: an array of calls, or a name and its arguments."""
+    reader = calls.reader
+    if (yield from reader.spaces()) in ("[", "{"):
+        yield from read_calls(calls, closes)
+        return
+    name = yield from read_name(calls)
+    yield from reader.spaces()
+    if (yield from reader.literal(_CALL_ID)):
+        yield from read_name(calls)
+    yield from reader.literal(_ARGS)
+    calls.begin(name)
+    yield from read_arguments(calls)
+    calls.finish()
+
+
+def read_name(calls: Calls, dots: bool = True) -> Steps[str]:
+    """Read a name that stands without quotation marks; may be empty."""
+    name = ""
+    while len(name) <= 128:
+        char = yield from calls.reader.peek()
+        if not char or not NAME.fullmatch(char) or (char == "." and not dots):
+            break
+        name += calls.reader.skip()
+    return name
+
+
+def read_arguments(calls: Calls) -> Steps[None]:
+    """Read arguments: an object, a string that holds one, or null for none."""
+    char = yield from calls.reader.spaces()
+    if char == "{":
+        yield from read_value(calls.reader, calls.give)
+    elif char == '"':
+        text = yield from read_text(calls.reader)
+        if not is_object(text):
+            raise ValueError("arguments that are no object")
+        calls.give(clean(text) or "")
+    else:
+        pieces: list[str] = []
+        yield from read_value(calls.reader, pieces.append)
+        if pieces != ["null"]:
+            raise ValueError("arguments that are no object")
+        calls.give("{}")
+
+
+def _array(calls: Calls) -> Steps[None]:
+    reader = calls.reader
+    reader.skip()
+    while True:
+        yield from reader.spaces()
+        yield from _object(calls)
+        char = yield from reader.spaces()
+        if char not in (",", "]"):
+            raise ValueError("neither a comma nor the end")
+        reader.skip()
+        if char == "]":
+            return
+
+
+def _object(calls: Calls) -> Steps[None]:
+    yield from _members(calls, outer=True)
+    calls.finish()
+
+
+def _members(calls: Calls, outer: bool) -> Steps[None]:
+    reader = calls.reader
+    if (yield from reader.peek()) != "{":
+        raise ValueError("no object")
+    reader.skip()
+    seen: set[str] = set()
+    while True:
+        yield from reader.spaces()
+        key = yield from read_text(reader)
+        group = _group(key)
+        if group in seen or (calls.only_known and key not in _BARE):
+            raise ValueError("a member twice, or one of no call")
+        seen.add(group)
+        if (yield from reader.spaces()) != ":":
+            raise ValueError("no colon")
+        reader.skip()
+        char = yield from reader.spaces()
+        if key == "function" and outer and char == "{":
+            yield from _members(calls, outer=False)
+        elif group == "name":
+            calls.begin((yield from read_text(reader)))
+        elif group == "arguments":
+            yield from read_arguments(calls)
+        else:
+            yield from read_value(reader, _ignore)
+        char = yield from reader.spaces()
+        if char not in (",", "}"):
+            raise ValueError("neither a comma nor the end")
+        reader.skip()
+        if char == "}":
+            return
+
+
+def _group(key: str) -> str:
+    if key in _NAMES:
+        return "name"
+    return "arguments" if key in _ARGUMENTS else key
+
+
+def _ignore(_: str) -> None:
+    pass
