@@ -18,8 +18,10 @@ from homebox.commands import (
     graph,
     late,
     learn,
+    models,
     serve,
     status,
+    use,
     weights,
 )
 from homebox.errors import HomeboxError
@@ -52,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"homebox {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (serve, chat, late, learn, weights, adapters, status, doctor, bench, graph):
+    rooms = (serve, models, chat, late, learn, weights, adapters, status, doctor, bench, graph)
+    for module in rooms:
         module.add(subparsers)
     return parser
 

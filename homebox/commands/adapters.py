@@ -1,6 +1,7 @@
-"""`homebox export adapter` and `homebox import adapter`: what was learned out, what others made in.
+"""`homebox export adapter` and `homebox import`: what was learned out, what others made in.
 
-What is imported went through no gate, so it is only kept, and served if --promote says so.
+An adapter that is imported went through no gate, so it is only kept, and served if --promote says
+so. An imported model is only listed.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from homebox.commands import models
 from homebox.commands.common import (
     Subparsers,
     add_command,
@@ -18,7 +20,7 @@ from homebox.commands.common import (
     print_json,
 )
 from homebox.config import Config
-from homebox.errors import StateError
+from homebox.errors import StateError, UsageError
 from homebox.memory.lineage import short
 
 if TYPE_CHECKING:
@@ -53,15 +55,19 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "import",
         import_,
-        "keep an adapter of another program, and serve it only if asked to",
-        "homebox import adapter my-adapter --promote",
+        "list a model of this machine, or keep an adapter, and serve it only if asked to",
+        "homebox import ~/Downloads/model.gguf; homebox import adapter my-adapter --promote",
         model=True,
     )
-    parser.add_argument("what", choices=["adapter"])
-    parser.add_argument("path", type=Path, help="a PEFT folder, or a .gguf file")
-    parser.add_argument("--name", default="", help="how the history calls it")
-    parser.add_argument("--reason", default="", help="kept in the history")
-    parser.add_argument("--promote", action="store_true", help="serve it from now on")
+    parser.add_argument(
+        "what",
+        nargs="+",
+        metavar="[adapter] PATH",
+        help="a model's folder or GGUF file; after the word adapter a PEFT folder or a .gguf file",
+    )
+    parser.add_argument("--name", default="", help="how the list, or the history, calls it")
+    parser.add_argument("--reason", default="", help="adapter: kept in the history")
+    parser.add_argument("--promote", action="store_true", help="adapter: serve it from now on")
 
 
 def export(args: argparse.Namespace) -> int:
@@ -81,20 +87,33 @@ def export(args: argparse.Namespace) -> int:
 
 
 def import_(args: argparse.Namespace) -> int:
+    """List a model, or keep an adapter."""
+    if len(args.what) == 1:
+        if args.promote or args.reason:
+            raise UsageError(
+                "--promote and --reason are for adapters; a model is served by its name"
+            )
+        return models.import_model(args, Path(args.what[0]))
+    if len(args.what) > 2 or args.what[0] != "adapter":
+        raise UsageError('say "homebox import PATH" for a model, "homebox import adapter PATH"')
+    return import_one(args, Path(args.what[1]))
+
+
+def import_one(args: argparse.Namespace, path: Path) -> int:
     """Keep the adapter, in the daemon if one runs."""
     config = configuration(args)
     client = daemon_of(config)
     wanted = {"name": args.name, "reason": args.reason, "promote": args.promote}
     if client is not None:
-        done = client.call("import_adapter", path=str(args.path.absolute()), **wanted)
+        done = client.call("import_adapter", path=str(path.absolute()), **wanted)
     else:
-        done = import_here(config, args.path, **wanted)
+        done = import_here(config, path, **wanted)
     if args.json:
         print_json(done)
         return 0
     weights, previous = short(done["weights"]), short(done["previous"])
     shape = f"{done['format']}, rank {done['rank']}, alpha {done['alpha']:g}"
-    print(f"imported {weights} from {args.path} ({shape}; files {short(done['files'])})")
+    print(f"imported {weights} from {path} ({shape}; files {short(done['files'])})")
     print(f"made for {done['made_for'] or 'an unnamed base'}, as it says; {done['gate']}")
     if done["promoted"]:
         print(f"served now: {weights} (was {previous}); undo: homebox rollback {previous}")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from homebox.errors import ModelNotFoundError, StateError, UsageError
+from homebox.errors import BusyError, ModelNotFoundError, StateError, UsageError
 from homebox.memory.durable import explained, make_directory, replace_file, sync_directory
 from homebox.memory.store import canonical_json, is_name
 
@@ -170,9 +170,11 @@ class Catalogue:
         text = canonical_json(manifest)
         entry = _entry(json.loads(text), hashlib.sha256(text).hexdigest(), self.root)
         with self._locked():
-            for path, digest in staged.values():
-                self._keep(path, digest)
+            healed = {digest for path, digest in staged.values() if self._keep(path, digest)}
             self._make_folder(entry)
+            for other in self.entries():
+                if any(file.sha256 in healed for file in other.files.values()):
+                    self._make_folder(other)
             self._make(self.root / "manifests")
             replace_file(self._manifest(name), text)
             self._collect()
@@ -205,25 +207,27 @@ class Catalogue:
         """Remove what unfinished downloads left; return the bytes. Those that run are spared."""
         freed = 0
         for folder in self._children("partial"):
-            with contextlib.suppress(BlockingIOError), held(folder / "lock", wait=False):
+            with contextlib.suppress(BusyError), held(folder / "lock", wait=False):
                 freed += sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
                 shutil.rmtree(folder, ignore_errors=True)
         return freed
 
     # -- files --------------------------------------------------------------------------------
 
-    def _keep(self, path: Path, digest: str) -> None:
-        """Make a staged file an object."""
+    def _keep(self, path: Path, digest: str) -> bool:
+        """Make a staged file an object; True if it takes the place of a damaged one."""
         target = self.object(digest)
         self._make(target.parent)
         with explained("keep", target):
-            same = target.is_file() and target.stat().st_size == path.stat().st_size
-            if same and digest_of(target) == digest:
+            known = target.is_file()
+            if known and (target.samefile(path) or digest_of(target) == digest):
                 path.unlink()
-                return
-            path.chmod(0o444)
+                return False
+            if path.stat().st_nlink == 1:  # the owner's own file keeps its mode
+                path.chmod(0o444)
             path.replace(target)
             sync_directory(target.parent)
+            return known
 
     def _make_folder(self, entry: Entry) -> None:
         """Give readers a folder with the model's files under their own names."""
@@ -304,13 +308,18 @@ class Catalogue:
 
 @contextlib.contextmanager
 def held(path: Path, wait: bool) -> Iterator[None]:
-    """Hold a lock file; raises BlockingIOError if another process does and we are not to wait."""
+    """Hold a lock file; raises BusyError if another process does and we are not to wait."""
     if fcntl is None:
         raise StateError("homebox keeps models on Linux only; this system cannot lock files")
     with explained("lock", path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise BusyError(
+                f"another process brings the same model here ({path}); wait for it"
+            ) from error
         yield
     finally:
         os.close(handle)
@@ -326,10 +335,23 @@ def check_name(name: str) -> str:
     return name
 
 
+def file_name(path: str) -> str:
+    """Return the name that a file of a repository has in a model's folder."""
+    last = path.rpartition("/")[2][-200:]
+    return re.sub(r"^[^A-Za-z0-9_]|[^A-Za-z0-9_.\-+]", "_", last)
+
+
 def digest_of(path: Path) -> str:
     """Return the sha256 of a file."""
     with explained("read", path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def amount(size: int) -> str:
+    """Write a number of bytes for people."""
+    if size < 10**6:
+        return f"{size / 1e3:.1f} kB"
+    return f"{size / 1e9:.2f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"
 
 
 def _last(name: str) -> str:

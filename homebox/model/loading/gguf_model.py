@@ -106,7 +106,7 @@ class GGUFWeights(LoadedWeights):
 
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
-        config, origin = _described(file)
+        config, origin = described(file)
         store = GGUFStore(file)
         check_names(config, origin, store, file.path)
         check_shapes(origin, store)
@@ -146,8 +146,11 @@ class GGUFWeights(LoadedWeights):
             yield tensor.rows(start, min(step, rows - start))
 
 
-def _described(file: GGUFFile) -> tuple[ModelConfig, dict[str, Origin]]:
-    """Return the configuration of a file, and where its weights lie."""
+def described(file: GGUFFile) -> tuple[ModelConfig, dict[str, Origin]]:
+    """Return the configuration of a file, and where its weights lie; only its header is read.
+
+    Raises ModelFormatError for what is no model that runs.
+    """
     name = file.metadata.get("general.architecture")
     if file.metadata.get("split.count", 1) not in (0, 1):
         raise ModelFormatError(
