@@ -54,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"homebox {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    rooms = (serve, models, chat, late, learn, weights, adapters, status, doctor, bench, graph)
-    for module in rooms:
+    served = (serve, models, use, chat, learn, weights, adapters, status)
+    for module in (*served, late, doctor, bench, graph):
         module.add(subparsers)
     return parser
 

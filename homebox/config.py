@@ -107,7 +107,11 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything; `state_configured` is true if the file (not the command line) named the state."""
+    """Everything; `state_configured` is true if the file (not the command line) named the state.
+
+    `model_given` is true if the command line or the environment named the model; `configured_model`
+    is what the file, or nobody, named.
+    """
 
     paths: PathsConfig = PathsConfig()
     server: ServerConfig = ServerConfig()
@@ -115,6 +119,8 @@ class Config:
     learning: LearningConfig = LearningConfig()
     gate: GateConfig = GateConfig()
     state_configured: bool = False
+    model_given: bool = False
+    configured_model: str = ModelConfig().path
 
     @property
     def state_dir(self) -> Path:
@@ -165,7 +171,9 @@ def load_config(
     if file is not None:
         values.update(_from_file(file))
     state_configured = bool(values.get("paths.state"))
+    configured_model = str(values.get("model.path", ModelConfig().path))
     values.update(_from_environment(environ))
+    model_given = variable("model.path") in environ
     if environ.get(variable("paths.state")):
         state_configured = False
     for key, given in (overrides or {}).items():
@@ -174,6 +182,7 @@ def load_config(
         values[key] = _checked(key, given, "command line")
         if key == "paths.state":
             state_configured = False
+        model_given = model_given or key == "model.path"
     sections = {
         section: kind(
             **{
@@ -184,7 +193,12 @@ def load_config(
         )
         for section, kind in SECTIONS.items()
     }
-    return Config(**sections, state_configured=state_configured)
+    return Config(
+        **sections,
+        state_configured=state_configured,
+        model_given=model_given,
+        configured_model=configured_model,
+    )
 
 
 def variable(key: str) -> str:

@@ -13,183 +13,33 @@ import dataclasses
 import logging
 import os
 import signal
-import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import homebox
-from homebox.api.served import Adapters, Served
 from homebox.config import Config
 from homebox.control import ControlServer, Tell
 from homebox.errors import ConfigError, UsageError
+from homebox.hosting.hosted import Hosted, bare_line
+from homebox.hosting.notifier import Notifier as Notifier
+from homebox.hosting.parts import Outcome, ServedModel
+from homebox.hosting.parts import Parts as Parts
+from homebox.hosting.parts import load_model as load_model
+from homebox.hosting.parts import most_rank as most_rank
+from homebox.hosting.parts import plain as plain
+from homebox.hosting.parts import real_parts as real_parts
+from homebox.hosting.switching import Hosting
 from homebox.memory.lineage import Move, short
-from homebox.memory.manifest import BASE
 from homebox.memory.state import State, open_state
-from homebox.model.generation.sampling import SamplingParams
-from homebox.scheduler import Chunk, Engine, Learning, Running, run_inline
-from homebox.server import Server, ServerSettings, Service
+from homebox.scheduler import Engine, run_inline
+from homebox.server import Server, ServerSettings
 
 T = TypeVar("T")
-TELL_SECONDS = 2.0  # between two lines about loading
 ROLLED_BACK = "learning was stopped by a rollback; nothing was promoted"
 IMPORTED = "learning was stopped by an import; nothing was promoted"
-
-
-class Chat(Protocol):
-    """Turns messages into token ids."""
-
-    def render(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Give the prompt's ids."""
-        ...
-
-
-class ServedModel(Protocol):
-    """What the daemon needs of a model."""
-
-    @property
-    def name(self) -> str:
-        """How people call it."""
-        ...
-
-    @property
-    def config(self) -> Any:
-        """Its shape, which adapters must fit."""
-        ...
-
-    @property
-    def base_hash(self) -> str:
-        """sha256 over configuration, weights and tokenizer."""
-        ...
-
-    @property
-    def context(self) -> int:
-        """Tokens of prompt and answer together."""
-        ...
-
-    @property
-    def chat(self) -> Chat:
-        """The chat format."""
-        ...
-
-    @property
-    def adapters(self) -> Adapters:
-        """What can be resident beside the base."""
-        ...
-
-    def start(self, prompt_ids: Any, sampling: SamplingParams, adapter: str) -> Running:
-        """Begin an answer."""
-        ...
-
-    def step(self, sequences: Sequence[Any]) -> Sequence[Chunk | Exception | None]:
-        """Take one step of several answers together."""
-        ...
-
-    def prepare(self) -> bool:
-        """Do a part of what the first answers would wait for."""
-        ...
-
-
-class Outcome(Protocol):
-    """The report of a learning run."""
-
-    @property
-    def promoted(self) -> bool:
-        """Whether HEAD moved."""
-        ...
-
-
-Learner = Callable[..., Generator[Any, None, Any]]
-ReadAdapter = Callable[..., tuple[Any, float]]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the daemon is made of besides its configuration; tests bring their own."""
-
-    load: Callable[[Config], Any]
-    learn: Learner
-    read_adapter: ReadAdapter
-
-
-def real_parts() -> Parts:
-    """Give the parts that a user gets; imported late, because a compiler comes with them."""
-    from homebox import learner
-    from homebox.learning.checkpoint import load_adapter
-
-    return Parts(load_model, learner.run, load_adapter)
-
-
-def load_model(config: Config) -> Any:
-    """Load the configured model.
-
-    A context left at its default adapts to a model that was made for less.
-    """
-    from homebox.model.model import load
-
-    asked = config.model.context
-    default = asked == type(config.model)().context
-    return load(
-        config.model.path,
-        context=None if default else asked,
-        slots=config.model.slots,
-        rank=most_rank(config),
-        weights=config.model.weights,
-        activations=config.model.activations,
-        device=config.model.device,
-        memory=config.model.memory,
-        tell=loading(),
-    )
-
-
-def most_rank(config: Config) -> int:
-    """Return the largest rank of adapters that the configured model is served for."""
-    return max(config.model.rank, config.learning.rank)
-
-
-def loading() -> Callable[[int, int], None]:
-    """Return what says how much of the weights is packed, or on a device, where that takes long."""
-    last = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= TELL_SECONDS:
-            last = time.monotonic()
-            text = f"{done >> 20} of {total >> 20} MiB of weights are ready"
-            print(f"homebox: {text}", file=sys.stderr, flush=True)
-
-    return tell
-
-
-@dataclass
-class Notifier:
-    """Tells the service manager that the daemon is ready and alive (sd_notify(3))."""
-
-    address: str = field(default_factory=lambda: os.environ.get("NOTIFY_SOCKET", ""))
-    interval: float = field(
-        default_factory=lambda: int(os.environ.get("WATCHDOG_USEC", "0") or "0") / 2e6
-    )
-    last: float = 0.0
-
-    def beat(self) -> None:
-        """Say that the engine thread lives; called by it on every round."""
-        now = time.monotonic()
-        if self.interval and now - self.last >= self.interval:
-            self.last = now
-            self.send("WATCHDOG=1")
-
-    def send(self, message: str) -> None:
-        """Send one message; without a service manager nothing happens."""
-        if not self.address:
-            return
-        # A leading @ stands for a name in the abstract namespace.
-        address = "\0" + self.address[1:] if self.address[0] == "@" else self.address
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
-            out.sendto(message.encode(), address)
 
 
 class Daemon:
@@ -219,34 +69,11 @@ class Daemon:
             open_state(config.state_dir, config.state_configured)
         )
         settings = server_settings(config, self._token)
-        self.model: ServedModel = await asyncio.to_thread(self._parts.load, config)
-        self._engine = Engine(
-            self.model,
-            max_active=config.model.slots,
-            max_waiting=config.server.max_queue,
-            heartbeat=self._notifier.beat,
-            interrupt=getattr(self.model, "interrupt", None),
-        )
-        self._closing.callback(self._engine.stop)
-        self._served = Served(
-            self.model.base_hash,
-            self.model.adapters,
-            self._engine,
-            self.state.lineage,
-            lambda weights: self._parts.read_adapter(self.state.store, weights),
-        )
-        service = Service(
-            engine=self._engine,
-            served=self._served,
-            render=self.model.chat.render,
-            ledger=self.state.ledger,
-            context=self.model.context,
-            created=int(self._begun),
-            device=self._device,
-        )
-        server = Server(service, settings)
-        self._engine.start()
-        await self.reload()
+        self._hosting = Hosting(config, self.state, self._parts, self._notifier)
+        self._closing.push_async_callback(self._hosting.close)
+        hosted = await self._hosting.begin()
+        server = Server(hosted.service, settings)
+        self._hosting.through(server.door)
         self.url = await server.start()
         self._closing.push_async_callback(server.stop)
         control = ControlServer(self.state.path, self._commands())
@@ -256,68 +83,52 @@ class Daemon:
     async def stop(self) -> None:
         """Let running answers end, then close everything."""
         self._notifier.send("STOPPING=1")
+        self._hosting.closing()
         await self._closing.aclose()
+
+    @property
+    def model(self) -> ServedModel:
+        """The model that serves; raises BusyError in the middle of a switch."""
+        return self._hosting.hosted.model
+
+    @property
+    def engine(self) -> Engine:
+        """The thread of the model that serves; raises BusyError in the middle of a switch."""
+        return self._hosting.hosted.engine
 
     @property
     def greeting(self) -> list[str]:
         """What a person is told at the start."""
-        weights = self._served.current
+        about = self._hosting.about
         lines = [
-            f"homebox serves {self.model.name} ({short(weights)}) on {self.url}/v1, "
-            f"context {self.model.context}, state {self.state.path}"
+            f"homebox serves {about.model} ({short(self._hosting.hosted.served.current)}) on "
+            f"{self.url}/v1, context {about.context}, state {self.state.path}"
         ]
-        lines += [line for line in (self._kept, *self._plan) if line]
-        others = {line["base"] for line in self.state.lineage.reflog()} - {self.model.base_hash}
-        if weights == BASE and others and not self.state.lineage.checkpoints(self.model.base_hash):
-            lines.append(
-                "what was learned belongs to another base model; "
-                '"homebox learn --now" teaches it to this one'
-            )
-        return lines
-
-    @property
-    def _device(self) -> str:
-        """The devices that hold the model."""
-        placement = getattr(self.model, "placement", None)
-        return placement.device if placement is not None else "cpu"
-
-    @property
-    def _kept(self) -> str:
-        """How the weights are kept."""
-        return str(getattr(self.model, "kept", ""))
-
-    @property
-    def _plan(self) -> list[str]:
-        """What lies on which device and why, a line each."""
-        placement = getattr(self.model, "placement", None)
-        return placement.table() if placement is not None else []
+        lines += [line for line in (about.kept, *about.plan, self._hosting.trouble) if line]
+        bare = bare_line(self.state.lineage, about.base)
+        return [*lines, *([bare] if bare else []), *self._hosting.first_steps()]
 
     def status(self) -> dict[str, Any]:
         """Say what runs, as plain JSON."""
-        active, waiting = self._engine.load
-        learning = self._engine.learning
         return {
             "running": True,
             "pid": os.getpid(),
             "version": homebox.__version__,
             "url": self.url,
             "uptime_s": round(time.time() - self._begun, 1),
-            "model": self.model.name,
-            "base": self.model.base_hash,
-            "context": self.model.context,
-            "device": self._device,
-            "kept": self._kept,
-            "plan": self._plan,
-            "weights": self._served.current,
-            "answering": active,
-            "waiting": waiting,
-            "learning": None if learning is None else plain(learning.progress),
+            **self._hosting.status(),
             **memory_status(self.state),
         }
 
+    async def use(self, name: str, tell: Tell = lambda _: None) -> dict[str, Any]:
+        """Serve another model, now and at the next start."""
+        return await self._hosting.use(name, tell)
+
     async def learn(self, tell: Callable[[Any], None]) -> Any:
         """Run one learning run between the answers; gives its report, after the swap."""
-        learning = self._engine.learn(self._learning())
+        hosted = self._hosting.hosted
+        self._hosting.refuse_in_swap()
+        learning = hosted.engine.learn(self._learning(hosted))
         unlisten = learning.listen(tell)
         try:
             return await asyncio.wrap_future(learning.result)
@@ -326,55 +137,56 @@ class Daemon:
 
     async def preview(self) -> Any:
         """Find the lessons without learning them."""
-        return await asyncio.to_thread(run_inline, self._run_learner(dry_run=True), lambda _: None)
+        steps = self._run_learner(self._hosting.hosted, dry_run=True)
+        return await asyncio.to_thread(run_inline, steps, lambda _: None)
 
     async def rollback(self, name: str, reason: str) -> Move:
         """Serve earlier weights; a running learning run is stopped first."""
-        lineage, base = self.state.lineage, self.model.base_hash
-        target = await asyncio.to_thread(lineage.resolve, base, name)
-        learning = self._engine.stop_learning(ROLLED_BACK)
-        if learning is not None:
-            await _ended(learning)
-        move = await asyncio.to_thread(lineage.rollback, base, target, reason)
-        await self.reload()
-        return move
+        async with self._hosting.steady() as hosted:
+            lineage, base = self.state.lineage, hosted.model.base_hash
+            target = await asyncio.to_thread(lineage.resolve, base, name)
+            await hosted.stop_learning(ROLLED_BACK)
+            move = await asyncio.to_thread(lineage.rollback, base, target, reason)
+            await hosted.reload()
+            return move
 
     async def import_adapter(self, path: str, name: str, reason: str, promote: bool) -> Any:
         """Keep an adapter's files as a checkpoint, and serve it if `promote`."""
         from homebox.learning.exchange import Base, import_adapter
 
-        model = self.model
-        base = Base(model.config, model.base_hash, model.name)
-        learning = self._engine.stop_learning(IMPORTED) if promote else None
-        if learning is not None:
-            await _ended(learning)
-        most = most_rank(self._config)
-        found = await asyncio.to_thread(
-            import_adapter, self.state, base, Path(path), name, reason, promote, most
-        )
-        if promote:
-            await self.reload()
-        return found
+        async with self._hosting.steady() as hosted:
+            model = hosted.model
+            base = Base(model.config, model.base_hash, hosted.about.model)
+            if promote:
+                await hosted.stop_learning(IMPORTED)
+            most = most_rank(self._config)
+            found = await asyncio.to_thread(
+                import_adapter, self.state, base, Path(path), name, reason, promote, most
+            )
+            if promote:
+                await hosted.reload()
+            return found
 
     async def reload(self) -> str:
         """Serve what HEAD names; gives its hash."""
-        return await asyncio.wrap_future(self._engine.call(self._served.switch_to_head))
+        async with self._hosting.steady() as hosted:
+            return await hosted.reload()
 
     async def set_lesson(self, prefix: str, state: str) -> dict[str, Any]:
         """Approve or forget a lesson."""
         return await asyncio.to_thread(set_lesson, self.state, prefix, state)
 
-    def _run_learner(self, dry_run: bool = False) -> Generator[Any, None, Any]:
+    def _run_learner(self, hosted: Hosted, dry_run: bool = False) -> Generator[Any, None, Any]:
         state = self.state
         return self._parts.learn(
-            self.model, state.ledger, state.store, state.lineage, self._config, dry_run=dry_run
+            hosted.model, state.ledger, state.store, state.lineage, self._config, dry_run=dry_run
         )
 
-    def _learning(self) -> Generator[Any, None, Any]:
+    def _learning(self, hosted: Hosted) -> Generator[Any, None, Any]:
         """Learn, and swap in the same step in which HEAD moved."""
-        report: Outcome = yield from self._run_learner()
+        report: Outcome = yield from self._run_learner(hosted)
         if report.promoted:
-            self._served.switch_to_head()
+            hosted.served.switch_to_head()
         return report
 
     def _commands(self) -> dict[str, Any]:
@@ -402,6 +214,9 @@ class Daemon:
         async def reload(arguments: Mapping[str, Any], tell: Tell) -> Any:
             return {"weights": await self.reload()}
 
+        async def use(arguments: Mapping[str, Any], tell: Tell) -> Any:
+            return await self.use(_text(arguments, "name"), tell)
+
         async def lesson(arguments: Mapping[str, Any], tell: Tell) -> Any:
             return await self.set_lesson(_text(arguments, "prefix"), _text(arguments, "state"))
 
@@ -412,6 +227,7 @@ class Daemon:
             "rollback": rollback,
             "import_adapter": import_adapter,
             "reload": reload,
+            "use": use,
             "lesson": lesson,
         }
 
@@ -501,6 +317,7 @@ def server_settings(config: Config, token: str) -> ServerSettings:
         token=token,
         lan=server.lan,
         max_body_bytes=server.max_body_bytes,
+        max_waiting=server.max_queue,
     )
 
 
@@ -543,18 +360,6 @@ def set_lesson(state: State, prefix: str, wanted: str) -> dict[str, Any]:
     state.ledger.set_lesson_state(found[0].hash, wanted)
     changed = dataclasses.replace(found[0], state=wanted)
     return {**dataclasses.asdict(changed), "hash": changed.hash}
-
-
-def plain(value: Any) -> Any:
-    """Turn a dataclass into what JSON can carry; other values stay."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return value
-
-
-async def _ended(learning: Learning) -> None:
-    with contextlib.suppress(Exception):
-        await asyncio.wrap_future(learning.result)
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str:

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from homebox.api.connection import Connection
 from homebox.api.door import Door
 from homebox.api.exchange import Exchange, conversation_id
 from homebox.api.guard import Guard, check_address, check_content_type
+from homebox.api.reply import Reply, answer_parser, shown_marks
 from homebox.api.requests import ChatRequest, parse
 from homebox.api.served import Served
 from homebox.errors import (
@@ -39,8 +40,9 @@ from homebox.scheduler import Engine
 
 log = logging.getLogger("homebox.server")
 
-# Turns messages into token ids, as the model's chat format says.
-Renderer = Callable[[list[dict[str, Any]]], list[int]]
+# Turns messages into token ids, as the model's chat format says; by name it takes the tools that
+# are offered, and variables of the model's template.
+Renderer = Callable[..., list[int]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Codes of errors that aiohttp finds by itself.
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
@@ -175,9 +177,9 @@ class Server:
         service = self.door.service
         if self._stopping:
             return _json({"status": "stopping"}, 503)
-        if service is None:
+        if service is None and not self.door.refused:
             return _json({"status": "switching"})
-        if service.engine.failure is not None:
+        if service is None or service.engine.failure is not None:
             return _json({"status": "failed"}, 503)
         device = service.device
         return _json({"status": "ok", "device": device} if device else {"status": "ok"})
@@ -227,21 +229,27 @@ class Server:
         """Check all that can be checked and queue the answer."""
         lease = await service.served.acquire(chat.model)
         try:
-            prompt = await asyncio.to_thread(service.render, chat.rendered_messages())
+            tools, variables = chat.offered_tools, chat.variables()
+            more = {**variables, "tools": tools} if tools else variables
+            prompt = await asyncio.to_thread(service.render, chat.rendered_messages(), **more)
             if len(prompt) >= service.context:
                 raise ContextLengthError(service.context, len(prompt))
-            sampling = chat.sampling(len(prompt), service.context)
+            parser = answer_parser(service.tokenizer, tools, prompt)
+            sampling = replace(
+                chat.sampling(len(prompt), service.context),
+                shown=shown_marks(service.tokenizer, parser),
+            )
             generation = service.engine.submit(prompt, sampling, lease.weights)
         except BaseException:
             lease.release()
             raise
-        return Exchange(chat, conversation, lease, generation, service.ledger)
+        return Exchange(chat, conversation, lease, generation, Reply(parser), service.ledger)
 
     async def _whole(self, exchange: Exchange) -> web.StreamResponse:
-        async for _ in exchange.pieces(self._settings.patience):
+        async for _ in exchange.deltas(self._settings.patience):
             pass
         reason = await exchange.finish()
-        body = exchange.answer.completion(exchange.text, reason, exchange.usage)
+        body = exchange.answer.completion(exchange.reply.message(), reason, exchange.usage)
         return web.Response(body=body, content_type=responses.JSON, headers=_turn_headers(exchange))
 
     async def _stream(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -251,11 +259,15 @@ class Server:
         response.headers["X-Accel-Buffering"] = "no"
         await response.prepare(request)
         answer = exchange.answer
-        role = True  # the first chunk says who speaks
+        speaker = {"role": "assistant"}  # the first chunk says who speaks
+        silence = {"role": "assistant", "content": ""}
+        first = speaker
         try:
-            async for text in exchange.pieces(self._settings.patience):
-                await self._send(request, response, answer.chunk(text, role=role or not text))
-                role = False
+            async for deltas in exchange.deltas(self._settings.patience):
+                chunks = [answer.chunk({**first, **delta}) for delta in deltas[:1]]
+                chunks += [answer.chunk(delta) for delta in deltas[1:]]
+                await self._send(request, response, b"".join(chunks) or answer.chunk(silence))
+                first = {}
             reason = await exchange.finish()
         except (ConnectionError, asyncio.CancelledError):
             raise
@@ -265,7 +277,7 @@ class Server:
                 request, response, responses.event(responses.error_value(_shown(error)))
             )
             return response
-        last = answer.chunk("" if role else None, reason, role=role)
+        last = answer.chunk({}, reason)
         if exchange.request.include_usage:
             last += answer.usage_chunk(exchange.usage)
         await self._send(request, response, last + responses.DONE)

@@ -55,6 +55,11 @@ class Door(Generic[T]):
                 del self._users[key]
                 self._tell()
 
+    @property
+    def refused(self) -> bool:
+        """Whether nobody will open the door any more."""
+        return self._refusal is not None
+
     def users(self, service: T) -> int:
         """Count the requests that use a service."""
         return self._users.get(id(service), 0)
@@ -65,7 +70,7 @@ class Door(Generic[T]):
 
     def open(self, service: T) -> None:
         """Let new requests, and those that wait, go to `service`."""
-        self._service = service
+        self._service, self._refusal = service, None
         self._tell()
 
     def refuse(self, reason: HomeboxError) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from homebox.config import Config, Value, load_config
 from homebox.control import Client, find
+from homebox.hosting.chosen import as_chosen
 from homebox.hub.catalogue import BUILT_IN, Catalogue
 from homebox.memory.state import State, open_state
 
@@ -71,6 +72,8 @@ def configuration(args: argparse.Namespace, **overrides: Value | None) -> Config
     )
     if config.paths.cache:
         os.environ.setdefault("HOMEBOX_CACHE_DIR", str(config.cache_dir))
+    if hasattr(args, "model"):
+        config = as_chosen(config)
     return named_model(config)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 from homebox.commands.common import (
@@ -17,6 +18,7 @@ from homebox.commands.common import (
 )
 from homebox.config import Config
 from homebox.errors import HomeboxError, StateError
+from homebox.hub.catalogue import amount
 from homebox.memory.ledger import Turn
 from homebox.memory.lessons import STATES
 from homebox.memory.lineage import short
@@ -58,19 +60,13 @@ def status(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
         return 0
-    rows = [("state", found["state"])]
+    rows = [("daemon", "none"), ("state", found["state"])]
     if found["running"]:
-        rows = [("daemon", f"pid {found['pid']} on {found['url']}/v1"), *rows]
+        rows[0] = ("daemon", f"pid {found['pid']} on {found['url']}/v1")
         rows.append(("answering", f"{found['answering']}, waiting {found['waiting']}"))
-        learning = found["learning"]
         rows += [("device", line) for line in found["plan"] or [found["device"]]]
-        rows += [("kept", found["kept"])] if found["kept"] else []
-        rows.append(("learning", f"{learning['stage']}: {learning['text']}" if learning else "no"))
-    else:
-        rows = [("daemon", "none"), *rows]
+    rows += [*_base_rows(found), *_doing_rows(found)]
     rows += [
-        ("model", f"{found['model']}, context {found['context'] or 'unknown'}"),
-        ("weights", short(found["weights"] or "unknown")),
         ("turns", str(found["turns"])),
         ("lessons", ", ".join(f"{n} {state}" for state, n in found["lessons"].items()) or "none"),
     ]
@@ -78,23 +74,70 @@ def status(args: argparse.Namespace) -> int:
     return 0
 
 
+def _base_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Say which base, which weights of it, how they are kept, and how much memory that takes."""
+    base, learned = found["base"], found["learned"]
+    known = f"{short(base)}, {found['path']}" if base else f"{found['path']}, not readable"
+    rows = [
+        ("model", f"{found['model']} ({known})"),
+        ("weights", short(found["weights"] or "unknown")),
+    ]
+    if learned is None:
+        rows.append(("learned", "nothing yet of this model"))
+    else:
+        left = "" if learned["served"] else "; a rollback left it"
+        what = f"{short(learned['weights'])}, {learned['lessons']} lessons"
+        rows.append(("learned", f"{learned['time']}: {what} ({learned['reason']}){left}"))
+    if found["context"]:
+        rows.append(("context", f"{found['context']} tokens"))
+    if found["kept"] or found["type"]:
+        rows.append(("type", ": ".join(text for text in (found["type"], found["kept"]) if text)))
+    if found["memory"]:
+        parts = (f"{name.replace('_', ' ')} {amount(n)}" for name, n in found["memory"].items())
+        rows.append(("memory", ", ".join(parts)))
+    return rows
+
+
+def _doing_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Say what is going on beside the answers, and what went wrong."""
+    if not found["running"]:
+        return []
+    learning, switch = found["learning"], found["switch"]
+    rows = [("learning", f"{learning['stage']}: {learning['text']}" if learning else "no")]
+    if switch is not None:
+        since = f"{switch['stage']}: {switch['text']} ({switch['seconds']} s)"
+        rows.append(("switch", f"to {switch['to']}, {since}"))
+    if found["trouble"]:
+        rows.append(("trouble", found["trouble"]))
+    return rows
+
+
 def _without_daemon(config: Config) -> dict[str, Any]:
     from homebox.commands.common import base_hash
     from homebox.daemon import memory_status
+    from homebox.hosting.chosen import listed
+    from homebox.hosting.hosted import learned_of
 
-    base = weights = None
+    base = weights = learned = None
     with open_for_reading(config) as state:
         try:
             base = base_hash(config)
             weights = state.lineage.head(base)
+            learned = learned_of(state.lineage, base)
         except HomeboxError:
             pass  # without its model the state can still be looked at
+        path = Path(config.model.path)
         return {
             "running": False,
-            "model": config.model.path,
+            "model": listed(config, path) or path.stem,
+            "path": config.model.path,
             "base": base,
+            "type": None,
+            "kept": "",
             "context": None,
             "weights": weights,
+            "memory": {},
+            "learned": learned,
             **memory_status(state),
         }
 

@@ -371,7 +371,7 @@ def test_the_service_manager_hears_from_the_engine_thread(
                 entered.set()
                 blocked.wait(20)
 
-            box.daemon._engine.call(block)
+            box.daemon.engine.call(block)
             assert entered.wait(20)
             manager.settimeout(0.2)
             with pytest.raises(TimeoutError):

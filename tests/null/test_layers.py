@@ -25,6 +25,10 @@ ALLOWED: dict[str, set[str]] = {
     # The one thread that owns the model lies below everything that asks it for something.
     "scheduler": {"model", "config", "errors"},
     "server": {"scheduler", "listener", "model", "memory", "language", "config", "errors", "api"},
+    "hosting": {
+        *("api", "scheduler", "server", "learner", "learning", "hub", "model", "memory"),
+        *("config", "errors"),
+    },
     "api": {"scheduler", "model", "memory", "language", "config", "errors"},
 }
 # These tie the rooms together and may import everything but the command line.

@@ -1,0 +1,177 @@
+"""A model that is served: with its engine thread, the adapters of its base, and its routes' view.
+
+The one idea: everything that belongs to one base lives and goes together, so a switch replaces one
+object by another. Invariant: `About` holds nothing of the model, so that whoever keeps it keeps no
+memory of a model that has gone.
+"""
+
+import asyncio
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from homebox.api.served import Served
+from homebox.config import Config
+from homebox.hosting.notifier import Notifier
+from homebox.hosting.parts import Parts, ServedModel
+from homebox.hub.catalogue import BUILT_IN
+from homebox.memory.lineage import Lineage
+from homebox.memory.manifest import BASE
+from homebox.memory.state import State
+from homebox.scheduler import Engine, Learning
+from homebox.server import Service
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a served model, for people and programs; sizes are bytes."""
+
+    model: str  # how it is called
+    name: str  # in the catalogue, or ""
+    path: str  # absolute, or "tiny"
+    base: str  # its hash
+    type: str  # how most weights are kept
+    context: int
+    device: str
+    kept: str = ""
+    plan: tuple[str, ...] = ()
+    taken: dict[str, int] = field(default_factory=dict)  # by device, all that was planned
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        known = dataclasses.asdict(self)
+        return {key: value for key, value in known.items() if key not in ("name", "taken")} | {
+            "plan": list(self.plan)
+        }
+
+
+class Hosted:
+    """One base and everything around it."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        config: Config,
+        name: str,
+        state: State,
+        parts: Parts,
+        notifier: Notifier,
+    ) -> None:
+        """`name` is the model's in the catalogue, or empty."""
+        self.model = model
+        self.config = config
+        self.engine = Engine(
+            model,
+            max_active=config.model.slots,
+            max_waiting=config.server.max_queue,
+            heartbeat=notifier.beat,
+            interrupt=getattr(model, "interrupt", None),
+        )
+        self.served = Served(
+            model.base_hash,
+            model.adapters,
+            self.engine,
+            state.lineage,
+            lambda weights: parts.read_adapter(state.store, weights),
+        )
+        self.about = _about(model, config, name)
+        self.service = Service(
+            engine=self.engine,
+            served=self.served,
+            render=model.chat.render,
+            ledger=state.ledger,
+            context=model.context,
+            created=int(time.time()),
+            device=self.about.device,
+            name=self.about.model,
+        )
+
+    async def start(self) -> None:
+        """Start the thread and load what HEAD names."""
+        self.engine.start()
+        await self.reload()
+
+    async def reload(self) -> str:
+        """Serve what HEAD names; gives its hash."""
+        return await asyncio.wrap_future(self.engine.call(self.served.switch_to_head))
+
+    async def stop_learning(self, reason: str) -> None:
+        """Stop a running learning run, if any, and wait for its end."""
+        learning = self.engine.stop_learning(reason)
+        if learning is not None:
+            await ended(learning)
+
+    def memory(self) -> dict[str, int]:
+        """Say what the model takes, in bytes."""
+        return memory_of(self.model)
+
+
+async def ended(learning: Learning) -> None:
+    """Wait for the end of a learning run, whatever it was."""
+    await asyncio.wait([asyncio.wrap_future(learning.result)])
+
+
+def memory_of(model: Any) -> dict[str, int]:
+    """Return the bytes of a model's weights, keys and values, and adapters, where it tells."""
+    placement = getattr(model, "placement", None)
+    transformer = getattr(model, "transformer", None)
+    if placement is None or transformer is None:
+        return {}
+    resident = [stage.adapters for stage in transformer.stages if stage.adapters is not None]
+    return {
+        "weights": sum(portion.bytes.weights for portion in placement.portions),
+        "keys_and_values": transformer.cache_bytes,
+        "adapters": sum(b.nbytes for each in resident for b in each.buffers.values()),
+    }
+
+
+def learned_of(lineage: Lineage, base: str) -> dict[str, Any] | None:
+    """Say what was learned last for a base: weights, time and number of lessons; None if nothing.
+
+    `served` is false if these weights were left by a rollback.
+    """
+    history = lineage.history(base)
+    if not history:
+        return None
+    last = history[-1]
+    return {
+        "weights": last.weights,
+        "time": last.time,
+        "lessons": len(last.lessons),
+        "reason": last.reason,
+        "served": last.weights == lineage.head(base),
+    }
+
+
+def bare_line(lineage: Lineage, base: str) -> str:
+    """Say that a base is served bare though the box learned something; "" if that is not so."""
+    others = {line["base"] for line in lineage.reflog()} - {base}
+    if lineage.head(base) != BASE or not others or lineage.checkpoints(base):
+        return ""
+    return (
+        "what was learned belongs to another base model; "
+        '"homebox learn --now" teaches it to this one'
+    )
+
+
+def _about(model: ServedModel, config: Config, name: str) -> About:
+    placement: Any = getattr(model, "placement", None)
+    path = config.model.path
+    taken: dict[str, int] = {}
+    for portion in placement.portions if placement is not None else ():
+        device = portion.room.device.name
+        taken[device] = taken.get(device, 0) + portion.bytes.total
+    return About(
+        model=name or model.name,
+        name=name,
+        path=path if path == BUILT_IN else str(Path(path).expanduser().absolute()),
+        base=model.base_hash,
+        type=str(getattr(model, "type", "")),
+        context=model.context,
+        device=placement.device if placement is not None else "cpu",
+        kept=str(getattr(model, "kept", "")),
+        plan=tuple(placement.table()) if placement is not None else (),
+        taken=taken,
+    )

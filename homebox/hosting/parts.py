@@ -1,0 +1,182 @@
+"""What a daemon is made of besides its configuration: how to load, learn, and read adapters.
+
+The one idea: the daemon knows models and learners by what they do for it, so that tests bring
+small ones. Invariant: nothing that needs a compiler is imported before a model is loaded.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from homebox.api.served import Adapters
+from homebox.config import Config
+from homebox.model.generation.sampling import SamplingParams
+from homebox.scheduler import Chunk, Running
+
+TELL_SECONDS = 2.0  # between two lines about loading
+
+Tell = Callable[[int, int], None]  # bytes of the weights that are ready, and of how many
+Learner = Callable[..., Generator[Any, None, Any]]
+ReadAdapter = Callable[..., tuple[Any, float]]
+
+
+class Chat(Protocol):
+    """Turns messages into token ids."""
+
+    def render(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Give the prompt's ids."""
+        ...
+
+
+class ServedModel(Protocol):
+    """What the daemon needs of a model."""
+
+    @property
+    def name(self) -> str:
+        """How people call it."""
+        ...
+
+    @property
+    def config(self) -> Any:
+        """Its shape, which adapters must fit."""
+        ...
+
+    @property
+    def base_hash(self) -> str:
+        """sha256 over configuration, weights and tokenizer."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together."""
+        ...
+
+    @property
+    def chat(self) -> Chat:
+        """The chat format."""
+        ...
+
+    @property
+    def adapters(self) -> Adapters:
+        """What can be resident beside the base."""
+        ...
+
+    def start(self, prompt_ids: Any, sampling: SamplingParams, adapter: str) -> Running:
+        """Begin an answer."""
+        ...
+
+    def step(self, sequences: Sequence[Any]) -> Sequence[Chunk | Exception | None]:
+        """Take one step of several answers together."""
+        ...
+
+    def prepare(self) -> bool:
+        """Do a part of what the first answers would wait for."""
+        ...
+
+
+class Outcome(Protocol):
+    """The report of a learning run."""
+
+    @property
+    def promoted(self) -> bool:
+        """Whether HEAD moved."""
+        ...
+
+
+class Fit(Protocol):
+    """Finds out whether a model could be loaded if others gave back what they have."""
+
+    def __call__(self, config: Config, returned: Mapping[str, int]) -> str:
+        """Return the base hash, or raise what `load` would; `returned` is bytes by device."""
+        ...
+
+
+def load_model(
+    config: Config, taken: Mapping[str, int] | None = None, tell: Tell | None = None
+) -> Any:
+    """Load the configured model beside models that have `taken` bytes by device.
+
+    A context left at its default adapts to a model that was made for less. Raises what
+    `homebox.model.load` does.
+    """
+    from homebox.model.model import load
+    from homebox.model.placement.others import Others
+
+    others = Others(taken or {}, stays=True)
+    return load(config.model.path, **_options(config), tell=tell or loading(), others=others)
+
+
+def check_fit(config: Config, returned: Mapping[str, int]) -> str:
+    """Open and plan the configured model as if others had given back what they have.
+
+    Returns its base hash; raises what `load_model` does.
+    """
+    from homebox.model.model import plan_load
+    from homebox.model.placement.others import Others
+
+    others = Others(returned, stays=False)
+    return plan_load(config.model.path, **_options(config), others=others).loaded.base_hash
+
+
+def _options(config: Config) -> dict[str, Any]:
+    model = config.model
+    default = model.context == type(model)().context
+    return {
+        "context": None if default else model.context,
+        "slots": model.slots,
+        "rank": most_rank(config),
+        "weights": model.weights,
+        "activations": model.activations,
+        "device": model.device,
+        "memory": model.memory,
+    }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a daemon is made of; tests bring their own.
+
+    `load` takes the configuration and, if `fit` is there, keywords of `load_model` too.
+    """
+
+    load: Callable[..., Any]
+    learn: Learner
+    read_adapter: ReadAdapter
+    fit: Fit | None = None
+
+
+def real_parts() -> Parts:
+    """Give the parts that a user gets; imported late, because a compiler comes with them."""
+    from homebox import learner
+    from homebox.learning.checkpoint import load_adapter
+
+    return Parts(load_model, learner.run, load_adapter, check_fit)
+
+
+def most_rank(config: Config) -> int:
+    """Return the largest rank of adapters that the configured model is served for."""
+    return max(config.model.rank, config.learning.rank)
+
+
+def loading() -> Tell:
+    """Return what says how much of the weights is packed, or on a device, where that takes long."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TELL_SECONDS:
+            last = time.monotonic()
+            text = f"{done >> 20} of {total >> 20} MiB of weights are ready"
+            print(f"homebox: {text}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def plain(value: Any) -> Any:
+    """Turn a dataclass into what JSON can carry; other values stay."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value

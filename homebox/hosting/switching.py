@@ -1,0 +1,462 @@
+"""The models of a daemon: the one that serves, and how another one takes its place.
+
+The one idea: a switch first tries to load the new model beside the old one. If memory allows that,
+nobody waits: new requests go to the new model from one instant on, and the old one goes when its
+last answer is over. Else new requests wait at the door, running answers end, the old model goes and
+the new one is loaded. What `homebox use` was told is written down when the new model serves.
+
+Invariant: a model that cannot be opened or does not fit is refused before anything has changed; and
+if loading fails after the old one went, that one is loaded again, or the built-in one.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from homebox.api.door import Door
+from homebox.config import Config
+from homebox.errors import (
+    BusyError,
+    DaemonError,
+    HomeboxError,
+    OutOfDeviceMemoryError,
+    StateError,
+)
+from homebox.hosting.chosen import (
+    Choice,
+    choice_for,
+    listed,
+    name_of,
+    with_model,
+    write_choice,
+)
+from homebox.hosting.hosted import About, Hosted, bare_line, learned_of
+from homebox.hosting.memory import resident
+from homebox.hosting.notifier import Notifier
+from homebox.hosting.parts import Parts, loading, plain
+from homebox.hub.catalogue import BUILT_IN
+from homebox.memory.lineage import short
+from homebox.memory.state import State
+from homebox.server import Service
+
+log = logging.getLogger("homebox.hosting")
+
+DRAIN = 120.0  # seconds that a switch waits for running answers before it is given up
+LOADING = 600.0  # seconds of loading during which the service manager is told that all is well
+SWITCHED = "learning was stopped by a switch to another model; nothing was promoted"
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass
+class Switch:
+    """A switch in progress, as people see it."""
+
+    name: str
+    tell: Tell
+    stage: str = "open"
+    text: str = "opening its files"
+    done: int = 0
+    total: int = 1
+    begun: float = field(default_factory=time.monotonic)
+
+    def at(self, stage: str, text: str, done: int = 0, total: int = 1) -> None:
+        """Go on to another stage, or further in this one."""
+        self.stage, self.text, self.done, self.total = stage, text, done, total
+        self.tell(self.as_json())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        return {
+            "to": self.name,
+            "stage": self.stage,
+            "text": self.text,
+            "done": self.done,
+            "total": self.total,
+            "seconds": round(time.monotonic() - self.begun, 1),
+        }
+
+
+class Hosting:
+    """What a daemon serves. Everything here belongs to its event loop."""
+
+    def __init__(self, config: Config, state: State, parts: Parts, notifier: Notifier) -> None:
+        """`config` is as it was read: the choice of `homebox use` is looked up here."""
+        self._config = config
+        self._state = state
+        self._parts = parts
+        self._notifier = notifier
+        self._hosted: Hosted | None = None
+        self._about: About | None = None  # of what serves, or of what did until a moment ago
+        self._door: Door[Service] | None = None
+        self._retiring: dict[asyncio.Task[None], Hosted] = {}
+        self._lock = asyncio.Lock()
+        self._swapping = False
+        self._closing = False
+        self.switch: Switch | None = None
+        self.trouble = ""  # why something else is served than was asked for
+
+    # -- what is served -------------------------------------------------------------------------
+
+    @property
+    def hosted(self) -> Hosted:
+        """What serves; raises BusyError while there is nothing."""
+        if self._hosted is None:
+            raise BusyError("homebox is switching to another model; try again in a moment")
+        return self._hosted
+
+    @property
+    def about(self) -> About:
+        """What is known of the model that serves, or did until a moment ago."""
+        assert self._about is not None, "nothing was ever served"
+        return self._about
+
+    def status(self) -> dict[str, Any]:
+        """Say what is served, as plain JSON; any thread may ask, also in the middle of a switch."""
+        hosted, about, switch, door = self._hosted, self.about, self.switch, self._door
+        lineage = self._state.lineage
+        loads = [each.engine.load for each in [hosted, *self._retiring.values()] if each]
+        learning = hosted.engine.learning if hosted is not None else None
+        return {
+            **about.as_json(),
+            "weights": hosted.served.current if hosted is not None else lineage.head(about.base),
+            "memory": {
+                **(hosted.memory() if hosted is not None else {}),
+                "process": resident().all,
+            },
+            "learned": learned_of(lineage, about.base),
+            "answering": sum(active for active, _ in loads),
+            "waiting": sum(queued for _, queued in loads) + (door.waiting if door else 0),
+            "learning": None if learning is None else plain(learning.progress),
+            "switch": None if switch is None else switch.as_json(),
+            "trouble": self.trouble,
+        }
+
+    def first_steps(self) -> list[str]:
+        """Say how to get a real model, where nobody has named one yet."""
+        config = self._config
+        named = config.model_given or config.configured_model != BUILT_IN
+        if named or self.about.model != BUILT_IN or choice_for(config) is not None:
+            return []
+        return [
+            "tiny is a toy that shows how this works; a real model is brought here by "
+            '"homebox pull OWNER/NAME", or by "homebox import PATH" from a folder or a GGUF file',
+            'then "homebox use NAME" serves it at once and from then on; "homebox models list" '
+            "has the names",
+        ]
+
+    @contextlib.asynccontextmanager
+    async def steady(self) -> AsyncIterator[Hosted]:
+        """Keep the served model in its place for a block; raises BusyError in mid-switch."""
+        before = self.hosted
+        self.refuse_in_swap()
+        async with self._lock:
+            if self._hosted is not before:
+                raise BusyError("homebox has just switched to another model; ask again")
+            yield before
+
+    def refuse_in_swap(self) -> None:
+        """Raise BusyError where the served model is about to change."""
+        if self._swapping:
+            raise BusyError("homebox is switching to another model; try again in a moment")
+
+    # -- start and end --------------------------------------------------------------------------
+
+    async def begin(self) -> Hosted:
+        """Load what the next start was to serve, or what was served before, and say why."""
+        first: HomeboxError | None = None
+        for name in self._candidates():
+            config = self._config if name is None else with_model(self._config, name)
+            try:
+                self._hosted = await self._load(config, {}, loading())
+                self._about = self._hosted.about
+                await self._hosted.start()
+            except HomeboxError as error:
+                await self._drop()
+                first = first or error
+                continue
+            if first is not None:
+                self.trouble = f"{self.about.model} is served instead, because: {first}"
+            return self._hosted
+        assert first is not None
+        raise first
+
+    def through(self, door: Door[Service]) -> None:
+        """Use the door of the server for switches."""
+        self._door = door
+
+    def closing(self) -> None:
+        """Break off the loading of a model, if any, because the daemon stops."""
+        self._closing = True
+
+    async def close(self) -> None:
+        """Stop everything at once; whoever wants answers to end waits before."""
+        self._closing = True
+        for task in list(self._retiring):
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._drop()
+
+    def _candidates(self) -> list[str | None]:
+        """List what a start tries: names, or None for what the configuration names."""
+        choice = choice_for(self._config)
+        if choice is None:
+            return [None]
+        return list(dict.fromkeys((choice.name, choice.before, choice.instead_of)))
+
+    # -- switching ------------------------------------------------------------------------------
+
+    async def use(self, asked: str, tell: Tell = lambda _: None) -> dict[str, Any]:
+        """Serve another model, and at the next start too; gives what became of it.
+
+        Raises ModelNotFoundError, ModelFormatError, OutOfDeviceMemoryError and the like, BusyError
+        if a switch is under way or answers do not end; the old model then still serves.
+        """
+        if self.switch is not None:
+            raise BusyError(f"homebox is switching to {self.switch.name} already; wait for it")
+        switch = self.switch = Switch(asked, tell)
+        name = ""
+        try:
+            name = switch.name = await asyncio.to_thread(name_of, self._config, asked)
+            if self._retiring:
+                switch.at("wait", "answers of the model before this one are still running")
+                if not await self._retired(DRAIN):
+                    raise BusyError("answers of an earlier model are still running; try again")
+            found = await self._switch_to(name, with_model(self._config, name), switch)
+        except HomeboxError as error:
+            if name:
+                self.trouble = f"the switch to {name} failed: {error}"
+            raise
+        finally:
+            self.switch = None
+        self.trouble = ""
+        return found
+
+    async def _switch_to(self, name: str, config: Config, switch: Switch) -> dict[str, Any]:
+        old = self.hosted.about
+        base = await self._checked(config, old)
+        if base == old.base:
+            problem = await self._remember(name, old)
+            return self._report(False, 0.0, problem)
+        new = await self._beside(config, old, switch)
+        if new is None:
+            return await self._in_its_place(name, config, old, switch)
+        async with self._swap():
+            before = self.hosted
+            await before.stop_learning(SWITCHED)
+            self._serve(new)
+            problem = await self._remember(name, old)
+        self._retire(before)
+        return self._report(True, 0.0, problem)
+
+    async def _checked(self, config: Config, old: About) -> str:
+        """Open and plan a model as if the old one were gone; return its base hash, if known."""
+        if self._parts.fit is None:
+            return ""
+        # The host has back only what was touched; mapped files counted as free all the time.
+        anonymous = resident().anonymous
+        returned = {
+            device: min(taken, anonymous) if device.startswith("cpu") else taken
+            for device, taken in old.taken.items()
+        }
+        return await asyncio.to_thread(self._parts.fit, config, returned)
+
+    async def _beside(self, config: Config, old: About, switch: Switch) -> Hosted | None:
+        """Load a model beside the one that serves, ready to answer; None if memory is short.
+
+        One that cannot answer leaves nothing behind.
+        """
+        switch.at("load", "loading beside the model that serves")
+        try:
+            new = await self._load(config, old.taken, self._told(switch))
+        except OutOfDeviceMemoryError:
+            if self._parts.fit is None:
+                raise
+            return None
+        try:
+            await new.start()
+        except BaseException:
+            await _stopped(new)
+            raise
+        return new
+
+    async def _in_its_place(
+        self, name: str, config: Config, old: About, switch: Switch
+    ) -> dict[str, Any]:
+        """Let the old model go first, because memory does not hold both."""
+        async with self._swap():
+            assert self._door is not None
+            self._door.close()
+            closed = time.monotonic()
+            try:
+                await self._empty(switch)
+            except BaseException:
+                self._door.open(self.hosted.service)
+                raise
+            switch.at("load", "loading; new requests wait")
+            failure = await self._first_that_loads(config, old, switch)
+            self._serve(self.hosted)
+            pause = time.monotonic() - closed
+            if failure is not None:
+                raise failure
+            problem = await self._remember(name, old)
+        return self._report(True, pause, problem)
+
+    async def _empty(self, switch: Switch) -> None:
+        """Wait for running answers and let the old model go."""
+        assert self._door is not None
+        service = self.hosted.service
+        switch.at("drain", "waiting for running answers; memory does not hold both models")
+        if not await self._door.left(service, DRAIN):
+            raise BusyError(
+                f"{self._door.users(service)} answers are still running after {DRAIN:.0f} seconds, "
+                "and memory does not hold both models; nothing was changed, try again later"
+            )
+        await self.hosted.stop_learning(SWITCHED)
+        del service
+        await self._drop()
+
+    async def _first_that_loads(
+        self, config: Config, old: About, switch: Switch
+    ) -> HomeboxError | None:
+        """Load the new model, else the old one, else the built-in one; return what went wrong."""
+        back = dataclasses.replace(config.model, path=old.path)
+        candidates = [config, dataclasses.replace(config, model=back)]
+        candidates.append(with_model(self._config, BUILT_IN))
+        first: HomeboxError | None = None
+        for candidate in candidates:
+            try:
+                self._hosted = await self._load(candidate, {}, self._told(switch))
+                await self._hosted.start()
+                return first
+            except Exception as error:
+                await self._drop()
+                if self._closing:
+                    raise
+                log.warning("%s cannot be served: %s", candidate.model.path, error)
+                known = error if isinstance(error, HomeboxError) else HomeboxError(repr(error))
+                first = first or known
+                switch.at("load", "the new model cannot be loaded; going back")
+        assert self._door is not None and first is not None
+        self._door.refuse(DaemonError(f"no model can be served: {first}; restart homebox"))
+        raise first
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    async def _load(
+        self, config: Config, taken: Mapping[str, int], tell: Callable[[int, int], None]
+    ) -> Hosted:
+        """Load a model beside others that have `taken` bytes; its thread does not run yet."""
+        beating = asyncio.ensure_future(self._beat()) if self._hosted is None else None
+        try:
+            if self._parts.fit is None:
+                model = await asyncio.to_thread(self._parts.load, config)
+            else:
+                model = await asyncio.to_thread(self._parts.load, config, taken, tell)
+        finally:
+            if beating is not None:
+                beating.cancel()
+        name = await asyncio.to_thread(listed, self._config, Path(config.model.path))
+        return Hosted(model, config, name, self._state, self._parts, self._notifier)
+
+    def _told(self, switch: Switch) -> Callable[[int, int], None]:
+        """Return what hears how many bytes of a new model are ready; it ends a load at shutdown."""
+
+        def tell(done: int, total: int) -> None:
+            if self._closing:
+                raise DaemonError("homebox is shutting down")
+            text = f"{done >> 20} of {total >> 20} MiB of weights are ready"
+            switch.at(switch.stage, text, done, total)
+
+        return tell
+
+    async def _beat(self) -> None:
+        """Tell the service manager that we live while no engine thread can."""
+        for _ in range(int(LOADING / 0.5)):
+            self._notifier.beat()
+            await asyncio.sleep(0.5)
+
+    @contextlib.asynccontextmanager
+    async def _swap(self) -> AsyncIterator[None]:
+        """Keep away, for a block, who needs the served model to stay the same."""
+        async with self._lock:
+            self._swapping = True
+            try:
+                yield
+            finally:
+                self._swapping = False
+
+    def _serve(self, new: Hosted) -> None:
+        """Let new requests go to a model."""
+        self._hosted, self._about = new, new.about
+        if self._door is not None:
+            self._door.open(new.service)
+
+    async def _remember(self, name: str, old: About) -> str:
+        """Write down what the next start serves; return why that was impossible, or nothing."""
+        before = old.name or old.path
+        choice = Choice(name, before, self._config.configured_model)
+        try:
+            await asyncio.to_thread(write_choice, self._state.path, choice)
+        except StateError as error:
+            return f"the next start serves {before} again, because {error}"
+        return ""
+
+    def _report(self, changed: bool, pause: float, problem: str) -> dict[str, Any]:
+        """Say what is served now; `changed` is false if it was all the time."""
+        hosted = self.hosted
+        weights = hosted.served.current
+        lines = [
+            f"{hosted.about.model} ({short(weights)}) is served {'now' if changed else 'already'}"
+        ]
+        lines += [line for line in (hosted.about.kept, *hosted.about.plan) if line]
+        bare = bare_line(self._state.lineage, hosted.about.base)
+        return {
+            **hosted.about.as_json(),
+            "weights": weights,
+            "changed": changed,
+            "pause_s": round(pause, 3),
+            "lines": [*lines, *([bare] if bare else []), *([problem] if problem else [])],
+        }
+
+    def _retire(self, old: Hosted) -> None:
+        """Let a model go when its last answer is over."""
+        task = asyncio.ensure_future(self._retired_one(old))
+        self._retiring[task] = old
+        task.add_done_callback(self._gone)
+
+    def _gone(self, task: "asyncio.Task[None]") -> None:
+        self._retiring.pop(task, None)
+        gc.collect()
+
+    async def _retired_one(self, old: Hosted) -> None:
+        assert self._door is not None
+        try:
+            await self._door.left(old.service)
+        finally:
+            await _stopped(old)
+
+    async def _retired(self, seconds: float) -> bool:
+        """Wait until earlier models have gone; false if that took too long."""
+        await asyncio.wait(list(self._retiring), timeout=seconds)
+        return not self._retiring
+
+    async def _drop(self) -> None:
+        """Stop what serves, and give its memory back."""
+        hosted, self._hosted = self._hosted, None
+        if hosted is not None:
+            await _stopped(hosted)
+            del hosted
+            await asyncio.to_thread(gc.collect)
+
+
+async def _stopped(hosted: Hosted) -> None:
+    """Stop an engine thread; shielded, because a thread that runs on would keep the model."""
+    await asyncio.shield(asyncio.to_thread(hosted.engine.stop))
