@@ -80,6 +80,7 @@ class Service:
     created: int  # Unix seconds; when the model was loaded
     device: str = ""  # the names of those that hold the model
     name: str = ""  # how the owner calls the base
+    tokenizer: object = None  # the model's, which knows the marks of its answers
 
 
 class Server:
@@ -261,7 +262,7 @@ class Server:
         answer = exchange.answer
         speaker = {"role": "assistant"}  # the first chunk says who speaks
         silence = {"role": "assistant", "content": ""}
-        first = speaker
+        first: dict[str, Any] = speaker
         try:
             async for deltas in exchange.deltas(self._settings.patience):
                 chunks = [answer.chunk({**first, **delta}) for delta in deltas[:1]]
@@ -277,7 +278,7 @@ class Server:
                 request, response, responses.event(responses.error_value(_shown(error)))
             )
             return response
-        last = answer.chunk({}, reason)
+        last = answer.chunk(silence if first else {}, reason)
         if exchange.request.include_usage:
             last += answer.usage_chunk(exchange.usage)
         await self._send(request, response, last + responses.DONE)

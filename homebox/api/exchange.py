@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from homebox.api.reply import Reply, details
 from homebox.api.requests import ChatMessage, ChatRequest
 from homebox.api.responses import Answer, usage
 from homebox.api.served import Lease
 from homebox.memory.ledger import Ledger, Message, new_turn_id, now
-from homebox.memory.provenance import provenance_of
+from homebox.memory.provenance import ASSISTANT, provenance_of
 from homebox.scheduler import CANCELLED, ERROR, Generation
 
 CONVERSATION_HEADERS = ("x-homebox-conversation", "x-session-id", "x-session-affinity")
@@ -33,16 +34,11 @@ class Exchange:
     conversation: str
     lease: Lease
     generation: Generation
+    reply: Reply
     ledger: Ledger
     id: str = field(default_factory=new_turn_id)
     time: str = field(default_factory=now)
     finished: bool = False
-    _parts: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        """The answer as far as it came."""
-        return "".join(self._parts)
 
     @property
     def answer(self) -> Answer:
@@ -59,18 +55,26 @@ class Exchange:
         end = self.generation.end
         return usage(len(self.generation.prompt_ids), end.completion_tokens if end else 0)
 
-    async def pieces(self, patience: float) -> AsyncIterator[str]:
-        """Give the text as it comes, and "" whenever `patience` seconds passed without any."""
+    async def deltas(self, patience: float) -> AsyncIterator[list[dict[str, Any]]]:
+        """Give the parts of the answer as they come; none after `patience` seconds without any."""
+        clock = asyncio.get_running_loop().time
+        told = clock()
         while True:
             text = await self.generation.next(patience)
             if text is None:
+                if found := self.reply.end():
+                    yield found
                 return
-            self._parts.append(text)
-            yield text
+            found = self.reply.read(text)
+            # Text may come and yet wait until it is known what it is.
+            if found or not text or clock() - told >= patience:
+                told = clock()
+                yield found
 
     async def finish(self) -> str:
         """Write the ended answer to the ledger; gives the finish reason."""
         reason = self.generation.end.finish_reason if self.generation.end else ERROR
+        reason = self.reply.reason(reason)
         await self._write(reason)
         return reason
 
@@ -78,7 +82,8 @@ class Exchange:
         """Stop an answer that nobody reads any more, and write down what there was of it."""
         self.generation.cancel()
         with contextlib.suppress(Exception):
-            self._parts.append(await self.generation.drain())
+            self.reply.read(await self.generation.drain())
+            self.reply.end()
         end = self.generation.end
         failed = end is not None and end.finish_reason == ERROR
         await self._write(ERROR if failed else CANCELLED)
@@ -93,7 +98,7 @@ class Exchange:
 
     def _turn(self, reason: str) -> dict[str, Any]:
         prompt = [_message(message) for message in self.request.messages]
-        answer = Message("assistant", self.text, provenance_of("assistant"))
+        answer = Message("assistant", self.reply.text, ASSISTANT, self.reply.details())
         end = self.generation.end
         return {
             "id": self.id,
@@ -104,6 +109,7 @@ class Exchange:
             "sampling": self.generation.sampling.as_dict(),
             "messages": [*prompt[_new_from(self.request.messages) :], answer],
             "prompt": prompt,
+            "offered": details(self.request.offered()),
             "finish_reason": reason,
             "prompt_tokens": len(self.generation.prompt_ids),
             "completion_tokens": end.completion_tokens if end else 0,
@@ -131,7 +137,8 @@ def conversation_id(request: ChatRequest, headers: Mapping[str, str]) -> str:
 
 
 def _message(message: ChatMessage) -> Message:
-    return Message(message.role, message.text, provenance_of(message.role))
+    written = message.claimed or provenance_of(message.role)
+    return Message(message.role, message.text, written, details(message.details()))
 
 
 def _new_from(messages: list[ChatMessage]) -> int:

@@ -22,6 +22,10 @@ STOP_LENGTH = 512
 MESSAGES = 16_384
 TOOLS = 1_024
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
+# Whom a client may name as the author of a message: those who are trusted least.
+CLAIMED = frozenset({"tool", "file", "web"})
+# What chat_template_kwargs may not name, as other fields of the request say it.
+RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt"})
 SAMPLING = (
     "temperature",
     "top_k",
@@ -70,6 +74,26 @@ class ChatMessage(Struct):
     name: str | None = None
     tool_calls: Annotated[list[ToolCall], Meta(max_length=TOOLS)] | None = None
     tool_call_id: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    provenance: Any = None
+
+    @property
+    def claimed(self) -> str:
+        """Who wrote the message by its own word, if that is somebody who is trusted little."""
+        known = isinstance(self.provenance, str) and self.provenance in CLAIMED
+        return self.provenance if known else ""
+
+    def details(self) -> dict[str, Any]:
+        """Return the fields that a message may have besides role, content and author."""
+        thoughts = self.reasoning_content or self.reasoning
+        fields = {
+            "name": self.name,
+            "reasoning_content": thoughts if isinstance(thoughts, str) else None,
+            "tool_call_id": self.tool_call_id,
+            "tool_calls": msgspec.to_builtins(self.tool_calls) if self.tool_calls else None,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def text(self) -> str:
@@ -111,6 +135,10 @@ class ChatRequest(Struct):
     response_format: dict[str, Any] | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: Annotated[str, Meta(max_length=64)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
 
@@ -126,17 +154,33 @@ class ChatRequest(Struct):
         """Whether a stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def offered_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    def variables(self) -> dict[str, Any]:
+        """Return what goes to the chat template besides messages and tools."""
+        known = {
+            "enable_thinking": self.enable_thinking,
+            "parallel_tool_calls": self.parallel_tool_calls if self.offered_tools else None,
+            "reasoning_effort": self.reasoning_effort,
+        }
+        given = {name: value for name, value in known.items() if value is not None}
+        return {**given, **(self.chat_template_kwargs or {})}
+
+    def offered(self) -> dict[str, Any]:
+        """Return what the model was shown besides messages, for the ledger."""
+        fields = {"tools": self.offered_tools, "variables": self.variables()}
+        return {name: value for name, value in fields.items() if value}
+
     def rendered_messages(self) -> list[dict[str, Any]]:
         """Give the messages as a chat template reads them: plain strings, developer as system."""
         rendered = []
         for message in self.messages:
             role = "system" if message.role == "developer" else message.role
-            plain: dict[str, Any] = {"role": role, "content": message.text}
-            if message.tool_calls:
-                plain["tool_calls"] = msgspec.to_builtins(message.tool_calls)
-            if message.tool_call_id is not None:
-                plain["tool_call_id"] = message.tool_call_id
-            rendered.append(plain)
+            author = {"provenance": message.claimed} if message.claimed else {}
+            rendered.append({"role": role, "content": message.text, **author, **message.details()})
         return rendered
 
     def sampling(self, prompt_tokens: int, context: int) -> SamplingParams:
@@ -177,6 +221,7 @@ def parse(body: bytes) -> ChatRequest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"The body is not valid JSON: {error}") from None
     _refuse_unsupported(request)
+    _check_tools(request.tools or [])
     _check_history(request.messages)
     return request
 
@@ -206,6 +251,27 @@ def _refuse_unsupported(request: ChatRequest) -> None:
         raise RequestError(f"response_format {wanted!r} is not supported", "response_format")
     if request.tool_choice not in (None, "auto", "none"):
         raise RequestError('tool_choice must be "auto" or "none"', "tool_choice")
+    for name in request.chat_template_kwargs or ():
+        if name in RESERVED or not name.isidentifier():
+            raise RequestError(
+                f"chat_template_kwargs may not set {name[:100]!r}", "chat_template_kwargs"
+            )
+
+
+def _check_tools(tools: list[dict[str, Any]]) -> None:
+    """Refuse tools that are no functions with a name."""
+    for index, tool in enumerate(tools):
+        where = f"tools[{index}]"
+        if tool.get("type", "function") != "function":
+            raise RequestError(
+                f"{where}: tools of type {str(tool['type'])[:100]!r} are not supported; send "
+                "functions",
+                f"{where}.type",
+            )
+        function = tool.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(name, str) or not 0 < len(name) <= 256:
+            raise RequestError(f"{where}: a function needs a name", f"{where}.function.name")
 
 
 def _check_history(messages: list[ChatMessage]) -> None:

@@ -20,21 +20,17 @@ class Answer:
     created: int  # Unix seconds
     weights: str  # hash of the adapter, or "base"
 
-    def completion(self, text: str, finish_reason: str, usage: dict[str, int]) -> bytes:
+    def completion(
+        self, message: dict[str, Any], finish_reason: str, usage: dict[str, int]
+    ) -> bytes:
         """Encode a whole answer."""
-        message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
         return msgspec.json.encode(
             self._head("chat.completion") | {"choices": [choice], "usage": usage}
         )
 
-    def chunk(
-        self, text: str | None, finish_reason: str | None = None, role: bool = False
-    ) -> bytes:
-        """Encode one server-sent event; `role` says who speaks, as the first chunk must."""
-        delta: dict[str, str] = {"role": "assistant"} if role else {}
-        if text is not None:
-            delta["content"] = text
+    def chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        """Encode one server-sent event."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         return event(self._head("chat.completion.chunk") | {"choices": [choice]})
 

@@ -86,6 +86,7 @@ class Hosted:
             created=int(time.time()),
             device=self.about.device,
             name=self.about.model,
+            tokenizer=getattr(model, "tokenizer", None),
         )
 
     async def start(self) -> None:

@@ -58,6 +58,7 @@ class Ledger:
         completion_tokens: int,
         id: str | None = None,
         time: str | None = None,
+        offered: str = "",
     ) -> "Future[str]":
         """Begin to write a turn; the Future gives its id once it is durable, or StateError."""
         turn = Turn(
@@ -72,6 +73,7 @@ class Ledger:
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             prompt=tuple(cleaned(prompt)),
+            offered=clean(offered),
         )
         turn_table.validate(turn)
         return self._database.write(lambda connection: turn_table.insert(connection, turn))

@@ -61,4 +61,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX lessons_by_state ON lessons (state)",
         "CREATE INDEX lessons_by_superseded ON lessons (supersedes)",
     ),
+    (
+        # What a message holds besides its text, and what a request offered besides messages.
+        "ALTER TABLE messages ADD COLUMN details INTEGER REFERENCES texts (number)",
+        "CREATE INDEX messages_by_details ON messages (details) WHERE details IS NOT NULL",
+        "ALTER TABLE turns ADD COLUMN offered INTEGER REFERENCES texts (number)",
+        "CREATE INDEX turns_by_offered ON turns (offered) WHERE offered IS NOT NULL",
+    ),
 )

@@ -21,7 +21,11 @@ START = bytes(32)  # the chain before the first turn
 _ID = re.compile(r"turn_[0-9a-f]{24}")
 _COLUMNS = (
     "number, id, conversation, time, model, adapter, sampling, finish_reason, prompt_tokens, "
-    "completion_tokens, salt, digest, chain"
+    "completion_tokens, offered, salt, digest, chain"
+)
+_UNUSED = " AND ".join(
+    f"NOT EXISTS (SELECT 1 FROM {table} WHERE {column} = texts.number)"
+    for table, column in (("messages", "text"), ("messages", "details"), ("turns", "offered"))
 )
 
 
@@ -32,6 +36,13 @@ class Message:
     role: str
     content: str
     provenance: str  # owner | assistant | tool | file | web | system
+    details: str = ""  # a JSON object of its other fields: calls of tools, reasoning, ids
+
+    def as_chat(self) -> dict[str, Any]:
+        """Return the message as a chat format renders it."""
+        more = json.loads(self.details) if self.details else {}
+        known = {"role": self.role, "content": self.content, "provenance": self.provenance}
+        return {**more, **known}
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class Turn:
     prompt_tokens: int
     completion_tokens: int
     prompt: tuple[Message, ...] = field(default=())  # everything that the model was shown
+    offered: str = ""  # a JSON object of what it was shown besides: tools, the template's variables
 
 
 def insert(connection: sqlite3.Connection, turn: Turn) -> str:
@@ -57,15 +69,16 @@ def insert(connection: sqlite3.Connection, turn: Turn) -> str:
     digest = _digest(turn, salt)
     chain = hashlib.sha256(head(connection) + digest).digest()
     sampling = canonical_json(turn.sampling).decode()
+    offered = _text(connection, turn.offered) if turn.offered else None
     try:
         cursor = connection.execute(
             "INSERT INTO turns (id, conversation, time, model, adapter, sampling, finish_reason, "
-            "prompt_tokens, completion_tokens, salt, digest, chain) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "prompt_tokens, completion_tokens, offered, salt, digest, chain) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(turn.id, turn.conversation, turn.time, turn.model, turn.adapter, sampling),
                 *(turn.finish_reason, turn.prompt_tokens, turn.completion_tokens),
-                *(salt, digest, chain),
+                *(offered, salt, digest, chain),
             ),
         )
     except sqlite3.IntegrityError as error:
@@ -73,10 +86,11 @@ def insert(connection: sqlite3.Connection, turn: Turn) -> str:
     for part, messages in (("prompt", turn.prompt), ("new", turn.messages)):
         for position, message in enumerate(messages):
             connection.execute(
-                "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(cursor.lastrowid, part, position, message.role, message.provenance),
                     _text(connection, message.content),
+                    _text(connection, message.details) if message.details else None,
                 ),
             )
     return turn.id
@@ -97,12 +111,11 @@ def erase(connection: sqlite3.Connection, number: int) -> None:
     """Delete a turn's words, those texts that no other turn shares, and its salt."""
     connection.execute("DELETE FROM messages WHERE turn = ?", (number,))
     connection.execute(
-        "DELETE FROM texts WHERE NOT EXISTS (SELECT 1 FROM messages WHERE text = texts.number)"
-    )
-    connection.execute(
-        "UPDATE turns SET salt = NULL, conversation = '', sampling = '{}' WHERE number = ?",
+        "UPDATE turns SET salt = NULL, conversation = '', sampling = '{}', offered = NULL "
+        "WHERE number = ?",
         (number,),
     )
+    connection.execute(f"DELETE FROM texts WHERE {_UNUSED}")
 
 
 def head(connection: sqlite3.Connection) -> bytes:
@@ -118,14 +131,22 @@ def _digest(turn: Turn, salt: bytes) -> bytes:
         "conversation": turn.conversation,
         "finish_reason": turn.finish_reason,
         "id": turn.id,
-        "messages": [[item.role, item.content, item.provenance] for item in turn.messages],
+        "messages": [_digested(item) for item in turn.messages],
         "model": turn.model,
-        "prompt": [[item.role, item.content, item.provenance] for item in turn.prompt],
+        "prompt": [_digested(item) for item in turn.prompt],
         "prompt_tokens": turn.prompt_tokens,
         "sampling": turn.sampling,
         "time": turn.time,
     }
+    if turn.offered:
+        content["offered"] = turn.offered
     return hashlib.sha256(salt + canonical_json(content)).digest()
+
+
+def _digested(message: Message) -> list[str]:
+    """Return what a digest covers; turns from before there were details keep theirs."""
+    known = [message.role, message.content, message.provenance]
+    return [*known, message.details] if message.details else known
 
 
 def select(
@@ -162,12 +183,13 @@ def check(
 
 def _turn(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Turn:
     parts: dict[str, list[Message]] = {"prompt": [], "new": []}
-    for part, role, content, provenance in connection.execute(
-        "SELECT part, role, content, provenance FROM messages JOIN texts ON text = texts.number "
-        "WHERE turn = ? ORDER BY part, position",
+    for part, role, content, provenance, details in connection.execute(
+        "SELECT part, role, content, provenance, details FROM messages "
+        "JOIN texts ON text = texts.number WHERE turn = ? ORDER BY part, position",
         (row[0],),
     ):
-        parts[part].append(Message(role, content, provenance))
+        more = "" if details is None else _read(connection, details)
+        parts[part].append(Message(role, content, provenance, more))
     return Turn(
         id=row[1],
         conversation=row[2],
@@ -180,7 +202,13 @@ def _turn(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Turn:
         prompt_tokens=row[8],
         completion_tokens=row[9],
         prompt=tuple(parts["prompt"]),
+        offered="" if row[10] is None else _read(connection, row[10]),
     )
+
+
+def _read(connection: sqlite3.Connection, number: int) -> str:
+    row = connection.execute("SELECT content FROM texts WHERE number = ?", (number,)).fetchone()
+    return "" if row is None else str(row[0])
 
 
 def cleaned(messages: Iterable[Message]) -> Iterator[Message]:
@@ -188,7 +216,8 @@ def cleaned(messages: Iterable[Message]) -> Iterator[Message]:
     for message in messages:
         if message.provenance not in PROVENANCES:
             raise StateError(f"a message cannot come from {message.provenance!r}")
-        yield Message(clean(message.role), clean(message.content), message.provenance)
+        details = clean(message.details)
+        yield Message(clean(message.role), clean(message.content), message.provenance, details)
 
 
 def clean(text: str) -> str:

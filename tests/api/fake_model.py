@@ -35,9 +35,18 @@ class FakeTokenizer:
 
 
 class FakeChat:
+    """Keeps what it was given last."""
+
+    given: Sequence[Any] = ()
+
     def render(
-        self, messages: list[dict[str, Any]], add_generation_prompt: bool = True
+        self,
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
+        **variables: Any,
     ) -> list[int]:
+        self.given = [messages, tools, variables]
         text = "".join(f"\x01{m['role']}\x02{m['content']}" for m in messages)
         return list((text + "\x01assistant\x02" * add_generation_prompt).encode())
 
@@ -77,6 +86,9 @@ class FakeSequence:
         self.closed = False
 
     def _answer(self, adapter: str) -> Iterator[str]:
+        if self._asked in self._model.answers:
+            yield from self._model.answers[self._asked]
+            return
         if "endless" in self._asked:
             while True:
                 yield "x"
@@ -139,6 +151,7 @@ class FakeModel:
         self.steps = 0
         self.widest = 0  # the most answers in one step
         self.unprepared = 3
+        self.answers: dict[str, str] = {}  # question -> what is said to it
 
     def start(
         self, prompt_ids: Sequence[int], sampling: SamplingParams, adapter: str = "base"

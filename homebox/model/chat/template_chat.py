@@ -181,7 +181,7 @@ class TemplateChat:
                 plain[name] = message[name]
         return plain
 
-    def _text(self, given: list[dict[str, Any]], prompt: bool, **variables: Any) -> str:
+    def _text(self, given: list[dict[str, Any]], prompt: bool, /, **variables: Any) -> str:
         return self._template.render(
             messages=given, add_generation_prompt=prompt, **{**self._variables, **variables}
         )

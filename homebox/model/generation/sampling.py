@@ -41,6 +41,7 @@ class SamplingParams:
     presence_penalty: float = 0.0  # subtracted once if the token occurs in the answer
     seed: int | None = None  # None draws a fresh one
     stop: tuple[str, ...] = ()  # texts that end the answer and are not part of it
+    shown: frozenset[int] = frozenset()  # steering tokens that are part of the answer's text
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None:
@@ -61,7 +62,8 @@ class SamplingParams:
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields as plain JSON values, for the ledger."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = (field.name for field in fields(self) if field.name != "shown")
+        values = {name: getattr(self, name) for name in names}
         return {**values, "stop": list(self.stop)}
 
 

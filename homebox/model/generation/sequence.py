@@ -77,7 +77,9 @@ class Sequence:
         self._stop_ids = stop_ids
         self._on_close: Callable[[], None] | None = on_close
         self._sampler = Sampler(sampling, prompt_ids)
-        self._decoder = StreamDecoder(tokenizer, continuation=tokenizer.is_text(prompt_ids[-1]))
+        self._decoder = StreamDecoder(
+            tokenizer, continuation=tokenizer.is_text(prompt_ids[-1]), shown=sampling.shown
+        )
         self._finder = StopFinder(sampling.stop)
         self._position = 0
         self._last: int | None = None

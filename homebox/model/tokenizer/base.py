@@ -177,19 +177,24 @@ class StreamDecoder:
     """Turns one token after another into text, and never gives out half a character.
 
     With `continuation`, the ids carry on a text, so that their leading space is part of it.
+    Of the hidden steering pieces those in `shown` are given out, all of them with `special`.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, continuation: bool = False, special: bool = False
+        self,
+        tokenizer: Tokenizer,
+        continuation: bool = False,
+        special: bool = False,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         self._tokenizer = tokenizer
-        self._special = special
+        self._shown = tokenizer.hidden if special else tokenizer.hidden & shown
         self._strip = tokenizer.strips_space and not continuation
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, index: int) -> str:
         """Return the text that is complete after token `index`; may be empty."""
-        if self._special and index in self._tokenizer.hidden:
+        if index in self._shown:
             return self._utf8.decode(b"", final=True) + self._tokenizer.piece(index)
         data = self._tokenizer.piece_bytes(index)
         if self._strip and data:
