@@ -23,6 +23,13 @@ from homebox.memory.ledger import Turn
 from homebox.memory.lessons import STATES
 from homebox.memory.lineage import short
 
+_SIZES = {
+    "weights": "weights",
+    "keys_and_values": "keys and values up to",
+    "adapters": "adapters",
+    "process": "the whole process",
+}
+
 
 def add(subparsers: Subparsers) -> None:
     """Declare the commands."""
@@ -93,7 +100,7 @@ def _base_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["kept"] or found["type"]:
         rows.append(("type", ": ".join(text for text in (found["type"], found["kept"]) if text)))
     if found["memory"]:
-        parts = (f"{name.replace('_', ' ')} {amount(n)}" for name, n in found["memory"].items())
+        parts = (f"{_SIZES[name]} {amount(n)}" for name, n in found["memory"].items())
         rows.append(("memory", ", ".join(parts)))
     return rows
 
