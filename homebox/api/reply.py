@@ -117,7 +117,8 @@ def shown_marks(tokenizer: object, parser: AnswerParser) -> frozenset[int]:
 
 
 def details(values: Mapping[str, Any]) -> str:
-    """Return the fields of a message as the ledger keeps them; empty if there are none."""
-    if not values:
-        return ""
-    return json.dumps(values, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    """Return the fields of a message as the ledger keeps them; empty if there are none.
+
+    Their order, which templates show, stays.
+    """
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")) if values else ""

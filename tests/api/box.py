@@ -79,6 +79,7 @@ class Box:
             ledger=self.state.ledger,
             context=self.model.context,
             created=1,
+            tokenizer=self.model.tokenizer,
         )
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)

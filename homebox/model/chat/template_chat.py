@@ -315,7 +315,7 @@ class TemplateChat:
 def _call(call: Any, number: int) -> dict[str, Any]:
     name, arguments = parsed_arguments(call, number)
     try:
-        plain = json.loads(json.dumps(arguments))
+        plain = json.loads(json.dumps(arguments, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
         param = f"messages[{number}].tool_calls"
         raise RequestError(f"{param}: arguments are not JSON", param=param) from None
