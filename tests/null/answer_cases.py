@@ -242,6 +242,12 @@ CASES = [
         "Bergen</parameter><parameter=days>3</parameter></function></tool_call> bye",
         [NOW, BERGEN, ("text", "bye")],
     ),
+    Case(
+        "end tags in values",
+        CODER,
+        "<function=run><parameter=code>a</parameter>\n b</parameter></function>",
+        [("call", "run", {"code": "a</parameter>\n b"})],
+    ),
     stays("truncated", CODER, "<tool_call>\n<function=get_weather>\n<parameter=city>\nOs"),
     stays("no end", CODER, "<function=get_weather><parameter=city>Oslo</parameter></tool_call>"),
     stays(
@@ -283,6 +289,7 @@ CASES = [
         '\n{"type": "function", "name": "get_weather", "parameters": {"city": "Oslo"}}\n',
         [OSLO],
     ),
+    Case("no mark before", HERMES, f"{J_OSLO}\n</tool_call>\n", [OSLO]),
     Case("bare, several", LLAMA, f"{J_OSLO}; {J_BERGEN}", [OSLO, BERGEN]),
     Case("bare, text", LLAMA, f"{J_OSLO} is it; yes", [OSLO, ("text", "is it; yes")]),
     Case("bare, array", "", f"[{J_OSLO}, {J_BERGEN}]", [OSLO, BERGEN]),
@@ -429,6 +436,21 @@ CASES = [
         [("thought", "a"), ("text", "Yes")],
         tools=(),
     ),
+    Case(
+        "recipient first, header begun by the template",
+        HARMONY,
+        f" to=get_weather<|channel|>analysis json<|message|>{A_OSLO}<|call|>",
+        [OSLO],
+        prompt="<|end|><|start|>assistant",
+    ),
+    Case(
+        "header begun by the template",
+        HARMONY,
+        "<|channel|>analysis to=python<|message|>1+1<|call|>",
+        [("thought", "1+1")],
+        prompt="<|end|><|start|>assistant",
+    ),
+    stays("no header", HARMONY, " to be", prompt="<|start|>assistant"),
     stays("header without an end", HARMONY, "<|channel|>" + "final " * 60),
     # one mark and JSON
     Case(

@@ -21,7 +21,7 @@ class Marks:
     """Texts to look for. Of several that begin at one place, the longest counts."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        self.texts = tuple(sorted(set(texts), key=len, reverse=True))
+        self.texts = tuple(sorted(dict.fromkeys(texts), key=len, reverse=True))
         self.longest = len(self.texts[0]) if self.texts else 0
         self._found = re.compile("|".join(re.escape(text) for text in self.texts) or r"(?!)")
         self._beginnings = frozenset(

@@ -28,7 +28,8 @@ CHANNEL, START, MESSAGE = "<|channel|>", "<|start|>", "<|message|>"
 MESSAGE_ENDS = ("<|end|>", "<|return|>", "<|call|>")
 _HEADER_MARKS = Marks((CHANNEL, MESSAGE))
 _ENDS = Marks(MESSAGE_ENDS)
-_RECIPIENT = re.compile(r"\bto=functions\.([^\s<]+)")
+_RECIPIENT = re.compile(r"\bto=(functions\.)?([^\s<]+)")
+_TO = Marks((" to=",))
 _MAX_HEADER = 200
 
 
@@ -76,16 +77,27 @@ def _section_call(calls: Calls) -> Steps[None]:
 
 def read_channel(calls: Calls, closes: Marks) -> Steps[bool]:
     """Read a message's header, and its call if it is one; tell whether a thought follows."""
-    header = ""
-    mark = CHANNEL
+    return (yield from _message(calls, ""))
+
+
+def read_recipient(calls: Calls, closes: Marks) -> Steps[bool]:
+    """Read a message whose header the prompt began, and which goes on with who it is for."""
+    mark = yield from calls.reader.literal(_TO)
+    if not mark:
+        raise ValueError("no recipient")
+    return (yield from _message(calls, mark))
+
+
+def _message(calls: Calls, header: str) -> Steps[bool]:
+    mark = ""
     while mark != MESSAGE:
         pieces: list[str] = []
         mark = yield from _header(calls, pieces)
         header += "".join(pieces) + " "
     recipient = _RECIPIENT.search(header)
-    if recipient is None:
+    if recipient is None or not (recipient[1] or recipient[2] in calls.tools):
         return "analysis" in header.split()
-    calls.begin(recipient[1])
+    calls.begin(recipient[2])
     yield from read_arguments(calls)
     yield from calls.reader.spaces()
     yield from calls.reader.literal(_ENDS)

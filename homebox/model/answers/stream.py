@@ -24,13 +24,13 @@ from homebox.model.answers.events import (
 from homebox.model.answers.formats import Dialect, Format, dialect_of
 from homebox.model.answers.json_formats import read_bare
 from homebox.model.answers.reader import SPACE, Marks, Reader, Steps
-from homebox.model.answers.section_formats import MESSAGE_ENDS, START
+from homebox.model.answers.section_formats import MESSAGE_ENDS, START, read_recipient
 from homebox.model.answers.tagged_formats import read_functionary
 from homebox.model.tokenizer.base import Tokenizer
 
 _BLANKS = " \t\r\n"
-_BARE = Format((), read_bare)
 _FUNCTIONARY = ">>>"
+_ASSISTANT = START + "assistant"
 
 
 class AnswerParser:
@@ -50,8 +50,10 @@ class AnswerParser:
         self._calls = Calls(
             self._reader, known, self._events.append, self._marked, eager=eager, ids=ids
         )
-        self._bare = bool(known)
         formats = tuple(each for each in dialect.formats if known or each.frames)
+        # A model that forgets the mark before a call may still write the one behind it.
+        ends = tuple(mark for each in formats for mark in each.closes)
+        self._bare = Format((), read_bare, ends) if known else None
         self._formats = {mark: each for each in formats for mark in each.opens}
         self._thoughts = dict(dialect.thoughts)
         self._wrappers = set(dialect.wrappers)
@@ -95,6 +97,8 @@ class AnswerParser:
             yield from self._thought((opened,))
         elif _FUNCTIONARY in self._formats and prompt.endswith(_FUNCTIONARY):
             yield from self._read(Format((), read_functionary))
+        elif START in self._formats and prompt.endswith(_ASSISTANT):
+            yield from self._read(Format((), read_recipient))
         while (yield from self._part()):
             pass
         self._begin_text()
@@ -108,7 +112,7 @@ class AnswerParser:
             yield from reader.run(SPACE, self._say)
             mark = yield from reader.literal(self._first)
             if not mark and self._bare and (yield from reader.peek()) in ("{", "[", "`"):
-                yield from self._read(_BARE)
+                yield from self._read(self._bare)
                 return True
         if not mark:
             mark = yield from reader.until(self._marks, self._say)

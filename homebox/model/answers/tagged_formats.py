@@ -13,13 +13,14 @@ from typing import Any
 
 from homebox.model.answers.calls import Calls
 from homebox.model.answers.json_formats import read_arguments, read_calls, read_name
-from homebox.model.answers.reader import Marks, Steps
+from homebox.model.answers.reader import SPACE, Marks, Steps
 from homebox.model.answers.typed import quoted, typed
 
 _FUNCTION = Marks(("<function=",))
-_PARAMETER = Marks(("<parameter=",))
 _PARAMETER_END = Marks(("</parameter>",))
 _FUNCTION_END = Marks(("</function>",))
+_PARAMETER = "<parameter="
+_NEXT = Marks((_PARAMETER, "</function>"))
 _KEY = Marks(("<arg_key>",))
 _KEY_END = Marks(("</arg_key>",))
 _VALUE = Marks(("<arg_value>",))
@@ -59,20 +60,34 @@ def read_function(calls: Calls, closes: Marks) -> Steps[None]:
         yield from reader.spaces()
         yield from reader.literal(_FUNCTION_END)
     else:
-        write = _Members(calls, name)
-        while (yield from reader.literal(_PARAMETER)):
-            key = yield from read_name(calls)
-            if (yield from reader.peek()) != ">":
-                raise ValueError("no name of a parameter")
-            reader.skip()
-            write(key, _unwrapped((yield from _text(calls, _PARAMETER_END))))
-            yield from reader.spaces()
-        if not (yield from reader.literal(_FUNCTION_END)):
-            raise ValueError("no end")
-        write.end()
+        yield from _parameters(calls, name)
     calls.finish()
     yield from reader.spaces()
     yield from reader.literal(closes)
+
+
+def _parameters(calls: Calls, name: str) -> Steps[None]:
+    reader = calls.reader
+    write = _Members(calls, name)
+    mark = yield from reader.literal(_NEXT)
+    while mark == _PARAMETER:
+        key = yield from read_name(calls)
+        if (yield from reader.peek()) != ">":
+            raise ValueError("no name of a parameter")
+        reader.skip()
+        pieces: list[str] = []
+        mark = ""
+        while not mark:
+            pieces.append((yield from _text(calls, _PARAMETER_END)))
+            blanks: list[str] = []
+            yield from reader.run(SPACE, blanks.append)
+            mark = yield from reader.literal(_NEXT)
+            # An end tag with something else behind it is part of the value.
+            pieces += () if mark else (_PARAMETER_END.texts[0], *blanks)
+        write(key, _unwrapped("".join(pieces)))
+    if not mark:
+        raise ValueError("no end")
+    write.end()
 
 
 def read_functionary(calls: Calls, closes: Marks) -> Steps[None]:
