@@ -125,7 +125,8 @@ class Download:
                 growing.drop()  # this server only sends whole files
             elif not where.startswith(f"bytes {growing.size}-"):
                 raise PullError(f"{self.file.name}: asked from {growing.size}, got {where[:80]!a}")
-            for piece in response.iter_bytes(_PIECE):
+            # Without a size: pieces of one would be gathered, and lost when the connection breaks.
+            for piece in response.iter_bytes():
                 if growing.size + len(piece) > self.file.size:
                     raise PullError(
                         f"{self.file.name} of {self._repository.repo} is longer than the "
