@@ -18,6 +18,7 @@ from homebox.model.answers import (
     CallArguments,
     CallBegins,
     CallEnds,
+    Event,
     Text,
     dialect_of,
     parser_for,
@@ -268,8 +269,22 @@ def test_the_work_grows_with_the_length(unit: str) -> None:
         assert many < 5 * few + 200
 
 
-def work(pieces: list[str]) -> int:
-    parsed = AnswerParser(EVERYTHING, TOOLS)
+def test_the_count_of_work_finds_a_parser_that_begins_anew() -> None:
+    """The control: who parses all of the text for every piece works more on each."""
+
+    class Anew(AnswerParser):
+        text = ""
+
+        def feed(self, text: str) -> list[Event]:
+            self.text += text
+            return AnswerParser(EVERYTHING, TOOLS).feed(self.text)
+
+    few, many = (work(list("<tool_call>{" * count), Anew) for count in (10, 40))
+    assert many > 5 * few + 200
+
+
+def work(pieces: list[str], kind: type[AnswerParser] = AnswerParser) -> int:
+    parsed = kind(EVERYTHING, TOOLS)
     count = 0
 
     def counting(*_: object) -> None:
