@@ -70,7 +70,7 @@ class ModelConfig:
     """What is served."""
 
     path: str = "tiny"
-    context: int = _bounded(4096, 16, 1_048_576)
+    context: int = _bounded(0, 0, 1_048_576)
     slots: int = _bounded(8, 1, 256)
     rank: int = _bounded(16, 1, 256)
     weights: str = _chosen("auto", "f32", "bf16", "q8", "q4")
@@ -109,8 +109,8 @@ class GateConfig:
 class Config:
     """Everything; `state_configured` is true if the file (not the command line) named the state.
 
-    `model_given` is true if the command line or the environment named the model; `configured_model`
-    is what the file, or nobody, named.
+    `given` has the keys that the command line or the environment set; `configured_model` is the
+    model that the file, or nobody, named.
     """
 
     paths: PathsConfig = PathsConfig()
@@ -119,7 +119,7 @@ class Config:
     learning: LearningConfig = LearningConfig()
     gate: GateConfig = GateConfig()
     state_configured: bool = False
-    model_given: bool = False
+    given: frozenset[str] = frozenset()
     configured_model: str = ModelConfig().path
 
     @property
@@ -172,8 +172,9 @@ def load_config(
         values.update(_from_file(file))
     state_configured = bool(values.get("paths.state"))
     configured_model = str(values.get("model.path", ModelConfig().path))
-    values.update(_from_environment(environ))
-    model_given = variable("model.path") in environ
+    from_environment = _from_environment(environ)
+    values.update(from_environment)
+    keys = {*from_environment}
     if environ.get(variable("paths.state")):
         state_configured = False
     for key, given in (overrides or {}).items():
@@ -182,7 +183,7 @@ def load_config(
         values[key] = _checked(key, given, "command line")
         if key == "paths.state":
             state_configured = False
-        model_given = model_given or key == "model.path"
+        keys.add(key)
     sections = {
         section: kind(
             **{
@@ -196,7 +197,7 @@ def load_config(
     return Config(
         **sections,
         state_configured=state_configured,
-        model_given=model_given,
+        given=frozenset(keys),
         configured_model=configured_model,
     )
 

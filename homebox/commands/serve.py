@@ -24,7 +24,7 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="TCP port (4310); 0 chooses one")
-    parser.add_argument("--context", type=int, help="tokens of prompt and answer (4096)")
+    parser.add_argument("--context", type=int, help="tokens of prompt and answer (up to 32768)")
     parser.add_argument("--type", help="how weights are kept: f32, bf16, q8, q4 (auto)")
     parser.add_argument("--activations", help="what they meet: f32, bf16, int8 (auto)")
     add_device(parser)

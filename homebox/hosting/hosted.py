@@ -64,7 +64,7 @@ class Hosted:
         self.config = config
         self.engine = Engine(
             model,
-            max_active=config.model.slots,
+            max_active=_slots(model, config),
             max_waiting=config.server.max_queue,
             heartbeat=notifier.beat,
             interrupt=getattr(model, "interrupt", None),
@@ -155,6 +155,12 @@ def bare_line(lineage: Lineage, base: str) -> str:
         "what was learned belongs to another base model; "
         '"homebox learn --now" teaches it to this one'
     )
+
+
+def _slots(model: ServedModel, config: Config) -> int:
+    """Return how many answers run at once: fewer than configured where memory was short."""
+    count = getattr(getattr(model, "slots", None), "count", config.model.slots)
+    return min(int(count), config.model.slots)
 
 
 def _about(model: ServedModel, config: Config, name: str) -> About:

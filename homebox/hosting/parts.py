@@ -99,14 +99,17 @@ def load_model(
 ) -> Any:
     """Load the configured model beside models that have `taken` bytes by device.
 
-    A context left at its default adapts to a model that was made for less. Raises what
-    `homebox.model.load` does.
+    What the configuration leaves open is chosen to fit, and said. Raises what `homebox.model.load`
+    does.
     """
     from homebox.model.model import load
     from homebox.model.placement.others import Others
 
+    options, lines = _options(config, taken or {})
+    for line in lines:
+        print(f"homebox: {line}", file=sys.stderr, flush=True)
     others = Others(taken or {}, stays=True)
-    return load(config.model.path, **_options(config), tell=tell or loading(), others=others)
+    return load(config.model.path, **options, tell=tell or loading(), others=others)
 
 
 def check_fit(config: Config, returned: Mapping[str, int]) -> str:
@@ -117,22 +120,37 @@ def check_fit(config: Config, returned: Mapping[str, int]) -> str:
     from homebox.model.model import plan_load
     from homebox.model.placement.others import Others
 
+    options, _ = _options(config, returned)
     others = Others(returned, stays=False)
-    return plan_load(config.model.path, **_options(config), others=others).loaded.base_hash
+    return plan_load(config.model.path, **options, others=others).loaded.base_hash
 
 
-def _options(config: Config) -> dict[str, Any]:
+def _options(config: Config, returned: Mapping[str, int]) -> tuple[dict[str, Any], list[str]]:
+    """Return how the configured model is loaded, and a line for people if that was chosen.
+
+    It is chosen as if other models had given back the bytes that they have, so that it does not
+    depend on which was served before.
+    """
+    from homebox.hub.fit import Asked, fit_model
+    from homebox.model.loading.open_model import BUILT_IN
+    from homebox.model.placement.others import Others
+
     model = config.model
-    default = model.context == type(model)().context
-    return {
-        "context": None if default else model.context,
-        "slots": model.slots,
+    fixed: dict[str, Any] = {
         "rank": most_rank(config),
-        "weights": model.weights,
         "activations": model.activations,
         "device": model.device,
         "memory": model.memory,
     }
+    context = model.context or None
+    if model.path == BUILT_IN:
+        kept = {"context": context, "slots": model.slots, "weights": model.weights}
+        return {**fixed, **kept}, []
+    others = Others(returned, stays=False)
+    asked = Asked(model.weights, context, model.slots)
+    found = fit_model(model.path, asked, **fixed, others=others)
+    kept = {"context": found.context, "slots": found.slots, "weights": found.type}
+    return {**fixed, **kept}, found.choice_lines()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from homebox.errors import OutOfDeviceMemoryError
 from homebox.model.model import PlannedLoad
+from homebox.model.placement.others import NOBODY, Others
 
 WANTED, LEAST = 32_768, 16_384  # tokens of context
 _SHORT = (8192, 4096, 2048)  # what is tried if even `LEAST` does not fit
@@ -34,14 +35,18 @@ class Fit:
     reason: str = ""  # what had to be given up, and why
 
     def lines(self) -> list[str]:
-        """Return the plan for people."""
+        """Return the choice and where it goes, for people."""
+        return [*self.choice_lines(), *self.plan.placement.table()]
+
+    def choice_lines(self) -> list[str]:
+        """Return what was chosen, for people."""
         form, loaded = self.plan.packing, self.plan.loaded
         first = (
             f"type {form} (--type), context {self.context} of the model's "
             f"{loaded.config.max_positions} (--context), {self.slots} conversations at once "
             "(model.slots)"
         )
-        return [first, *([self.reason] if self.reason else []), *self.plan.placement.table()]
+        return [first, *([self.reason] if self.reason else [])]
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def fit_model(
     activations: str = "auto",
     device: str = "auto",
     memory: int = 0,
+    others: Others = NOBODY,
 ) -> Fit:
     """Return how a model's files are loaded best; raises as `fit` and `plan_load`."""
     from homebox.model.loading.open_model import open_model
@@ -96,6 +102,7 @@ def fit_model(
             activations=activations,
             device=device,
             memory=memory,
+            others=others,
         )
 
     return fit(asked, most, plan)

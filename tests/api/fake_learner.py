@@ -92,4 +92,4 @@ def run(
 
 
 def parts(model: FakeModel | None = None) -> Parts:
-    return Parts(lambda config: model or FakeModel(config.model.context), run, read)
+    return Parts(lambda config: model or FakeModel(config.model.context or 4096), run, read)
