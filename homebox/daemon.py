@@ -120,9 +120,11 @@ class Daemon:
             **memory_status(self.state),
         }
 
-    async def use(self, name: str, tell: Tell = lambda _: None) -> dict[str, Any]:
-        """Serve another model, now and at the next start."""
-        return await self._hosting.use(name, tell)
+    async def use(
+        self, name: str, tell: Tell = lambda _: None, kept: str = "", context: int = 0
+    ) -> dict[str, Any]:
+        """Serve another model, now and at the next start; see `Hosting.use`."""
+        return await self._hosting.use(name, tell, kept, context)
 
     async def learn(self, tell: Callable[[Any], None]) -> Any:
         """Run one learning run between the answers; gives its report, after the swap."""
@@ -215,7 +217,11 @@ class Daemon:
             return {"weights": await self.reload()}
 
         async def use(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return await self.use(_text(arguments, "name"), tell)
+            context = arguments.get("context", 0)
+            if type(context) is not int:
+                raise UsageError("context must be a number")
+            kept = _text({"type": "", **arguments}, "type")
+            return await self.use(_text(arguments, "name"), tell, kept, context)
 
         async def lesson(arguments: Mapping[str, Any], tell: Tell) -> Any:
             return await self.set_lesson(_text(arguments, "prefix"), _text(arguments, "state"))

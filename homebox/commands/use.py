@@ -27,21 +27,28 @@ def add(subparsers: Subparsers) -> None:
         "homebox use Qwen/Qwen3-0.6B",
     )
     parser.add_argument("name", help="a name of `homebox models list`, tiny, or a path")
+    parser.add_argument(
+        "--type", help="how its weights are kept: f32, bf16, q8, q4 (as configured)"
+    )
+    parser.add_argument("--context", type=int, help="tokens of prompt and answer (as configured)")
 
 
 def use(args: argparse.Namespace) -> int:
     """Switch, and say what is served."""
     from homebox.hosting.chosen import name_of
 
+    # Only checked here: what is configured must not become a part of the choice.
+    configuration(args, model__weights=args.type, model__context=args.context)
     config = configuration(args)
     name = name_of(config, args.name)
+    options = {"type": args.type or "", "context": args.context or 0}
     client = daemon_of(config)
     if client is None:
-        found = _without_daemon(config, name)
+        found = _without_daemon(config, name, options)
     else:
         bar = Bar()
         try:
-            found = client.call("use", bar.show, name=name)
+            found = client.call("use", bar.show, name=name, **options)
         except KeyboardInterrupt:
             bar.clear()
             print('the switch goes on in the daemon; "homebox status" shows it', file=sys.stderr)
@@ -58,7 +65,7 @@ def use(args: argparse.Namespace) -> int:
     return 0
 
 
-def _without_daemon(config: Config, name: str) -> dict[str, Any]:
+def _without_daemon(config: Config, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Open the model, and write down that the next start serves it."""
     from homebox.hosting.chosen import Choice, choice_for, with_model, write_choice
     from homebox.hosting.hosted import bare_line
@@ -70,7 +77,7 @@ def _without_daemon(config: Config, name: str) -> dict[str, Any]:
     with open_for_writing(config) as state:
         earlier = choice_for(config)
         before = earlier.name if earlier is not None else config.configured_model
-        write_choice(state.path, Choice(name, before, config.configured_model))
+        write_choice(state.path, Choice(name, before, config.configured_model, **options))
         weights = state.lineage.head(base)
         bare = bare_line(state.lineage, base)
     line = f'no daemon runs; the next "homebox serve" serves {name} ({short(weights)})'

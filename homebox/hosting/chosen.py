@@ -12,6 +12,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from homebox.config import Config
 from homebox.errors import DamagedObjectError, ModelNotFoundError
@@ -30,6 +31,8 @@ class Choice:
     name: str
     before: str  # what was served until then; what is served if the choice cannot be
     instead_of: str  # what the configuration named
+    type: str = ""  # how weights are kept; empty: as configured
+    context: int = 0  # tokens; 0: as configured
     time: str = dataclasses.field(default_factory=now)
 
 
@@ -44,11 +47,21 @@ def read_choice(state: Path) -> Choice | None:
     try:
         fields = json.loads(text)
         choice = Choice(**fields)
-        if all(isinstance(value, str) and value for value in fields.values()):
+        if _sound(choice):
             return choice
     except (ValueError, TypeError, AttributeError):
         pass
     raise DamagedObjectError(f'{path} is damaged; remove it, and say "homebox use NAME" again')
+
+
+def _sound(choice: Choice) -> bool:
+    needed = (choice.name, choice.before, choice.instead_of, choice.time)
+    return (
+        all(isinstance(text, str) and text for text in needed)
+        and isinstance(choice.type, str)
+        and type(choice.context) is int
+        and choice.context >= 0
+    )
 
 
 def write_choice(state: Path, choice: Choice) -> None:
@@ -58,7 +71,7 @@ def write_choice(state: Path, choice: Choice) -> None:
 
 def choice_for(config: Config) -> Choice | None:
     """Return the choice that a start with this configuration follows, if any."""
-    if config.model_given:
+    if "model.path" in config.given:
         return None
     choice = read_choice(config.state_dir)
     return choice if choice is not None and choice.instead_of == config.configured_model else None
@@ -67,13 +80,23 @@ def choice_for(config: Config) -> Choice | None:
 def as_chosen(config: Config) -> Config:
     """Return a configuration that names the model that the next start serves."""
     choice = choice_for(config)
-    return config if choice is None else with_model(config, choice.name)
+    if choice is None:
+        return config
+    return with_model(config, choice.name, choice.type, choice.context)
 
 
-def with_model(config: Config, name: str) -> Config:
-    """Return a configuration that names another model."""
-    model = dataclasses.replace(config.model, path=path_of(config, name))
-    return dataclasses.replace(config, model=model)
+def with_model(config: Config, name: str, kept: str = "", context: int = 0) -> Config:
+    """Return a configuration that names another model.
+
+    `kept` and `context` replace what is configured, but not what the command line or the
+    environment gave.
+    """
+    changes: dict[str, Any] = {"path": path_of(config, name)}
+    if kept and "model.weights" not in config.given:
+        changes["weights"] = kept
+    if context and "model.context" not in config.given:
+        changes["context"] = context
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
 
 
 def path_of(config: Config, name: str) -> str:

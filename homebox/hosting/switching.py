@@ -11,7 +11,6 @@ if loading fails after the old one went, that one is loaded again, or the built-
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import logging
 import time
@@ -31,6 +30,7 @@ from homebox.errors import (
 )
 from homebox.hosting.chosen import (
     Choice,
+    as_chosen,
     choice_for,
     listed,
     name_of,
@@ -142,7 +142,7 @@ class Hosting:
     def first_steps(self) -> list[str]:
         """Say how to get a real model, where nobody has named one yet."""
         config = self._config
-        named = config.model_given or config.configured_model != BUILT_IN
+        named = "model.path" in config.given or config.configured_model != BUILT_IN
         if named or self.about.model != BUILT_IN or choice_for(config) is not None:
             return []
         return [
@@ -172,8 +172,7 @@ class Hosting:
     async def begin(self) -> Hosted:
         """Load what the next start was to serve, or what was served before, and say why."""
         first: HomeboxError | None = None
-        for name in self._candidates():
-            config = self._config if name is None else with_model(self._config, name)
+        for config in self._candidates():
             try:
                 self._hosted = await self._load(config, {}, loading())
                 self._about = self._hosted.about
@@ -204,18 +203,26 @@ class Hosting:
         await asyncio.gather(*self._retiring, return_exceptions=True)
         await self._drop()
 
-    def _candidates(self) -> list[str | None]:
-        """List what a start tries: names, or None for what the configuration names."""
+    def _candidates(self) -> list[Config]:
+        """List what a start tries."""
         choice = choice_for(self._config)
         if choice is None:
-            return [None]
-        return list(dict.fromkeys((choice.name, choice.before, choice.instead_of)))
+            return [self._config]
+        others = dict.fromkeys((choice.before, choice.instead_of))
+        return [
+            as_chosen(self._config),
+            *(with_model(self._config, name) for name in others if name != choice.name),
+        ]
 
     # -- switching ------------------------------------------------------------------------------
 
-    async def use(self, asked: str, tell: Tell = lambda _: None) -> dict[str, Any]:
+    async def use(
+        self, asked: str, tell: Tell = lambda _: None, kept: str = "", context: int = 0
+    ) -> dict[str, Any]:
         """Serve another model, and at the next start too; gives what became of it.
 
+        `kept` says how weights are kept and `context` how many tokens there are, where these are
+        not to be as configured.
         Raises ModelNotFoundError, ModelFormatError, OutOfDeviceMemoryError and the like, BusyError
         if a switch is under way or answers do not end; the old model then still serves.
         """
@@ -229,7 +236,9 @@ class Hosting:
                 switch.at("wait", "answers of the model before this one are still running")
                 if not await self._retired(DRAIN):
                     raise BusyError("answers of an earlier model are still running; try again")
-            found = await self._switch_to(name, with_model(self._config, name), switch)
+            choice = self._choice(name, kept, context)
+            config = with_model(self._config, name, kept, context)
+            found = await self._switch_to(choice, config, switch)
         except HomeboxError as error:
             if name:
                 self.trouble = f"the switch to {name} failed: {error}"
@@ -239,20 +248,23 @@ class Hosting:
         self.trouble = ""
         return found
 
-    async def _switch_to(self, name: str, config: Config, switch: Switch) -> dict[str, Any]:
+    def _choice(self, name: str, kept: str, context: int) -> Choice:
+        old = self.hosted.about
+        return Choice(name, old.name or old.path, self._config.configured_model, kept, context)
+
+    async def _switch_to(self, choice: Choice, config: Config, switch: Switch) -> dict[str, Any]:
         old = self.hosted.about
         base = await self._checked(config, old)
-        if base == old.base:
-            problem = await self._remember(name, old)
-            return self._report(False, 0.0, problem)
+        if base == old.base and _alike(config, self.hosted.config):
+            return self._report(False, 0.0, await self._remember(choice))
         new = await self._beside(config, old, switch)
         if new is None:
-            return await self._in_its_place(name, config, old, switch)
+            return await self._in_its_place(choice, config, switch)
         async with self._swap():
             before = self.hosted
             await before.stop_learning(SWITCHED)
             self._serve(new)
-            problem = await self._remember(name, old)
+            problem = await self._remember(choice)
         self._retire(before)
         return self._report(True, 0.0, problem)
 
@@ -287,26 +299,24 @@ class Hosting:
             raise
         return new
 
-    async def _in_its_place(
-        self, name: str, config: Config, old: About, switch: Switch
-    ) -> dict[str, Any]:
+    async def _in_its_place(self, choice: Choice, config: Config, switch: Switch) -> dict[str, Any]:
         """Let the old model go first, because memory does not hold both."""
         async with self._swap():
             assert self._door is not None
             self._door.close()
-            closed = time.monotonic()
+            closed, before = time.monotonic(), self.hosted.config
             try:
                 await self._empty(switch)
             except BaseException:
                 self._door.open(self.hosted.service)
                 raise
             switch.at("load", "loading; new requests wait")
-            failure = await self._first_that_loads(config, old, switch)
+            failure = await self._first_that_loads(config, before, switch)
             self._serve(self.hosted)
             pause = time.monotonic() - closed
             if failure is not None:
                 raise failure
-            problem = await self._remember(name, old)
+            problem = await self._remember(choice)
         return self._report(True, pause, problem)
 
     async def _empty(self, switch: Switch) -> None:
@@ -324,12 +334,10 @@ class Hosting:
         await self._drop()
 
     async def _first_that_loads(
-        self, config: Config, old: About, switch: Switch
+        self, config: Config, before: Config, switch: Switch
     ) -> HomeboxError | None:
         """Load the new model, else the old one, else the built-in one; return what went wrong."""
-        back = dataclasses.replace(config.model, path=old.path)
-        candidates = [config, dataclasses.replace(config, model=back)]
-        candidates.append(with_model(self._config, BUILT_IN))
+        candidates = [config, before, with_model(self._config, BUILT_IN)]
         first: HomeboxError | None = None
         for candidate in candidates:
             try:
@@ -399,14 +407,16 @@ class Hosting:
         if self._door is not None:
             self._door.open(new.service)
 
-    async def _remember(self, name: str, old: About) -> str:
-        """Write down what the next start serves; return why that was impossible, or nothing."""
-        before = old.name or old.path
-        choice = Choice(name, before, self._config.configured_model)
+    async def _remember(self, choice: Choice) -> str:
+        """Write down what the next start serves; return what speaks against it, or nothing."""
         try:
             await asyncio.to_thread(write_choice, self._state.path, choice)
         except StateError as error:
-            return f"the next start serves {before} again, because {error}"
+            return f"the next start serves {choice.before} again, because {error}"
+        if "model.path" in self._config.given:
+            return "the command line or the environment of this daemon named another model; a " + (
+                "start that is told so again serves that one"
+            )
         return ""
 
     def _report(self, changed: bool, pause: float, problem: str) -> dict[str, Any]:
@@ -455,6 +465,12 @@ class Hosting:
             await _stopped(hosted)
             del hosted
             await asyncio.to_thread(gc.collect)
+
+
+def _alike(one: Config, other: Config) -> bool:
+    """Whether a model would be loaded in the same way."""
+    a, b = one.model, other.model
+    return (a.weights, a.context) == (b.weights, b.context)
 
 
 async def _stopped(hosted: Hosted) -> None:

@@ -46,7 +46,7 @@ def shelf() -> Shelf:
 def config(state: Path, **values: Any) -> Config:
     """Configure a daemon as a start without --model does; its configuration names model a."""
     found = config_for(state, **{"model.path": str(state.parent / "a.model")} | values)
-    return dataclasses.replace(found, model_given=False, configured_model=found.model.path)
+    return dataclasses.replace(found, given=frozenset(), configured_model=found.model.path)
 
 
 @pytest.fixture

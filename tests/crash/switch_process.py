@@ -102,7 +102,7 @@ def main() -> None:
     args = parser.parse_args()
     overrides = {"paths.state": args.state, "server.port": 0, "model.path": args.model}
     config = load_config(None, overrides, {"HOMEBOX_CONFIG": ""})
-    config = dataclasses.replace(config, model_given=False, configured_model=args.model)
+    config = dataclasses.replace(config, given=frozenset(), configured_model=args.model)
     if args.careless:
         chosen.replace_file = carelessly
     daemon.serve(config, Doomed(args.point).parts())
