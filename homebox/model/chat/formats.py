@@ -6,8 +6,8 @@ The built-in format: each message is its role's token, its text and <|end|>.
 Invariant: rendering more messages only appends ids, so that a KV cache can be used again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby, pairwise
 from typing import Any, Protocol
 
 from homebox.model.chat.messages import (
@@ -16,13 +16,15 @@ from homebox.model.chat.messages import (
     RenderedText,
     Span,
     TextSpan,
+    parts_of,
     provenance_of,
     role_of,
     text_of,
 )
+from homebox.model.chat.stand_ins import StandIns
 from homebox.model.chat.template import render_template
 from homebox.model.chat.template_chat import CHATML, CHATML_TOKENS, TemplateChat
-from homebox.model.tokenizer.base import Tokenizer
+from homebox.model.tokenizer.base import CALL_MARKS, Tokenizer
 
 __all__ = [
     "ChatFormat",
@@ -45,6 +47,7 @@ ROLE_TOKENS = {
     "tool": "<|tool|>",
 }
 Tools = Sequence[Mapping[str, Any]] | None
+Part = tuple[str, str, int | None, str]  # a text, its provenance, its message and field
 
 
 class ChatFormat(Protocol):
@@ -124,30 +127,53 @@ class RoleTokenChat:
         **variables: Any,
     ) -> RenderedText:
         """Return text and spans (see ChatFormat)."""
-        parts: list[tuple[str, str, int | None]] = []
+        parts: list[Part] = []
         offer = _announced(tools)
         for number, message in enumerate([*offer, *messages], -len(offer)):
             role = role_of(message, number)
             at = number if number >= 0 else None
-            parts.append((ROLE_TOKENS[role], "template", None))
-            parts.append((text_of(message, number), provenance_of(message, role), at))
-            parts.append((END, "template", None))
+            parts.append((ROLE_TOKENS[role], "template", None, ""))
+            written = provenance_of(message, role)
+            for text, field in parts_of(message, number):
+                parts.append((text, written if field else "template", at, field))
+            parts.append((END, "template", None, ""))
         if add_generation_prompt:
-            parts.append((ROLE_TOKENS["assistant"], "template", None))
+            parts.append((ROLE_TOKENS["assistant"], "template", None, ""))
         return _side_by_side(parts)
 
     def encode(self, rendered: RenderedText) -> list[int]:
         """Return the ids of such a text (see ChatFormat)."""
         ids: list[int] = []
-        for span in rendered.spans:
-            text = rendered.text[span.start : span.end]
-            if span.provenance == "template":
-                ids += self._tokenizer.encode_marked(text)
-            elif span.provenance == "assistant":
-                ids += self._tokenizer.encode_answer(text)
+        for number, spans in groupby(rendered.spans, key=lambda span: span.message):
+            parts = [(rendered.text[span.start : span.end], span) for span in spans]
+            if number is None:
+                for text, span in parts:
+                    plain = span.provenance != "template"
+                    ids += self._said([(text, "content")], False) if plain else [self._mark(text)]
             else:
-                ids += self._tokenizer.encode(text, add_special=False)
+                answer = ids[-1] == self._roles["assistant"]
+                ids += self._said([(text, span.field) for text, span in parts], answer)
         return ids
+
+    def _mark(self, text: str) -> int:
+        return self._tokenizer.special[text]
+
+    def _said(self, parts: Sequence[tuple[str, str]], answer: bool) -> list[int]:
+        """Return the ids of a message's parts; in calls only their own marks count."""
+        text = "".join(part for part, _ in parts)
+        if not answer:
+            return self._tokenizer.encode(text, add_special=False)
+        calls = [part for part, field in parts if field == "tool_calls"]
+        if not any(mark in call for call in calls for mark in CALL_MARKS):
+            return self._tokenizer.encode_answer(text)
+        stand_ins = StandIns(self._tokenizer, text)
+        keep: dict[str, Callable[[str], str]] = {
+            "content": stand_ins.of_assistant,
+            "tool_calls": stand_ins.of_others,
+            "": str,
+        }
+        marked = "".join(keep[field](part) for part, field in parts)
+        return self._tokenizer.encode_marked(marked, stand_ins.restore)
 
     def render_training(self, messages: Sequence[Message]) -> Rendered:
         """Return ids, mask and spans (see ChatFormat)."""
@@ -156,12 +182,8 @@ class RoleTokenChat:
         spans = []
         for number, message in enumerate(messages):
             role = role_of(message, number)
-            said = text_of(message, number)
-            text = (
-                self._tokenizer.encode_answer(said)
-                if role == "assistant"
-                else self._tokenizer.encode(said, add_special=False)
-            )
+            parts = parts_of(message, number)
+            text = self._said(parts, role == "assistant")
             target = role == "assistant" and message.get("train", True) is not False
             start = len(ids)
             ids += [self._roles[role], *text, self._end]
@@ -198,18 +220,19 @@ class PlainChat:
         **variables: Any,
     ) -> RenderedText:
         """Return text and spans (see ChatFormat); the begin of text has no characters."""
-        parts: list[tuple[str, str, int | None]] = []
+        parts: list[Part] = []
         for number, message in enumerate(messages):
-            role = role_of(message, number)
-            parts.append(("\n" if number else "", "template", None))
-            parts.append((text_of(message, number), provenance_of(message, role), number))
+            written = provenance_of(message, role_of(message, number))
+            parts.append(("\n" if number else "", "template", None, ""))
+            for text, field in parts_of(message, number):
+                parts.append((text, written if field else "template", number, field))
         return _side_by_side(parts)
 
     def encode(self, rendered: RenderedText) -> list[int]:
         """Return the ids of such a text (see ChatFormat)."""
         ids = list(self._begin)
         text, spans = rendered
-        starts = [0, *(s.start for s in spans if s.provenance == "template"), len(text)]
+        starts = [0, *(span.start for span in spans if span.message is None), len(text)]
         for start, end in pairwise(starts):
             ids += self._tokenizer.encode(text[start:end], add_special=False)
         return ids
@@ -243,14 +266,13 @@ def _announced(tools: Tools) -> list[Message]:
     return [{"role": "system", "content": "Tools: " + ", ".join(shown)}] if shown else []
 
 
-def _side_by_side(parts: Iterable[tuple[str, str, int | None]]) -> RenderedText:
-    """Return the parts as one text; each is a text, its provenance and its message."""
+def _side_by_side(parts: Iterable[Part]) -> RenderedText:
     text = ""
     spans = []
-    for part, provenance, number in parts:
-        field = "content" if number is not None else ""
+    for part, provenance, number, field in parts:
         if part:
-            spans.append(TextSpan(len(text), len(text) + len(part), provenance, number, field))
+            end = len(text) + len(part)
+            spans.append(TextSpan(len(text), end, provenance, number, field))
         text += part
     return RenderedText(text, tuple(spans))
 

@@ -77,10 +77,23 @@ def role_of(message: Message, number: int) -> str:
 
 def text_of(message: Message, number: int) -> str:
     """Return a message's text: its content, then its tool calls, one a line."""
-    content = content_of(message, number)
-    calls = message.get("tool_calls") or ()
-    lines = [_call(call, number) for call in calls]
-    return "\n".join([content, *lines] if content else lines)
+    return "".join(part for part, _ in parts_of(message, number))
+
+
+def parts_of(message: Message, number: int) -> list[tuple[str, str]]:
+    """Return the parts of a message's text, each with the field whose words it holds.
+
+    Of no field are the marks of a tool call, which is written as the built-in model does:
+    <tool_call> name argument: value</tool_call>, from the parsed arguments, as clients reformat
+    them.
+    """
+    parts = [(content_of(message, number), "content")]
+    for call in message.get("tool_calls") or ():
+        line = "\n" if len(parts) > 1 or parts[0][0] else ""
+        parts.append((f"{line}{CALL_MARKS[0]} ", ""))
+        parts.append((_call(call, number), "tool_calls"))
+        parts.append((CALL_MARKS[1], ""))
+    return parts
 
 
 def content_of(message: Message, number: int) -> str:
@@ -105,14 +118,10 @@ def _part(part: Any, param: str) -> str:
 
 
 def _call(call: Any, number: int) -> str:
-    """Return a tool call as the built-in model writes it: <tool_call> name argument: value.
-
-    It is written from the parsed arguments, because clients send them back reformatted.
-    """
     name, arguments = parsed_arguments(call, number)
     param = f"messages[{number}].tool_calls"
     values = ", ".join(f"{key}: {_plain_value(value, param)}" for key, value in arguments.items())
-    return f"{CALL_MARKS[0]} {name} {values}{CALL_MARKS[1]}"
+    return f"{name} {values}"
 
 
 def parsed_arguments(call: Any, number: int) -> tuple[str, Mapping[str, Any]]:

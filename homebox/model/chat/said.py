@@ -158,7 +158,12 @@ for _name in ("center", "ljust", "rjust", "zfill", "expandtabs", "__mod__", "__f
 
 
 def said(value: Any, source: Source) -> Any:
-    """Return a JSON value in which every text, names of fields too, is known to be of `source`."""
+    """Return a JSON value in which every text, names of fields too, is known to be of `source`.
+
+    What knows its sources already keeps them.
+    """
+    if isinstance(value, Said):
+        return value
     if isinstance(value, str):
         return Said(value, ((len(value), source),) if value else ())
     if isinstance(value, Mapping):

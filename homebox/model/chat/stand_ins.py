@@ -9,19 +9,21 @@ marks of turns: its other visible marks (<think>, <tool_call>) are its own.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from homebox.errors import RequestError
 from homebox.model.tokenizer.base import Restore, Tokenizer, any_of
 
-_PLANE = range(0xF0000, 0xFFFFE)
+_PLANES = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 _TURNS = ("<|", "<\uff5c")
 
 
 class StandIns:
     """The replacements for one rendering; `restore` puts the characters back.
 
-    `values` is everything that will go in: JSON values.
+    `values` is everything that will go in: JSON values. Raises RequestError if it leaves no
+    character to stand in.
     """
 
     def __init__(self, tokenizer: Tokenizer, values: Any) -> None:
@@ -29,8 +31,10 @@ class StandIns:
         ends = dict.fromkeys([*(text[:1] for text in bare), *(text[-1:] for text in bare)])
         ends.pop("", None)
         used = {ord(c) for text in _texts(values) for c in set(text) if c >= "\U000f0000"}
-        free = (code for code in _PLANE if code not in used)
-        self._table = {ord(end): chr(code) for end, code in zip(ends, free, strict=False)}
+        free = list(islice(_private(used), len(ends)))
+        if len(free) < len(ends):
+            raise RequestError("the messages use up all private characters", param="messages")
+        self._table = {ord(end): chr(code) for end, code in zip(ends, free, strict=True)}
         self.restore: Restore = {ord(stand): chr(code) for code, stand in self._table.items()}
         self._not_said = any_of(
             text
@@ -49,6 +53,10 @@ class StandIns:
             return self._not_said.sub(lambda match: match.group().translate(self._table), text)
 
         return _mapped(value, keep)
+
+
+def _private(used: set[int]) -> Iterator[int]:
+    return (code for plane in _PLANES for code in plane if code not in used)
 
 
 def _texts(value: Any) -> Iterator[str]:

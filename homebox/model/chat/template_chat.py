@@ -22,11 +22,12 @@ from homebox.model.chat.messages import (
     TextSpan,
     content_of,
     parsed_arguments,
+    parts_of,
     provenance_of,
     role_of,
     text_of,
 )
-from homebox.model.chat.said import TEMPLATE, runs_of, said
+from homebox.model.chat.said import TEMPLATE, joined, runs_of, said
 from homebox.model.chat.stand_ins import StandIns
 from homebox.model.chat.template import STOPPED, ChatTemplate
 from homebox.model.tokenizer.base import After, Tokenizer, any_of
@@ -157,15 +158,19 @@ class TemplateChat:
         plain = [self._message(message, number) for number, message in enumerate(messages)]
         stand_ins = StandIns(self._tokenizer, [plain, others])
         given = []
-        for message in plain:
-            kept = stand_ins.of_others(message)
-            if message["role"] == "assistant":
+        for shown in plain:
+            kept = stand_ins.of_others(shown)
+            if shown["role"] == "assistant":
                 for name in _OWN_WORDS:
-                    if name in message:
-                        kept[name] = stand_ins.of_assistant(message[name])
+                    if name in shown:
+                        kept[name] = stand_ins.of_assistant(shown[name])
             # Names of fields and of roles are the program's.
-            kept = {name: kept[stand_ins.of_others(name)] for name in message}
-            given.append({**kept, "role": message["role"]})
+            kept = {name: kept[stand_ins.of_others(name)] for name in shown}
+            given.append({**kept, "role": shown["role"]})
+        if not self._calls:
+            for number, message in enumerate(messages):
+                if message.get("tool_calls"):
+                    given[number]["content"] = _with_calls(message, number, stand_ins)
         return stand_ins, given
 
     def _message(self, message: Message, number: int) -> dict[str, Any]:
@@ -310,6 +315,19 @@ class TemplateChat:
             for number, message in enumerate(messages)
         )
         return Rendered(ids, mask, spans)
+
+
+def _with_calls(message: Message, number: int, stand_ins: StandIns) -> str:
+    """Return a message's text with its calls, of which only the program's own marks count."""
+    written = provenance_of(message, role_of(message, number))
+    parts: list[str] = []
+    for text, field in parts_of(message, number):
+        if not field:
+            parts.append(text)
+            continue
+        keep = stand_ins.of_assistant if field == "content" else stand_ins.of_others
+        parts.append(said(keep(text), (written, number, field)))
+    return joined(parts)
 
 
 def _call(call: Any, number: int) -> dict[str, Any]:
