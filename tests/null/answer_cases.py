@@ -243,6 +243,20 @@ CASES = [
         [NOW, BERGEN, ("text", "bye")],
     ),
     Case(
+        "as Python prints it",
+        CODER,
+        "<function=run><parameter=options>{'deep': [{}, \"it's\", 'a\\\\n\\'', None, -1.5, True]}"
+        "</parameter></function>",
+        [("call", "run", {"options": {"deep": [{}, "it's", "a\\n'", None, -1.5, True]}})],
+    ),
+    Case(
+        "Seed",
+        "<seed:tool_call>",
+        "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo</parameter>\n</function>\n"
+        "</seed:tool_call>",
+        [OSLO],
+    ),
+    Case(
         "end tags in values",
         CODER,
         "<function=run><parameter=code>a</parameter>\n b</parameter></function>",
@@ -373,6 +387,13 @@ CASES = [
         [("text", "Hello")],
         tools=(),
     ),
+    Case(
+        "thought and response",
+        "<think></think><response></response>",
+        "<think>a</think><response>The tag <response> is mine</response>",
+        [("thought", "a"), ("text", "The tag <response> is mine")],
+    ),
+    stays("no response", "<response></response>", "XML: <response>1</response>"),
     # DeepSeek, Kimi
     Case(
         "V3",
@@ -459,6 +480,7 @@ CASES = [
         f"<tool_calls>[\n{J_OSLO},\n{J_BERGEN}\n]</tool_calls>",
         [OSLO, BERGEN],
     ),
+    Case("Nemotron", "<TOOLCALL>", f"<TOOLCALL>[{J_OSLO}]</TOOLCALL>", [OSLO]),
     Case("Granite", "<|tool_call|>", f"<|tool_call|>[{J_OSLO}]", [OSLO]),
     Case("Phi", "<|tool_call|>", f"<|tool_call|>[{J_OSLO}]<|/tool_call|>", [OSLO]),
     Case("Firefunction", "<functioncall>", f"<functioncall>{J_OSLO}", [OSLO]),

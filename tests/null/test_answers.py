@@ -28,7 +28,7 @@ from homebox.model.answers.formats import FORMATS, THOUGHTS, WRAPPERS, Dialect
 from homebox.model.answers.json_values import MAX_DEPTH, clean
 from homebox.model.answers.reader import MAX_HELD, Marks
 from homebox.model.answers.stream import merged
-from homebox.model.answers.typed import typed
+from homebox.model.answers.typed import quoted, typed
 from homebox.model.tokenizer import load_tokenizer
 from tests.null.answer_cases import (
     CASES,
@@ -360,6 +360,10 @@ def test_values_are_typed_by_their_schema() -> None:
         ("False", {"type": "boolean"}, "false"),
         (" [1] ", {"type": "array"}, "[1]"),
         ('{"a": 1}', {"$ref": "#/x"}, '{"a": 1}'),
+        ("{'a': 'b\\x41\\u00e9\\n'}", {"type": "object"}, '{"a": "bAé\\n"}'),
+        ("['a', __import__('os')]", {"type": "array"}, quoted("['a', __import__('os')]")),
+        ("('a')", {"type": "array"}, quoted("('a')")),
+        ("['\\\\ud800']", {"type": "array"}, quoted("['\\\\ud800']")),
         ("soon", {"anyOf": [{"type": "number"}, {"type": "null"}]}, '"soon"'),
         ("1", {"type": 5, "anyOf": 3}, '"1"'),
     ]

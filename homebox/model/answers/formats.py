@@ -48,6 +48,7 @@ class Format:
 FORMATS = (
     Format((CALL_MARKS[0],), read_tool_call, (CALL_MARKS[1],)),
     Format(("<function=",), read_function, ("</tool_call>",)),
+    Format(("<seed:tool_call>",), read_tool_call, ("</seed:tool_call>",)),
     Format(("<|python_tag|>",), read_python_tag),
     Format(("[TOOL_CALLS]",), read_mistral, inner=("[ARGS]", "[CALL_ID]")),
     Format(("Action:",), read_calls),
@@ -61,6 +62,7 @@ FORMATS = (
     ),
     Format(("<tool_calls>",), read_calls, ("</tool_calls>",)),
     Format(("<|tool_call|>",), read_calls, ("<|/tool_call|>",)),
+    Format(("<TOOLCALL>",), read_calls, ("</TOOLCALL>",)),
     Format(("<functioncall>",), read_calls, ("</functioncall>",)),
     Format(("functools",), read_calls),
     Format((">>>",), read_functionary, frames=True),
@@ -82,17 +84,17 @@ THOUGHTS = (
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
 )
-# Marks around the text for the reader.
-WRAPPERS = ("<|START_RESPONSE|>", "<|END_RESPONSE|>")
+# Pairs of marks around the text for the reader.
+WRAPPERS = (("<|START_RESPONSE|>", "<|END_RESPONSE|>"), ("<response>", "</response>"))
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a model may write: formats of calls, pairs of marks around thoughts, other marks."""
+    """What a model may write: formats of calls, pairs of marks around thoughts and texts."""
 
     formats: tuple[Format, ...] = ()
     thoughts: tuple[tuple[str, str], ...] = ()
-    wrappers: tuple[str, ...] = ()
+    wrappers: tuple[tuple[str, str], ...] = ()
 
 
 def dialect_of(template: str = "", marks: Iterable[str] = ()) -> Dialect:
@@ -106,5 +108,5 @@ def dialect_of(template: str = "", marks: Iterable[str] = ()) -> Dialect:
     return Dialect(
         formats=formats or (HERMES,),
         thoughts=tuple(pair for pair in THOUGHTS if shown(pair)),
-        wrappers=tuple(text for text in WRAPPERS if shown((text,))),
+        wrappers=tuple(pair for pair in WRAPPERS if shown(pair)),
     )

@@ -3,7 +3,7 @@
 Formats, as their models' templates and cards show them: Hermes and Qwen (`<tool_call>`), Llama 3
 (`parameters`, also behind `<|python_tag|>`, several separated by `;`), Mistral (`[TOOL_CALLS]` with
 an array, or each call as `name[ARGS]{...}`), Command-R (`tool_name`, fenced after `Action:`, or
-between `<|START_ACTION|>` marks), Granite, Phi, Jamba, Firefunction.
+between `<|START_ACTION|>` marks), Granite, Phi, Jamba, Nemotron, Firefunction.
 Members of other names (`id`, `type`) are read over. Arguments may be an object, a string that holds
 one, or nothing.
 """

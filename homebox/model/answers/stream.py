@@ -56,12 +56,12 @@ class AnswerParser:
         self._bare = Format((), read_bare, ends) if known else None
         self._formats = {mark: each for each in formats for mark in each.opens}
         self._thoughts = dict(dialect.thoughts)
-        self._wrappers = set(dialect.wrappers)
-        if START in self._formats:
-            self._wrappers.update(MESSAGE_ENDS)
-        anywhere = (*self._formats, *self._wrappers)
+        self._wrappers = dict(dialect.wrappers)
+        ends_of_messages = MESSAGE_ENDS if START in self._formats else ()
+        anywhere = (*self._formats, *ends_of_messages)
+        pairs = (*dialect.thoughts, *dialect.wrappers)
         self._marks = Marks(anywhere)
-        self._first = Marks((*anywhere, *self._thoughts, *self._thoughts.values()))
+        self._first = Marks((*anywhere, *(mark for pair in pairs for mark in pair)))
         self.marks = frozenset(self._first.texts).union(
             *(each.closes for each in formats), *(each.inner for each in formats)
         )
@@ -122,6 +122,8 @@ class AnswerParser:
             self._marked()
             if mark in self._thoughts:
                 yield from self._thought((self._thoughts[mark],))
+            elif mark in self._wrappers:
+                self._marks = Marks((*self._marks.texts, self._wrappers[mark]))
         return bool(mark)
 
     def _read(self, form: Format) -> Steps[None]:

@@ -1,6 +1,6 @@
 """Calls written with tags or keys, whose values are plain text, typed by the tool's schema.
 
-Formats: Qwen3-coder (`<function=NAME><parameter=KEY>value</parameter></function>`), GLM
+Formats: Qwen3-coder and Seed (`<function=NAME><parameter=KEY>value</parameter></function>`), GLM
 (`NAME<arg_key>KEY</arg_key><arg_value>value</arg_value>`), the built-in model
 (`NAME KEY: value, KEY: value`), functionary (`<function=NAME>{...}</function>`, `>>>NAME` and a
 line with JSON). A value ends at its end tag, so it holds anything but that; the end of line that a
