@@ -143,7 +143,9 @@ def test_each_replica_has_its_memory_on_its_device() -> None:
     trainer = made(2, "cpu:0", "cpu:1")
     for replica in trainer.replicas:
         tensors = [*replica.base.tensors.values(), replica.parameters.values]
-        tensors += [replica.parameters.gradients, replica.rotary.cos, replica._entropy._student]
+        tensors += [replica.parameters.gradients, replica._entropy._student]
+        tensors += [rotary.cos for rotary in replica.rotary.values()]
+        assert len(replica.rotary) == 1
         assert {memory_of(t).device.name for t in tensors} == {replica.device.name}
     assert CONFIG.num_layers == len({n for n in trainer.adapter() if n.endswith(".q.A")})
 
