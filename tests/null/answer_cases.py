@@ -122,6 +122,9 @@ CASES = [
     stays("truncated", HERMES, '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Os'),
     stays("only the mark", HERMES, "Then <tool_call>"),
     stays("half a mark", HERMES, "Then <tool_c"),
+    stays(
+        "mark in code", HERMES, "The literal token `<tool_call>` begins `<tool_call>{`, it says."
+    ),
     stays("mark in a sentence", HERMES, "A <tool_call> holds JSON until </tool_call>, I think."),
     stays("nonsense", HERMES, "<tool_call>{]]}</tool_call>"),
     stays("no JSON", HERMES, "<tool_call>{'name': 'get_weather', 'arguments': {}}</tool_call>"),
@@ -470,6 +473,20 @@ CASES = [
         "<|channel|>analysis to=python<|message|>1+1<|call|>",
         [("thought", "1+1")],
         prompt="<|end|><|start|>assistant",
+    ),
+    Case(
+        "damaged headers",
+        HARMONY,
+        "<|channel|>??<|end|><|start|>assistant<|channel|>analysis<|message|>a<|end|>"
+        "<|start|>assistant<|channel|>commentary?<|channel|>commentary<|message|>b<|end|>"
+        f"<|start|>assistant<|channel|>commentary to=functions.get_weather<|message|>{A_OSLO}",
+        [("thought", "a"), ("text", "b"), OSLO],
+    ),
+    Case(
+        "arguments that are none",
+        HARMONY,
+        "<|channel|>commentary to=functions.run<|message|>{1}<|call|>",
+        [("text", "<|channel|>commentary to=functions.run<|message|>{1}")],
     ),
     stays("no header", HARMONY, " to be", prompt="<|start|>assistant"),
     stays("header without an end", HARMONY, "<|channel|>" + "final " * 60),
