@@ -146,11 +146,11 @@ CASES: dict[str, tuple[Make, tuple[str, ...]]] = {
     "a misspelt name": (somewhere("tyni"), ("tyni does not exist; give", '"tiny"')),
     "a name of the hub": (
         somewhere("Qwen/Qwen3-0.6B"),
-        ("downloads nothing", '"hf download Qwen/Qwen3-0.6B --local-dir DIR"'),
+        ("nor a model on this box", '"homebox pull Qwen/Qwen3-0.6B"'),
     ),
     "a name of the hub with a type": (
         somewhere("hf.co/some/Model-GGUF:Q8_0"),
-        ('"hf download some/Model-GGUF --local-dir DIR"',),
+        ('"homebox pull some/Model-GGUF:Q8_0"',),
     ),
     "an address": (somewhere("https://hf.co/a/b"), ("https://hf.co/a/b is an address",)),
     "its config.json": (

@@ -14,7 +14,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 PARTS = "config.json, tokenizer.json or tokenizer.model, and *.safetensors"
 CUT_OFF = "the file may be cut off, get it again"
 _MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer.model")
-_HUB = re.compile(r"(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+)(?::[\w.-]+)?")
+_HUB = re.compile(r"(?:hf\.co/|huggingface\.co/)?([\w.-]+/[\w.-]+(?::[\w.-]+)?)")
 _SHOWN = 3  # names that a message lists
 _MOST_ENTRIES = 1000  # entries of a folder that are looked at
 
@@ -44,16 +44,18 @@ def missing(asked: str) -> ModelNotFoundError:
     text = _shown(asked)
     if "://" in asked:
         return ModelNotFoundError(
-            f"{text} is an address, and homebox downloads nothing; give a folder or a file"
+            f'{text} is an address; "homebox pull NAME" brings a model of Hugging Face here, other '
+            "files you download yourself; then give a folder or a file"
         )
     name = _HUB.fullmatch(asked)
     if name is not None and not asked.startswith("."):
         return ModelNotFoundError(
-            f"{text} does not exist here, and homebox downloads nothing; if you mean the model on "
-            f'Hugging Face, run "hf download {name[1]} --local-dir DIR" and give DIR'
+            f"{text} is neither a path nor a model on this box; if you mean the model on Hugging "
+            f'Face, "homebox pull {name[1]}" brings it here'
         )
     return ModelNotFoundError(
-        f'{text} does not exist; give the folder of a model, a GGUF file, or "tiny"'
+        f'{text} does not exist; give the folder of a model, a GGUF file, a name of '
+        '"homebox models list", or "tiny"'
     )
 
 
