@@ -19,7 +19,7 @@ from homebox.model.decoder.transformer import Transformer
 from homebox.model.loading.gguf_format import served_packing
 from homebox.model.loading.loaded_weights import LoadedWeights
 from homebox.model.loading.open_model import open_weights
-from homebox.model.model import choose_activations
+from homebox.model.model import cache_kind, choose_activations
 from homebox.model.placement.devices import room_of
 from homebox.model.training.trainer import Batch, LoraTrainer
 from homebox.model.weights.packed_layout import Packing
@@ -61,14 +61,13 @@ class Subject:
         packed = open_packed(directory, form)
         self.config, self.form = packed.config, packed.form
         self.activations = choose_activations(packed.form.name, activations)
-        strict = self.activations == packed.form.name == "f32"
         self.transformer = Transformer(
             packed.config,
             packed,
             context,
             slots,
             activations=self.activations,
-            cache="f32" if strict else "f16",
+            cache=cache_kind(self.activations),
             parts=whole(packed.config, device),
         )
 

@@ -53,7 +53,7 @@ class PlannedLoad:
     loaded: LoadedModel
     packing: "Packing"
     sizes: "Sizes"
-    strict: bool
+    cache: str  # of what keys and values are
     placement: "Placement"
 
 
@@ -263,7 +263,7 @@ def load(
         adapters,
         rank,
         activations=sizes.activations,
-        cache="f32" if found.strict else "f16",
+        cache=found.cache,
         parts=found.placement.parts,
         tell=tell,
     )
@@ -306,15 +306,14 @@ def plan_load(
     free = others.alone(host, memory).free
     packing = served_packing(loaded.config, loaded.weights, weights, free)
     arithmetic = choose_activations(packing.form.name, activations)
-    strict = packing.form.name == arithmetic == "f32"
+    cache = cache_kind(arithmetic)
     choice = others.choice(choose(device, memory), memory)
     chunks = chunks_for(room.device for room in choice.rooms)
-    cache = KINDS["f32" if strict else "f16"]
-    sizes = Sizes(size, slots + 1, adapters, arithmetic, cache, chunks)
+    sizes = Sizes(size, slots + 1, adapters, arithmetic, KINDS[cache], chunks)
     # Beside another model the CPU is no way out of a full card: that one can go first.
     fallback = None if others.bytes and others.stays else others.room(host, memory)
     placement = plan(Request(loaded.config, packing, sizes, rank), choice, fallback)
-    return PlannedLoad(loaded, packing, sizes, strict, placement)
+    return PlannedLoad(loaded, packing, sizes, cache, placement)
 
 
 def choose_activations(weights: str, asked: str) -> Activations:
@@ -325,6 +324,11 @@ def choose_activations(weights: str, asked: str) -> Activations:
     if asked not in kinds:
         raise ConfigError(f"activations must be one of {', '.join(kinds)}, not {asked!r}")
     return kinds[asked]
+
+
+def cache_kind(activations: Activations) -> str:
+    """Return what keys and values are kept as: nothing is rounded where activations are not."""
+    return "f32" if activations == "f32" else "f16"
 
 
 def choose_context(max_positions: int, asked: int | None) -> int:
