@@ -260,15 +260,16 @@ class Server:
         response.headers["X-Accel-Buffering"] = "no"
         await response.prepare(request)
         answer = exchange.answer
-        speaker = {"role": "assistant"}  # the first chunk says who speaks
-        silence = {"role": "assistant", "content": ""}
-        first: dict[str, Any] = speaker
+        # The first chunk says who speaks, and only that one: some clients join all that they get.
+        first: dict[str, Any] = {"role": "assistant"}
+        silence = {"content": ""}
         try:
             async for deltas in exchange.deltas(self._settings.patience):
-                chunks = [answer.chunk({**first, **delta}) for delta in deltas[:1]]
-                chunks += [answer.chunk(delta) for delta in deltas[1:]]
-                await self._send(request, response, b"".join(chunks) or answer.chunk(silence))
-                first = {}
+                chunks = []
+                for delta in deltas or [silence]:
+                    chunks.append(answer.chunk({**first, **delta}))
+                    first = {}
+                await self._send(request, response, b"".join(chunks))
             reason = await exchange.finish()
         except (ConnectionError, asyncio.CancelledError):
             raise
@@ -278,7 +279,7 @@ class Server:
                 request, response, responses.event(responses.error_value(_shown(error)))
             )
             return response
-        last = answer.chunk(silence if first else {}, reason)
+        last = answer.chunk({**first, **silence} if first else {}, reason)
         if exchange.request.include_usage:
             last += answer.usage_chunk(exchange.usage)
         await self._send(request, response, last + responses.DONE)

@@ -22,6 +22,7 @@ from homebox.hub.catalogue import amount
 from homebox.memory.ledger import Turn
 from homebox.memory.lessons import STATES
 from homebox.memory.lineage import short
+from homebox.memory.turns import Message
 
 _SIZES = {
     "weights": "weights",
@@ -175,8 +176,14 @@ def _print_turn(turn: Turn, whole: bool) -> None:
     )
     messages = (*turn.prompt, turn.messages[-1]) if whole else turn.messages
     for message in messages:
-        text = message.content if whole else _shortened(message.content)
-        print(f"  {message.role}: {text}")
+        said = "\n".join(part for part in (message.content, *_calls(message)) if part)
+        print(f"  {message.role}: {said if whole else _shortened(said)}")
+
+
+def _calls(message: Message) -> list[str]:
+    """Say which tools a message calls."""
+    functions = [call.get("function", {}) for call in message.as_chat().get("tool_calls", ())]
+    return [f"{each.get('name')}({each.get('arguments')})" for each in functions]
 
 
 def _shortened(text: str, limit: int = 160) -> str:
