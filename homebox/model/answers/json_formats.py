@@ -145,29 +145,31 @@ def _array(calls: Calls) -> Steps[None]:
 
 
 def _object(calls: Calls) -> Steps[None]:
-    yield from _members(calls, outer=True)
+    yield from _members(calls, set())
     calls.finish()
 
 
-def _members(calls: Calls, outer: bool) -> Steps[None]:
+def _members(calls: Calls, seen: set[str], outer: bool = True) -> Steps[None]:
+    """Read an object; `seen` are the members that were there, in the one around it as well."""
     reader = calls.reader
     if (yield from reader.peek()) != "{":
         raise ValueError("no object")
     reader.skip()
-    seen: set[str] = set()
     while True:
         yield from reader.spaces()
         key = yield from read_text(reader)
         group = _group(key)
-        if group in seen or (calls.only_known and key not in _BARE):
+        if seen & {key, group} or (calls.only_known and key not in _BARE):
             raise ValueError("a member twice, or one of no call")
-        seen.add(group)
         if (yield from reader.spaces()) != ":":
             raise ValueError("no colon")
         reader.skip()
         char = yield from reader.spaces()
-        if key == "function" and outer and char == "{":
-            yield from _members(calls, outer=False)
+        nested = key == "function" and outer and char == "{"
+        # The object in "function" brings the name itself.
+        seen.add("function" if nested else group)
+        if nested:
+            yield from _members(calls, seen, outer=False)
         elif group == "name":
             calls.begin((yield from read_text(reader)))
         elif group == "arguments":
