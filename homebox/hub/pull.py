@@ -25,6 +25,7 @@ from homebox.model.files.safetensors_reader import read_index
 from homebox.model.files.weight_files import INDEX
 
 SPARE = 256 << 20  # bytes of the disk that are left free
+MOST_SMALL = 64 << 20  # bytes of a file beside the weights, as its readers have it
 _BETWEEN = 0.1  # seconds between two reports
 
 Show = Callable[[dict[str, Any]], None]  # takes {stage, done, total, text}
@@ -122,17 +123,24 @@ class _Pull:
         repo = self._repository.repo
         sizes = {name: size for name, (size, _) in self._repository.files.items()}
         small = self._files(small_files(repo, sizes))
-        self._total = sum(file.size for file in small)
-        self._room(small)
+        for file in small:
+            if file.size > MOST_SMALL:
+                raise ModelFormatError(
+                    f"{repo}: {file.name} has {amount(file.size)}; no such file is that large"
+                )
+        several = any(file.name == INDEX for file in small)
+        large = [] if several else self._files(weight_files(repo, sizes, {}))
+        self._total = sum(file.size for file in (*small, *large))
+        self._room([*small, *large])
         staged = {}
         for file in small:
             staged[file.name] = self._bring(file)
             if file.name == "config.json":
                 self._naming(refuse_config, self._folder)
-        index = read_index(self._folder / INDEX) if INDEX in staged else {}
-        large = self._files(weight_files(repo, sizes, index))
-        self._total += sum(file.size for file in large)
-        self._room(large)
+        if several:
+            large = self._files(weight_files(repo, sizes, read_index(self._folder / INDEX)))
+            self._total += sum(file.size for file in large)
+            self._room(large)
         return staged | {file.name: self._bring(file) for file in large}
 
     def gguf(self, name: str) -> dict[str, tuple[Path, str]]:

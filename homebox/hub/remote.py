@@ -26,6 +26,7 @@ from homebox.hub.guard import client
 ENDPOINT = "https://huggingface.co"
 _REPO = re.compile(r"[A-Za-z0-9_][\w.\-]{0,95}(/[A-Za-z0-9_][\w.\-]{0,95})?", re.ASCII)
 _REVISION = re.compile(r"[\w][\w./\-]{0,200}", re.ASCII)
+_ENDPOINT = re.compile(r"https?://([\w.\-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[\w.\-/]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_FILES = 10_000
@@ -55,8 +56,11 @@ class Hub:
 
     def __init__(self, endpoint: str | None = None, token: str | None = None) -> None:
         self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
-        if not re.match(r"https?://[^/]", self.endpoint):
-            raise UsageError(f"HF_ENDPOINT: {self.endpoint!a} is no http(s) address")
+        if not _ENDPOINT.fullmatch(self.endpoint):
+            raise UsageError(
+                "HF_ENDPOINT is no address of a hub such as https://huggingface.co (a name and a "
+                "password do not belong into it)"
+            )
         self._token = token if token is not None else huggingface_hub.get_token()
         huggingface_hub.set_client_factory(lambda: client(self.endpoint))
         self._api = huggingface_hub.HfApi(
@@ -75,7 +79,7 @@ class Hub:
                     repo, revision=revision, files_metadata=True, timeout=_SECONDS
                 )
                 return Repository(repo, _commit(info.sha), _listed(info.siblings or []))
-            except (TypeError, KeyError, AttributeError, ValueError) as error:
+            except (TypeError, LookupError, AttributeError, ValueError, RecursionError) as error:
                 if isinstance(error, OSError):
                     raise
                 raise PullError(

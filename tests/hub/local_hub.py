@@ -38,6 +38,7 @@ class LocalHub:
     without_hashes: bool = False  # the listing has names only
     etags: bool = True
     listing: list[dict[str, Any]] = field(default_factory=list)  # further siblings
+    answer: bytes | None = None  # in the place of a listing
     slow: float = 0.0  # seconds for each piece
 
     def sent(self, file: str) -> int:
@@ -80,6 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _api(self, rest: str) -> None:
         if self._fault("api"):
+            return
+        if self.hub.answer is not None:
+            self._send(200, self.hub.answer, {"content-type": "application/json"})
             return
         repo, _, revision = rest.partition("/revision/")
         if repo not in self.hub.repos:

@@ -236,6 +236,69 @@ def test_names_that_are_none(text: str, hub: LocalHub, catalogue: Catalogue) -> 
     assert hub.requests == []
 
 
+LISTINGS: dict[str, bytes] = {
+    "nothing": b"",
+    "a web page": b"<!doctype html><title>welcome</title>",
+    "a list": b"[]",
+    "null": b"null",
+    "a number": b"7",
+    "deep": b"[" * 100_000,
+    "no commit": b'{"id": "a/b", "siblings": []}',
+    "a commit that is none": b'{"id": "a/b", "sha": "../x", "siblings": []}',
+    "siblings of another kind": b'{"id": "a/b", "sha": "%s", "siblings": 7}',
+    "a sibling of another kind": b'{"id": "a/b", "sha": "%s", "siblings": [7]}',
+    "a sibling without a name": b'{"id": "a/b", "sha": "%s", "siblings": [{"size": 1}]}',
+    "a name of another kind": b'{"id": "a/b", "sha": "%s", "siblings": [{"rfilename": 1}]}',
+    "a size of another kind": b'{"id": "a/b", "sha": "%s", "siblings": '
+    b'[{"rfilename": "a", "size": "1"}]}',
+    "lfs of another kind": b'{"id": "a/b", "sha": "%s", "siblings": '
+    b'[{"rfilename": "a", "lfs": 1}]}',
+    "bytes that are no text": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_listings_that_are_none(name: str, hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.answer = LISTINGS[name].replace(b"%s", COMMIT.encode())
+    refused(hub, catalogue, PullError, "is no list of files|leads out of its folder")
+
+
+def test_too_many_files(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.listing = [{"rfilename": f"{number}.bin"} for number in range(10_001)]
+    refused(hub, catalogue, PullError, "more than 10000 files")
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 70])
+def test_sizes_that_are_none(size: int, hub: LocalHub, catalogue: Catalogue) -> None:
+    del hub.repos[REPO][WEIGHTS]
+    hub.listing = [{"rfilename": WEIGHTS, "size": size, "blobId": "0" * 40}]
+    refused(hub, catalogue, PullError, "says no hash|needs .* GB more")
+
+
+def test_a_small_file_that_is_large(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.listing = [{"rfilename": "chat_template.jinja", "size": 1 << 30, "blobId": "0" * 40}]
+    refused(hub, catalogue, ModelFormatError, r"chat_template.jinja has 1\.07 GB; no such file")
+    assert not hub.sent(WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ftp://x", "x", "http://", "http://a:b@c", "http://x:port", "http://x y", "file:///x"],
+)
+def test_addresses_that_are_no_hub(address: str) -> None:
+    with pytest.raises(UsageError, match="HF_ENDPOINT is no address"):
+        Hub(address)
+
+
+def test_the_address_comes_from_the_environment(
+    hub: LocalHub, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
+    assert pull.pull(catalogue, Hub(), pull.parse(REPO), lambda _: None).new
+    monkeypatch.delenv("HF_ENDPOINT")
+    assert Hub().endpoint == "https://huggingface.co"
+
+
 # -- where files lead, and where redirects do --------------------------------------------------
 
 
