@@ -24,6 +24,7 @@ from homebox.config import Config
 from homebox.errors import (
     BusyError,
     DaemonError,
+    EngineError,
     HomeboxError,
     OutOfDeviceMemoryError,
     StateError,
@@ -49,6 +50,7 @@ from homebox.server import Service
 log = logging.getLogger("homebox.hosting")
 
 DRAIN = 120.0  # seconds that a switch waits for running answers before it is given up
+PREPARING = 60.0  # seconds that a model that is loaded beside another one may take to get ready
 LOADING = 600.0  # seconds of loading during which the service manager is told that all is well
 SWITCHED = "learning was stopped by a switch to another model; nothing was promoted"
 
@@ -286,16 +288,16 @@ class Hosting:
         One that cannot answer leaves nothing behind.
         """
         switch.at("load", "loading beside the model that serves")
+        new: Hosted | None = None
         try:
             new = await self._load(config, old.taken, self._told(switch))
-        except OutOfDeviceMemoryError:
-            if self._parts.fit is None:
-                raise
-            return None
-        try:
             await new.start()
-        except BaseException:
-            await _stopped(new)
+            await _prepared(new, switch)
+        except BaseException as error:
+            if new is not None:
+                await _stopped(new)
+            if isinstance(error, OutOfDeviceMemoryError) and self._parts.fit is not None:
+                return None
             raise
         return new
 
@@ -465,6 +467,21 @@ class Hosting:
             await _stopped(hosted)
             del hosted
             await asyncio.to_thread(gc.collect)
+
+
+async def _prepared(new: Hosted, switch: Switch) -> None:
+    """Make programs ready while the old model answers, so that the first answer need not wait."""
+    switch.at("prepare", "making its programs ready")
+    enough = time.monotonic() + PREPARING
+    try:
+        while time.monotonic() < enough:
+            if not await asyncio.wrap_future(new.engine.call(new.model.prepare)):
+                return
+    except OutOfDeviceMemoryError:
+        raise
+    except EngineError as error:
+        # The answer that needs it will meet the same error, and can tell.
+        log.warning("%s cannot be made ready: %s", new.about.model, error)
 
 
 def _alike(one: Config, other: Config) -> bool:
