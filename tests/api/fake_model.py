@@ -2,9 +2,11 @@
 
 It answers with what it was told, byte by byte, and says which adapter it ran on. Words in the
 last user message change its behaviour: "hold" waits until `release` is set, "boom" fails in the
-third step, "endless" never stops, "count N" says N letters.
+third step, "endless" never stops, "count N" says N letters, "In the file F replace the word A with
+B" calls a tool until there is a result.
 """
 
+import json
 import re
 import threading
 import time
@@ -76,7 +78,8 @@ class FakeSequence:
         self._model = model
         self._sampling = sampling
         self._unread = len(prompt)
-        self._asked = bytes(prompt).decode().split("\x01user\x02")[-1].split("\x01")[0]
+        _, _, self._talk = bytes(prompt).decode().rpartition("\x01user\x02")
+        self._asked = self._talk.split("\x01")[0]
         self._steps = self._answer(adapter)
         self._stops = StopFinder(sampling.stop)
         self.prompt_tokens = len(prompt)
@@ -88,6 +91,13 @@ class FakeSequence:
     def _answer(self, adapter: str) -> Iterator[str]:
         if self._asked in self._model.answers:
             yield from self._model.answers[self._asked]
+            return
+        edit = re.search(r"In the file (\S+) replace the word (\w+) with (\w+)", self._asked)
+        if edit:
+            names = ("path", "oldString", "newString")
+            call = {"name": "edit", "arguments": dict(zip(names, edit.groups(), strict=True))}
+            done = "\x01tool\x02" in self._talk
+            yield from "DONE" if done else f"<tool_call>\n{json.dumps(call)}\n</tool_call>"
             return
         if "endless" in self._asked:
             while True:
