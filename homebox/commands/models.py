@@ -44,10 +44,10 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "models",
         models,
-        "list the models on this box, show or remove one, or say how one fits into memory",
+        "list the models on this box, show or remove one, say how one fits into memory",
         "homebox models list; homebox models fit Qwen/Qwen3-0.6B --context 16384",
     )
-    parser.add_argument("action", choices=["list", "show", "remove", "fit"])
+    parser.add_argument("action", choices=["list", "show", "remove", "fit", "clean"])
     parser.add_argument("name", nargs="?", default="", help="of the model, or the end of its name")
     parser.add_argument("--check", action="store_true", help="show: hash all files anew")
     parser.add_argument("--type", help="fit: keep weights as f32, bf16, q8, q4 (auto)")
@@ -100,10 +100,10 @@ def models(args: argparse.Namespace) -> int:
     """List, show, remove or fit."""
     config = configuration(args)
     catalogue = Catalogue(config.models_dir)
-    if args.action == "list":
+    if args.action in ("list", "clean"):
         if args.name:
-            raise UsageError('"homebox models list" takes no name; "show" does')
-        return _list(args, config, catalogue)
+            raise UsageError(f'"homebox models {args.action}" takes no name')
+        return {"list": _list, "clean": _clean}[args.action](args, config, catalogue)
     if not args.name:
         raise UsageError(f'say which model: "homebox models {args.action} NAME"')
     return {"show": _show, "remove": _remove, "fit": _fit}[args.action](args, config, catalogue)
@@ -166,6 +166,15 @@ def _remove(args: argparse.Namespace, config: Config, catalogue: Catalogue) -> i
         print_json({"removed": entry.name, "freed": freed})
     else:
         print(f"removed {entry.name}; {amount(freed)} are free again")
+    return 0
+
+
+def _clean(args: argparse.Namespace, config: Config, catalogue: Catalogue) -> int:
+    freed = catalogue.clean()
+    if args.json:
+        print_json({"freed": freed})
+    else:
+        print(f"{amount(freed)} of unfinished downloads are free again")
     return 0
 
 

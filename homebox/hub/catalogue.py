@@ -35,6 +35,7 @@ except ImportError:  # not on Windows, where the package must import all the sam
 BUILT_IN = "tiny"  # always the model inside the package
 FOLDER = "folder"  # kinds: Hugging Face's layout,
 GGUF = "gguf"  # or one file
+TEMPORARY = ".tmp"  # how names end that no reader knows
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,95}"
 _NAME = re.compile(rf"{_PART}(/{_PART})?(:{_PART})?")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-+]{0,200}")
@@ -194,7 +195,7 @@ class Catalogue:
         """Hash all files of a model; return the names of those that were changed or are gone."""
         entry, wrong = self.find(name), []
         for file, facts in entry.files.items():
-            path = self.object(facts.sha256)
+            path = entry.path if entry.kind == GGUF else entry.path / file
             if not path.is_file() or digest_of(path) != facts.sha256:
                 wrong.append(file)
         return wrong
@@ -203,14 +204,18 @@ class Catalogue:
         """Return where the file of a hash lies, if it is here."""
         return self.root / "objects" / digest[:2] / digest[2:]
 
-    def forget_partial(self) -> int:
-        """Remove what unfinished downloads left; return the bytes. Those that run are spared."""
+    def clean(self) -> int:
+        """Remove what unfinished downloads and crashes left; return the bytes.
+
+        Downloads that run are spared.
+        """
         freed = 0
         for folder in self._children("partial"):
             with contextlib.suppress(BusyError), held(folder / "lock", wait=False):
                 freed += sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
                 shutil.rmtree(folder, ignore_errors=True)
-        return freed
+        with self._locked():
+            return freed + self._collect()
 
     # -- files --------------------------------------------------------------------------------
 
@@ -232,16 +237,22 @@ class Catalogue:
     def _make_folder(self, entry: Entry) -> None:
         """Give readers a folder with the model's files under their own names."""
         home = self.root / "folders" / entry.hash
-        folder = self.root / "folders" / f"{entry.hash}.tmp" / _last(entry.name)
+        whole = home.is_dir()  # it may have a link to an object that was damaged
+        folder = (home if whole else home.with_suffix(TEMPORARY)) / _last(entry.name)
         with explained("link files into", folder):
-            shutil.rmtree(folder.parent, ignore_errors=True)
+            if not whole:
+                shutil.rmtree(folder.parent, ignore_errors=True)
             self._make(folder)
             for file, facts in entry.files.items():
-                os.link(self.object(facts.sha256), folder / file)
+                target, new = self.object(facts.sha256), folder / f"{file}{TEMPORARY}"
+                if not (folder / file).exists() or not (folder / file).samefile(target):
+                    new.unlink(missing_ok=True)
+                    new.hardlink_to(target)
+                    new.replace(folder / file)
             for each in (folder, folder.parent):
                 sync_directory(each)
-            shutil.rmtree(home, ignore_errors=True)
-            folder.parent.rename(home)
+            if not whole:
+                folder.parent.rename(home)
             sync_directory(home.parent)
 
     def _collect(self) -> int:

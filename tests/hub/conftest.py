@@ -1,13 +1,17 @@
 """A hub with the built-in model on it, and an environment that knows no other."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from homebox.hub import download
+from homebox.errors import HomeboxError
+from homebox.hub import download, pull
 from homebox.hub.catalogue import Catalogue
+from homebox.hub.pull import Pulled
+from homebox.hub.remote import Hub
 from homebox.model.loading.open_model import model_path
 from tests.hub import local_hub
 from tests.hub.local_hub import LocalHub
@@ -47,3 +51,31 @@ def hub(files: dict[str, bytes]) -> Iterator[LocalHub]:
 def catalogue(tmp_path: Path) -> Catalogue:
     """Return an empty catalogue."""
     return Catalogue(tmp_path / "models")
+
+
+def pulled(
+    hub: LocalHub,
+    catalogue: Catalogue,
+    text: str = REPO,
+    token: str | None = None,
+    show: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Pulled:
+    return pull.pull(catalogue, Hub(hub.url, token), pull.parse(text), show)
+
+
+def refused(
+    hub: LocalHub,
+    catalogue: Catalogue,
+    error: type[HomeboxError],
+    match: str,
+    text: str = REPO,
+    token: str | None = None,
+) -> str:
+    """Pull in vain: the right error, and nothing is listed."""
+    with pytest.raises(error, match=match) as caught:
+        pulled(hub, catalogue, text, token)
+    assert catalogue.names() == []
+    assert not list((catalogue.root / "folders").glob("*"))
+    assert not list((catalogue.root / "objects").glob("*"))
+    assert len(str(caught.value)) < 600
+    return str(caught.value)

@@ -1,10 +1,15 @@
 """Models by name: listed whole or not at all, files kept once, nothing left behind."""
 
+import contextlib
+import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,6 +140,82 @@ def test_control_a_manifest_that_was_only_moved_is_read(catalogue: Catalogue) ->
     assert catalogue.names() == ["one"]
 
 
+def breaking(patch: pytest.MonkeyPatch, after: int) -> list[str]:
+    """Let the process die at one of the calls that change the disk; return those that came."""
+    calls: list[str] = []
+
+    def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls.append(name)
+            if len(calls) == after:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("rename", "replace", "unlink", "hardlink_to", "chmod"):
+        patch.setattr(Path, name, counted(name, getattr(Path, name)))
+    for name in ("replace_file", "sync_directory", "make_directory"):
+        patch.setattr(room, name, counted(name, getattr(room, name)))
+    patch.setattr(shutil, "rmtree", counted("rmtree", shutil.rmtree))
+    return calls
+
+
+STEPS: dict[str, tuple[Callable[[Catalogue], object], list[str]]] = {
+    "new": (lambda c: added(c, "new", config="n", weights="both"), ["both", "n", "o", "x"]),
+    "replaced": (lambda c: added(c, "old", config="p", weights="both"), ["both", "p", "x"]),
+    "removed": (lambda c: c.has("old") and c.remove("old"), ["both", "x"]),
+}
+
+
+def crashes(step: Callable[[Catalogue], object], root: Path) -> Iterator[Catalogue]:
+    """Yield catalogues in which a step died at its first, second, ... call, last where it did not.
+
+    A further model shares a file with those that change.
+    """
+    for after in itertools.count(1):
+        catalogue = Catalogue(root / str(after))
+        added(catalogue, "old", config="o", weights="both")
+        added(catalogue, "other", config="x", weights="both")
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            calls = breaking(patch, after)
+            step(catalogue)
+        yield catalogue
+        if len(calls) < after:
+            assert after > 4
+            return
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_crash_at_any_step_leaves_models_whole(name: str, tmp_path: Path) -> None:
+    step, wanted = STEPS[name]
+    for catalogue in crashes(step, tmp_path):
+        assert "other" in catalogue.names()
+        assert [each for each in catalogue.names() if catalogue.check(each)] == []
+        assert catalogue.damaged() == []
+        step(catalogue)
+        catalogue.clean()
+        assert objects(catalogue) == wanted
+        assert len(list((catalogue.root / "folders").iterdir())) == len(catalogue.names())
+
+
+def test_control_a_manifest_that_is_written_first_lists_half_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Catalogue._make_folder
+
+    def early(self: Catalogue, entry: room.Entry) -> None:
+        about = {field.name: getattr(entry, field.name) for field in dataclasses.fields(About)}
+        files = {name: dataclasses.asdict(file) for name, file in entry.files.items()}
+        text = canonical_json({"name": entry.name, **about, "files": files})
+        room.replace_file(self._manifest(entry.name), text)
+        real(self, entry)
+
+    monkeypatch.setattr(Catalogue, "_make_folder", early)
+    found = crashes(STEPS["new"][0], tmp_path)
+    assert any(each.check(name) for each in found for name in each.names())
+
+
 def _hold(path: str, ready: object, end: object) -> None:
     with held(Path(path), wait=True):
         ready.set()  # type: ignore[attr-defined]
@@ -151,14 +232,14 @@ def test_two_processes_do_not_bring_the_same_model(catalogue: Catalogue) -> None
         assert ready.wait(20)
         with pytest.raises(BusyError, match="another process"), held(lock, wait=False):
             pass
-        assert catalogue.forget_partial() == 0
+        assert catalogue.clean() == 0
         assert lock.exists(), "the other's files were spared"
     finally:
         end.set()
         other.join()
     with held(lock, wait=False):
         pass
-    catalogue.forget_partial()
+    catalogue.clean()
     assert not lock.exists()
 
 
