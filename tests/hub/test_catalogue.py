@@ -208,6 +208,7 @@ def test_control_a_manifest_that_is_written_first_lists_half_a_model(
         about = {field.name: getattr(entry, field.name) for field in dataclasses.fields(About)}
         files = {name: dataclasses.asdict(file) for name, file in entry.files.items()}
         text = canonical_json({"name": entry.name, **about, "files": files})
+        self._make(self.root / "manifests")
         room.replace_file(self._manifest(entry.name), text)
         real(self, entry)
 
