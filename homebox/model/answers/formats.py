@@ -32,7 +32,7 @@ Read = Callable[[Calls, Marks], Steps[bool | None]]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way to write calls; `read` begins behind one of the marks `opens`.
+    """One way to write calls; `read` begins behind one of the marks `opens`, the first is its sign.
 
     It returns whether a thought follows. `closes` may stand behind the calls, `inner` are further
     marks of the format. `frames` tells that the format also wraps answers without calls.
@@ -104,7 +104,7 @@ def dialect_of(template: str = "", marks: Iterable[str] = ()) -> Dialect:
     def shown(texts: Iterable[str]) -> bool:
         return any(text in known or text in template for text in texts)
 
-    formats = tuple(each for each in FORMATS if shown(each.opens))
+    formats = tuple(each for each in FORMATS if shown(each.opens[:1]))
     return Dialect(
         formats=formats or (HERMES,),
         thoughts=tuple(pair for pair in THOUGHTS if shown(pair)),

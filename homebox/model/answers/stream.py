@@ -21,7 +21,7 @@ from homebox.model.answers.events import (
     Text,
     Thought,
 )
-from homebox.model.answers.formats import Dialect, Format, dialect_of
+from homebox.model.answers.formats import Dialect, Read, dialect_of
 from homebox.model.answers.json_formats import read_bare
 from homebox.model.answers.reader import SPACE, Marks, Reader, Steps
 from homebox.model.answers.section_formats import MESSAGE_ENDS, START, read_recipient
@@ -29,6 +29,7 @@ from homebox.model.answers.tagged_formats import read_functionary
 from homebox.model.tokenizer.base import Tokenizer
 
 _BLANKS = " \t\r\n"
+_NONE = Marks(())
 _FUNCTIONARY = ">>>"
 _ASSISTANT = START + "assistant"
 
@@ -53,8 +54,12 @@ class AnswerParser:
         formats = tuple(each for each in dialect.formats if known or each.frames)
         # A model that forgets the mark before a call may still write the one behind it.
         ends = tuple(mark for each in formats for mark in each.closes)
-        self._bare = Format((), read_bare, ends) if known else None
-        self._formats = {mark: each for each in formats for mark in each.opens}
+        self._bare = Marks(ends) if known else None
+        self._formats = {
+            mark: (each.read, closes)
+            for each, closes in zip(formats, [Marks(each.closes) for each in formats], strict=True)
+            for mark in each.opens
+        }
         self._thoughts = dict(dialect.thoughts)
         self._wrappers = dict(dialect.wrappers)
         ends_of_messages = MESSAGE_ENDS if START in self._formats else ()
@@ -96,9 +101,9 @@ class AnswerParser:
         if opened:
             yield from self._thought((opened,))
         elif _FUNCTIONARY in self._formats and prompt.endswith(_FUNCTIONARY):
-            yield from self._read(Format((), read_functionary))
+            yield from self._read(read_functionary, _NONE)
         elif START in self._formats and prompt.endswith(_ASSISTANT):
-            yield from self._read(Format((), read_recipient))
+            yield from self._read(read_recipient, _NONE)
         while (yield from self._part()):
             pass
         self._begin_text()
@@ -112,12 +117,12 @@ class AnswerParser:
             yield from reader.run(SPACE, self._say)
             mark = yield from reader.literal(self._first)
             if not mark and self._bare and (yield from reader.peek()) in ("{", "[", "`"):
-                yield from self._read(self._bare)
+                yield from self._read(read_bare, self._bare)
                 return True
         if not mark:
             mark = yield from reader.until(self._marks, self._say)
         if mark in self._formats:
-            yield from self._read(self._formats[mark])
+            yield from self._read(*self._formats[mark])
         elif mark:
             self._marked()
             if mark in self._thoughts:
@@ -126,13 +131,13 @@ class AnswerParser:
                 self._marks = Marks((*self._marks.texts, self._wrappers[mark]))
         return bool(mark)
 
-    def _read(self, form: Format) -> Steps[None]:
+    def _read(self, read: Read, closes: Marks) -> Steps[None]:
         calls = self._calls
         calls.only_known = False
         self._reader.bounded = True
         thinks: bool | None = False
         try:
-            thinks = yield from form.read(calls, Marks(form.closes))
+            thinks = yield from read(calls, closes)
         except ValueError:
             if not calls.fail():
                 self._begin_text()
