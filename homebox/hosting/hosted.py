@@ -62,11 +62,13 @@ class Hosted:
         """`name` is the model's in the catalogue, or empty."""
         self.model = model
         self.config = config
+        self.current = False  # new requests come here
+        self._notifier = notifier
         self.engine = Engine(
             model,
             max_active=_slots(model, config),
             max_waiting=config.server.max_queue,
-            heartbeat=notifier.beat,
+            heartbeat=self._beat,
             interrupt=getattr(model, "interrupt", None),
         )
         self.served = Served(
@@ -93,6 +95,11 @@ class Hosted:
         """Start the thread and load what HEAD names."""
         self.engine.start()
         await self.reload()
+
+    def _beat(self) -> None:
+        """Give a sign of life; one that gets no requests must not speak for the one that does."""
+        if self.current:
+            self._notifier.beat()
 
     async def reload(self) -> str:
         """Serve what HEAD names; gives its hash."""

@@ -179,6 +179,7 @@ class Hosting:
                 self._hosted = await self._load(config, {}, loading())
                 self._about = self._hosted.about
                 await self._hosted.start()
+                self._hosted.current = True
             except HomeboxError as error:
                 await self._drop()
                 first = first or error
@@ -405,6 +406,7 @@ class Hosting:
 
     def _serve(self, new: Hosted) -> None:
         """Let new requests go to a model."""
+        new.current = True
         self._hosted, self._about = new, new.about
         if self._door is not None:
             self._door.open(new.service)
@@ -440,6 +442,7 @@ class Hosting:
 
     def _retire(self, old: Hosted) -> None:
         """Let a model go when its last answer is over."""
+        old.current = False
         task = asyncio.ensure_future(self._retired_one(old))
         self._retiring[task] = old
         task.add_done_callback(self._gone)

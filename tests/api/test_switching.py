@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from homebox.errors import (
 )
 from homebox.hosting import chosen, switching
 from homebox.hosting.chosen import Choice, read_choice, write_choice
+from homebox.hosting.notifier import Notifier
 from tests.api.box import body, events, text_of
 from tests.api.model_files import Shelf, write_model
 from tests.api.test_daemon import config_for
@@ -449,6 +451,35 @@ def test_a_daemon_can_be_stopped_while_it_loads(tmp_path: Path, state: Path, she
     with pytest.raises(DaemonError):
         switch.result(30)
     assert read_choice(state) is None
+
+
+def test_a_model_that_goes_does_not_speak_for_the_one_that_serves(
+    box: Box, client: Client, talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service manager must notice a hang of the model that gets the requests."""
+    beats: list[float] = []
+    monkeypatch.setattr(Notifier, "beat", lambda self: beats.append(time.monotonic()))
+    box.daemon.model.release.clear()  # type: ignore[attr-defined]
+    old: Any = box.daemon.model
+    answer = talk.begin("hold")
+    wait_for(lambda: client.call("status")["answering"] == 1)
+    client.call("use", name=str(tmp_path / "b.model"))
+    wait_for(lambda: len(beats) > 3)
+    blocked, entered = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        entered.set()
+        blocked.wait(30)
+
+    box.daemon.engine.call(hang)
+    assert entered.wait(30)
+    silent, steps = len(beats), old.steps
+    wait_for(lambda: old.steps > steps + 20)  # its thread goes round and round
+    assert len(beats) == silent
+    blocked.set()
+    old.release.set()
+    answer.result(30)
+    wait_for(lambda: len(beats) > silent)
 
 
 def test_first_steps_are_told_where_nobody_named_a_model(
