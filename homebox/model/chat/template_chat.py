@@ -8,12 +8,15 @@ Invariant: the ids before a target are those of the prompt that asks for it.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import pairwise
+from functools import cached_property
+from itertools import compress, pairwise
 from typing import Any
 
 from homebox.errors import RequestError
+from homebox.model.chat.call_shape import PROBED_TOOL, CallShape, call_shape
 from homebox.model.chat.messages import (
     Message,
     Rendered,
@@ -40,7 +43,8 @@ CHATML = (
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 _DAY = datetime(2026, 1, 1)  # in training, so that a job has one result
 _PROBE = "Zq9x"
-_OWN_WORDS = ("content", "reasoning_content")  # of an assistant, whose marks count in them
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # what templates call them
+_OWN_WORDS = ("content", *_THOUGHTS)  # of an assistant, whose marks count in them
 _TAKEN = ("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now")
 
 
@@ -52,8 +56,14 @@ class TemplateChat:
     ) -> None:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(source, where or "chat template")
+        more = tokenizer.settings.tool_template
+        self._tool_template = ChatTemplate(more, "chat template") if more else self._template
+        source += more or ""
         self._variables = dict(tokenizer.settings.variables)
         self._calls = "tool_calls" in source
+        names = (rf"""[.'"]{name}\b""" for name in _THOUGHTS)
+        asked = [re.search(name, source) is not None for name in names]
+        self._thoughts = tuple(compress(_THOUGHTS, asked))
         self._marks = any_of(tokenizer.special)
         ends = (*stop_ids, *tokenizer.settings.end_ids, *self._end_of_turn())
         self.stop_ids = tuple(dict.fromkeys(ends))
@@ -96,7 +106,7 @@ class TemplateChat:
             name: said(value, ("file", None, "") if name == "documents" else system)
             for name, value in more.items()
         }
-        text = self._template.render(
+        text = self._with(offered).render(
             True,
             messages=told,
             add_generation_prompt=add_generation_prompt,
@@ -145,7 +155,9 @@ class TemplateChat:
         return {
             name: value
             for name, value in variables.items()
-            if name in self._template.names and name not in taken and value is not None
+            if name in self._template.names | self._tool_template.names
+            and name not in taken
+            and value is not None
         }
 
     def _given(
@@ -180,16 +192,29 @@ class TemplateChat:
             return {"role": role, "content": text_of(message, number)}
         plain: dict[str, Any] = {"role": role, "content": content_of(message, number)}
         if calls:
-            plain["tool_calls"] = [_call(call, number) for call in calls]
-        for name in ("name", "tool_call_id", "reasoning_content"):
+            shape = self._shape
+            plain["tool_calls"] = [_call(call, number, shape.text) for call in calls]
+            if shape.null and not plain["content"]:
+                plain["content"] = None
+        for name in ("name", "tool_call_id"):
             if isinstance(message.get(name), str):
                 plain[name] = message[name]
+        if isinstance(message.get("reasoning_content"), str):
+            plain |= dict.fromkeys(self._thoughts, message["reasoning_content"])
         return plain
 
+    @cached_property
+    def _shape(self) -> CallShape:
+        tools = None if self._tool_template is self._template else [PROBED_TOOL]
+        return call_shape(lambda given: self._text(given, False, tools=tools))
+
     def _text(self, given: list[dict[str, Any]], prompt: bool, /, **variables: Any) -> str:
-        return self._template.render(
+        return self._with(variables.get("tools")).render(
             messages=given, add_generation_prompt=prompt, **{**self._variables, **variables}
         )
+
+    def _with(self, tools: Any) -> ChatTemplate:
+        return self._tool_template if tools else self._template
 
     def _past(self, given: list[dict[str, Any]], prompt: bool = False) -> str:
         return self._text(given, prompt, tools=None, strftime_now=_some_day)
@@ -240,7 +265,7 @@ class TemplateChat:
         return bounds
 
     def _guess(self, message: dict[str, Any], text: str, low: int, high: int) -> int:
-        words = message["content"].rpartition("</think>")[2].strip()
+        words = (message["content"] or "").rpartition("</think>")[2].strip()
         place = text.find(words, low, high) if words else -1
         if place < 0:
             return low
@@ -272,7 +297,7 @@ class TemplateChat:
         if prompt is not None and text.startswith(prompt):
             start = len(prompt)
         else:
-            words = given[number]["content"].strip()
+            words = (given[number]["content"] or "").strip()
             start = text.find(words, bounds[number], len(whole)) if words else -1
         if start < 0:
             return []
@@ -330,14 +355,15 @@ def _with_calls(message: Message, number: int, stand_ins: StandIns) -> str:
     return joined(parts)
 
 
-def _call(call: Any, number: int) -> dict[str, Any]:
+def _call(call: Any, number: int, as_text: bool) -> dict[str, Any]:
     name, arguments = parsed_arguments(call, number)
     try:
         plain = json.loads(json.dumps(arguments, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
         param = f"messages[{number}].tool_calls"
         raise RequestError(f"{param}: arguments are not JSON", param=param) from None
-    function = {"name": name, "arguments": plain}
+    written = json.dumps(plain, ensure_ascii=False) if as_text else plain
+    function = {"name": name, "arguments": written}
     known = call.get("id")
     given = {"id": known} if isinstance(known, str) else {}
     return {**given, "type": "function", "function": function}

@@ -33,7 +33,8 @@ class Settings:
     """What a model's files say about the use of its vocabulary.
 
     `prefix` is None where they say nothing about a begin of text. `template` is the model's own
-    chat template, `variables` are the texts that it may name (bos_token, eos_token, ...).
+    chat template, `tool_template` its other one for when tools are offered, `variables` are the
+    texts that they may name (bos_token, eos_token, ...).
     `marks_begin` tells whether a sentencepiece vocabulary puts its space also before a text that
     follows a steering piece, `swallowing` the pieces that swallow the blanks behind them.
     """
@@ -42,6 +43,7 @@ class Settings:
     suffix: tuple[int, ...] = ()
     end_ids: tuple[int, ...] = ()  # of tokens that end an answer
     template: str | None = None
+    tool_template: str | None = None
     variables: tuple[tuple[str, str], ...] = ()
     marks_begin: bool = True
     swallowing: frozenset[int] = frozenset()

@@ -33,7 +33,7 @@ from homebox.model.tokenizer.sentencepiece_file import (
     check_pieces,
 )
 from homebox.model.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
-from homebox.model.tokenizer.settings import END_MARKS, bounded_template, end_ids
+from homebox.model.tokenizer.settings import END_MARKS, WITH_TOOLS, bounded_template, end_ids
 
 log = logging.getLogger(__name__)
 
@@ -146,15 +146,19 @@ class _Fields:
         ends = [eos, *(self.token(name) for name in _ENDS), *end_ids(ids.get)]
         named = {"bos_token": bos, "eos_token": eos}
         named |= {name: self.token(key) for name, key in _NAMED.items() if name not in named}
-        template = self.metadata.get("tokenizer.chat_template")
-        where = f"{self.where}: tokenizer.chat_template"
         return Settings(
             prefix=prefix,
             suffix=suffix,
             end_ids=tuple(dict.fromkeys(index for index in ends if index is not None)),
-            template=None if template is None else bounded_template(template, where),
+            template=self.template("tokenizer.chat_template"),
+            tool_template=self.template(f"tokenizer.chat_template.{WITH_TOOLS}"),
             variables=tuple((k, self.tokens[i]) for k, i in named.items() if i is not None),
         )
+
+    def template(self, key: str) -> str | None:
+        """Return one of the file's chat templates, if it is there."""
+        found = self.metadata.get(key)
+        return None if found is None else bounded_template(found, f"{self.where}: {key}")
 
 
 def _sentencepiece(fields: _Fields) -> Tokenizer:

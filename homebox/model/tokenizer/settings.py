@@ -14,6 +14,7 @@ from homebox.model.tokenizer.base import Settings
 
 CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
+WITH_TOOLS = "tool_use"  # name of the template for when tools are offered
 MAX_CONFIG_BYTES = 8 << 20  # some list every token of a large vocabulary
 MAX_TEMPLATE = 1 << 18  # bytes
 # Tokens that end an assistant's turn in the formats in use, by family: ChatML, Llama 3, Gemma,
@@ -52,13 +53,16 @@ def read_settings(
     if raw is not None and raw.get("add_eos_token") is not None:
         suffix = _asked(raw, "eos", named, find, str(path)) or ()
     template = _template_file(directory / TEMPLATE)
+    tool_template = None
     if template is None and raw is not None:
         template = _template_of(raw, str(path))
+        tool_template = _named_template(raw, WITH_TOOLS, str(path))
     return Settings(
         prefix=prefix,
         suffix=suffix,
         end_ids=end_ids(find, named.get("eos_token")),
         template=template,
+        tool_template=tool_template,
         variables=tuple(sorted(named.items())),
         # Hugging Face's classes put the space there only for vocabularies called legacy.
         marks_begin=raw is None or raw.get("legacy") is True,
@@ -131,7 +135,16 @@ def _template_of(raw: Mapping[str, Any], where: str) -> str | None:
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise ModelFormatError(f"{where}: chat_template: must be a text or a list of named ones")
     for name in ("default", *(entry.get("name") for entry in value)):
-        for entry in value:
-            if entry.get("name") == name:
-                return bounded_template(entry.get("template"), f"{where}: chat_template: {name}")
+        found = _named_template(raw, name, where)
+        if found is not None:
+            return found
+    return None
+
+
+def _named_template(raw: Mapping[str, Any], name: Any, where: str) -> str | None:
+    """Return one of the templates of a configuration that has several."""
+    value = raw.get("chat_template")
+    for entry in value if isinstance(value, list) else ():
+        if entry.get("name") == name:
+            return bounded_template(entry.get("template"), f"{where}: chat_template: {name}")
     return None
