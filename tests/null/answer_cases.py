@@ -506,6 +506,35 @@ CASES = [
     Case("Firefunction", "<functioncall>", f"<functioncall>{J_OSLO}", [OSLO]),
     Case("functools", "functools", f" functools[{J_OSLO}]", [OSLO]),
     stays("module", "functools", "import functools\nfunctools.cache(a)"),
+    # as Python
+    Case("bare list", LLAMA, '[get_weather(city="Oslo"), get_time()]', [OSLO, NOW]),
+    stays(
+        "no literal",
+        "<|tool_call_start|>",
+        "Ok <|tool_call_start|>[run(options={'deep': [None, (1, 2)]})]<|tool_call_end|>",
+    ),
+    Case(
+        "typed",
+        "<|tool_call_start|>",
+        "<|tool_call_start|>[run(code='a, \\'b\\' (', options={'deep': [None, -1]}, fast=True)]"
+        "<|tool_call_end|>Done",
+        [
+            ("call", "run", {"code": "a, 'b' (", "options": {"deep": [None, -1]}, "fast": True}),
+            ("text", "Done"),
+        ],
+    ),
+    Case(
+        "a call a line",
+        "<function_calls>",
+        'a\n<function_calls>\nget_weather(city="Oslo")\nget_time()\n</function_calls>\nb',
+        [("text", "a"), OSLO, NOW, ("text", "b")],
+    ),
+    stays("expression", LLAMA, "[get_weather(city=name)]"),
+    stays("no name of an argument", LLAMA, '[get_weather("Oslo")]'),
+    stays("an argument twice", LLAMA, '[get_weather(city="Oslo", city="Oslo")]'),
+    stays("truncated list", LLAMA, '[get_weather(city="Os'),
+    stays("unknown in a list", LLAMA, "[fly()]"),
+    stays("link", LLAMA, "[get_time](http://a) and [x(1) for x in y]"),
     # none
     stays("empty", HERMES, ""),
     stays("blanks", HERMES, " \n "),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from homebox.model.answers.events import CallArguments, CallBegins, CallEnds, Event
-from homebox.model.answers.reader import Reader
+from homebox.model.answers.reader import Reader, Steps
 
 MAX_CALLS = 128  # of one answer; what follows stays text
 # Mistral's templates refuse ids of any other length, and others take what they get.
@@ -125,3 +125,14 @@ class Calls:
         self._count += 1
         self._name = ""
         self._shown = self._gave = False
+
+
+def read_name(reader: Reader, dots: bool = True) -> Steps[str]:
+    """Read a name that stands without quotation marks; may be empty."""
+    name = ""
+    while len(name) <= 128:
+        char = yield from reader.peek()
+        if not char or not NAME.fullmatch(char) or (char == "." and not dots):
+            break
+        name += reader.skip()
+    return name

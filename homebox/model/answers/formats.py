@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from homebox.model.answers.calls import Calls
 from homebox.model.answers.json_formats import read_calls, read_mistral, read_python_tag
+from homebox.model.answers.python_calls import read_python_calls
 from homebox.model.answers.reader import Marks, Steps
 from homebox.model.answers.section_formats import (
     CHANNEL,
@@ -65,6 +66,8 @@ FORMATS = (
     Format(("<TOOLCALL>",), read_calls, ("</TOOLCALL>",)),
     Format(("<functioncall>",), read_calls, ("</functioncall>",)),
     Format(("functools",), read_calls),
+    Format(("<|tool_call_start|>",), read_python_calls, ("<|tool_call_end|>",)),
+    Format(("<function_calls>",), read_python_calls, ("</function_calls>",)),
     Format((">>>",), read_functionary, frames=True),
     Format(
         (CHANNEL, START),

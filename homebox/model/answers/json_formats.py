@@ -8,8 +8,9 @@ Members of other names (`id`, `type`) are read over. Arguments may be an object,
 one, or nothing.
 """
 
-from homebox.model.answers.calls import NAME, Calls
+from homebox.model.answers.calls import Calls, read_name
 from homebox.model.answers.json_values import clean, is_object, read_text, read_value
+from homebox.model.answers.python_calls import read_dot_call, read_python_array
 from homebox.model.answers.reader import Marks, Steps
 
 _NAMES = ("name", "tool_name", "function")
@@ -21,7 +22,6 @@ _SEPARATORS = Marks((";", ","))
 _BARE = (*_NAMES, *_ARGUMENTS, "type", "id")
 _CALL_ID = Marks(("[CALL_ID]",))
 _ARGS = Marks(("[ARGS]",))
-_DOT_CALL = Marks((".call(",))
 
 
 def read_calls(calls: Calls, closes: Marks) -> Steps[None]:
@@ -59,30 +59,7 @@ def read_python_tag(calls: Calls, closes: Marks) -> Steps[None]:
         while (yield from reader.literal(_SEPARATORS)):
             yield from read_calls(calls, closes)
         return
-    name = yield from read_name(calls, dots=False)
-    if not (yield from reader.literal(_DOT_CALL)):
-        raise ValueError("no call")
-    calls.begin(name)
-    calls.give("{")
-    keys: set[str] = set()
-    while (yield from reader.spaces()) != ")":
-        if keys:
-            if (yield from reader.peek()) != ",":
-                raise ValueError("no comma")
-            reader.skip()
-            yield from reader.spaces()
-            calls.give(", ")
-        key = yield from read_name(calls)
-        if key in keys or (yield from reader.spaces()) != "=":
-            raise ValueError("no argument")
-        keys.add(key)
-        reader.skip()
-        calls.give(f'"{key}": ')
-        yield from reader.spaces()
-        yield from read_value(reader, calls.give)
-    reader.skip()
-    calls.give("}")
-    calls.finish()
+    yield from read_dot_call(calls)
 
 
 def read_mistral(calls: Calls, closes: Marks) -> Steps[None]:
@@ -91,25 +68,14 @@ def read_mistral(calls: Calls, closes: Marks) -> Steps[None]:
     if (yield from reader.spaces()) in ("[", "{"):
         yield from read_calls(calls, closes)
         return
-    name = yield from read_name(calls)
+    name = yield from read_name(reader)
     yield from reader.spaces()
     if (yield from reader.literal(_CALL_ID)):
-        yield from read_name(calls)
+        yield from read_name(reader)
     yield from reader.literal(_ARGS)
     calls.begin(name)
     yield from read_arguments(calls)
     calls.finish()
-
-
-def read_name(calls: Calls, dots: bool = True) -> Steps[str]:
-    """Read a name that stands without quotation marks; may be empty."""
-    name = ""
-    while len(name) <= 128:
-        char = yield from calls.reader.peek()
-        if not char or not NAME.fullmatch(char) or (char == "." and not dots):
-            break
-        name += calls.reader.skip()
-    return name
 
 
 def read_arguments(calls: Calls) -> Steps[None]:
@@ -133,6 +99,9 @@ def read_arguments(calls: Calls) -> Steps[None]:
 def _array(calls: Calls) -> Steps[None]:
     reader = calls.reader
     reader.skip()
+    if (yield from reader.spaces()) != "{":
+        yield from read_python_array(calls)
+        return
     while True:
         yield from reader.spaces()
         yield from _object(calls)

@@ -7,8 +7,8 @@ Formats: DeepSeek V3 and R1 (`function<｜tool▁sep｜>NAME` and fenced JSON), 
 
 import re
 
-from homebox.model.answers.calls import Calls
-from homebox.model.answers.json_formats import read_arguments, read_name
+from homebox.model.answers.calls import Calls, read_name
+from homebox.model.answers.json_formats import read_arguments
 from homebox.model.answers.reader import Marks, Steps
 
 DEEPSEEK = "<\uff5ctool\u2581{}\uff5c>"
@@ -51,7 +51,7 @@ def read_section(calls: Calls, closes: Marks) -> Steps[None]:
 def _section_call(calls: Calls) -> Steps[None]:
     reader = calls.reader
     yield from reader.spaces()
-    head = yield from read_name(calls)
+    head = yield from read_name(reader)
     separator = yield from reader.literal(_SEPARATORS)
     if not head or not separator:
         raise ValueError("no name")
@@ -63,7 +63,7 @@ def _section_call(calls: Calls) -> Steps[None]:
         calls.begin(head)
         yield from read_arguments(calls)
     else:
-        calls.begin((yield from read_name(calls)))
+        calls.begin((yield from read_name(reader)))
         yield from reader.spaces()
         fenced = yield from reader.literal(_FENCE)
         yield from read_arguments(calls)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from homebox.model.answers.calls import Calls
-from homebox.model.answers.json_formats import read_arguments, read_calls, read_name
+from homebox.model.answers.calls import Calls, read_name
+from homebox.model.answers.json_formats import read_arguments, read_calls
 from homebox.model.answers.reader import SPACE, Marks, Steps
 from homebox.model.answers.typed import quoted, typed
 
@@ -39,7 +39,7 @@ def read_tool_call(calls: Calls, closes: Marks) -> Steps[None]:
     elif (yield from reader.literal(_FUNCTION)):
         yield from read_function(calls, closes)
     else:
-        name = yield from read_name(calls)
+        name = yield from read_name(reader)
         following = yield from reader.spaces()
         if following == "<":
             yield from _keyed(calls, name)
@@ -50,7 +50,7 @@ def read_tool_call(calls: Calls, closes: Marks) -> Steps[None]:
 def read_function(calls: Calls, closes: Marks) -> Steps[None]:
     """Read what stands behind <function=: a name, and parameters with tags or as JSON."""
     reader = calls.reader
-    name = yield from read_name(calls)
+    name = yield from read_name(reader)
     if (yield from reader.peek()) != ">":
         raise ValueError("no name")
     reader.skip()
@@ -71,7 +71,7 @@ def _parameters(calls: Calls, name: str) -> Steps[None]:
     write = _Members(calls, name)
     mark = yield from reader.literal(_NEXT)
     while mark == _PARAMETER:
-        key = yield from read_name(calls)
+        key = yield from read_name(reader)
         if (yield from reader.peek()) != ">":
             raise ValueError("no name of a parameter")
         reader.skip()
@@ -93,7 +93,7 @@ def _parameters(calls: Calls, name: str) -> Steps[None]:
 def read_functionary(calls: Calls, closes: Marks) -> Steps[None]:
     """Read what stands behind >>>: `all` for text that follows, or a tool and its arguments."""
     reader = calls.reader
-    name = yield from read_name(calls)
+    name = yield from read_name(reader)
     if (yield from reader.peek()) != "\n":
         raise ValueError("no name of a tool")
     reader.skip()

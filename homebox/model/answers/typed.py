@@ -25,7 +25,7 @@ def typed(text: str, schema: Any) -> str:
     if "null" in kinds and text.strip() in ("null", "None"):
         return "null"
     if kinds and "string" not in kinds:
-        for reading in (text, _of_python(text)):
+        for reading in (text, of_python(text)):
             value = None if reading is None else clean(reading)
             if value is not None:
                 return value
@@ -37,7 +37,7 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _of_python(text: str) -> str | None:
+def of_python(text: str) -> str | None:
     """Return the JSON of a value as Python prints it, as far as the tokens of both go."""
     pieces = []
     place = 0
