@@ -118,7 +118,7 @@ def _list(args: argparse.Namespace, config: Config, catalogue: Catalogue) -> int
     rows = [("", "name", "type", "parameters", "size", "from")]
     for entry in entries:
         mark = "*" if entry.base == served else ""
-        count = f"{entry.parameters / 1e6:,.0f} M"
+        count = f"{entry.parameters / 1e6:,.{0 if entry.parameters >= 10**7 else 2}f} M"
         rows.append((mark, entry.name, entry.type, count, amount(entry.size), _origin(entry)))
     if entries:
         print_table(rows)

@@ -276,6 +276,8 @@ class Catalogue:
                     with explained("remove", path):
                         freed += path.stat().st_size
                         path.unlink()
+            with contextlib.suppress(OSError):  # it holds others
+                shelf.rmdir()
         return freed
 
     def _manifest(self, name: str) -> Path:

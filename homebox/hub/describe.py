@@ -12,7 +12,9 @@ from homebox.model.architectures.config_file import load_config
 from homebox.model.files.weight_files import open_files
 from homebox.model.gguf import GGUFFile
 from homebox.model.loading.gguf_model import described
+from homebox.model.loading.loader import check_vocabulary, load_tokenizer
 from homebox.model.loading.open_model import open_model
+from homebox.model.tokenizer.gguf_vocabulary import tokenizer_of
 
 HEADER = 32 << 20  # bytes of a GGUF file in which its header ends, vocabulary included
 
@@ -41,6 +43,11 @@ def refuse_config(folder: Path) -> None:
     load_config(folder)
 
 
+def refuse_tokenizer(folder: Path) -> None:
+    """Raise ModelFormatError or ModelNotFoundError if a folder's tokenizer does not run here."""
+    load_tokenizer(folder, load_config(folder))
+
+
 def refuse_header(beginning: Path, size: int) -> None:
     """Raise ModelFormatError if the beginning of a GGUF file of `size` bytes names what cannot run.
 
@@ -60,7 +67,8 @@ def refuse_header(beginning: Path, size: int) -> None:
                 raise
             return
         with whole:
-            described(whole)
+            config, _ = described(whole)
+            check_vocabulary(config, tokenizer_of(whole.metadata, str(beginning)), beginning)
     finally:
         with beginning.open("r+b") as file:
             file.truncate(here)

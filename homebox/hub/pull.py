@@ -18,8 +18,8 @@ from typing import Any
 from homebox.errors import ModelFormatError, ModelNotFoundError, PullError
 from homebox.hub.catalogue import Catalogue, Entry, amount, check_name, digest_of, file_name, held
 from homebox.hub.choice import choose_gguf, small_files, type_of, weight_files
-from homebox.hub.describe import HEADER, about, refuse_config, refuse_header
-from homebox.hub.download import Download
+from homebox.hub.describe import HEADER, about, refuse_config, refuse_header, refuse_tokenizer
+from homebox.hub.download import PART, Download
 from homebox.hub.remote import Hub, RemoteFile, Repository
 from homebox.model.files.safetensors_reader import read_index
 from homebox.model.files.weight_files import INDEX
@@ -137,6 +137,7 @@ class _Pull:
             staged[file.name] = self._bring(file)
             if file.name == "config.json":
                 self._naming(refuse_config, self._folder)
+        self._naming(refuse_tokenizer, self._folder)
         if several:
             large = self._files(weight_files(repo, sizes, read_index(self._folder / INDEX)))
             self._total += sum(file.size for file in large)
@@ -218,9 +219,11 @@ class _Pull:
         """Let errors of a file name the repository that it comes from."""
         try:
             check(*arguments)
-        except ModelFormatError as error:
-            text = str(error).replace(f"{self._folder}/", f"{self._repository.repo}: ", 1)
-            raise ModelFormatError(f"{text}; nothing more was downloaded") from error
+        except (ModelFormatError, ModelNotFoundError) as error:
+            repo = self._repository.repo
+            text = str(error).replace(f"{self._folder}/", f"{repo}: ").replace(f"{PART}:", ":")
+            text = text.replace(str(self._folder), repo)
+            raise type(error)(f"{text}; nothing more was downloaded") from error
 
 
 def _called(repo: str, kind: str) -> str:

@@ -281,7 +281,7 @@ def test_a_family_that_does_not_run_is_refused_before_its_weights_come(
         ({WEIGHTS: None, "pytorch_model.bin": None, "original/consolidated.pth": None},
          ModelNotFoundError, "holds no model"),
         ({"config.json": b"{}", }, ModelFormatError, "config.json"),
-        ({"tokenizer.model": None}, ModelNotFoundError, "has neither tokenizer.json nor"),
+        ({"tokenizer.model": None}, ModelNotFoundError, f"{REPO} has neither tokenizer.json nor"),
         ({WEIGHTS: None, "model.safetensors.index.json":
           b'{"weight_map": {"a": "../x.safetensors"}}'}, ModelFormatError, "no plain file"),
         ({WEIGHTS: None, "model.safetensors.index.json":
@@ -408,3 +408,12 @@ def test_the_library_reports_nothing(hub: LocalHub, catalogue: Catalogue) -> Non
         f"/api/models/{REPO}/revision/main"
     }
     assert model_path("tiny").is_dir()
+
+
+def test_a_tokenizer_that_does_not_run_is_refused_before_the_weights_come(
+    hub: LocalHub, catalogue: Catalogue
+) -> None:
+    hub.repos[REPO]["tokenizer.json"] = b'{"model": {"type": "Fancy"}}'
+    text = refused(hub, catalogue, ModelFormatError, "tokenizer.json: .*nothing more was")
+    assert text.startswith(f"{REPO}: tokenizer.json")
+    assert hub.sent(WEIGHTS) == 0
