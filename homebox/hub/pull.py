@@ -87,7 +87,8 @@ def pull(catalogue: Catalogue, hub: Hub, wanted: Wanted, show: Show) -> Pulled:
     with contextlib.suppress(ModelNotFoundError):
         old = catalogue.find(name)
         file = file_name(gguf) if gguf else "config.json"
-        if (old.name, old.revision) == (name, repository.commit) and file in old.files:
+        same = (old.name, old.revision) == (name, repository.commit) and file in old.files
+        if same and not catalogue.check(name):
             return Pulled(old, 0, False)
     key = f"{hub.endpoint} {wanted.repo} {repository.commit} {gguf}"
     folder = catalogue.staging(key)
@@ -99,7 +100,7 @@ def pull(catalogue: Catalogue, hub: Hub, wanted: Wanted, show: Show) -> Pulled:
             show({"stage": "check", "done": 1, "total": 1, "text": "reading the model"})
             facts = about(path, f"{hub.endpoint}/{wanted.repo}", repository.commit)
             entry = catalogue.add(name, staged, facts)
-        except (ModelFormatError, ModelNotFoundError):
+        except ModelFormatError:
             shutil.rmtree(folder, ignore_errors=True)  # more of it would not make it better
             raise
         shutil.rmtree(folder, ignore_errors=True)

@@ -47,6 +47,21 @@ def test_a_second_pull_downloads_nothing(hub: LocalHub, catalogue: Catalogue) ->
     assert hub.sent(WEIGHTS) == 1
 
 
+def test_a_second_pull_mends_what_was_damaged(hub: LocalHub, catalogue: Catalogue) -> None:
+    path = pulled(hub, catalogue).entry.path
+    (path / "config.json").unlink()
+    assert catalogue.check(REPO) == ["config.json"]
+    pulled(hub, catalogue)
+    assert hub.sent(WEIGHTS) == 1
+    assert catalogue.check(REPO) == []
+    with (path / WEIGHTS).open("r+b") as file:
+        file.write(b"1234")
+    assert catalogue.check(REPO) == [WEIGHTS]
+    found = pulled(hub, catalogue)
+    assert found.downloaded == found.entry.files[WEIGHTS].size
+    assert catalogue.check(REPO) == []
+
+
 def test_another_commit_downloads_only_what_changed(hub: LocalHub, catalogue: Catalogue) -> None:
     pulled(hub, catalogue)
     hub.commit = "f" * 40
