@@ -39,6 +39,7 @@ class LocalHub:
     etags: bool = True
     listing: list[dict[str, Any]] = field(default_factory=list)  # further siblings
     answer: bytes | None = None  # in the place of a listing
+    stall: dict[str, list[float]] = field(default_factory=dict)  # seconds after a first piece
     slow: float = 0.0  # seconds for each piece
 
     def sent(self, file: str) -> int:
@@ -161,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
             for start in range(0, min(limit, len(data)), 1 << 16):
                 self.wfile.write(data[start : min(start + (1 << 16), limit)])
                 time.sleep(self.hub.slow)
+                if self.hub.stall.get(name):
+                    time.sleep(self.hub.stall[name].pop(0))
             if limit < len(data):
                 self.wfile.flush()
                 self.close_connection = True

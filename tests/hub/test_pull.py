@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 
 from homebox.errors import HomeboxError, ModelFormatError, ModelNotFoundError, PullError, UsageError
-from homebox.hub import choice, download, pull, remote
+from homebox.hub import choice, download, guard, pull, remote
 from homebox.hub.catalogue import Catalogue
 from homebox.hub.pull import Wanted
 from homebox.hub.remote import Hub
@@ -57,8 +58,8 @@ def test_a_second_pull_mends_what_was_damaged(hub: LocalHub, catalogue: Catalogu
     with (path / WEIGHTS).open("r+b") as file:
         file.write(b"1234")
     assert catalogue.check(REPO) == [WEIGHTS]
-    found = pulled(hub, catalogue)
-    assert found.downloaded == found.entry.files[WEIGHTS].size
+    pulled(hub, catalogue)
+    assert hub.sent(WEIGHTS) == 2
     assert catalogue.check(REPO) == []
 
 
@@ -112,6 +113,15 @@ def test_a_beginning_that_lost_bytes_in_a_power_cut_is_dropped(
     found = pulled(hub, catalogue)
     assert catalogue.check(found.entry.name) == []
     assert "range" not in hub.of(WEIGHTS)[-1]
+
+
+def test_a_server_that_falls_silent_is_asked_again(
+    hub: LocalHub, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_TIMEOUT", httpx2.Timeout(5.0, read=0.3))
+    hub.stall[WEIGHTS] = [2.0]
+    assert catalogue.check(pulled(hub, catalogue).entry.name) == []
+    assert hub.of(WEIGHTS)[1]["range"].startswith("bytes=65536-")
 
 
 def test_a_server_without_ranges_sends_all_again(hub: LocalHub, catalogue: Catalogue) -> None:
