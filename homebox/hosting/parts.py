@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from homebox.api.served import Adapters
 from homebox.config import Config
 from homebox.model.generation.sampling import SamplingParams
 from homebox.scheduler import Chunk, Running
+
+if TYPE_CHECKING:
+    from homebox.hub.fit import Fit as FittedModel
 
 TELL_SECONDS = 2.0  # between two lines about loading
 
@@ -105,8 +108,8 @@ def load_model(
     from homebox.model.model import load
     from homebox.model.placement.others import Others
 
-    options, lines = _options(config, taken or {})
-    for line in lines:
+    options, found = _options(config, taken or {})
+    for line in found.choice_lines() if found is not None else ():
         print(f"homebox: {line}", file=sys.stderr, flush=True)
     others = Others(taken or {}, stays=True)
     return load(config.model.path, **options, tell=tell or loading(), others=others)
@@ -120,13 +123,17 @@ def check_fit(config: Config, returned: Mapping[str, int]) -> str:
     from homebox.model.model import plan_load
     from homebox.model.placement.others import Others
 
-    options, _ = _options(config, returned)
+    options, found = _options(config, returned)
+    if found is not None:
+        return found.plan.loaded.base_hash
     others = Others(returned, stays=False)
     return plan_load(config.model.path, **options, others=others).loaded.base_hash
 
 
-def _options(config: Config, returned: Mapping[str, int]) -> tuple[dict[str, Any], list[str]]:
-    """Return how the configured model is loaded, and a line for people if that was chosen.
+def _options(
+    config: Config, returned: Mapping[str, int]
+) -> "tuple[dict[str, Any], FittedModel | None]":
+    """Return how the configured model is loaded, and how that was chosen if it was.
 
     It is chosen as if other models had given back the bytes that they have, so that it does not
     depend on which was served before.
@@ -145,12 +152,12 @@ def _options(config: Config, returned: Mapping[str, int]) -> tuple[dict[str, Any
     context = model.context or None
     if model.path == BUILT_IN:
         kept = {"context": context, "slots": model.slots, "weights": model.weights}
-        return {**fixed, **kept}, []
+        return {**fixed, **kept}, None
     others = Others(returned, stays=False)
     asked = Asked(model.weights, context, model.slots)
     found = fit_model(model.path, asked, **fixed, others=others)
     kept = {"context": found.context, "slots": found.slots, "weights": found.type}
-    return {**fixed, **kept}, found.choice_lines()
+    return {**fixed, **kept, "opened": found.opened}, found
 
 
 @dataclass(frozen=True)

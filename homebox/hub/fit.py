@@ -10,10 +10,11 @@ before context is, and precision before the context falls below 16k.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from homebox.errors import OutOfDeviceMemoryError
+from homebox.model.loading.loader import LoadedModel
 from homebox.model.model import PlannedLoad
 from homebox.model.placement.others import NOBODY, Others
 
@@ -32,6 +33,7 @@ class Fit:
     context: int
     slots: int
     plan: PlannedLoad
+    opened: LoadedModel | None = None  # for `load`, which need not open it again
     reason: str = ""  # what had to be given up, and why
 
     def lines(self) -> list[str]:
@@ -73,7 +75,7 @@ def fit(asked: Asked, most: int, plan: Plan) -> Fit:
             first, last = first or error, error
             continue
         reason = "" if first is None else f"not more, because {_why(first)}"
-        return Fit(kind, context, slots, found, reason)
+        return Fit(kind, context, slots, found, reason=reason)
     raise last or OutOfDeviceMemoryError("nothing was tried")
 
 
@@ -90,7 +92,8 @@ def fit_model(
     from homebox.model.loading.open_model import open_model
     from homebox.model.model import plan_load
 
-    most = open_model(path).config.max_positions
+    opened = open_model(path)
+    most = opened.config.max_positions
 
     def plan(kind: str, context: int, slots: int) -> PlannedLoad:
         return plan_load(
@@ -103,9 +106,10 @@ def fit_model(
             device=device,
             memory=memory,
             others=others,
+            opened=opened,
         )
 
-    return fit(asked, most, plan)
+    return replace(fit(asked, most, plan), opened=opened)
 
 
 def _candidates(asked: Asked, most: int) -> Iterator[tuple[str, int, int]]:
@@ -116,7 +120,7 @@ def _candidates(asked: Asked, most: int) -> Iterator[tuple[str, int, int]]:
         slots.append(max(slots[-1] // 2, _FEWEST))
     good = [asked.context] if asked.context else sorted({min(most, WANTED), min(most, LEAST)})[::-1]
     short = [] if asked.context else [size for size in _SHORT if size < min(most, LEAST)]
-    for contexts in (good, short):
+    for contexts in (good, *([size] for size in short)):
         for kind in kinds:
             for context in contexts:
                 for count in slots:

@@ -228,6 +228,7 @@ def load(
     memory: int = 0,
     tell: Tell | None = None,
     others: Others = NOBODY,
+    opened: LoadedModel | None = None,
 ) -> Model:
     """Load a Hugging Face directory, a GGUF file, or the built-in model by the name "tiny".
 
@@ -238,9 +239,9 @@ def load(
     bf16 for bf16, int8 for q8 and q4. `device` is "cpu", "cl:0", several with commas, or "auto" for
     the best GPU; `memory` the most MiB to take of each (0: what is free); `tell` hears how many
     bytes of the weights are packed, and then how many are on devices; `others` says what models
-    that are loaded already have. Raises ModelNotFoundError, ModelFormatError, ConfigError for what
-    the model cannot have, and DeviceError before anything is loaded if a device cannot be used or
-    the model does not fit.
+    that are loaded already have, `opened` is what `open_model` gave for `path`, if that was called.
+    Raises ModelNotFoundError, ModelFormatError, ConfigError for what the model cannot have, and
+    DeviceError before anything is loaded if a device cannot be used or the model does not fit.
     """
     # Late: reading files needs no compiler.
     from homebox.model.decoder.transformer import Transformer
@@ -248,7 +249,7 @@ def load(
     from homebox.model.weights.packed_weights import pack_model
 
     found = plan_load(
-        path, context, slots, adapters, rank, weights, activations, device, memory, others
+        path, context, slots, adapters, rank, weights, activations, device, memory, others, opened
     )
     loaded, packing, sizes = found.loaded, found.packing, found.sizes
     for line in found.placement.table():
@@ -289,6 +290,7 @@ def plan_load(
     device: str = HOST.name,
     memory: int = 0,
     others: Others = NOBODY,
+    opened: LoadedModel | None = None,
 ) -> PlannedLoad:
     """Open a model's files and decide everything that `load` does, without doing it.
 
@@ -299,7 +301,7 @@ def plan_load(
     from homebox.model.loading.gguf_format import served_packing
     from homebox.model.placement.plan import Request, plan
 
-    loaded = open_model(path)
+    loaded = opened or open_model(path)
     size = choose_context(loaded.config.max_positions, context)
     loaded = replace(loaded, config=loaded.config.serving(size))
     host = room_of(HOST, memory)
