@@ -24,13 +24,6 @@ from homebox.memory.lessons import STATES
 from homebox.memory.lineage import short
 from homebox.memory.turns import Message
 
-_SIZES = {
-    "weights": "weights",
-    "keys_and_values": "keys and values up to",
-    "adapters": "adapters",
-    "process": "the whole process",
-}
-
 
 def add(subparsers: Subparsers) -> None:
     """Declare the commands."""
@@ -101,9 +94,21 @@ def _base_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["kept"] or found["type"]:
         rows.append(("type", ": ".join(text for text in (found["type"], found["kept"]) if text)))
     if found["memory"]:
-        parts = (f"{_SIZES[name]} {amount(n)}" for name, n in found["memory"].items())
-        rows.append(("memory", ", ".join(parts)))
+        rows.append(("memory", _memory_line(found["memory"])))
     return rows
+
+
+def _memory_line(memory: dict[str, int]) -> str:
+    """Say what the model takes, if it tells, and what the process has."""
+    parts = []
+    if "weights" in memory:
+        held, most = memory["keys_and_values"], memory["keys_and_values_most"]
+        parts = [
+            f"weights {amount(memory['weights'])}",
+            f"keys and values {amount(held)} of at most {amount(most)}",
+            f"adapters {amount(memory['adapters'])}",
+        ]
+    return ", ".join([*parts, f"the whole process {amount(memory['process'])}"])
 
 
 def _doing_rows(found: dict[str, Any]) -> list[tuple[str, str]]:

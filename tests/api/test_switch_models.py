@@ -186,6 +186,7 @@ def test_status_says_what_serves(box: Box, client: Client, tmp_path: Path, stori
     memory = status["memory"]
     assert memory["weights"] > 10_000_000
     assert memory["adapters"] > 0
+    assert memory["keys_and_values"] == 0 < memory["keys_and_values_most"]  # nobody talks
     assert memory["process"] > memory["weights"]
     client.call("use", name=str(stories))
     status = client.call("status")

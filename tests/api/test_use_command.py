@@ -62,7 +62,7 @@ def test_a_running_daemon_switches_and_status_says_so(
     assert shown["context"] == "4096 tokens"
     assert shown["type"].startswith("f32: weights as f32")
     assert re.fullmatch(
-        r"weights 10\.\d MB, keys and values up to [\d.]+ MB, adapters [\d.]+ MB, "
+        r"weights 10\.\d MB, keys and values [\d.]+ kB of at most [\d.]+ MB, adapters [\d.]+ MB, "
         r"the whole process [\d.]+ MB",
         shown["memory"],
     )
