@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,38 +44,65 @@ def environment(hub: LocalHub, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def run(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "homebox", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def answer(environment: dict[str, str], *words: str) -> Any:
-    done = run(environment, *words, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+class Box:
+    """Runs commands in this process, on one state, as the user's environment has them."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], state: Path) -> None:
+        self._capsys, self._where = capsys, ("--state", str(state))
+
+    def run(self, *words: str) -> Done:
+        self._capsys.readouterr()
+        code = main([*words, *self._where])
+        return Done(code, *self._capsys.readouterr())
+
+    def answer(self, *words: str) -> Any:
+        done = self.run(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
 
-def test_pull_list_show_remove(environment: dict[str, str], state: Path, hub: LocalHub) -> None:
+@pytest.fixture
+def box(
+    environment: dict[str, str],
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Box:
+    for name, value in environment.items():
+        if name.startswith("HF_"):
+            monkeypatch.setenv(name, value)
+    return Box(capsys, state)
+
+
+def test_pull_list_show_remove(box: Box, state: Path, hub: LocalHub) -> None:
     hub.break_after[WEIGHTS] = [2_000_000]
-    where = ("--state", str(state))
-    done = run(environment, "pull", REPO, *where)
+    done = box.run("pull", REPO)
     assert done.returncode == 0, done.stderr
     assert f"pulled {REPO} (5.4 MB" in done.stdout
     assert f'"homebox use {REPO}"' in done.stdout
     assert done.stderr == "", "no bar where there is no terminal"
-    assert REPO in run(environment, "models", "list", *where).stdout
-    (entry,) = answer(environment, "models", "list", *where)["models"]
+    assert REPO in box.run("models", "list").stdout
+    (entry,) = box.answer("models", "list")["models"]
     assert (entry["name"], entry["served"]) == (REPO, False)
-    shown = answer(environment, "models", "show", "small", "--check", *where)
+    shown = box.answer("models", "show", "small", "--check")
     assert (shown["changed"], shown["files"].keys()) == ([], entry["files"].keys())
-    chat = ("chat", "--once", "Hello!", "--max-tokens", "3", "--context", "512", *where)
-    assert run(environment, *chat, "--model", REPO).returncode == 0
-    fitted = answer(environment, "models", "fit", "small", "--context", "512", *where)
+    chat = ("chat", "--once", "Hello!", "--max-tokens", "3", "--context", "512")
+    assert box.run(*chat, "--model", REPO).returncode == 0
+    fitted = box.answer("models", "fit", "small", "--context", "512")
     assert (fitted["type"], fitted["context"]) == ("f32", 512)
-    removed = answer(environment, "models", "remove", "small", *where)
+    removed = box.answer("models", "remove", "small")
     assert removed == {"removed": REPO, "freed": entry["size"]}
-    assert answer(environment, "models", "list", *where)["models"] == []
-    assert "homebox pull" in run(environment, "models", "list", *where).stdout
+    assert box.answer("models", "list")["models"] == []
+    assert "homebox pull" in box.run("models", "list").stdout
     for text in (done.stdout, json.dumps(shown)):
         assert "hf_secret" not in text
     assert all("hf_secret" not in path.read_text("latin-1") for path in _all(state))
@@ -111,8 +139,8 @@ def test_a_bar_on_a_terminal(environment: dict[str, str], state: Path, hub: Loca
     assert lengths[0] < lengths[-1] == 24
 
 
-def test_programs_get_lines_of_json(environment: dict[str, str], state: Path) -> None:
-    done = run(environment, "pull", REPO, "--state", str(state), "--json")
+def test_programs_get_lines_of_json(box: Box) -> None:
+    done = box.run("pull", REPO, "--json")
     reports = [json.loads(line) for line in done.stderr.splitlines()]
     assert reports[-1]["stage"] == "check"
     assert all(set(report) == {"stage", "done", "total", "text"} for report in reports)
@@ -120,7 +148,7 @@ def test_programs_get_lines_of_json(environment: dict[str, str], state: Path) ->
 
 
 def test_a_pull_that_is_killed_goes_on(
-    environment: dict[str, str], state: Path, hub: LocalHub
+    environment: dict[str, str], box: Box, state: Path, hub: LocalHub
 ) -> None:
     hub.slow = 0.05
     command = [sys.executable, "-m", "homebox", "pull", REPO, "--state", str(state)]
@@ -135,35 +163,29 @@ def test_a_pull_that_is_killed_goes_on(
     process.wait()
     assert Catalogue(state / "models").names() == []
     hub.slow = 0.0
-    assert answer(environment, "pull", REPO, "--state", str(state))["new"]
+    assert box.answer("pull", REPO)["new"]
     assert int(hub.of(WEIGHTS)[-1]["range"][6:].partition("-")[0]) > 500_000
     assert Catalogue(state / "models").check(REPO) == []
 
 
 @pytest.mark.parametrize("how", ["--offline", "HF_HUB_OFFLINE"])
-def test_offline(how: str, environment: dict[str, str], state: Path, hub: LocalHub) -> None:
-    where = ("--state", str(state))
-    words = ("pull", REPO, *where, *([how] if how == "--offline" else []))
-    there = environment if how == "--offline" else environment | {how: "1"}
-    done = run(there, *words)
-    assert (done.returncode, hub.requests) == (9, [])
-    assert "is not on this box" in done.stderr
-    assert run(environment, "pull", REPO, *where).returncode == 0
+def test_offline(how: str, box: Box, monkeypatch: pytest.MonkeyPatch, hub: LocalHub) -> None:
+    words = ("pull", REPO, *([how] if how == "--offline" else []))
+    with monkeypatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1" if how == "HF_HUB_OFFLINE" else "0")
+        done = box.run(*words)
+        assert (done.returncode, hub.requests) == (9, [])
+        assert "is not on this box" in done.stderr
+    assert box.run("pull", REPO).returncode == 0
     asked = len(hub.requests)
-    done = run(there, *words)
-    assert f"{REPO} is here; asking a hub is switched off" in done.stdout
+    with monkeypatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1" if how == "HF_HUB_OFFLINE" else "0")
+        done = box.run(*words)
+        assert f"{REPO} is here; asking a hub is switched off" in done.stdout
     assert len(hub.requests) == asked
 
 
-def test_errors_are_one_line(
-    environment: dict[str, str],
-    state: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name, value in environment.items():
-        if name.startswith("HF_"):
-            monkeypatch.setenv(name, value)
+def test_errors_are_one_line(box: Box) -> None:
     for words, code in (
         (("pull", "no/such"), 3),
         (("pull", f"{REPO}@v9"), 3),
@@ -176,22 +198,19 @@ def test_errors_are_one_line(
         (("import", "adapter", "a", "b"), 2),
         (("import", "/tmp", "--promote"), 2),
     ):
-        assert main([*words, "--state", str(state)]) == code, words
-        text = capsys.readouterr().err
-        assert len(text.splitlines()) == 1
-        assert text.startswith("homebox: ")
-        assert "hf_secret" not in text
+        done = box.run(*words)
+        assert done.returncode == code, (words, done.stderr)
+        assert len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith("homebox: ")
+        assert "hf_secret" not in done.stderr
 
 
-def test_an_imported_model_answers_by_its_name(
-    environment: dict[str, str], state: Path, tmp_path: Path
-) -> None:
+def test_an_imported_model_is_known_by_its_name(box: Box, tmp_path: Path) -> None:
     own = tmp_path / "mine"
     shutil.copytree(model_path("tiny"), own)
-    where = ("--state", str(state))
-    entry = answer(environment, "import", str(own), *where)
+    entry = box.answer("import", str(own))
     assert (entry["name"], entry["copied"] + entry["shared"]) == ("mine", entry["size"])
-    assert entry["base"] == answer(environment, "models", "show", "mine", *where)["base"]
+    assert entry["base"] == box.answer("models", "show", "mine")["base"]
 
 
 def test_models_may_lie_elsewhere(tmp_path: Path) -> None:
@@ -202,14 +221,15 @@ def test_models_may_lie_elsewhere(tmp_path: Path) -> None:
 
 
 def test_the_model_that_is_served_is_not_removed(
-    environment: dict[str, str], state: Path, tmp_path: Path
+    environment: dict[str, str], box: Box, state: Path, tmp_path: Path
 ) -> None:
-    where = ("--state", str(state))
-    assert run(environment, "pull", REPO, *where).returncode == 0
+    assert box.run("pull", REPO).returncode == 0
     command = [sys.executable, "-m", "homebox", "serve", "--model", REPO, "--port", "0"]
     log = tmp_path / "log"
     with log.open("wb") as out:
-        process = subprocess.Popen([*command, *where], env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen(
+            [*command, "--state", str(state)], env=environment, stdout=out, stderr=out
+        )
     try:
         deadline = time.monotonic() + 120
         while "homebox serves" not in log.read_text() and time.monotonic() < deadline:
@@ -217,12 +237,12 @@ def test_the_model_that_is_served_is_not_removed(
             time.sleep(0.1)
         text = log.read_text()
         assert re.search(r"homebox: type f32 \(--type\), context 32768 of the model's 65536", text)
-        (entry,) = answer(environment, "models", "list", *where)["models"]
+        (entry,) = box.answer("models", "list")["models"]
         assert entry["served"] is True
-        done = run(environment, "models", "remove", REPO, *where)
+        done = box.run("models", "remove", REPO)
         assert (done.returncode, Catalogue(state / "models").names()) == (4, [REPO])
         assert "is what the daemon serves" in done.stderr
     finally:
         process.terminate()
         process.wait(60)
-    assert run(environment, "models", "remove", REPO, *where).returncode == 0
+    assert box.run("models", "remove", REPO).returncode == 0

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from homebox.errors import ModelFormatError, PullError, UsageError
@@ -184,3 +185,19 @@ def test_the_token_goes_to_the_hub_only(hub: LocalHub, catalogue: Catalogue) -> 
 )
 def test_which_addresses_are_public(address: str, good: bool) -> None:
     assert guard.public(address) is good
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("http://127.0.0.1:2/api", True),
+        ("http://127.0.0.1:1/x", False),
+        ("http://LOCALHOST.:2/x", True),
+        ("https://127.0.0.1:2/x", False),
+    ],
+)
+def test_the_guard_itself_takes_the_token_out(address: str, kept: bool) -> None:
+    hub = "http://localhost:2" if "LOCAL" in address else "http://127.0.0.1:2"
+    request = httpx2.Request("GET", address, headers={"authorization": "Bearer hf_secret"})
+    guard.Guard(hub).check(request)
+    assert ("authorization" in request.headers) is kept

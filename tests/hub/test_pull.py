@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from safetensors.numpy import load, save
 
 from homebox.errors import HomeboxError, ModelFormatError, ModelNotFoundError, PullError, UsageError
 from homebox.hub import choice, download, guard, pull, remote
@@ -40,6 +41,25 @@ def test_a_model_is_pulled_as_it_is_and_only_what_is_read(
     assert catalogue.find("small") == found.entry
     assert not list((catalogue.root / "partial").glob("*"))
     assert found.entry.path.name == "small"
+
+
+def test_a_model_in_several_files(hub: LocalHub, catalogue: Catalogue) -> None:
+    whole = load(hub.repos[REPO].pop(WEIGHTS))
+    names = sorted(whole)
+    parts = {"a-1.safetensors": names[::2], "a-2.safetensors": names[1::2]}
+    for file, inside in parts.items():
+        hub.repos[REPO][file] = save({name: whole[name] for name in inside})
+    index = {name: file for file, inside in parts.items() for name in inside}
+    hub.repos[REPO]["model.safetensors.index.json"] = json.dumps({"weight_map": index}).encode()
+    hub.repos[REPO]["another.safetensors"] = b"not named by the index"
+    hub.repos[REPO]["chat_template.jinja"] = b"{{ messages }}"
+    hub.break_after["a-2.safetensors"] = [1_000_000]
+    found = pulled(hub, catalogue)
+    read = {"config.json", "tokenizer.model", "chat_template.jinja", *parts}
+    assert set(found.entry.files) == {*read, "model.safetensors.index.json"}
+    assert catalogue.check(REPO) == []
+    opened, tiny = open_model(found.entry.path), open_model("tiny")
+    assert all((opened.weights[name] == tiny.weights[name]).all() for name in tiny.weights)
 
 
 def test_a_second_pull_downloads_nothing(hub: LocalHub, catalogue: Catalogue) -> None:
