@@ -92,7 +92,7 @@ def _base_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if found["context"]:
         rows.append(("context", f"{found['context']} tokens"))
     if found["kept"] or found["type"]:
-        rows.append(("type", ": ".join(text for text in (found["type"], found["kept"]) if text)))
+        rows.append(("type", found["kept"] or found["type"]))
     if found["memory"]:
         rows.append(("memory", _memory_line(found["memory"])))
     return rows

@@ -15,7 +15,6 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from homebox.hosting.hosted import About, Hosted, bare_line, learned_of
 from homebox.hosting.memory import resident
 from homebox.hosting.notifier import Notifier
 from homebox.hosting.parts import Parts, loading, plain
+from homebox.hosting.progress import Switch, Tell
 from homebox.hub.catalogue import BUILT_IN
 from homebox.memory.lineage import short
 from homebox.memory.state import State
@@ -53,37 +53,6 @@ DRAIN = 120.0  # seconds that a switch waits for running answers before it is gi
 PREPARING = 60.0  # seconds that a model that is loaded beside another one may take to get ready
 LOADING = 600.0  # seconds of loading during which the service manager is told that all is well
 SWITCHED = "learning was stopped by a switch to another model; nothing was promoted"
-
-Tell = Callable[[Mapping[str, Any]], None]
-
-
-@dataclass
-class Switch:
-    """A switch in progress, as people see it."""
-
-    name: str
-    tell: Tell
-    stage: str = "open"
-    text: str = "opening its files"
-    done: int = 0
-    total: int = 1
-    begun: float = field(default_factory=time.monotonic)
-
-    def at(self, stage: str, text: str, done: int = 0, total: int = 1) -> None:
-        """Go on to another stage, or further in this one."""
-        self.stage, self.text, self.done, self.total = stage, text, done, total
-        self.tell(self.as_json())
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it for programs."""
-        return {
-            "to": self.name,
-            "stage": self.stage,
-            "text": self.text,
-            "done": self.done,
-            "total": self.total,
-            "seconds": round(time.monotonic() - self.begun, 1),
-        }
 
 
 class Hosting:

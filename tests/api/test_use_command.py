@@ -60,7 +60,7 @@ def test_a_running_daemon_switches_and_status_says_so(
     assert shown["weights"] == weights[:12]
     assert re.fullmatch(rf"20.*: {weights[:12]}, 0 lessons \(test 1\)", shown["learned"])
     assert shown["context"] == "4096 tokens"
-    assert shown["type"].startswith("f32: weights as f32")
+    assert shown["type"] == "weights as f32; multiplied with f32"
     assert re.fullmatch(
         r"weights 10\.\d MB, keys and values [\d.]+ kB of at most [\d.]+ MB, adapters [\d.]+ MB, "
         r"the whole process [\d.]+ MB",
