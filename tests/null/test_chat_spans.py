@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from homebox.errors import RequestError
 from homebox.model.chat import TextSpan, said, template_chat
+from homebox.model.chat import budget as template_budget
 from homebox.model.chat.formats import PlainChat, RoleTokenChat
 from homebox.model.chat.messages import RenderedText
 from homebox.model.chat.said import TEMPLATE, Said, joined, mixed, replaced, runs_of
+from homebox.model.chat.template import ChatTemplate
 from homebox.model.chat.template_chat import TemplateChat
 from homebox.model.tokenizer import Tokenizer, load_tokenizer
 from homebox.model.tokenizer.json_tokenizer import JsonTokenizer
@@ -191,6 +193,36 @@ def test_mixtures_count_as_those_of_the_least_trusted() -> None:
     many = joined([Said("a", ((1, ("owner", 0, "")),)), "b"] * 70_000)
     assert runs_of(many) == ((140_000, ("owner", 0, "")),)
     assert runs_of(Said("abc")) == ((3, said.UNKNOWN),)
+
+
+def repeated(step: str) -> str:
+    return (
+        "{% set x = messages[0].content * 60000 %}{% for i in range(3000) %}{{ "
+        + step
+        + " }}{% endfor %}"
+    )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        repeated("x.replace('h', 'jj').split('i') | length"),
+        repeated("x.split('h') | length"),
+        repeated("x.rsplit('h', 100000) | join('h') | length"),
+        repeated("(x | list)[0]"),
+        repeated("x[::-1].partition('h')[2]"),
+        "{{ (messages[0].content * 4000000).split('h') | length }}",
+        "{{ (messages[0].content * 4000000) | list | length }}",
+        "{% set ns = namespace(x=messages[0].content) %}{% for i in range(60) %}"
+        "{% set ns.x = ns.x ~ 'y' ~ ns.x %}{% endfor %}{{ ns.x }}",
+    ],
+)
+def test_sources_cost_a_bounded_time(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_budget, "MAX_SECONDS", 0.2)
+    chat = TemplateChat(small(), CHATML)
+    chat._template = ChatTemplate(template)
+    with pytest.raises(RequestError):
+        chat.render_text([{"role": "user", "content": "hi"}])
 
 
 PIECES = st.lists(

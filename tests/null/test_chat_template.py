@@ -10,6 +10,8 @@ from homebox.errors import ModelFormatError, RequestError
 from homebox.model.chat import budget as template_budget
 from homebox.model.chat import sandbox as template_sandbox
 from homebox.model.chat.formats import render_template
+from homebox.model.chat.said import said
+from homebox.model.chat.template import ChatTemplate
 
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<b> & é"}]
 
@@ -99,6 +101,9 @@ ESCAPES = [
     "{% set ns = namespace() %}{% set ns.__class__ = 1 %}{{ ns.__class__.__init__.__globals__.x }}",
     "{{ [].__reduce_ex__(2)[0].__globals__ }}",
     "{{ (1).__class__.__base__.__subclasses__()[0]('x') }}",
+    "{{ messages[0].content._runs }}{{ messages[0].content._parts.__globals__.x.y }}",
+    "{{ messages[0].content.strip.__func__.__globals__['operator'].x }}",
+    "{{ (messages[0].content | attr('_runs')) }}{{ messages[0].content['_runs'].x.y }}",
     "{{ loop.__class__.x() }}{{ caller.__globals__.x }}{{ environment.x.y() }}",
 ]
 
@@ -182,6 +187,19 @@ def test_hostile_templates_neither_run_nor_hang(template: str) -> None:
     assert "subclasses" not in text
     assert len(text) < 1 << 20
     assert messages == TALK
+
+
+@pytest.mark.usefixtures("short_time")
+@pytest.mark.parametrize("template", ESCAPES)
+def test_texts_that_know_who_said_them_are_no_way_out(template: str) -> None:
+    messages = [said(message, ("owner", 0, "content")) for message in TALK]
+    try:
+        text = ChatTemplate(template).render(True, messages=messages)
+    except (RequestError, ModelFormatError):
+        text = ""
+    assert "class '" not in text
+    assert "subclasses" not in text
+    assert "uid=" not in text
 
 
 @pytest.mark.usefixtures("short_time")

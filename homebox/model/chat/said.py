@@ -9,12 +9,13 @@ numbers and truths that a template derives from texts are its own.
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, SupportsIndex
 
 # Whose words count less, where several are mixed: the last one.
 _TRUST = ("template", "owner", "system", "assistant", "tool", "file", "web")
 _MOST_RUNS = 1 << 16  # of one text; with more of them it is a mixture
+_MOST_PARTS = 1 << 18  # into which a text is taken apart
 
 Source = tuple[str, int | None, str]  # provenance, number of the message, its field
 Runs = tuple[tuple[int, Source], ...]  # lengths, each above 0, with their sources
@@ -39,8 +40,12 @@ class Said(str):
         return self
 
     def __iter__(self) -> Iterator[str]:
-        for source, text in zip(_each(self._runs), super().__iter__(), strict=True):
-            yield Said(text, ((1, source),))
+        _check_parts(len(self))
+        letters = super().__iter__()
+        for length, source in self._runs:
+            runs = ((1, source),)
+            for text in islice(letters, length):
+                yield Said(text, runs)
 
     def __getitem__(self, key: SupportsIndex | slice) -> "Said":
         if not isinstance(key, slice):
@@ -61,7 +66,10 @@ class Said(str):
         return joined((other, self)) if isinstance(other, str) else NotImplemented
 
     def __mul__(self, count: SupportsIndex) -> "Said":
-        return Said(super().__mul__(count), _bounded(self._runs * max(count.__index__(), 0)))
+        times = max(count.__index__(), 0)
+        runs = self._runs if len(self._runs) == 1 else _bounded(self._runs * times)
+        text = super().__mul__(count)
+        return Said(text, ((len(text), runs[0][1]),) if len(runs) == 1 and text else runs)
 
     __rmul__ = __mul__
 
@@ -91,13 +99,13 @@ class Said(str):
 
     def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
         """Return the parts between separators, counted from the end."""
-        found: list[str] = []
+        bounds = []
         place = len(self)
         for part in super().rsplit(sep, maxsplit)[::-1]:
             start = str.rfind(self, part, 0, place)
-            found.append(self[start : start + len(part)])
+            bounds.append((start, start + len(part)))
             place = start - len(sep or "")
-        return found[::-1]
+        return self._parts(bounds[::-1])
 
     def splitlines(self, keepends: bool = False) -> list[str]:
         """Return the lines."""
@@ -124,12 +132,33 @@ class Said(str):
 
         Between two lie `gap` characters, or blanks that no part begins with.
         """
-        found: list[str] = []
+        bounds = []
         place = 0
         for part in parts:
             start = str.find(self, part, place)
-            found.append(self[start : start + len(part)])
+            bounds.append((start, start + len(part)))
             place = start + len(part) + gap
+        return self._parts(bounds)
+
+    def _parts(self, bounds: list[tuple[int, int]]) -> list[str]:
+        """Return the parts between places that only grow, in one walk over the runs."""
+        _check_parts(len(bounds))
+        found: list[str] = []
+        at, begin = 0, 0  # a run, and where it begins
+        for start, end in bounds:
+            while at < len(self._runs) and begin + self._runs[at][0] <= start:
+                begin += self._runs[at][0]
+                at += 1
+            runs = []
+            last, place = at, begin
+            while last < len(self._runs) and place < end:
+                length, source = self._runs[last]
+                low, high = max(place, start), min(place + length, end)
+                if low < high:
+                    runs.append((high - low, source))
+                place += length
+                last += 1
+            found.append(Said(str.__getitem__(self, slice(start, end)), tuple(runs)))
         return found
 
     def _three(self, parts: tuple[str, str, str]) -> tuple[str, str, str]:
@@ -228,6 +257,11 @@ def sources_in(value: Any) -> set[Source]:
         elif isinstance(item, list | tuple):
             waiting.extend(item)
     return found
+
+
+def _check_parts(count: int) -> None:
+    if count > _MOST_PARTS:
+        raise ValueError("a text has too many parts")
 
 
 def _distrust(source: Source) -> tuple[int, int, str]:
