@@ -200,6 +200,18 @@ def test_text_is_given_out_as_soon_as_it_cannot_be_a_mark() -> None:
     assert parsed.end() == []
 
 
+@pytest.mark.parametrize(
+    "dialect",
+    [Dialect((), (), ()), Dialect((FORMATS[0],), (), ()), Dialect(FORMATS, THOUGHTS, WRAPPERS)],
+    ids=["no marks", "one format", "everything"],
+)
+@pytest.mark.parametrize("tools", [[], TOOLS], ids=["no tools", "tools"])
+def test_plain_words_are_never_held_back(dialect: Dialect, tools: list[Any]) -> None:
+    parser = AnswerParser(dialect, tools)
+    for word in ("I", "am", "at", "home"):
+        assert parser.feed(word) == [Text(word)]
+
+
 def test_text_that_might_be_a_bare_call_is_given_out_at_the_first_doubt() -> None:
     parsed = parser(Case("", "", "", []))
     assert parsed.feed('{"na') == []

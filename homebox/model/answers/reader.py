@@ -30,7 +30,7 @@ class Marks:
 
     def may_go_on(self, text: str) -> bool:
         """Tell whether `text` is the beginning of a mark, and not a whole one that ends here."""
-        return not text or text in self._beginnings
+        return text in self._beginnings if text else self.longest > 0
 
     def at(self, text: str, start: int) -> str:
         """Return the mark that stands at `start`, or nothing."""
