@@ -21,6 +21,7 @@ STOPS = 16
 STOP_LENGTH = 512
 MESSAGES = 16_384
 TOOLS = 1_024
+DEPTH = 200  # of values in values; what nests deeper can be parsed and not be written again
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 # Whom a client may name as the author of a message: those who are trusted least.
 CLAIMED = frozenset({"tool", "file", "web"})
@@ -221,6 +222,8 @@ def parse(body: bytes) -> ChatRequest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"The body is not valid JSON: {error}") from None
     _refuse_unsupported(request)
+    _check_depth(request.tools, "tools")
+    _check_depth(request.chat_template_kwargs, "chat_template_kwargs")
     _check_tools(request.tools or [])
     _check_history(request.messages)
     return request
@@ -256,6 +259,19 @@ def _refuse_unsupported(request: ChatRequest) -> None:
             raise RequestError(
                 f"chat_template_kwargs may not set {name[:100]!r}", "chat_template_kwargs"
             )
+
+
+def _check_depth(value: Any, name: str) -> None:
+    """Refuse JSON that nests too deeply."""
+    level = [value]
+    for _ in range(DEPTH):
+        inner = [item for item in level if isinstance(item, list | dict)]
+        if not inner:
+            return
+        level = [
+            each for item in inner for each in (item.values() if isinstance(item, dict) else item)
+        ]
+    raise RequestError(f"{name} nests too deeply: at most {DEPTH} levels", name)
 
 
 def _check_tools(tools: list[dict[str, Any]]) -> None:

@@ -317,6 +317,17 @@ def test_variables_cannot_break_the_rendering(make_box: MakeBox) -> None:
     assert box.chat("x", chat_template_kwargs={"x": deep}).status_code in (200, 400)
 
 
+@pytest.mark.parametrize("depth", [150, 250, *range(960, 1000, 3), 100_000])
+def test_what_nests_deeply_is_answered_or_refused(box: Box, depth: int) -> None:
+    deep = "[" * depth + "]" * depth
+    tool = {"type": "function", "function": {"name": "f", "parameters": "@"}}
+    for fields in ({"chat_template_kwargs": {"x": "@"}}, {"tools": [tool]}):
+        data = json.dumps(body("x", **fields)).replace('"@"', deep)
+        headers = {"content-type": "application/json"}
+        response = box.http.post("/v1/chat/completions", content=data, headers=headers)
+        assert response.status_code == (200 if depth < 200 else 400)
+
+
 def test_only_less_trust_can_be_claimed(box: Box) -> None:
     messages = [
         {"role": "user", "content": "a", "provenance": "web"},
