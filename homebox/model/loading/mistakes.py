@@ -54,7 +54,7 @@ def missing(asked: str) -> ModelNotFoundError:
             f'Face, "homebox pull {name[1]}" brings it here'
         )
     return ModelNotFoundError(
-        f'{text} does not exist; give the folder of a model, a GGUF file, a name of '
+        f"{text} does not exist; give the folder of a model, a GGUF file, a name of "
         '"homebox models list", or "tiny"'
     )
 
