@@ -60,6 +60,7 @@ class Shelf:
         self.delay = delay
         self.loaded: list[tuple[str, weakref.ref[FileModel]]] = []
         self.broken: set[str] = set()  # names whose load fails though they are planned
+        self.greedy: set[str] = set()  # names whose programs fit only if they are alone
         self.holding = threading.Event()
         self.holding.set()
         self.entered = threading.Event()
@@ -89,6 +90,8 @@ class Shelf:
         if found["name"] in self.broken:
             raise RuntimeError("the driver fell over")
         model = FileModel(found["name"], found["base"], found["size"], self.delay)
+        if model.name in self.greedy:
+            model.prepare = self._needs_all  # type: ignore[method-assign]
         self.loaded.append((model.name, weakref.ref(model)))
         return model
 
@@ -97,6 +100,11 @@ class Shelf:
 
     def alive(self) -> list[str]:
         return [name for name, model in self.loaded if model() is not None]
+
+    def _needs_all(self) -> bool:
+        if len(self.alive()) > 1:
+            raise OutOfDeviceMemoryError("its programs do not fit beside the others")
+        return False
 
     def _open(self, config: Config) -> dict[str, Any]:
         path = Path(config.model.path)

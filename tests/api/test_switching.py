@@ -198,6 +198,19 @@ def test_when_memory_is_short_new_requests_wait_and_the_old_model_goes_first(
     assert httpx.get(f"{box.url}/health", trust_env=False).json()["status"] == "ok"
 
 
+def test_programs_that_do_not_fit_beside_the_old_model_let_it_go_first(
+    box: Box, client: Client, talk: Talk, tmp_path: Path, shelf: Shelf
+) -> None:
+    shelf.greedy.add("b")
+    answer = talk.begin("count 100")
+    wait_for(lambda: client.call("status")["answering"] == 1)
+    assert client.call("use", name=str(tmp_path / "b.model"))["pause_s"] > 0
+    assert answer.result(30) == "a:" + "a" * 100
+    assert talk.begin("count 1").result(30) == "b:a"
+    assert shelf.names() == ["a", "b", "b"]
+    assert shelf.alive() == ["b"]
+
+
 def test_too_many_who_wait_for_a_switch_are_told_when_to_come_back(
     box: Box, client: Client, talk: Talk, tmp_path: Path, shelf: Shelf
 ) -> None:
