@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, Protocol
 
+from homebox.model.chat.built_in import built_in
 from homebox.model.chat.messages import (
     Message,
     Rendered,
@@ -23,7 +24,7 @@ from homebox.model.chat.messages import (
 )
 from homebox.model.chat.stand_ins import StandIns
 from homebox.model.chat.template import render_template
-from homebox.model.chat.template_chat import CHATML, CHATML_TOKENS, TemplateChat
+from homebox.model.chat.template_chat import TemplateChat
 from homebox.model.tokenizer.base import CALL_MARKS, Tokenizer
 
 __all__ = [
@@ -288,8 +289,9 @@ def chat_format(tokenizer: Tokenizer, begin: int | None, stop_ids: tuple[int, ..
         return TemplateChat(tokenizer, template, stop_ids)
     if RoleTokenChat.fits(tokenizer):
         return RoleTokenChat(tokenizer)
-    if all(text in tokenizer.special for text in CHATML_TOKENS):
-        return TemplateChat(tokenizer, CHATML, stop_ids)
+    known = built_in(tokenizer.special)
+    if known is not None:
+        return TemplateChat(tokenizer, known.template, stop_ids)
     prefix = tokenizer.settings.prefix
     first = ((begin,) if begin is not None else ()) if prefix is None else prefix
     ends = tuple(dict.fromkeys((*stop_ids, *tokenizer.settings.end_ids)))

@@ -35,12 +35,6 @@ from homebox.model.chat.stand_ins import StandIns
 from homebox.model.chat.template import STOPPED, ChatTemplate
 from homebox.model.tokenizer.base import After, Tokenizer, any_of
 
-# For vocabularies with its tokens and no template (the format of OpenAI's chat markup language).
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 _DAY = datetime(2026, 1, 1)  # in training, so that a job has one result
 _PROBE = "Zq9x"
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # what templates call them
