@@ -30,13 +30,13 @@ parity: $(if $(filter $(VENV)-parity/%,$(PEERS)),$(VENV)-parity/.installed)
 	$(PEERS) -m pytest -m parity tests/parity
 	$(PEERS) -m tests.parity.table
 
-# Wheels for CPUs: the usual index has those for graphics cards, or sources.
-TORCH_WHEELS := https://download.pytorch.org/whl/cpu
-LLAMA_WHEELS := https://abetlen.github.io/llama-cpp-python/whl/cpu
+# The usual index has torch for graphics cards and llama.cpp as sources, which are large and slow;
+# PEERS_FROM="--extra-index-url URL ..." names places with wheels for CPUs.
+PEERS_FROM ?=
 $(VENV)-parity/.installed: $(INPUTS)
 	$(PYTHON) -m venv $(VENV)-parity
 	$(VENV)-parity/bin/python -m pip install --quiet -c requirements.lock \
-		--extra-index-url $(TORCH_WHEELS) --extra-index-url $(LLAMA_WHEELS) -e '.[parity]'
+		$(PEERS_FROM) -e '.[parity]'
 	@touch $@
 
 lint: $(VENV)/.installed-lint
