@@ -14,6 +14,7 @@ import contextlib
 import gc
 import logging
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ log = logging.getLogger("homebox.hosting")
 
 DRAIN = 120.0  # seconds that a switch waits for running answers before it is given up
 PREPARING = 60.0  # seconds that a model that is loaded beside another one may take to get ready
+FREEING = 0.5  # seconds that somebody may hold a model that was stopped
 LOADING = 600.0  # seconds of loading during which the service manager is told that all is well
 SWITCHED = "learning was stopped by a switch to another model; nothing was promoted"
 
@@ -437,8 +439,22 @@ class Hosting:
         hosted, self._hosted = self._hosted, None
         if hosted is not None:
             await _stopped(hosted)
+            model = weakref.ref(hosted.model)
             del hosted
-            await asyncio.to_thread(gc.collect)
+            await _freed(model)
+
+
+async def _freed(model: "weakref.ref[Any]") -> None:
+    """Wait until a model's memory is back: the last frame of a request may hold it for a moment."""
+    until = asyncio.get_running_loop().time() + FREEING
+    while True:
+        await asyncio.to_thread(gc.collect)
+        if model() is None:
+            return
+        if asyncio.get_running_loop().time() >= until:
+            log.warning("the model that was stopped still holds its memory")
+            return
+        await asyncio.sleep(0.01)
 
 
 async def _prepared(new: Hosted, switch: Switch) -> None:

@@ -1,9 +1,11 @@
 """Switching a running daemon to another model: nobody is cut off, and something always serves."""
 
+import asyncio
 import dataclasses
 import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -186,9 +188,7 @@ def test_when_memory_is_short_new_requests_wait_and_the_old_model_goes_first(
     del model
     assert old.result(30) == "a:<base> you said: hold"
     assert shelf.entered.wait(30)
-    # Nothing is loaded before the old model's memory is back; a request's last frame may hold it
-    # for a moment.
-    wait_for(lambda: shelf.alive() == [])
+    assert shelf.alive() == []  # nothing is loaded before the old model's memory is back
     status = client.call("status")
     assert (status["model"], status["weights"], status["switch"]["stage"]) == ("a", "base", "load")
     assert "process" in status["memory"]
@@ -509,3 +509,25 @@ def test_first_steps_are_told_where_nobody_named_a_model(
     given = config_for(state, **{"model.path": "tiny"})
     with running(given, shelf.parts()) as box:
         assert "homebox pull" not in " ".join(box.daemon.greeting)
+
+
+class Held:
+    """A model that somebody holds for a while."""
+
+
+@pytest.mark.parametrize(
+    ("patience", "gone"), [(5.0, True), (0.0, False)], ids=["waits", "control"]
+)
+def test_memory_is_back_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, patience: float, gone: bool
+) -> None:
+    monkeypatch.setattr(switching, "FREEING", patience)
+    holders = [Held()]
+    model = weakref.ref(holders[0])
+
+    async def run() -> bool:
+        asyncio.get_running_loop().call_later(0.3, holders.clear)
+        await switching._freed(model)
+        return model() is None
+
+    assert asyncio.run(run()) is gone
