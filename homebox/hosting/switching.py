@@ -305,7 +305,9 @@ class Hosting:
             )
         await self.hosted.stop_learning(SWITCHED)
         del service
+        model = weakref.ref(self.hosted.model)
         await self._drop()
+        await _freed(model)
 
     async def _first_that_loads(
         self, config: Config, before: Config, switch: Switch
@@ -439,9 +441,8 @@ class Hosting:
         hosted, self._hosted = self._hosted, None
         if hosted is not None:
             await _stopped(hosted)
-            model = weakref.ref(hosted.model)
             del hosted
-            await _freed(model)
+            await asyncio.to_thread(gc.collect)
 
 
 async def _freed(model: "weakref.ref[Any]") -> None:
