@@ -46,12 +46,22 @@ class Forward(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a chosen token was, and the likeliest ones; natural logarithms."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # likeliest first
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """What one step brought: text (may be empty), its tokens, and at the end why it ended."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str | None = None  # "stop" or "length" in the last piece
+    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens, if they were asked for
 
 
 class Sequence:
