@@ -64,6 +64,10 @@ class Computation(Forward, AdapterSlots, Protocol):
         """Return the logits after each of `ids` in a fresh context, float32 (T, V)."""
         ...
 
+    def hidden(self, ids: npt.NDArray[np.int32], adapter: int = 0) -> Float32:
+        """Return the last hidden state of each of `ids` in a fresh context, float32 (T, H)."""
+        ...
+
     def prepare(self) -> bool:
         """Make one program ready; False if all of them are."""
         ...
@@ -154,6 +158,22 @@ class Model:
             return self.transformer.all_logits(np.array(ids, dtype=np.int32), index)
         finally:
             self.adapters.give_back(index)
+
+    def embed(self, ids: Ids[int], adapter: str = BASE) -> Float32:
+        """Return the mean of the last hidden states of `ids`, float32 (hidden_size,).
+
+        States are added in float64, one after the other, so that the sum has one order everywhere.
+        """
+        check_prompt(ids, self.config.vocab_size, self.context + 1)
+        index = self.adapters.take(adapter)
+        try:
+            states = self.transformer.hidden(np.array(ids, dtype=np.int32), index)
+        finally:
+            self.adapters.give_back(index)
+        total = np.zeros(states.shape[1])
+        for state in states:
+            total += state
+        return (total / len(states)).astype(np.float32)
 
     def start(
         self, prompt_ids: Ids[int], sampling: SamplingParams, adapter: str = BASE

@@ -113,6 +113,13 @@ class Peer:
             out = self.model(input_ids=self._padded(ids[None]), use_cache=False).logits
         return np.asarray(out[0, : len(ids)].numpy(), np.float32)
 
+    def hidden(self, ids: Int32) -> Float32:
+        """Return the last hidden state of each id."""
+        padded = self._padded(ids[None])
+        with torch.no_grad():
+            out = self.model(input_ids=padded, use_cache=False, output_hidden_states=True)
+        return np.asarray(out.hidden_states[-1][0, : len(ids)].numpy(), np.float32)
+
     def greedy(self, prompt: Int32) -> tuple[Int32, float]:
         """Return the likeliest ids after a prompt, and the least lead of one over the next."""
         ids, lead = list(prompt), math.inf

@@ -45,6 +45,8 @@ def test_case(case: Case, tmp_path: Path) -> None:
 
     model = ours.opened(tmp_path)
     logits = float(np.abs(model.logits(known.ids) - every).max())
+    states = model.transformer.hidden(np.array(known.ids, np.int32))
+    assert float(np.abs(states - peer.hidden(np.array(known.ids, np.int32))).max()) < LOGITS
     ids = ours.greedy(model, ours.prompts(case)) == known.greedy
     loss, found = ours.gradient(model, case.seed, *batch_ids(case))
     assert set(found) == set(gradient)

@@ -69,6 +69,9 @@ class ReferenceLlama:
     def all_logits(self, ids: Array, adapter: int = 0) -> Array:
         return self._run([], 0, ids, adapter)
 
+    def hidden(self, ids: Array, adapter: int = 0) -> Array:
+        return self._states([], 0, ids, adapter).astype(np.float32)
+
     def _linear(self, x: Array, name: str, adapter: int) -> Array:
         y = x @ self.weights[name].T
         chosen = self.adapters[adapter]
@@ -78,6 +81,13 @@ class ReferenceLlama:
         return y
 
     def _run(
+        self, cache: list[tuple[Array, Array]], position: int, ids: Array, adapter: int
+    ) -> Array:
+        head = self.weights["embed" if self.config.tied else "head"]
+        logits: Array = (self._states(cache, position, ids, adapter) @ head.T).astype(np.float32)
+        return logits
+
+    def _states(
         self, cache: list[tuple[Array, Array]], position: int, ids: Array, adapter: int
     ) -> Array:
         config = self.config
@@ -103,10 +113,7 @@ class ReferenceLlama:
             gate = gate / (1 + np.exp(-gate))
             up = self._linear(h, names["up"], adapter)
             x = x + self._linear(gate * up, names["down"], adapter)
-        x = self._norm(x, "norm")
-        head = self.weights["embed" if config.tied else "head"]
-        logits: Array = (x @ head.T).astype(np.float32)
-        return logits
+        return self._norm(x, "norm")
 
     def _norm(self, x: Array, name: str) -> Array:
         mean = np.mean(x * x, axis=-1, keepdims=True)

@@ -100,10 +100,13 @@ class Decoder:
             found |= {f"rope:{i}:cos": rotation.cos.buffer, f"rope:{i}:sin": rotation.sin.buffer}
         return found
 
-    def run(self, x: Tensor, rows: Rows, adapters: AdapterMemory | None) -> Tensor:
+    def run(
+        self, x: Tensor, rows: Rows, adapters: AdapterMemory | None, hidden: bool = False
+    ) -> Tensor:
         """Return the logits (N, V), or (1, V) of the row `rows.last`; or hidden states (N, H).
 
         x is ids (N,) int32 for the first layers, else the hidden states that came before, (N, H).
+        With `hidden` the last layers give what the head reads, after the last norm.
         """
         if self.first:
             x = self.weights.tensor("embed").gather(x)
@@ -117,6 +120,8 @@ class Decoder:
         if not self.last:
             return x
         weighted, scale = self.norm(x, "norm")
+        if hidden:
+            return weighted * scale
         head = self.weights.tensor("embed" if self.config.tied else "head")
         logits = rounded(weighted, self.activations).linear(head) * scale
         return capped_logits(self.config, logits)

@@ -9,7 +9,7 @@ programs that a model without stages would run, by the same keys.
 import gc
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 CHUNKS = (16, 64, 256, 1024)
 BATCHES = (1, 2, 4, 8)  # sequences of a decode program
 ADAPTERS = (0, 1, 2, 4)  # adapters of a program
-EVERY = 64  # rows of the program that returns all logits
+EVERY = 64  # rows of the programs that return something of every row
 
 Inputs = Mapping[str, npt.NDArray[np.generic]]
 
@@ -50,6 +50,7 @@ class Kind:
     length: int  # rows of each
     adapters: int  # how many besides the base the rows may use
     every: bool  # logits of all rows, not of each sequence's last
+    hidden: bool = False  # the last hidden states instead of logits
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ class Stage:
 
     def program(self, kind: Kind) -> Program:
         """Return the program of a kind, compiling it at first use."""
+        if not self.decoder.last:
+            kind = replace(kind, hidden=False)  # hidden states come out in any case
         if kind not in self.programs:
             with using(self.device):
                 self.programs[kind] = self._capture(kind)
@@ -213,9 +216,10 @@ class Stage:
             (x,) = source.values()
             last = (Tensor.variable(rows) + -1).reshape((1,)) if rows in syms else None
             place = Rows(positions, places, tables, Chosen(chosen, adapters), last)
-            return [self.decoder.run(x, place, self.adapters)]
+            return [self.decoder.run(x, place, self.adapters, kind.hidden)]
 
         name = f"{'chunk' if chunk else 'decode'} {count}" + "+lora" * kind.adapters
+        name += " hidden" * kind.hidden
         if len(self.layers) < self.config.num_layers:
             name += f" layers {self.layers.start}-{self.layers.stop - 1}"
         memory = self._memory(kind)

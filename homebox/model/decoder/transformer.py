@@ -162,13 +162,24 @@ class Transformer:
 
     def all_logits(self, ids: Int32, adapter: int = 0) -> Float32:
         """Return the logits after each of `ids` in a fresh context, (T, V)."""
+        return self._of_every(ids, adapter, self.config.vocab_size, hidden=False)
+
+    def hidden(self, ids: Int32, adapter: int = 0) -> Float32:
+        """Return the last hidden state of each of `ids` in a fresh context, (T, hidden_size).
+
+        It is what the head reads: the state after the last norm.
+        """
+        return self._of_every(ids, adapter, self.config.hidden_size, hidden=True)
+
+    def _of_every(self, ids: Int32, adapter: int, width: int, hidden: bool) -> Float32:
         slot = self._own_slot
         self._revive()
         self.release(slot)
-        parts = [np.zeros((0, self.config.vocab_size), np.float32)]
+        parts = [np.zeros((0, width), np.float32)]
         for i in range(0, len(ids), EVERY):
             part = ids[i : i + EVERY]
-            parts.append(self._chunk(slot, part, adapter, every=True)[: len(part)].copy())
+            found = self._chunk(slot, part, adapter, every=True, hidden=hidden)
+            parts.append(found[: len(part)].copy())
         self.release(slot)
         return np.concatenate(parts)
 
@@ -219,8 +230,10 @@ class Transformer:
             )
         self.pages.truncate(slot, position)
 
-    def _chunk(self, slot: int, ids: Int32, adapter: int, every: bool) -> Float32:
-        """Run a chunk of one sequence at its end; return the program's logits."""
+    def _chunk(
+        self, slot: int, ids: Int32, adapter: int, every: bool, hidden: bool = False
+    ) -> Float32:
+        """Run a chunk of one sequence at its end; return what the program gives."""
         count = len(ids)
         length = EVERY if every else next(size for size in self._sizes.chunks if count <= size)
         start = self.pages.length(slot)
@@ -234,7 +247,8 @@ class Transformer:
             "tables": self.pages.tables[slot][None],
         }
         values = {"adapter0": adapter} if adapted else {}
-        return self._run(Kind(1, length, adapted, every), inputs, {**values, "count": count})
+        kind = Kind(1, length, adapted, every, hidden)
+        return self._run(kind, inputs, {**values, "count": count})
 
     def _step(
         self, slots: Sequence[int], ids: Int32, positions: Sequence[int], adapters: Sequence[int]
