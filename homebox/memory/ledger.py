@@ -8,7 +8,7 @@ Invariant: an id that `append` returned is on the disk, exactly once.
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from homebox.memory import turns as turn_table
 from homebox.memory.database import Database
 from homebox.memory.lessons import Lesson
 from homebox.memory.store import canonical_json
-from homebox.memory.turns import START, Message, Turn, clean, cleaned
+from homebox.memory.turns import CHAT, START, Message, Turn, clean, cleaned
 
 __all__ = ["Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]
 
@@ -59,8 +59,16 @@ class Ledger:
         id: str | None = None,
         time: str | None = None,
         offered: str = "",
+        token_ids: Sequence[int] = (),
+        kind: str = CHAT,
+        owner: str = "",
+        parent: str = "",
     ) -> "Future[str]":
-        """Begin to write a turn; the Future gives its id once it is durable, or StateError."""
+        """Begin to write a turn; the Future gives its id once it is durable, or StateError.
+
+        `token_ids` (T,) are what the model generated, `kind` says what the request was for,
+        `owner` whose it was, `parent` from which conversation this one was begun.
+        """
         turn = Turn(
             id=new_turn_id() if id is None else id,
             conversation=clean(conversation),
@@ -74,6 +82,10 @@ class Ledger:
             completion_tokens=completion_tokens,
             prompt=tuple(cleaned(prompt)),
             offered=clean(offered),
+            token_ids=tuple(map(int, token_ids)),
+            kind=clean(kind),
+            owner=clean(owner),
+            parent=clean(parent),
         )
         turn_table.validate(turn)
         return self._database.write(lambda connection: turn_table.insert(connection, turn))
@@ -104,6 +116,14 @@ class Ledger:
             number = page[-1][0] if page else number
             if len(page) < PAGE:
                 return
+
+    def latest(self, most: int) -> list[Turn]:
+        """Return the last `most` turns that were not erased, the newest first."""
+        with self._database.reader() as connection:
+            found = turn_table.select(
+                connection, "number > 0 ORDER BY number DESC LIMIT ?", (max(most, 0),)
+            )
+        return [turn for _, turn in found]
 
     def count(self) -> int:
         """Return how many turns were ever written, erased ones included."""

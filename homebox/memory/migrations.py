@@ -68,4 +68,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE turns ADD COLUMN offered INTEGER REFERENCES texts (number)",
         "CREATE INDEX turns_by_offered ON turns (offered) WHERE offered IS NOT NULL",
     ),
+    (
+        # The ids that an answer consists of (int32, little-endian), what the request was for, whose
+        # it was, and the conversation that this one was begun from.
+        "ALTER TABLE turns ADD COLUMN token_ids BLOB",
+        "ALTER TABLE turns ADD COLUMN kind TEXT NOT NULL DEFAULT 'chat'",
+        "ALTER TABLE turns ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE turns ADD COLUMN parent TEXT NOT NULL DEFAULT ''",
+    ),
 )

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 import sqlite3
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +22,10 @@ START = bytes(32)  # the chain before the first turn
 _ID = re.compile(r"turn_[0-9a-f]{24}")
 _COLUMNS = (
     "number, id, conversation, time, model, adapter, sampling, finish_reason, prompt_tokens, "
-    "completion_tokens, offered, salt, digest, chain"
+    "completion_tokens, offered, token_ids, kind, owner, parent, salt, digest, chain"
 )
+CHAT = "chat"  # the kind of a request in which somebody talks with the model
+_MOST_ID = 2**31 - 1
 _UNUSED = " AND ".join(
     f"NOT EXISTS (SELECT 1 FROM {table} WHERE {column} = texts.number)"
     for table, column in (("messages", "text"), ("messages", "details"), ("turns", "offered"))
@@ -61,6 +64,10 @@ class Turn:
     completion_tokens: int
     prompt: tuple[Message, ...] = field(default=())  # everything that the model was shown
     offered: str = ""  # a JSON object of what it was shown besides: tools, the template's variables
+    token_ids: tuple[int, ...] = ()  # what the model generated, each below 2**31
+    kind: str = CHAT  # what the request was for: chat, or what a client does on its own
+    owner: str = ""  # a digest of the key that the request came with
+    parent: str = ""  # the conversation that this one was begun from
 
 
 def insert(connection: sqlite3.Connection, turn: Turn) -> str:
@@ -73,12 +80,14 @@ def insert(connection: sqlite3.Connection, turn: Turn) -> str:
     try:
         cursor = connection.execute(
             "INSERT INTO turns (id, conversation, time, model, adapter, sampling, finish_reason, "
-            "prompt_tokens, completion_tokens, offered, salt, digest, chain) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "prompt_tokens, completion_tokens, offered, token_ids, kind, owner, parent, "
+            "salt, digest, chain) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(turn.id, turn.conversation, turn.time, turn.model, turn.adapter, sampling),
                 *(turn.finish_reason, turn.prompt_tokens, turn.completion_tokens),
-                *(offered, salt, digest, chain),
+                *(offered, _packed(turn.token_ids), turn.kind, turn.owner, turn.parent),
+                *(salt, digest, chain),
             ),
         )
     except sqlite3.IntegrityError as error:
@@ -111,8 +120,8 @@ def erase(connection: sqlite3.Connection, number: int) -> None:
     """Delete a turn's words, those texts that no other turn shares, and its salt."""
     connection.execute("DELETE FROM messages WHERE turn = ?", (number,))
     connection.execute(
-        "UPDATE turns SET salt = NULL, conversation = '', sampling = '{}', offered = NULL "
-        "WHERE number = ?",
+        "UPDATE turns SET salt = NULL, conversation = '', sampling = '{}', offered = NULL, "
+        "token_ids = NULL, owner = '', parent = '' WHERE number = ?",
         (number,),
     )
     connection.execute(f"DELETE FROM texts WHERE {_UNUSED}")
@@ -125,7 +134,7 @@ def head(connection: sqlite3.Connection) -> bytes:
 
 
 def _digest(turn: Turn, salt: bytes) -> bytes:
-    content = {
+    content: dict[str, Any] = {
         "adapter": turn.adapter,
         "completion_tokens": turn.completion_tokens,
         "conversation": turn.conversation,
@@ -138,8 +147,13 @@ def _digest(turn: Turn, salt: bytes) -> bytes:
         "sampling": turn.sampling,
         "time": turn.time,
     }
-    if turn.offered:
-        content["offered"] = turn.offered
+    # Only what is there, so that turns from before there was such a thing keep their digests.
+    more = {"offered": turn.offered, "owner": turn.owner, "parent": turn.parent}
+    content |= {name: value for name, value in more.items() if value}
+    if turn.kind != CHAT:
+        content["kind"] = turn.kind
+    if turn.token_ids:
+        content["token_ids"] = list(turn.token_ids)
     return hashlib.sha256(salt + canonical_json(content)).digest()
 
 
@@ -203,7 +217,23 @@ def _turn(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Turn:
         completion_tokens=row[9],
         prompt=tuple(parts["prompt"]),
         offered="" if row[10] is None else _read(connection, row[10]),
+        token_ids=_unpacked(row[1], row[11]),
+        kind=row[12],
+        owner=row[13],
+        parent=row[14],
     )
+
+
+def _packed(ids: tuple[int, ...]) -> bytes | None:
+    return struct.pack(f"<{len(ids)}i", *ids) if ids else None
+
+
+def _unpacked(id: str, data: bytes | None) -> tuple[int, ...]:
+    if not data:
+        return ()
+    if len(data) % 4:
+        raise StateError(f"turn {id} of the ledger is damaged; restore it from a backup")
+    return struct.unpack(f"<{len(data) // 4}i", data)
 
 
 def _read(connection: sqlite3.Connection, number: int) -> str:
@@ -233,5 +263,9 @@ def validate(turn: Turn) -> None:
         raise StateError(f'a turn\'s adapter is "base" or a weights hash, not {turn.adapter!r}')
     if turn.prompt_tokens < 0 or turn.completion_tokens < 0:
         raise StateError("a turn cannot have a negative number of tokens")
+    if not all(0 <= index <= _MOST_ID for index in turn.token_ids):
+        raise StateError("a turn's token ids must be numbers from 0 to 2**31 - 1")
+    if not turn.kind:
+        raise StateError("a turn needs a kind")
     if not turn.messages:
         raise StateError("a turn without messages cannot be written")

@@ -8,7 +8,6 @@ import pytest
 
 from homebox.errors import StateError
 from homebox.memory import Ledger, Message
-from homebox.memory.migrations import STEPS
 from tests.unit.memory.kit import say
 
 CALL = '{"tool_calls":[{"id":"c1","function":{"name":"f","arguments":"{}"}}],"said":"4711-CALL"}'
@@ -83,27 +82,3 @@ def test_verify_notices_changed_details(tmp_path: Path, statement: str) -> None:
     sql(path, statement)
     with pytest.raises(StateError, match="damaged"):
         Ledger(path, read_only=True).verify()
-
-
-def test_turns_from_before_there_were_details_keep_their_digests(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.db"
-    ledger = Ledger(path)
-    name = say(ledger, "x")
-    root, before = ledger.root(), ledger.turn(name)
-    ledger.close()
-    sql(
-        path,
-        "DROP INDEX messages_by_details",
-        "DROP INDEX turns_by_offered",
-        "ALTER TABLE messages DROP COLUMN details",
-        "ALTER TABLE turns DROP COLUMN offered",
-        "PRAGMA user_version = 1",
-    )
-    ledger = Ledger(path)
-    assert (ledger.root(), ledger.turn(name)) == (root, before)
-    assert ledger.verify() == 1
-    say(ledger, "y", messages=MESSAGES, offered=OFFERED)
-    assert ledger.verify() == 2
-    ledger.close()
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
