@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
-.PHONY: demo test test-opencl parity lint bench serve format lock clean
+.PHONY: demo test test-opencl test-clients parity lint bench serve format lock clean
 
 # `make demo DEVICE=cl:0` runs on the first OpenCL device.
 demo: $(VENV)/.installed$(if $(filter cl%,$(DEVICE)),-opencl)
@@ -21,6 +21,18 @@ test: $(VENV)/.installed-test,opencl-test
 # All that runs on OpenCL devices; `make test` leaves out the parts that take long.
 test-opencl: $(VENV)/.installed-test,opencl-test
 	$(BIN)/python -m pytest tests/opencl -m "whole or not whole"
+
+# Real agents (opencode, OpenClaw, SDKs) against a daemon whose choices are forced. They are installed
+# once, from npm and PyPI, by the script beside the reference data; without it their tests are skipped.
+SHARED ?= ../shared
+CLIENTS_DIR ?= .clients
+INSTALL_CLIENTS := $(wildcard $(SHARED)/clients/install.sh)
+test-clients: $(VENV)/.installed-test,opencl-test $(if $(INSTALL_CLIENTS),$(CLIENTS_DIR)/.installed)
+	CLIENTS_DIR=$(abspath $(CLIENTS_DIR)) $(BIN)/python -m pytest -m "" tests/clients
+
+$(CLIENTS_DIR)/.installed: $(INSTALL_CLIENTS)
+	$(INSTALL_CLIENTS) $(abspath $(CLIENTS_DIR))
+	@touch $@
 
 # Compares with the reference implementations and writes what tests/parity and docs/models.md say.
 # They get an environment of their own; `make parity PEERS=python` takes one that has them.

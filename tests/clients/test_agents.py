@@ -1,0 +1,89 @@
+"""opencode and OpenClaw, as people install them, edit a file through homebox."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from homebox.memory.turns import Turn
+from tests.clients.forced_daemon import ForcedDaemon, run_client
+from tests.clients.pretender import pretending
+from tests.clients.recorder import Exchange, recorded
+
+pytestmark = pytest.mark.clients
+
+# name -> script, variables
+AGENTS = {
+    "opencode": ("run_opencode.sh", {}),
+    "openclaw exec": ("run_openclaw.sh", {"MODE": "exec"}),
+    "openclaw local": ("run_openclaw.sh", {"MODE": "local"}),
+    "openclaw exec responses": ("run_openclaw.sh", {"MODE": "exec", "API": "openai-responses"}),
+    "openclaw local responses": ("run_openclaw.sh", {"MODE": "local", "API": "openai-responses"}),
+}
+REUSED = 0.8  # share of a second request's prompt that must be known already
+
+
+def run_agent(
+    name: str, url: str, shared: Path, clients: Path, workdir: Path, **more: str
+) -> "subprocess.CompletedProcess[str]":
+    script, variables = AGENTS[name]
+    command = ["bash", shared / "clients" / script, f"{url}/v1", "homebox"]
+    variables = {"CLIENTS_DIR": str(clients), **variables, **more}
+    return run_client(*command, workdir=workdir, **variables)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_edits_a_file(
+    daemon: ForcedDaemon, shared: Path, clients: Path, tmp_path: Path, name: str
+) -> None:
+    with recorded(daemon.url) as (url, exchanges):
+        done = run_agent(name, url, shared, clients, tmp_path / "work")
+    assert done.returncode == 0, done.stdout + done.stderr + daemon.errors()
+    assert (tmp_path / "work/repo/fruit.txt").read_text() == "I like banana pie.\n"
+    assert [each.status for each in exchanges] == [200] * len(exchanges)
+    check_reuse(exchanges)
+    check_ledger(daemon.turns(), exchanges, titles=name == "opencode")
+
+
+def check_reuse(exchanges: list[Exchange]) -> None:
+    """Prompts that go on from earlier ones are mostly known."""
+    working = [each for each in exchanges if each.body and each.body.get("tools")]
+    assert len(working) == 3  # read, edit, DONE
+    first, *later = (each.usage for each in working)
+    assert first[0] > 4000  # an agent's own words
+    for prompt, cached in later:
+        assert prompt >= first[0]
+        assert REUSED * prompt < cached <= prompt
+
+
+def check_ledger(turns: list[Turn], exchanges: list[Exchange], titles: bool) -> None:
+    """Every answer is there, knows its conversation, and trusts no tool."""
+    assert len(turns) == len([each for each in exchanges if each.method == "POST"])
+    chats = [turn for turn in turns if turn.kind == "chat"]
+    assert len(chats) == 3
+    assert {turn.kind for turn in turns} - {"chat"} == ({"title"} if titles else set())
+    assert len({turn.conversation for turn in chats}) == 1
+    assert chats[0].conversation
+    for turn in turns:
+        for message in (*turn.prompt, *turn.messages):
+            if message.role == "tool":
+                assert message.provenance == "tool"
+    results = [m for m in chats[-1].prompt if m.role == "tool"]
+    assert len(results) == 2
+    owner = [m.text for m in chats[0].messages if m.provenance == "owner"]
+    assert len(owner) == 1
+    assert "replace the word apple with banana" in owner[0]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_that_is_only_told_so_fails(
+    shared: Path, clients: Path, tmp_path: Path, name: str
+) -> None:
+    """Control: the scripts must see that no file was changed."""
+    with pretending() as url, recorded(url) as (passed, exchanges):
+        done = run_agent(name, passed, shared, clients, tmp_path / "work", TMO="120")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FAIL" in done.stdout
+    assert (tmp_path / "work/repo/fruit.txt").read_text() == "I like apple pie.\n"
+    assert exchanges  # it did ask
+    assert {each.status for each in exchanges} == {200}
