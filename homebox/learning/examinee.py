@@ -10,7 +10,7 @@ import numpy.typing as npt
 from homebox.errors import NoFreeSlotError
 from homebox.language.turns import Document
 from homebox.learning.packing import messages_of
-from homebox.model import Model, SamplingParams
+from homebox.model import GenerationRequest, Model, SamplingParams
 
 MAX_ANSWER = 48
 # A step is not shorter than this, so that handing over does not cost more than the work.
@@ -34,7 +34,7 @@ class ModelExaminee:
         sampling = SamplingParams(max_tokens=max(1, min(MAX_ANSWER, room)))
         while True:
             try:
-                sequence = self._model.start(prompt, sampling, adapter)
+                sequence = self._model.start(GenerationRequest(prompt, sampling, adapter))
                 break
             except NoFreeSlotError:
                 yield

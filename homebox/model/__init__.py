@@ -1,7 +1,8 @@
 """The model room: file formats, transformer, LoRA, tokenizer, chat format, sampling, generation."""
 
+from homebox.model.generation.request import GenerationRequest
 from homebox.model.generation.sampling import SamplingParams
 from homebox.model.generation.sequence import Piece, Sequence
 from homebox.model.model import Model, load
 
-__all__ = ["Model", "Piece", "SamplingParams", "Sequence", "load"]
+__all__ = ["GenerationRequest", "Model", "Piece", "SamplingParams", "Sequence", "load"]

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,12 +24,16 @@ from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
 from homebox.model.chat.formats import chat_format
 from homebox.model.decoder.activations import Activations
 from homebox.model.generation.generate import run
-from homebox.model.generation.sampling import SamplingParams
-from homebox.model.generation.sequence import Forward, Piece, Sequence, check_prompt, step_all
+from homebox.model.generation.request import GenerationRequest
+from homebox.model.generation.sampling import Sampler, SamplingParams
+from homebox.model.generation.sequence import Forward, MakeChooser, Piece, Sequence
+from homebox.model.generation.speculation import Speculation
+from homebox.model.generation.stepping import Pace, check_prompt, check_request, step_all
 from homebox.model.loading.loader import LoadedModel, LoadedWeights
 from homebox.model.loading.open_model import model_name, open_model, open_weights
 from homebox.model.placement.devices import choose, lost, room_of
 from homebox.model.placement.others import NOBODY, Others
+from homebox.model.prefixes.sharing import Prefixes
 from homebox.model.strictmath import Float32
 from homebox.model.weights.placed_weights import Tell, moved
 
@@ -55,6 +60,7 @@ class PlannedLoad:
     sizes: "Sizes"
     cache: str  # of what keys and values are
     placement: "Placement"
+    pages: int  # of 64 positions, which conversations and what is kept of them may take
 
 
 class Computation(Forward, AdapterSlots, Protocol):
@@ -76,8 +82,8 @@ class Computation(Forward, AdapterSlots, Protocol):
 class Model:
     """A model that answers.
 
-    `start` may be called from several threads; everything that computes (`Sequence.step`,
-    `logits`, `adapters.add`, `adapters.remove`, `Sequence.close`) only from the one that owns it.
+    Everything that computes or takes memory of it (`start`, `Sequence.step`, `Sequence.close`,
+    `logits`, `adapters.add`, `adapters.remove`) is for the one thread that owns it.
     """
 
     def __init__(
@@ -107,6 +113,10 @@ class Model:
         self.stop_ids = frozenset((*self.config.eos_ids, *self.chat.stop_ids))
         self.adapters = Adapters(self.config, transformer, adapters - 1, rank)
         self.slots = Slots(slots)
+        self.prefixes = Prefixes(getattr(transformer, "pages", None), self.tokenizer.decode)
+        self.sampler: MakeChooser = Sampler
+        self.speculation = Speculation()
+        self.pace = Pace()
         self.interrupt = StopFlag()  # set: training pauses between two launches
         self._tensors: dict[str, Tensor] | None = None
         self._copies: dict[Device, dict[str, Tensor]] = {}  # for training, by device
@@ -175,16 +185,15 @@ class Model:
             total += state
         return (total / len(states)).astype(np.float32)
 
-    def start(
-        self, prompt_ids: Ids[int], sampling: SamplingParams, adapter: str = BASE
-    ) -> Sequence:
-        """Begin a generation that its owner steps.
+    def start(self, request: GenerationRequest) -> Sequence:
+        """Begin a generation that its owner steps; on the thread that owns the model.
 
-        Raises ContextLengthError, RequestError, ModelNotFoundError (no such adapter) and
-        NoFreeSlotError.
+        It begins with what is there of its prompt, if it has an owner, and has all the memory for
+        keys and values that it may need. Raises ContextLengthError, RequestError,
+        ModelNotFoundError (no such adapter), and NoFreeSlotError while others have that memory.
         """
-        check_prompt(prompt_ids, self.config.vocab_size, self.context)
-        index = self.adapters.take(adapter)
+        check_request(request, self.config.vocab_size, self.context)
+        index = self.adapters.take(request.adapter)
         try:
             slot = self.slots.take()
         except BaseException:
@@ -192,21 +201,31 @@ class Model:
             raise
 
         def release() -> None:
-            self.transformer.release(slot)
-            self.slots.give_back(slot)
-            self.adapters.give_back(index)
+            try:
+                self.prefixes.end(slot)
+            finally:
+                self.transformer.release(slot)
+                self.slots.give_back(slot)
+                self.adapters.give_back(index)
 
+        count = len(request.prompt_ids)
+        most = request.sampling.max_tokens
+        positions = self.context if most is None else min(count + most, self.context)
         try:
+            cached = self.prefixes.begin(slot, request, positions)
             return Sequence(
                 self.transformer,
                 self.tokenizer,
-                prompt_ids,
-                sampling,
+                request,
                 slot=slot,
                 adapter=index,
                 context=self.context,
                 stop_ids=self.stop_ids,
                 on_close=release,
+                cached=cached,
+                on_taken=partial(self.prefixes.taken, slot),
+                sampler=self.sampler,
+                guesses=self.speculation.statistics if self.speculation.on else None,
             )
         except BaseException:
             release()
@@ -226,14 +245,14 @@ class Model:
         return self.prepare()
 
     def step(self, sequences: Ids[Sequence]) -> list[Piece | Exception | None]:
-        """Step several sequences at once; see `sequence.step_all`."""
-        return step_all(self.transformer, sequences)
+        """Step several sequences at once; see `stepping.step_all`."""
+        return step_all(self.transformer, sequences, self.pace)
 
     def generate(
         self, prompt_ids: Ids[int], sampling: SamplingParams, adapter: str = BASE
     ) -> Iterator[Piece]:
         """Yield the pieces of one answer."""
-        return run(self.start(prompt_ids, sampling, adapter))
+        return run(self.start(GenerationRequest(prompt_ids, sampling, adapter)))
 
 
 def load(
@@ -246,6 +265,8 @@ def load(
     activations: str = AUTO,
     device: str = HOST.name,
     memory: int = 0,
+    kv: str = AUTO,
+    kv_memory: int = 0,
     tell: Tell | None = None,
     others: Others = NOBODY,
     opened: LoadedModel | None = None,
@@ -257,8 +278,9 @@ def load(
     f32 for small models, for others q8 or, of a GGUF file, what loses least (`gguf_format`).
     `activations` is f32, bf16 or int8, by default what is fastest for the weights: f32 for f32,
     bf16 for bf16, int8 for q8 and q4. `device` is "cpu", "cl:0", several with commas, or "auto" for
-    the best GPU; `memory` the most MiB to take of each (0: what is free); `tell` hears how many
-    bytes of the weights are packed, and then how many are on devices; `others` says what models
+    the best GPU; `memory` the most MiB to take of each (0: what is free). `kv` is what keys and
+    values are kept as: f32, f16, bf16 or q8, by default f32 for f32 activations, else f16;
+    `kv_memory` the MiB for all of them (0: for all slots). `tell` hears how many bytes of the weights are packed, and then how many are on devices; `others` says what models
     that are loaded already have, `opened` is what `open_model` gave for `path`, if that was called.
     Raises ModelNotFoundError, ModelFormatError, ConfigError for what the model cannot have, and
     DeviceError before anything is loaded if a device cannot be used or the model does not fit.
@@ -269,7 +291,19 @@ def load(
     from homebox.model.weights.packed_weights import pack_model
 
     found = plan_load(
-        path, context, slots, adapters, rank, weights, activations, device, memory, others, opened
+        path,
+        context,
+        slots,
+        adapters,
+        rank,
+        weights,
+        activations,
+        device,
+        memory,
+        kv,
+        kv_memory,
+        others,
+        opened,
     )
     loaded, packing, sizes = found.loaded, found.packing, found.sizes
     for line in found.placement.table():
@@ -287,6 +321,8 @@ def load(
         cache=found.cache,
         parts=found.placement.parts,
         tell=tell,
+        pool=sizes.pool,
+        most=found.pages,
     )
     form = packing.form.name
     served = None if form == "f32" else packed.tensors
@@ -309,6 +345,8 @@ def plan_load(
     activations: str = AUTO,
     device: str = HOST.name,
     memory: int = 0,
+    kv: str = AUTO,
+    kv_memory: int = 0,
     others: Others = NOBODY,
     opened: LoadedModel | None = None,
 ) -> PlannedLoad:
@@ -319,11 +357,11 @@ def plan_load(
     from homebox.model.decoder.paged_cache import KINDS
     from homebox.model.decoder.stages import Sizes, chunks_for
     from homebox.model.loading.gguf_format import served_packing
+    from homebox.model.placement.keys_and_values import pages_on, pool_of
     from homebox.model.placement.plan import Request, plan
 
     loaded = opened or open_model(path)
     size = choose_context(loaded.config.max_positions, context)
-    loaded = replace(loaded, config=loaded.config.serving(size))
     host = room_of(HOST, memory)
     free = others.alone(host, memory).free
     packing = served_packing(loaded.config, loaded.weights, weights, free)

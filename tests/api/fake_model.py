@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from homebox.errors import EngineError, NoFreeSlotError
-from homebox.model.generation.sampling import SamplingParams
+from homebox.model.chat.prompt import ChatPrompt
+from homebox.model.generation.logprobs import TokenLogprob
+from homebox.model.generation.request import GenerationRequest
 from homebox.model.generation.stopping import StopFinder
 
 CHUNK = 256  # prompt bytes per prefill step
+STOP = 0  # a token that it never says
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Piece:
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class FakeTokenizer:
@@ -53,6 +57,13 @@ class FakeChat:
         return list((text + "\x01assistant\x02" * add_generation_prompt).encode())
 
 
+    def prompt(
+        self, messages: list[dict[str, Any]], recall: Any = None, **variables: Any
+    ) -> ChatPrompt:
+        ids = self.render(messages, **variables)
+        return ChatPrompt(ids, stable=0, begun="")
+
+
 class FakeAdapters:
     def __init__(self) -> None:
         self.loaded: dict[str, Mapping[str, Any]] = {}
@@ -72,9 +83,9 @@ class FakeAdapters:
 
 
 class FakeSequence:
-    def __init__(
-        self, model: "FakeModel", prompt: Sequence[int], sampling: SamplingParams, adapter: str
-    ) -> None:
+    def __init__(self, model: "FakeModel", request: GenerationRequest) -> None:
+        prompt, sampling, adapter = request.prompt_ids, request.sampling, request.adapter
+        self.request = request
         self._model = model
         self._sampling = sampling
         self._unread = len(prompt)
@@ -83,6 +94,7 @@ class FakeSequence:
         self._steps = self._answer(adapter)
         self._stops = StopFinder(sampling.stop)
         self.prompt_tokens = len(prompt)
+        self.cached_tokens = 0
         self.completion_tokens = 0
         self.finished = False
         self.finish_reason: str | None = None
@@ -108,6 +120,10 @@ class FakeSequence:
             return
         yield from f"<{adapter[:8]}> you said: {self._asked}"
 
+    @property
+    def prefilled(self) -> int:
+        return self.prompt_tokens - max(self._unread, 0)
+
     def step(self) -> Piece | None:
         model = self._model
         model.steps += 1
@@ -125,19 +141,25 @@ class FakeSequence:
             raise EngineError("the fake model was told to fail")
         letter = next(self._steps, None)
         if letter is None:
-            return self._end(self._stops.flush(), "stop")
+            return self._end(self._stops.flush(), "stop", "")
         self.completion_tokens += 1
         text = self._stops.push(letter)
         if self._stops.stopped:
-            return self._end(text, "stop")
+            return self._end(text, "stop", letter)
         if self.completion_tokens >= (self._sampling.max_tokens or 1 << 30):
-            return self._end(text + self._stops.flush(), "length")
-        return Piece(text, (ord(letter),))
+            return self._end(text + self._stops.flush(), "length", letter)
+        return Piece(text, (ord(letter),), None, self._likely(letter))
 
-    def _end(self, text: str, reason: str) -> Piece:
+    def _likely(self, letter: str) -> tuple[TokenLogprob, ...]:
+        count = self._sampling.logprobs
+        if count is None or not letter:
+            return ()
+        return (TokenLogprob(ord(letter), 0.0, ((ord(letter), 0.0), (STOP, -30.0))[:count]),)
+
+    def _end(self, text: str, reason: str, letter: str) -> Piece:
         self.finished = True
         self.finish_reason = reason
-        return Piece(text, tuple(text.encode()), reason)
+        return Piece(text, tuple(map(ord, letter)), reason, self._likely(letter))
 
     def close(self) -> None:
         self.closed = True
@@ -163,14 +185,12 @@ class FakeModel:
         self.unprepared = 3
         self.answers: dict[str, str] = {}  # question -> what is said to it
 
-    def start(
-        self, prompt_ids: Sequence[int], sampling: SamplingParams, adapter: str = "base"
-    ) -> FakeSequence:
+    def start(self, request: GenerationRequest) -> FakeSequence:
         if len(self.sequences) >= self.slots:
             raise NoFreeSlotError(f"all {self.slots} slots are taken")
-        assert adapter == "base" or adapter in self.adapters.loaded
-        sequence = FakeSequence(self, prompt_ids, sampling, adapter)
-        self.sequences[sequence] = adapter
+        assert request.adapter == "base" or request.adapter in self.adapters.loaded
+        sequence = FakeSequence(self, request)
+        self.sequences[sequence] = request.adapter
         return sequence
 
     def step(self, sequences: Sequence[FakeSequence]) -> list[Piece | Exception | None]:

@@ -7,10 +7,9 @@ from collections.abc import Generator
 
 import pytest
 
-from homebox.model.generation.sampling import SamplingParams
 from homebox.scheduler import Engine
 from tests.api.fake_model import FakeModel
-from tests.api.test_scheduler import prompt, read
+from tests.api.test_scheduler import asked, read
 
 
 class Flag(threading.Event):
@@ -39,7 +38,7 @@ def test_a_request_interrupts_a_micro_step(wired: bool) -> None:
         assert not pauses  # nobody waits: nothing interrupts
 
         async def ask() -> str:
-            generation = engine.submit(prompt(model, "hi"), SamplingParams())
+            generation = engine.submit(asked(model, "hi"))
             return await asyncio.wait_for(read(generation), 20 if wired else 0.3)
 
         if wired:

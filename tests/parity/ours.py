@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from homebox.model import SamplingParams, load
+from homebox.model import GenerationRequest, SamplingParams, load
 from homebox.model.lora import adapter_shapes
 from homebox.model.model import Model
 from homebox.model.training.trainer import Batch, LoraTrainer
@@ -34,7 +34,9 @@ def prompts(case: Case) -> list[Int32]:
 def greedy(model: Model, starts: list[Int32]) -> list[list[int]]:
     """Return the likeliest ids after several prompts that run together."""
     params = SamplingParams(max_tokens=NEW)
-    running = [model.start([int(i) for i in start], params) for start in starts]
+    running = [
+        model.start(GenerationRequest([int(i) for i in start], params)) for start in starts
+    ]
     found: list[list[int]] = [[] for _ in running]
     while not all(sequence.finished for sequence in running):
         at = [i for i, sequence in enumerate(running) if not sequence.finished]

@@ -63,6 +63,9 @@ class ReferenceLlama:
     def prepare(self) -> bool:
         return False
 
+    def truncate(self, slot: int, length: int) -> None:
+        pass  # whatever comes at a position replaces what was there
+
     def release(self, slot: int) -> None:
         self.cache[slot] = []
 

@@ -23,8 +23,8 @@ from homebox.errors import DeviceError, DeviceLostError, EngineError
 from homebox.model.config import ModelConfig
 from homebox.model.decoder.activations import Activations
 from homebox.model.decoder.adapter_memory import AdapterMemory
-from homebox.model.decoder.paged_cache import KINDS
-from homebox.model.decoder.pages import Pages, Snapshot
+from homebox.model.decoder.paged_cache import KINDS, PagedCache
+from homebox.model.decoder.pages import PAGE, Pages, Snapshot
 from homebox.model.decoder.stages import (
     ADAPTERS,
     BATCHES,
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds before a device that could not be opened again is tried once more
 
 Int32 = npt.NDArray[np.int32]
+Bytes = npt.NDArray[np.uint8]
 
 
 class Transformer:
@@ -53,7 +54,8 @@ class Transformer:
     Slots 0 .. slots - 1 hold sequences. `context` is the most positions that one may fill, `rank`
     the largest rank of an adapter, `adapters` their number with the base. `parts` says which layers
     run where, by default all on the CPU; `weights` lie on the host, `tell` hears how many of their
-    bytes were copied. `reopen` gives a device that was lost anew.
+    bytes were copied. `reopen` gives a device that was lost anew. `pool` is the number of pages that
+    devices have memory for, by default enough for all slots; `most` how many of them are used.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class Transformer:
         parts: Sequence[Part] | None = None,
         tell: Tell | None = None,
         reopen: Callable[[str], Device] | None = None,
+        pool: int = 0,
+        most: int = 0,
     ) -> None:
         self.config = config
         self.context = context
@@ -83,6 +87,14 @@ class Transformer:
             activations,
             "q8" if cache == "q8" else KINDS[cache],
             chunks_for(part.device for part in self._parts),
+            pool,
+        )
+        self.pages = Pages(
+            self._sizes.slots,
+            context,
+            self._copy_page,
+            count=min(most or self._sizes.pages, self._sizes.pages),
+            clear_page=self._clear_page,
         )
         self.prefill_chunk, self.shared_chunk = self._sizes.chunks[-1], self._sizes.chunks[-2]
         self._reopen = reopen or device_named
@@ -97,11 +109,22 @@ class Transformer:
         self.stages = [
             Stage(self.config, self.weights, part, self._sizes, tell) for part in self._parts
         ]
-        self.pages = Pages(self._sizes.slots, self.context, self._copy_page)
+        self.pages.reset()
 
     def _copy_page(self, source: int, target: int) -> None:
-        for stage in self.stages:
-            stage.cache.copy_page(source, target)
+        self._everywhere(lambda cache: cache.copy_page(source, target))
+
+    def _clear_page(self, page: int) -> None:
+        self._everywhere(lambda cache: cache.clear_page(page))
+
+    def _everywhere(self, action: Callable[[PagedCache], None]) -> None:
+        """Do something with the keys and values of all stages."""
+        try:
+            for stage in self.stages:
+                action(stage.cache)
+        except DeviceLostError as error:
+            self._lose(error)
+            raise
 
     @property
     def adapters(self) -> AdapterMemory | None:
@@ -112,6 +135,11 @@ class Transformer:
     def cache_bytes(self) -> int:
         """The bytes of all keys and values."""
         return sum(stage.cache.nbytes for stage in self.stages)
+
+    @property
+    def page_bytes(self) -> int:
+        """The bytes of the keys and values of 64 positions."""
+        return self.cache_bytes // self._sizes.pages
 
     @property
     def positions(self) -> int:
@@ -143,7 +171,11 @@ class Transformer:
     def decode(
         self, slots: Sequence[int], ids: Int32, positions: Sequence[int], adapters: Sequence[int]
     ) -> Float32:
-        """Process one id for each of several slots at its position; return the logits (B, V)."""
+        """Process one id for each of several slots at its position; return the logits (B, V).
+
+        A slot may have several rows in a row, at positions that follow each other: each sees those
+        before it, as all keys are written before any is read.
+        """
         self._revive()
         parts = []
         for start, end in self._batches(adapters):
@@ -183,6 +215,10 @@ class Transformer:
         self.release(slot)
         return np.concatenate(parts)
 
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget what a slot holds from position `length` on."""
+        self.pages.truncate(slot, length)
+
     def release(self, slot: int) -> None:
         """Give the memory of a slot back."""
         self._forgotten.discard(slot)
@@ -195,6 +231,36 @@ class Transformer:
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """Let a slot hold what was kept."""
         self.pages.restore(slot, snapshot)
+
+    # -- pages that come from elsewhere ---------------------------------------------------------
+
+    def read_page(self, page: int) -> Bytes:
+        """Return what a page holds in all layers, uint8 (page_bytes,), a copy."""
+        parts = [part for stage in self.stages for part in stage.cache.read_page(page)]
+        return np.concatenate(parts)
+
+    def put_page(self, slot: int, position: int, content: Bytes) -> None:
+        """Let a slot hold at `position` .. `position` + 63 what `read_page` gave, and nothing after.
+
+        `position` is a multiple of 64. Raises what `forward` does for want of memory or a device.
+        """
+        self._revive()
+        self._return_to(slot, position)
+        page = self.pages.append(slot, PAGE)[0] // PAGE
+        at = 0
+        try:
+            for stage in self.stages:
+                size = stage.cache.nbytes // self._sizes.pages
+                stage.cache.write_page(page, content[at : at + size])
+                at += size
+        except DeviceLostError as error:
+            self._lose(error)
+            raise
+
+    def numerics(self) -> str:
+        """Return what decides the bytes of pages besides weights, adapter and ids."""
+        parts = [(stage.layers, stage.numerics()) for stage in self.stages]
+        return repr((self.config, self._sizes.per_slot, self._sizes.activations, parts))
 
     def set_adapter(
         self, index: int, tensors: Mapping[str, np.ndarray] | None, scale: float
@@ -292,6 +358,7 @@ class Transformer:
         """Note that a device is gone, and with it all that sequences had in memory."""
         # The text alone: the error holds on to stages, whose memory is needed for the new ones.
         self._lost = str(error)
+        self.pages.lost = True
         log.warning("%s; it is opened anew for the next request", self._lost)
         self._forgotten |= {
             slot for slot in range(self._sizes.slots) if self.pages.length(slot) > 0

@@ -1,24 +1,29 @@
 """Chooses the next token from the model's logits.
 
-Order: penalties, temperature, top-k, top-p, min-p, then one draw; each filter sees what the one
-before left, renormalised, as in Hugging Face's generation code.
+Order: penalties, biases, what a guide allows, temperature, top-k, top-p, min-p, then one draw; each
+filter sees what the one before left, renormalised, as in Hugging Face's generation code.
 Invariant: the same logits, parameters and seed give the same tokens on every machine: the
 exponential is `strictmath.exp`, sums run in a fixed order, and the generator is integer arithmetic.
+A token that is banned or that the guide does not allow is never chosen.
 """
 
 import math
 import secrets
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from homebox.errors import EngineError, RequestError
+from homebox.model.generation.guide import Bits
+from homebox.model.generation.logprobs import MAX_TOP
 from homebox.model.strictmath import Float32, Float64, exp
 
 MAX_STOP_STRINGS = 64
+MAX_BIASES = 4096
+BAN = -100.0  # the bias of a token that must not come
 FIRST_SORTED = 256  # tokens that top_p looks at first
 _MASK64 = (1 << 64) - 1
 Ids = npt.NDArray[np.int64]
@@ -39,8 +44,10 @@ class SamplingParams:
     repetition_penalty: float = 1.0  # Keskar et al., arXiv 1909.05858; prompt and answer count
     frequency_penalty: float = 0.0  # subtracted per earlier occurrence in the answer
     presence_penalty: float = 0.0  # subtracted once if the token occurs in the answer
+    logit_bias: tuple[tuple[int, float], ...] = ()  # added to logits, -100 to 100; -100 bans
     seed: int | None = None  # None draws a fresh one
     stop: tuple[str, ...] = ()  # texts that end the answer and are not part of it
+    logprobs: int | None = None  # how many of the likeliest tokens to tell; None: no likelihoods
     shown: frozenset[int] = frozenset()  # steering tokens that are part of the answer's text
 
     def __post_init__(self) -> None:
@@ -55,6 +62,9 @@ class SamplingParams:
         _check_number(self.presence_penalty, "presence_penalty", -2.0, 2.0)
         if self.seed is not None:
             _check_whole(self.seed, "seed", -(1 << 63), _MASK64)
+        if self.logprobs is not None:
+            _check_whole(self.logprobs, "logprobs", 0, MAX_TOP)
+        _check_biases(self.logit_bias)
         if not isinstance(self.stop, tuple) or len(self.stop) > MAX_STOP_STRINGS:
             raise RequestError(f"stop must be at most {MAX_STOP_STRINGS} texts", param="stop")
         if not all(isinstance(text, str) and 0 < len(text) <= 1024 for text in self.stop):
@@ -64,7 +74,17 @@ class SamplingParams:
         """Return the fields as plain JSON values, for the ledger."""
         names = (field.name for field in fields(self) if field.name != "shown")
         values = {name: getattr(self, name) for name in names}
-        return {**values, "stop": list(self.stop)}
+        biases = [list(pair) for pair in self.logit_bias]
+        return {**values, "stop": list(self.stop), "logit_bias": biases}
+
+    def for_choice(self, index: int) -> "SamplingParams":
+        """Return the parameters of choice `index` of several: the seed plus the index.
+
+        Choice 0 is what one answer alone would be, and any choice can be had alone again.
+        """
+        if self.seed is None or index == 0:
+            return self
+        return replace(self, seed=(self.seed + index) & _MASK64)
 
 
 class Generator:
@@ -95,22 +115,33 @@ class Sampler:
         self._generator = Generator(self.seed)
         self._counts: Counter[int] = Counter()
         self._seen = set(prompt_ids) if params.repetition_penalty != 1.0 else set()
+        self._banned = tuple(index for index, bias in params.logit_bias if bias == BAN)
 
-    def next(self, logits: Float32) -> int:
+    def next(self, logits: Float32, allowed: Bits | None = None) -> int:
         """Return the id chosen from `logits`, float32 (V,); equal logits favour the lower id.
 
-        Raises EngineError if the logits hold NaN or nothing finite.
+        `allowed` are the tokens that may come, as bits (`guide.Guide.mask`); None: all. Raises
+        EngineError if the logits hold NaN or nothing finite, or if nothing is allowed, and
+        RequestError if the request bans all that is.
         """
         best = int(np.argmax(logits))
         if not math.isfinite(logits[best]):
             raise EngineError("the model's logits are not finite; its weights may be damaged")
-        if self.params.temperature == 0.0 and not self._penalises():
-            return self._remember(best)
-        scores = self._penalised(logits.astype(np.float64))
+        if self.params.temperature == 0.0 and not self._changes():
+            if allowed is None or allowed[best >> 5] >> (best & 31) & 1:
+                return self._remember(best)
+            ids = _allowed_ids(allowed, len(logits))
+            return self._remember(int(ids[np.argmax(logits[ids])]))
+        scores = self._changed(logits.astype(np.float64))
+        kept = self._choosable(allowed, len(scores))
+        if kept is not None:
+            scores = scores[kept]
         if self.params.temperature == 0.0:
-            return self._remember(int(np.argmax(scores)))
-        ids, weights = candidates(scores, self.params)
-        return self._remember(int(ids[self._draw(weights)]))
+            chosen = int(np.argmax(scores))
+        else:
+            ids, weights = candidates(scores, self.params)
+            chosen = int(ids[self._draw(weights)])
+        return self._remember(chosen if kept is None else int(kept[chosen]))
 
     def _draw(self, weights: Float64) -> int:
         totals = np.cumsum(weights)
@@ -124,21 +155,48 @@ class Sampler:
             self._seen.add(index)
         return index
 
-    def _penalises(self) -> bool:
+    def _changes(self) -> bool:
+        """Whether the parameters change logits before anything is chosen."""
         params = self.params
         in_answer = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
-        return params.repetition_penalty != 1.0 or in_answer
+        return params.repetition_penalty != 1.0 or in_answer or bool(params.logit_bias)
 
-    def _penalised(self, scores: Float64) -> Float64:
+    def _changed(self, scores: Float64) -> Float64:
+        """Apply penalties, then biases, in place."""
         params = self.params
         if params.repetition_penalty != 1.0 and self._seen:
             seen = np.array(sorted(self._seen), dtype=np.int64)
             old = scores[seen]
             penalty = params.repetition_penalty
             scores[seen] = np.where(old > 0, old / penalty, old * penalty)
-        for index, count in self._counts.items():
-            scores[index] -= params.frequency_penalty * count + params.presence_penalty
+        if params.frequency_penalty != 0.0 or params.presence_penalty != 0.0:
+            for index, count in self._counts.items():
+                scores[index] -= params.frequency_penalty * count + params.presence_penalty
+        for index, bias in params.logit_bias:
+            scores[index] += bias
         return scores
+
+    def _choosable(self, allowed: Bits | None, count: int) -> Ids | None:
+        """Return the ids that may be chosen, rising; None: all of them."""
+        ids = None if allowed is None else _allowed_ids(allowed, count)
+        if not self._banned:
+            return ids
+        may = np.zeros(count, bool)
+        may[slice(None) if ids is None else ids] = True
+        may[list(self._banned)] = False
+        left = np.flatnonzero(may).astype(np.int64)
+        if not len(left):
+            raise RequestError("logit_bias bans every token that may come", param="logit_bias")
+        return left
+
+
+def _allowed_ids(allowed: Bits, count: int) -> Ids:
+    """Return the ids below `count` whose bits are set, rising; raises EngineError if none is."""
+    flags = np.unpackbits(allowed.astype("<u4", copy=False).view(np.uint8), bitorder="little")
+    ids = np.flatnonzero(flags[:count]).astype(np.int64)
+    if not len(ids):
+        raise EngineError("the grammar of this answer allows no token here; it cannot go on")
+    return ids
 
 
 def candidates(scores: Float64, params: SamplingParams) -> tuple[Ids, Float64]:
@@ -208,3 +266,15 @@ def _check_number(value: object, name: str, low: float, high: float) -> None:
     good = isinstance(value, int | float) and not isinstance(value, bool)
     if not good or not low <= value <= high:  # type: ignore[operator]
         raise RequestError(f"{name} must be a number from {low:g} to {high:g}", param=name)
+
+
+def _check_biases(biases: object) -> None:
+    if not isinstance(biases, tuple) or len(biases) > MAX_BIASES:
+        raise RequestError(f"logit_bias may name at most {MAX_BIASES} tokens", param="logit_bias")
+    for pair in biases:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise RequestError("logit_bias must be pairs of id and bias", param="logit_bias")
+        _check_whole(pair[0], "logit_bias", 0, 1 << 31)
+        _check_number(pair[1], "logit_bias", BAN, -BAN)
+    if len({pair[0] for pair in biases}) < len(biases):
+        raise RequestError("logit_bias must name each token once", param="logit_bias")

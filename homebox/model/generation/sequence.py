@@ -1,22 +1,29 @@
-"""One running generation: a prompt is taken in chunk by chunk, then one token comes per step.
+"""One running generation: a prompt is taken in chunk by chunk, then one token or more a step.
 
-The one idea: whoever owns the model steps it, alone with `step` or many at once with `step_all`, so
-that sequences share one pass over the weights and a training run can take turns with them.
+The one idea: whoever owns the model steps it, alone with `step` or many at once with
+`stepping.step_all`, so that sequences share one pass over the weights and a training run can take
+turns with them.
 Invariant: the texts of all pieces joined are the answer, cut before a stop text or stop token, and
-never broken inside a character; the KV slot is given back exactly once.
+never broken inside a character; the KV slot is given back exactly once. How many tokens a step
+brought changes nothing of the answer.
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from homebox.errors import ContextLengthError, EngineError, RequestError
+from homebox.errors import EngineError
+from homebox.model.generation.guide import Bits
+from homebox.model.generation.logprobs import TokenLogprob as TokenLogprob
+from homebox.model.generation.logprobs import token_logprob
+from homebox.model.generation.request import GenerationRequest
 from homebox.model.generation.sampling import Sampler, SamplingParams
+from homebox.model.generation.speculation import Drafter, Statistics
+from homebox.model.generation.stepping import step_all
 from homebox.model.generation.stopping import StopFinder
 from homebox.model.strictmath import Float32
 from homebox.model.tokenizer.load import StreamDecoder, Tokenizer
@@ -37,7 +44,14 @@ class Forward(Protocol):
     def decode(
         self, slots: Ids[int], ids: npt.NDArray[np.int32], positions: Ids[int], adapters: Ids[int]
     ) -> Float32:
-        """Take one id in for each of several slots; return their logits, float32 (B, V)."""
+        """Take one id in for each of several rows; return their logits, float32 (B, V).
+
+        Rows of the same slot must follow each other, at positions that do.
+        """
+        ...
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget what a slot holds from position `length` on."""
         ...
 
     def release(self, slot: int) -> None:
@@ -45,13 +59,17 @@ class Forward(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """How likely a chosen token was, and the likeliest ones; natural logarithms."""
+class Chooser(Protocol):
+    """Chooses the tokens of one sequence; `sampling.Sampler` is the one there is."""
 
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()  # likeliest first
+    seed: int
+
+    def next(self, logits: Float32, allowed: Bits | None = None) -> int:
+        """Return the id chosen from `logits`, float32 (V,), among the `allowed` ones."""
+        ...
+
+
+MakeChooser = Callable[[SamplingParams, Ids[int]], Chooser]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +83,59 @@ class Piece:
 
 
 class Sequence:
-    """A generation in a KV slot; made by `Model.start`, stepped by its owner."""
+    """A generation in a KV slot; made by `Model.start`, stepped by its owner.
+
+    The slot already holds the first `cached` ids of the prompt. `on_taken` hears, after each chunk
+    of the prompt and before the slot is given back, all ids that the slot holds; not after an
+    error. `guesses` counts what is guessed ahead; None: nothing is.
+    """
 
     def __init__(
         self,
         transformer: Forward,
         tokenizer: Tokenizer,
-        prompt_ids: Ids[int],
-        sampling: SamplingParams,
+        request: GenerationRequest,
         *,
         slot: int,
         adapter: int,
         context: int,
         stop_ids: frozenset[int],
         on_close: Callable[[], None],
+        cached: int = 0,
+        on_taken: Callable[[Ids[int]], None] | None = None,
+        sampler: MakeChooser = Sampler,
+        guesses: Statistics | None = None,
     ) -> None:
         self._transformer = transformer
-        self._prompt = np.array(prompt_ids, dtype=np.int32)
+        self._prompt = np.array(request.prompt_ids, dtype=np.int32)
+        self._ids = [int(index) for index in request.prompt_ids]  # and the answer
         self._slot = slot
         self._adapter = adapter
+        self._context = context
         self._stop_ids = stop_ids
         self._on_close: Callable[[], None] | None = on_close
-        self._sampler = Sampler(sampling, prompt_ids)
+        self._on_taken = on_taken
+        self._params = request.sampling
+        self._guide = request.guide
+        self._sampler = sampler(request.sampling, self._ids)
         self._decoder = StreamDecoder(
-            tokenizer, continuation=tokenizer.is_text(prompt_ids[-1]), shown=sampling.shown
+            tokenizer,
+            continuation=tokenizer.is_text(self._ids[-1]),
+            shown=request.sampling.shown,
         )
-        self._finder = StopFinder(sampling.stop)
-        self._position = 0
-        self._last: int | None = None
-        room = context - len(prompt_ids)
-        self._limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens)
+        self._finder = StopFinder(request.sampling.stop)
+        self._drafter = Drafter(self._ids, guesses) if guesses is not None else None
+        self._drafts: list[int] = []
+        self._forced = False  # the guide knew the drafts
+        self._failure: Exception | None = None  # comes with the next step
+        self._position = cached
+        room = context - len(self._ids)
+        most = request.sampling.max_tokens
+        self._limit = room if most is None else min(room, most)
         self.seed = self._sampler.seed
         self.finish_reason: str | None = None
-        self.prompt_tokens = len(prompt_ids)
+        self.prompt_tokens = len(self._ids)
+        self.cached_tokens = cached
         self.completion_tokens = 0  # sampled tokens, with the stop token if there was one
 
     @property
@@ -116,21 +154,28 @@ class Sequence:
         return min(self._position, self.prompt_tokens)
 
     def step(self) -> Piece | None:
-        """Do one forward pass: a chunk of the prompt, or one token.
+        """Do one forward pass: a chunk of the prompt, or one token and what was guessed right.
 
         Returns None while the prompt is not complete, and after the end.
         """
-        if self.finished:
-            return None
         (outcome,) = step_all(self._transformer, [self])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def close(self) -> None:
-        """Give the KV slot back; safe to call at any time and more than once."""
+    def close(self, broken: bool = False) -> None:
+        """Give the KV slot back; safe to call at any time and more than once.
+
+        `broken`: a computation failed, so nobody can tell what the slot holds.
+        """
         callback, self._on_close = self._on_close, None
-        if callback is not None:
+        if callback is None:
+            return
+        try:
+            if not broken and self._position:
+                self._transformer.truncate(self._slot, self._position)
+                self._tell_taken()
+        finally:
             callback()
 
     def read(self, most: int) -> Piece | None:
@@ -139,85 +184,96 @@ class Sequence:
         ids = self._prompt[self._position : end]
         logits = self._transformer.forward(self._slot, self._position, ids, self._adapter)
         self._position = end
+        self._tell_taken()
         return self._choose(logits) if end == self.prompt_tokens else None
 
-    def row(self) -> tuple[int, int, int, int]:
-        """Return slot, id, position and adapter of the token that is to be taken in next."""
-        if self._last is None:
+    def _tell_taken(self) -> None:
+        if self._on_taken is not None:
+            self._on_taken(self._ids[: self._position])
+
+    # -- tokens ---------------------------------------------------------------------------------
+
+    def rows(self, guesses: int = 0) -> list[tuple[int, int, int, int]]:
+        """Return slot, id, position and adapter of what is to be taken in next.
+
+        The first row is the newest token, the others are at most `guesses` that may follow it.
+        Raises what broke the sequence in the step before, after it had brought tokens.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self.reading or self.completion_tokens == 0:
             raise EngineError("a sequence that still reads its prompt cannot decode")
-        return self._slot, self._last, self._position, self._adapter
+        # The last token of an answer is never taken in.
+        most = min(guesses, self._limit - self.completion_tokens - 1)
+        self._drafts = []
+        if most > 0 and self._drafter is not None:
+            ahead = self._guide.ahead() if self._guide is not None else ()
+            self._forced = bool(ahead)
+            self._drafts = self._drafter.propose(most, ahead)
+        ids = [self._ids[-1], *self._drafts]
+        return [(self._slot, id, self._position + i, self._adapter) for i, id in enumerate(ids)]
 
     def answer(self, logits: Float32) -> Piece:
-        """Return the piece that follows from the logits (V,) of `row`."""
-        self._position += 1
-        return self._choose(logits)
+        """Return the piece that follows from the logits (rows, V) of `rows`."""
+        pieces: list[Piece] = []
+        for row, wanted in zip(logits, [*self._drafts, None], strict=True):
+            self._position += 1
+            try:
+                pieces.append(self._choose(row))
+            except Exception as error:
+                if not pieces:
+                    raise
+                self._failure = error
+                break
+            if self.finished or self._ids[-1] != wanted:
+                break
+        if self._drafts and self._drafter is not None:
+            # One piece is the newest token's own.
+            accepted = len(pieces) - 1 + (self.finished and self._ids[-1] == wanted)
+            self._drafter.settle(len(self._drafts), accepted, self._forced)
+        return pieces[0] if len(pieces) == 1 else joined(pieces)
 
     def _choose(self, logits: Float32) -> Piece:
-        return self._take(self._sampler.next(logits))
+        allowed = self._guide.mask() if self._guide is not None else None
+        token = self._sampler.next(logits, allowed)
+        if self._guide is not None:
+            self._guide.take(token)
+        likely: tuple[TokenLogprob, ...] = ()
+        if self._params.logprobs is not None:
+            likely = (token_logprob(logits, token, self._params.logprobs),)
+        return self._take(token, likely)
 
-    def _take(self, token: int) -> Piece:
+    def _take(self, token: int, likely: tuple[TokenLogprob, ...]) -> Piece:
         """Return the piece that a chosen token brings, and end the sequence if it must end."""
-        self._last = token
+        self._ids.append(token)
         self.completion_tokens += 1
         if token in self._stop_ids:
-            return self._finish("stop", self._end_of_text(), token)
+            return self._finish("stop", self._end_of_text(), token, likely)
         text = self._finder.push(self._decoder.push(token))
         if self._finder.stopped:
-            return self._finish("stop", text, token)
+            return self._finish("stop", text, token, likely)
         if self.completion_tokens >= self._limit:
             text += self._end_of_text()
-            return self._finish("stop" if self._finder.stopped else "length", text, token)
-        return Piece(text, (token,))
+            reason = "stop" if self._finder.stopped else "length"
+            return self._finish(reason, text, token, likely)
+        return Piece(text, (token,), None, likely)
 
     def _end_of_text(self) -> str:
         return self._finder.push(self._decoder.flush()) + self._finder.flush()
 
-    def _finish(self, reason: str, text: str, token: int) -> Piece:
+    def _finish(
+        self, reason: str, text: str, token: int, likely: tuple[TokenLogprob, ...]
+    ) -> Piece:
         self.finish_reason = reason
         self.close()
-        return Piece(text, (token,), reason)
+        return Piece(text, (token,), reason, likely)
 
 
-def step_all(transformer: Forward, sequences: Ids[Sequence]) -> list[Piece | Exception | None]:
-    """Step several sequences of a model: one token each, computed together, or one prompt chunk.
-
-    Of those that still read their prompts only the first is stepped, so that nobody waits for more
-    than one chunk. Returns for each sequence what its `step` would return or, where it broke and
-    was closed, raise.
-    """
-    outcomes: list[Piece | Exception | None] = [None] * len(sequences)
-    reading = [i for i, each in enumerate(sequences) if each.reading]
-    writing = [i for i, each in enumerate(sequences) if not each.finished and not each.reading]
-
-    def settle(i: int, action: Callable[[], Piece | None]) -> None:
-        try:
-            outcomes[i] = action()
-        except Exception as error:
-            sequences[i].close()
-            outcomes[i] = error
-
-    if writing:
-        slots, ids, positions, adapters = zip(*(sequences[i].row() for i in writing), strict=True)
-        try:
-            logits = transformer.decode(slots, np.array(ids, np.int32), positions, adapters)
-        except Exception as error:
-            for i in writing:
-                sequences[i].close()
-                outcomes[i] = error
-        else:
-            for i, each in zip(writing, logits, strict=True):
-                settle(i, partial(sequences[i].answer, each))
-    if reading:
-        most = transformer.shared_chunk if writing else transformer.prefill_chunk
-        settle(reading[0], partial(sequences[reading[0]].read, most))
-    return outcomes
-
-
-def check_prompt(prompt_ids: Ids[int], vocab_size: int, context: int) -> None:
-    """Check that a prompt can be started; raises RequestError or ContextLengthError."""
-    if not prompt_ids:
-        raise RequestError("the prompt is empty", param="messages")
-    if not all(0 <= index < vocab_size for index in prompt_ids):
-        raise RequestError(f"token ids must be from 0 to {vocab_size - 1}", param="prompt")
-    if len(prompt_ids) >= context:
-        raise ContextLengthError(context, len(prompt_ids))
+def joined(pieces: Ids[Piece]) -> Piece:
+    """Return several pieces in a row as one."""
+    return Piece(
+        "".join(piece.text for piece in pieces),
+        tuple(index for piece in pieces for index in piece.token_ids),
+        pieces[-1].finish_reason,
+        tuple(each for piece in pieces for each in piece.logprobs),
+    )

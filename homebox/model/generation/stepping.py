@@ -1,0 +1,164 @@
+"""Steps the sequences of a model together: rows of tokens in one pass, prompts chunk by chunk.
+
+The one idea: one pass over the weights serves the newest tokens of all sequences that write, and
+where few write, guesses of what follows them. Invariant: what a sequence says does not depend on
+who is stepped with it, nor on how its prompt was cut; a sequence that breaks breaks no other.
+"""
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Ids
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from homebox.errors import ContextLengthError, NoFreeSlotError, RequestError
+from homebox.model.generation.request import GenerationRequest
+from homebox.model.strictmath import Float32
+
+if TYPE_CHECKING:
+    from homebox.model.generation.sequence import Forward, Piece, Sequence
+
+ROWS = 8  # of one pass, tokens and guesses
+GUESSING = 2  # sequences that write at most where guesses are worth their time
+CHUNK_SECONDS = 0.06  # that others may wait for their next token because somebody reads
+
+Outcome: TypeAlias = "Piece | Exception | None"
+Rows = list[tuple[int, int, int, int]]
+
+
+class Pace:
+    """How much of a prompt is read at once while others write: what takes `CHUNK_SECONDS`.
+
+    The sizes are those of prefill programs, as a part of one costs as much as all of it.
+    """
+
+    def __init__(self, seconds: float = CHUNK_SECONDS) -> None:
+        self._seconds = seconds
+        self._taken: dict[int, float] = {}  # chunk -> seconds of the latest one
+
+    def most(self, transformer: "Forward") -> int:
+        """Return how many ids the next chunk may have."""
+        shared = transformer.shared_chunk
+        sizes = sorted({max(shared // 4, 1), shared, transformer.prefill_chunk})
+        if not self._taken:
+            return shared
+        fitting = [size for size in sizes if self._expected(size) <= self._seconds]
+        return max(fitting, default=sizes[0])
+
+    def note(self, count: int, seconds: float) -> None:
+        """Hear how long a chunk of `count` ids took."""
+        # The first run of a size may load its program; the shorter of two says what it costs.
+        before = self._taken.get(count, seconds)
+        self._taken[count] = min(seconds, 1.5 * before)
+
+    def _expected(self, size: int) -> float:
+        if size in self._taken:
+            return self._taken[size]
+        near = min(self._taken, key=lambda known: abs(known - size))
+        return self._taken[near] * max(size / near, 0.25)
+
+
+def step_all(
+    transformer: "Forward", sequences: "Ids[Sequence]", pace: Pace | None = None
+) -> list[Outcome]:
+    """Step several sequences of a model: tokens of those that write, and one prompt chunk.
+
+    Of those that still read their prompts only the first is stepped, so that nobody waits for more
+    than one chunk. Returns for each sequence what it brought, None, or, where it broke and was
+    closed, the error.
+    """
+    outcomes: list[Outcome] = [None] * len(sequences)
+    reading = [i for i, each in enumerate(sequences) if each.reading]
+    writing = [i for i, each in enumerate(sequences) if not each.finished and not each.reading]
+    if writing:
+        _write(transformer, sequences, writing, outcomes)
+    if reading:
+        first = reading[0]
+        pace = pace or Pace()
+        most = pace.most(transformer) if writing else transformer.prefill_chunk
+        count = min(most, sequences[first].prompt_tokens - sequences[first].prefilled)
+        begun = time.perf_counter()
+        outcomes[first] = _settled(sequences[first], partial(sequences[first].read, most))
+        if count == most:
+            pace.note(count, time.perf_counter() - begun)
+    return outcomes
+
+
+def _write(
+    transformer: "Forward", sequences: "Ids[Sequence]", writing: list[int], outcomes: list[Outcome]
+) -> None:
+    """Take the newest tokens of sequences in, with guesses, and let them choose what follows."""
+    share = ROWS // len(writing) - 1 if len(writing) <= GUESSING else 0
+    rows: dict[int, Rows] = {}
+    for i in writing:
+        try:
+            rows[i] = sequences[i].rows(share)
+        except Exception as error:
+            sequences[i].close()
+            outcomes[i] = error
+    if not rows:
+        return
+    try:
+        logits = _decode(transformer, rows)
+    except NoFreeSlotError as error:
+        if all(len(each) == 1 for each in rows.values()):
+            _break(sequences, rows, outcomes, error)
+            return
+        # There is no memory left for guesses, perhaps for the tokens alone.
+        rows = {i: sequences[i].rows() for i in rows}
+        try:
+            logits = _decode(transformer, rows)
+        except Exception as failure:
+            _break(sequences, rows, outcomes, failure)
+            return
+    except Exception as error:
+        _break(sequences, rows, outcomes, error)
+        return
+    at = 0
+    for i, own in rows.items():
+        part = logits[at : at + len(own)]
+        outcomes[i] = _settled(sequences[i], partial(sequences[i].answer, part))
+        at += len(own)
+
+
+def _decode(transformer: "Forward", rows: dict[int, Rows]) -> Float32:
+    flat = [row for own in rows.values() for row in own]
+    slots, ids, positions, adapters = zip(*flat, strict=True)
+    return transformer.decode(slots, np.array(ids, np.int32), positions, adapters)
+
+
+def _break(
+    sequences: "Ids[Sequence]", rows: dict[int, Rows], outcomes: list[Outcome], error: Exception
+) -> None:
+    for i in rows:
+        sequences[i].close(broken=True)
+        outcomes[i] = error
+
+
+def _settled(sequence: "Sequence", action: Callable[[], Outcome]) -> Outcome:
+    try:
+        return action()
+    except Exception as error:
+        sequence.close(broken=True)
+        return error
+
+
+def check_request(request: GenerationRequest, vocab_size: int, context: int) -> None:
+    """Check that a request can be started; raises RequestError or ContextLengthError."""
+    check_prompt(request.prompt_ids, vocab_size, context)
+    if any(index >= vocab_size for index, _ in request.sampling.logit_bias):
+        raise RequestError(
+            f"logit_bias must name token ids from 0 to {vocab_size - 1}", param="logit_bias"
+        )
+
+
+def check_prompt(prompt_ids: Ids[int], vocab_size: int, context: int) -> None:
+    """Check that a prompt can be taken in; raises RequestError or ContextLengthError."""
+    if not prompt_ids:
+        raise RequestError("the prompt is empty", param="messages")
+    if not all(0 <= index < vocab_size for index in prompt_ids):
+        raise RequestError(f"token ids must be from 0 to {vocab_size - 1}", param="prompt")
+    if len(prompt_ids) >= context:
+        raise ContextLengthError(context, len(prompt_ids))
