@@ -14,6 +14,7 @@ from homebox.commands import (
     adapters,
     bench,
     chat,
+    connect,
     doctor,
     graph,
     late,
@@ -21,6 +22,7 @@ from homebox.commands import (
     models,
     serve,
     status,
+    token,
     use,
     weights,
 )
@@ -54,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"homebox {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    served = (serve, models, use, chat, learn, weights, adapters, status)
+    served = (serve, token, connect, models, use, chat, learn, weights, adapters, status)
     for module in (*served, late, doctor, bench, graph):
         module.add(subparsers)
     return parser

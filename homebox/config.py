@@ -61,8 +61,14 @@ class ServerConfig:
     port: int = _bounded(4310, 0, 65535)
     lan: bool = False
     token: str = ""
+    require_token: bool = True
+    hosts: str = ""
+    cors_origins: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
     max_queue: int = _bounded(64, 1, 10_000)
     max_body_bytes: int = _bounded(16 * 1024 * 1024, 1024, 1024**3)
+    max_connections: int = _bounded(256, 1, 65_536)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import homebox
+from homebox.api.tls import tls_of
+from homebox.api.tokens import TOKEN, KeyRing, open_keys
 from homebox.config import Config
 from homebox.control import ControlServer, Tell
 from homebox.errors import ConfigError, UsageError
@@ -36,6 +38,8 @@ from homebox.memory.lineage import Move, short
 from homebox.memory.state import State, open_state
 from homebox.scheduler import Engine, run_inline
 from homebox.server import Server, ServerSettings
+
+log = logging.getLogger("homebox.daemon")
 
 T = TypeVar("T")
 ROLLED_BACK = "learning was stopped by a rollback; nothing was promoted"
@@ -68,11 +72,12 @@ class Daemon:
         self.state = self._closing.enter_context(
             open_state(config.state_dir, config.state_configured)
         )
-        settings = server_settings(config, self._token)
+        self._keys = keys_of(config, self.state.path, self._token)
+        self._settings = settings = server_settings(config, self._keys)
         self._hosting = Hosting(config, self.state, self._parts, self._notifier)
         self._closing.push_async_callback(self._hosting.close)
         hosted = await self._hosting.begin()
-        server = Server(hosted.service, settings)
+        server = Server(hosted.service, settings, self.hosting.metrics)
         self._hosting.through(server.door)
         self.url = await server.start()
         self._closing.push_async_callback(server.stop)
@@ -85,6 +90,24 @@ class Daemon:
         self._notifier.send("STOPPING=1")
         self._hosting.closing()
         await self._closing.aclose()
+
+    @property
+    def token(self) -> str:
+        """The key that callers on this machine use; empty where none is asked for."""
+        return self._keys.primary if self._config.server.require_token else ""
+
+    @property
+    def certificate(self) -> str:
+        """The file of the certificate that callers have to trust; empty without TLS."""
+        return str(self._settings.tls.certificate) if self._settings.tls else ""
+
+    def reload_tls(self) -> None:
+        """Read certificate and key again; what cannot be used is logged, and the old ones stay."""
+        try:
+            if self._settings.tls is not None:
+                self._settings.tls.reload()
+        except ConfigError as error:
+            log.error("%s; the certificate before it stays", error)
 
     @property
     def model(self) -> ServedModel:
@@ -104,6 +127,8 @@ class Daemon:
             f"homebox serves {about.model} ({short(self._hosting.hosted.served.current)}) on "
             f"{self.url}/v1, context {about.context}, state {self.state.path}"
         ]
+        if self.token and not self._token:
+            lines.append(f'clients need the key in {self.state.path / TOKEN}; see "homebox token"')
         lines += [line for line in (about.kept, *about.plan, self._hosting.trouble) if line]
         bare = bare_line(self.state.lineage, about.base)
         return [*lines, *([bare] if bare else []), *self._hosting.first_steps()]
@@ -196,7 +221,7 @@ class Daemon:
             return await asyncio.to_thread(self.status)
 
         async def address(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return {"url": self.url, "token": self._token}
+            return {"url": self.url, "token": self.token, "certificate": self.certificate}
 
         async def learn(arguments: Mapping[str, Any], tell: Tell) -> Any:
             if arguments.get("dry_run"):
@@ -255,6 +280,8 @@ def serve(config: Config, parts: Parts | None = None) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         await daemon.start()
+        if daemon.certificate:
+            loop.add_signal_handler(signal.SIGHUP, daemon.reload_tls)
         try:
             for line in daemon.greeting:
                 print(line, flush=True)
@@ -314,21 +341,38 @@ def running(config: Config, parts: Parts | None = None) -> Iterator[Box]:
         loop.close()
 
 
-def server_settings(config: Config, token: str) -> ServerSettings:
-    """Choose the server's settings from the configuration."""
+def keys_of(config: Config, state: Path, token: str) -> KeyRing:
+    """Open the keys of a state, and make them where they are asked for.
+
+    `token` is the configured one, or empty. Raises ConfigError if it would not be asked for.
+    """
+    if config.server.require_token:
+        return open_keys(state, token)
+    if token:
+        raise ConfigError("there is a token, but server.require_token is false; choose one of them")
+    return KeyRing(state)
+
+
+def server_settings(config: Config, keys: KeyRing) -> ServerSettings:
+    """Choose the server's settings from the configuration; raises ConfigError."""
     server = config.server
     return ServerSettings(
         host=server.host,
         port=server.port,
-        token=token,
+        keys=keys,
+        require_token=server.require_token,
         lan=server.lan,
+        hosts=server.hosts,
+        cors_origins=server.cors_origins,
+        tls=tls_of(server.tls_cert, server.tls_key),
+        max_connections=server.max_connections,
         max_body_bytes=server.max_body_bytes,
         max_waiting=server.max_queue,
     )
 
 
 def read_token(config: Config) -> str:
-    """Give the token that requests must carry, or an empty string.
+    """Give the configured token, or an empty string: then the state has one.
 
     It is the configured one, or else the credential "token" of the service manager (systemd's
     LoadCredential), which keeps it out of files that others can read.

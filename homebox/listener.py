@@ -12,6 +12,7 @@ import contextlib
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
@@ -22,17 +23,27 @@ BACKLOG = 128
 # Where one version of IP is switched off, "localhost" still has both addresses.
 ABSENT = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 RETRY = 1.0  # seconds until a new try after the system had no file handle left
+HANDSHAKE = 10.0  # seconds that a client has for TLS's
+HANDSHAKES = 256  # at the same time; connections beyond are closed at once
 
 
 class Listener:
-    """Accepts on bound sockets, which it owns; `factory` makes the protocol of a connection."""
+    """Accepts on bound sockets, which it owns; `factory` makes the protocol of a connection.
+
+    With `tls` a connection has its protocol after the handshake.
+    """
 
     def __init__(
-        self, sockets: Sequence[socket.socket], factory: Callable[[], asyncio.Protocol]
+        self,
+        sockets: Sequence[socket.socket],
+        factory: Callable[[], asyncio.Protocol],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._sockets = list(sockets)
         self._factory = factory
-        self._accepting: set[asyncio.Task[None]] = set()
+        self._tls = tls
+        self._raw: WeakSet[socket.socket] = WeakSet()
+        self._accepting: dict[asyncio.Task[None], socket.socket] = {}
         self._transports: WeakSet[asyncio.BaseTransport] = WeakSet()
 
     def start(self) -> None:
@@ -53,6 +64,11 @@ class Listener:
         for listening in self._sockets:
             loop.remove_reader(listening)
         self._close_sockets()
+        if self._tls is not None:
+            # A handshake takes as long as its client likes; it ends where the bytes do.
+            for accepted in self._accepting.values():
+                with contextlib.suppress(OSError):
+                    accepted.shutdown(socket.SHUT_RDWR)
         await asyncio.gather(*self._accepting)
 
     async def end(self) -> None:
@@ -63,7 +79,8 @@ class Listener:
             # Closing alone would wait for readers who take nothing.
             if isinstance(transport, asyncio.WriteTransport):
                 transport.abort()
-        while any(_is_open(transport) for transport in transports):
+        sockets = list(self._raw)
+        while any(map(_is_open, transports)) or any(raw.fileno() >= 0 for raw in sockets):
             await asyncio.sleep(0)
 
     def _watch(self, listening: socket.socket) -> None:
@@ -82,16 +99,27 @@ class Listener:
                 loop.remove_reader(listening)
                 loop.call_later(RETRY, self._watch, listening)
                 return
+            if self._tls is not None and len(self._accepting) >= HANDSHAKES:
+                accepted.close()
+                continue
             accepted.setblocking(False)
             task = loop.create_task(self._connect(accepted))
-            self._accepting.add(task)
-            task.add_done_callback(self._accepting.discard)
+            self._accepting[task] = accepted
+            task.add_done_callback(self._accepting.pop)
 
     async def _connect(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        self._raw.add(accepted)
+        limit = HANDSHAKE if self._tls else None
         try:
-            transport, _ = await loop.connect_accepted_socket(self._factory, accepted)
-        except Exception:
+            transport, _ = await loop.connect_accepted_socket(
+                self._factory, accepted, ssl=self._tls, ssl_handshake_timeout=limit
+            )
+        except Exception as error:
+            if self._tls is not None and isinstance(error, OSError):
+                # What is no TLS, or trusts us not: asyncio closes the socket itself.
+                log.debug("a handshake failed: %s", error)
+                return
             accepted.close()
             log.exception("a connection could not be served")
         else:

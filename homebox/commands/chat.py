@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from homebox.commands.common import (
     Subparsers,
@@ -22,6 +21,7 @@ from homebox.commands.common import (
     show_plan,
 )
 from homebox.config import Config
+from homebox.connect.address import Address, address_of
 from homebox.errors import DaemonError, HomeboxError, RequestError
 
 HELP = "/new begins a new conversation, /quit ends; everything else goes to the model"
@@ -51,8 +51,8 @@ def add(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Hold the conversation."""
     config = configuration(args, model__context=args.context)
-    with _box(config) as (url, token):
-        conversation = Conversation(url, token, args)
+    with _box(config) as address:
+        conversation = Conversation(address, args)
         if args.once is not None:
             conversation.say(args.once)
         elif sys.stdin.isatty():
@@ -67,18 +67,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _box(config: Config) -> Iterator[tuple[str, str]]:
-    """Give URL and token of the daemon that runs, or of one that runs as long as the block."""
+def _box(config: Config) -> Iterator[Address]:
+    """Reach the daemon that runs, or one that runs as long as the block."""
     client = daemon_of(config)
     if client is not None:
-        address = client.call("address")
-        yield address["url"], address["token"]
+        yield address_of(client)
         return
-    from homebox.daemon import read_token, running
+    from homebox.daemon import running
 
     with running(configuration_for_itself(config)) as box:
         show_plan(box.daemon.model)
-        yield box.url, read_token(config)
+        yield Address(box.url, box.daemon.token, box.daemon.certificate)
 
 
 def configuration_for_itself(config: Config) -> Config:
@@ -118,9 +117,8 @@ def _talk(conversation: "Conversation") -> None:
 class Conversation:
     """The messages so far, and the server they are sent to."""
 
-    def __init__(self, url: str, token: str, args: argparse.Namespace) -> None:
-        self._address = urlsplit(url)
-        self._token = token
+    def __init__(self, address: Address, args: argparse.Namespace) -> None:
+        self._address = address
         self._as_json = bool(args.json)
         self._system = args.system
         self._fields = {
@@ -154,15 +152,15 @@ class Conversation:
             print()
 
     def _stream(self) -> Iterator[str]:
-        headers = {"Content-Type": "application/json"}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
         body = {"messages": self.messages, "stream": True, **self._fields}
-        connection = http.client.HTTPConnection(
-            self._address.hostname or "", self._address.port, timeout=TIMEOUT
-        )
+        connection = self._address.connect(TIMEOUT)
         try:
-            connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+            connection.request(
+                "POST",
+                "/v1/chat/completions",
+                json.dumps(body).encode(),
+                self._address.headers,
+            )
             response = connection.getresponse()
             if response.status != 200:
                 raise RequestError(_message(json.loads(response.read())))

@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "learning": {"model", "memory", "language", "config", "errors"},
     "listener": {"errors"},
     "control": {"errors", "listener"},
+    "connect": {"control", "api", "memory", "errors"},
     "job": {"model", "language", "memory", "config", "errors"},
     # The one thread that owns the model lies below everything that asks it for something.
     "scheduler": {"model", "config", "errors"},

@@ -1,0 +1,110 @@
+"""`homebox token`: the keys that clients need: show the own one, change it, add named ones."""
+
+import argparse
+
+from homebox.api.tokens import TOKEN, add_key, named_keys, new_token, open_keys, remove_key
+from homebox.commands.common import (
+    Subparsers,
+    add_command,
+    configuration,
+    daemon_of,
+    print_json,
+    print_table,
+)
+from homebox.config import Config
+from homebox.errors import UsageError
+
+NAMED = ("add", "remove")
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = add_command(
+        subparsers,
+        "token",
+        run,
+        "print the key that clients need; new, add, list and remove change the keys at once",
+        "homebox token add kitchen-tablet",
+    )
+    parser.add_argument(
+        "action",
+        nargs="?",
+        default="show",
+        choices=("show", "new", "add", "list", "remove"),
+        help="what to do (show)",
+    )
+    parser.add_argument("name", nargs="?", help="of add and remove: how the key is called")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; a running daemon looks at the files by itself."""
+    if (args.action in NAMED) != (args.name is not None):
+        raise UsageError(
+            f"homebox token {args.action} needs a name"
+            if args.action in NAMED
+            else f"homebox token {args.action} takes no name"
+        )
+    config = configuration(args)
+    if args.action == "list":
+        _list(config, args.json)
+        return 0
+    if args.action == "remove":
+        gone = remove_key(config.state_dir, args.name)
+        _say(args, {"removed": gone.name}, f"{gone.name} opens nothing any more")
+        return 0
+    key = {"show": _shown, "new": _renewed}.get(args.action, lambda c: _added(c, args.name))(config)
+    _say(args, {"token": key} | ({"name": args.name} if args.name else {}), key)
+    return 0
+
+
+def _say(args: argparse.Namespace, value: dict[str, str], text: str) -> None:
+    if args.json:
+        print_json(value)
+    else:
+        print(text)
+
+
+def _shown(config: Config) -> str:
+    client = daemon_of(config)
+    # Only the daemon knows a key that the service manager gave it.
+    if client is not None and (key := str(client.call("address")["token"])):
+        return key
+    from homebox.daemon import read_token
+
+    _prepare(config)
+    return open_keys(config.state_dir, read_token(config)).primary
+
+
+def _renewed(config: Config) -> str:
+    from homebox.daemon import read_token
+
+    if read_token(config):
+        raise UsageError("the key is configured (server.token); change it there and restart")
+    _prepare(config)
+    return new_token(config.state_dir)
+
+
+def _added(config: Config, name: str) -> str:
+    _prepare(config)
+    return add_key(config.state_dir, name)
+
+
+def _prepare(config: Config) -> None:
+    """Make the state directory as a first start would, or refuse as that would."""
+    from homebox.memory.state import init_state, open_state
+
+    if config.state_configured:
+        open_state(config.state_dir, read_only=True).close()
+    else:
+        init_state(config.state_dir)
+
+
+def _list(config: Config, as_json: bool) -> None:
+    keys = named_keys(config.state_dir)
+    if as_json:
+        print_json({"keys": [{"name": key.name, "made": key.made} for key in keys]})
+        return
+    own = config.state_dir / TOKEN
+    rows = [("the box's own", "-", str(own))] if own.exists() else []
+    rows += [(key.name, key.made, "") for key in keys]
+    print_table(rows or [("no keys yet", "", "")])

@@ -1,0 +1,1 @@
+"""How clients reach the box: its address, and the configuration files of agents."""
