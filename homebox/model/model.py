@@ -354,10 +354,15 @@ def plan_load(
 
     Takes the arguments of `load` and raises the same.
     """
-    from homebox.model.decoder.paged_cache import KINDS
+    from homebox.model.decoder.pages import PAGE
     from homebox.model.decoder.stages import Sizes, chunks_for
     from homebox.model.loading.gguf_format import served_packing
-    from homebox.model.placement.keys_and_values import pages_on, pool_of
+    from homebox.model.placement.keys_and_values import (
+        choose_kind,
+        kind_named,
+        pages_used,
+        pool_of,
+    )
     from homebox.model.placement.plan import Request, plan
 
     loaded = opened or open_model(path)
@@ -366,14 +371,21 @@ def plan_load(
     free = others.alone(host, memory).free
     packing = served_packing(loaded.config, loaded.weights, weights, free)
     arithmetic = choose_activations(packing.form.name, activations)
-    cache = cache_kind(arithmetic)
+    cache = choose_kind(loaded.config, arithmetic, kv)
+    kind = kind_named(cache)
+    pool = pool_of(loaded.config, kind, kv_memory, context)
+    if pool:
+        size = min(size, pool * PAGE)
+    loaded = replace(loaded, config=loaded.config.serving(size))
     choice = others.choice(choose(device, memory), memory)
     chunks = chunks_for(room.device for room in choice.rooms)
-    sizes = Sizes(size, slots + 1, adapters, arithmetic, KINDS[cache], chunks)
+    sizes = Sizes(size, slots + 1, adapters, arithmetic, kind, chunks, pool)
     # Beside another model the CPU is no way out of a full card: that one can go first.
     fallback = None if others.bytes and others.stays else others.room(host, memory)
-    placement = plan(Request(loaded.config, packing, sizes, rank), choice, fallback)
-    return PlannedLoad(loaded, packing, sizes, cache, placement)
+    request = Request(loaded.config, packing, sizes, rank)
+    placement = plan(request, choice, fallback)
+    pages = pages_used(request, placement)
+    return PlannedLoad(loaded, packing, sizes, cache, placement, pages)
 
 
 def choose_activations(weights: str, asked: str) -> Activations:
@@ -384,11 +396,6 @@ def choose_activations(weights: str, asked: str) -> Activations:
     if asked not in kinds:
         raise ConfigError(f"activations must be one of {', '.join(kinds)}, not {asked!r}")
     return kinds[asked]
-
-
-def cache_kind(activations: Activations) -> str:
-    """Return what keys and values are kept as: nothing is rounded where activations are not."""
-    return "f32" if activations == "f32" else "f16"
 
 
 def choose_context(max_positions: int, asked: int | None) -> int:

@@ -13,6 +13,8 @@ numbers are int8 with a float32 scale for each position and 32 channels: for eac
 
 from typing import Literal
 
+import numpy as np
+
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.formats import A8, BLOCK
@@ -64,6 +66,7 @@ class PagedCache:
         self.page_size = self.heads * self.head_size
         self.layers = range(config.num_layers) if layers is None else layers
         self.memory = [Tensor.zeros((pages * self.page_size,), kind) for _ in self.layers]
+        self._zeros: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
@@ -75,6 +78,26 @@ class PagedCache:
         for memory in self.memory:
             size = self.page_size
             memory.buffer.copy(source * size, target * size, size)
+
+    def clear_page(self, page: int) -> None:
+        """Zero a page in all layers; no program may be running."""
+        if self._zeros is None:
+            self._zeros = np.zeros(self.page_size, self.dtype.to_numpy())
+        for memory in self.memory:
+            memory.buffer.write(self._zeros, page * self.page_size)
+
+    def read_page(self, page: int) -> list[np.ndarray]:
+        """Return the bytes of a page, uint8, for each layer; in host memory they are views."""
+        size = self.page_size
+        parts = [memory.buffer.read(page * size, size) for memory in self.memory]
+        return [part.view(np.uint8) for part in parts]
+
+    def write_page(self, page: int, content: np.ndarray) -> None:
+        """Put bytes where `read_page` had them: those of all layers, uint8, in order."""
+        kind = self.dtype.to_numpy()
+        parts = content.view(kind).reshape(len(self.memory), self.page_size)
+        for memory, part in zip(self.memory, parts, strict=True):
+            memory.buffer.write(part, page * self.page_size)
 
     # -- writing --------------------------------------------------------------------------------
 

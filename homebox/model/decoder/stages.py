@@ -19,6 +19,7 @@ from homebox.engine.graph.device import HOST, Buffer, Device, using
 from homebox.engine.graph.ops import Op, Sym
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import Program, Spec, capture
+from homebox.engine.runtime.devices import backend_of
 from homebox.errors import DeviceError, OutOfDeviceMemoryError
 from homebox.model.config import ModelConfig
 from homebox.model.decoder.activations import Activations
@@ -71,6 +72,7 @@ class Sizes:
     activations: Activations
     cache: CacheKind
     chunks: tuple[int, ...]  # of CHUNKS, see `chunks_for`
+    pool: int = 0  # pages of all sequences together; 0: as many as all can fill
 
     @property
     def per_slot(self) -> int:
@@ -80,7 +82,7 @@ class Sizes:
     @property
     def pages(self) -> int:
         """Pages of all sequences."""
-        return self.slots * self.per_slot
+        return self.pool or self.slots * self.per_slot
 
 
 def chunks_for(devices: Iterable[Device]) -> tuple[int, ...]:
@@ -241,6 +243,12 @@ class Stage:
         if len(self.layers) < self.config.num_layers:
             parts += (self.layers,)
         return repr(parts)
+
+    def numerics(self) -> tuple[object, ...]:
+        """Return what decides the bits of keys and values besides weights and source code."""
+        cache = (self.cache.dtype.name, self.cache.quantised, self.cache.page_size)
+        identity = backend_of(self.device).identity
+        return (identity, self.weights.form.name, self._other_formats(), cache)
 
     def _other_formats(self) -> list[tuple[str, str]]:
         """Return the matrices that are not in the format of most."""

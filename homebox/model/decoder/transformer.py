@@ -240,7 +240,7 @@ class Transformer:
         return np.concatenate(parts)
 
     def put_page(self, slot: int, position: int, content: Bytes) -> None:
-        """Let a slot hold at `position` .. `position` + 63 what `read_page` gave, and nothing after.
+        """Let a slot hold what `read_page` gave at `position` and the 63 after it, and no more.
 
         `position` is a multiple of 64. Raises what `forward` does for want of memory or a device.
         """

@@ -66,7 +66,7 @@ class Request:
     def of(self, layers: range, host: bool = False) -> Bytes:
         """Return what some layers take; on the host, where memory counts when it is touched."""
         c, sizes = self.config, self.sizes
-        pages = sizes.per_slot if host else sizes.pages
+        pages = self._pages(host)
         return Bytes(
             weights=sum(s.nbytes for s in self.segments if needed(c, s.name, layers)),
             cache=len(layers) * pages * page_bytes(c, sizes.cache),
@@ -84,9 +84,12 @@ class Request:
     def layer(self, layer: int, host: bool = False) -> int:
         """Return what one more layer takes, this one."""
         weights = sum(s.nbytes for s in self.segments if s.name.startswith(f"layers.{layer}."))
-        pages = self.sizes.per_slot if host else self.sizes.pages
-        cache = pages * page_bytes(self.config, self.sizes.cache)
+        cache = self._pages(host) * page_bytes(self.config, self.sizes.cache)
         return weights + cache + (0 if host else self._adapters(layer))
+
+    def _pages(self, host: bool) -> int:
+        """Return the pages that are counted; on the host one context is enough to begin with."""
+        return self.sizes.per_slot if host and not self.sizes.pool else self.sizes.pages
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:

@@ -1,0 +1,186 @@
+"""Prefixes that are kept change no bit of an answer: with them, without them, however they came."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from homebox.errors import NoFreeSlotError
+from homebox.model import GenerationRequest, Model, SamplingParams, load
+from homebox.model.decoder.pages import PAGE
+from homebox.model.lora import init_adapter
+
+OWNER = "owner"
+HASH = "ab" * 32
+
+
+class Listening:
+    """A model's transformer whose logits are noted, the last of each chunk and of each token."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.heard: list[bytes] = []
+        self.read = 0
+        self._inner: Any = model.transformer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def forward(self, slot: int, position: int, ids: Any, adapter: int) -> Any:
+        logits = self._inner.forward(slot, position, ids, adapter)
+        self.read += len(ids)
+        self.heard.append(logits.tobytes())
+        return logits
+
+    def decode(self, *args: Any) -> Any:
+        logits = self._inner.decode(*args)
+        self.heard += [row.tobytes() for row in logits]
+        return logits
+
+
+def answer(
+    model: Model, ids: Sequence[int], owner: str | None = OWNER, count: int = 6, **more: Any
+) -> tuple[list[int], list[bytes], int]:
+    """Return the ids of an answer, the bits of the logits behind them, and how many were cached."""
+    ears = Listening(model)
+    inner, model.transformer = model.transformer, ears  # type: ignore[assignment]
+    try:
+        request = GenerationRequest(ids, SamplingParams(max_tokens=count), owner=owner, **more)
+        sequence = model.start(request)
+        found: list[int] = []
+        while not sequence.finished:
+            piece = sequence.step()
+            found += piece.token_ids if piece is not None else ()
+    finally:
+        model.transformer = inner
+    return found, ears.heard[-len(found) :], sequence.cached_tokens
+
+
+def prompt(count: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(300, 1200, count).tolist()
+
+
+def tiny(kind: str = "f32", slots: int = 2, context: int = 512, **more: Any) -> Model:
+    model = load("tiny", context, slots, kv=kind, device="cpu", **more)
+    model.stop_ids = frozenset()
+    model.speculation.on = False
+    return model
+
+
+@pytest.fixture(scope="module", params=["f32", "f16", "q8"])
+def model(request: pytest.FixtureRequest) -> Model:
+    return tiny(request.param)
+
+
+@pytest.fixture(autouse=True)
+def fresh(request: pytest.FixtureRequest) -> None:
+    if "model" in request.fixturenames:
+        request.getfixturevalue("model").prefixes.clear()
+
+
+def test_an_answer_is_the_same_with_and_without_prefixes(model: Model) -> None:
+    ids = prompt(200)
+    wanted = answer(model, ids, owner=None)
+    assert wanted[2] == 0
+    for cached in (0, 199, 199):
+        assert answer(model, ids) == (*wanted[:2], cached)
+
+
+def test_a_conversation_goes_on_where_it_ended(model: Model) -> None:
+    ids = prompt(150)
+    said, _, _ = answer(model, ids)
+    longer = ids + said + prompt(40, seed=1)
+    wanted = answer(model, longer, owner=None)
+    # The last token of an answer is said and not taken in.
+    assert answer(model, longer) == (*wanted[:2], len(ids) + len(said) - 1)
+
+
+@pytest.mark.parametrize("back", [5, 56, 64, 70, 130])
+def test_rolling_back_inside_and_over_pages(model: Model, back: int) -> None:
+    ids = prompt(200)
+    answer(model, ids)
+    other = ids[: 200 - back] + prompt(30, seed=back)
+    wanted = answer(model, other, owner=None)
+    assert answer(model, other) == (*wanted[:2], 200 - back)
+    # What was there before is as it was.
+    assert answer(model, ids) == (*answer(model, ids, owner=None)[:2], 199)
+
+
+def test_two_that_share_disturb_each_other_in_nothing(model: Model) -> None:
+    ids = prompt(100)
+    answer(model, ids)
+    prompts = [ids + prompt(20, seed=seed) for seed in (1, 2)]
+    wanted = [answer(model, each, owner=None)[0] for each in prompts]
+    sampling = SamplingParams(max_tokens=6)
+    running = [model.start(GenerationRequest(each, sampling, owner=OWNER)) for each in prompts]
+    found: list[list[int]] = [[], []]
+    while not all(each.finished for each in running):
+        for said, piece in zip(found, model.step(running), strict=True):
+            assert not isinstance(piece, Exception)
+            said += piece.token_ids if piece is not None else ()
+    assert [each.cached_tokens for each in running] == [100, 100]
+    assert found == wanted
+
+
+def test_owners_and_weights_share_nothing(model: Model) -> None:
+    ids = prompt(150)
+    for name, seed in ((HASH, 0), ("candidate", 1)):
+        tensors = init_adapter(model.config, 4, seed)
+        noise = np.random.default_rng(seed)
+        filled = {k: noise.normal(0, 0.1, v.shape).astype(np.float32) for k, v in tensors.items()}
+        model.adapters.add(name, filled)
+    base = answer(model, ids, owner=None)
+    learned = answer(model, ids, owner=None, adapter=HASH)
+    assert base[1] != learned[1]
+    assert answer(model, ids)[2] == 0
+    assert answer(model, ids, owner="another") == base
+    assert answer(model, ids, adapter=HASH) == learned
+    assert answer(model, ids, adapter=HASH) == (*learned[:2], 149)
+    # The same hash is the same weights, wherever they lie now; another name may be anything.
+    for _ in range(2):
+        assert answer(model, ids, adapter="candidate")[2] == 0
+    model.adapters.remove(HASH)
+    model.adapters.remove("candidate")
+    model.adapters.add(HASH, init_adapter(model.config, 4, 0))
+    assert answer(model, ids, adapter=HASH)[2] == 149
+    model.adapters.remove(HASH)
+
+
+def test_after_eviction_and_within_little_memory() -> None:
+    """A pool of few contexts: what is admitted is answered, with the same bits."""
+    small = tiny(context=256, kv_memory=3)
+    pages = small.transformer.pages  # type: ignore[attr-defined]
+    assert pages.count < 3 * pages.per_slot
+    prompts = [prompt(180, seed) for seed in range(pages.count // 3 + 2)]
+    wanted = [answer(small, ids, owner=None) for ids in prompts]
+    for _ in range(2):
+        for ids, each in zip(prompts, wanted, strict=True):
+            assert answer(small, ids)[:2] == each[:2]
+    found = small.prefixes.statistics
+    assert found.evictions > 0
+    assert found.reasons["evicted"] > 0
+    assert pages.free_pages + len(small.prefixes.tree or ()) == pages.count
+    small.prefixes.clear()
+    assert pages.free_pages == pages.count
+
+
+def test_what_is_admitted_never_lacks_pages() -> None:
+    small = tiny(slots=8, context=256, kv_memory=3)
+    pages = small.transformer.pages  # type: ignore[attr-defined]
+    sampling = SamplingParams(max_tokens=256)
+    running: list[Any] = []
+    with pytest.raises(NoFreeSlotError, match="pages"):
+        while len(running) < 8:
+            ids = prompt(100, len(running))
+            running.append(small.start(GenerationRequest(ids, sampling, owner=OWNER)))
+    assert len(running) == pages.count // 4
+    # An exam has to wait like everybody else.
+    with pytest.raises(NoFreeSlotError):
+        small.logits(prompt(64 * (pages.count % 4) + 1))
+    while not all(each.finished for each in running):
+        outcomes = small.step(running)
+        assert not any(isinstance(each, Exception) for each in outcomes)
+    assert [each.finish_reason for each in running] == ["length"] * len(running)
+    assert len(small.logits(prompt(200))) == 200  # idle pages are given up for it
+    assert pages.count * PAGE >= 256
