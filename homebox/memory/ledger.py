@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from homebox.errors import StateError
+from homebox.memory import feedback as feedback_table
 from homebox.memory import lessons as lesson_table
 from homebox.memory import turns as turn_table
 from homebox.memory.database import Database
+from homebox.memory.feedback import Feedback
 from homebox.memory.lessons import Lesson
 from homebox.memory.store import canonical_json
-from homebox.memory.turns import CHAT, START, Message, Turn, clean, cleaned
+from homebox.memory.turns import CHAT, START, Answered, Message, Turn, clean, cleaned
 
-__all__ = ["Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]
+__all__ = ["Feedback", "Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]
 
 PAGE = 256  # turns that are read at once
 
@@ -117,13 +119,10 @@ class Ledger:
             if len(page) < PAGE:
                 return
 
-    def latest(self, most: int) -> list[Turn]:
-        """Return the last `most` turns that were not erased, the newest first."""
+    def answers(self, most: int) -> list[Answered]:
+        """Return the last `most` answers whose ids were kept, the oldest first."""
         with self._database.reader() as connection:
-            found = turn_table.select(
-                connection, "number > 0 ORDER BY number DESC LIMIT ?", (max(most, 0),)
-            )
-        return [turn for _, turn in found]
+            return turn_table.answers(connection, max(most, 0))
 
     def count(self) -> int:
         """Return how many turns were ever written, erased ones included."""
@@ -148,8 +147,24 @@ class Ledger:
     def erase(self, id: str) -> None:
         """Forget what a turn said, for good; its place in the chain stays."""
         number = self._number(id)
-        self._database.write(lambda connection: turn_table.erase(connection, number)).result()
+
+        def work(connection: sqlite3.Connection) -> None:
+            feedback_table.erase(connection, number)
+            turn_table.erase(connection, number)
+
+        self._database.write(work).result()
         self._database.checkpoint()  # the write-ahead log still holds the words
+
+    def give_feedback(self, owner: str, feedback: Feedback) -> "Future[str]":
+        """Begin to keep an opinion about a turn of `owner`; the Future may raise StateError."""
+        return self._database.write(
+            lambda connection: feedback_table.put(connection, owner, feedback)
+        )
+
+    def feedback(self) -> list[Feedback]:
+        """Return all opinions about turns, in the order of the turns."""
+        with self._database.reader() as connection:
+            return feedback_table.select(connection)
 
     def add_lesson(self, lesson: Lesson) -> str:
         """Keep a lesson, or merge it with the same one told before; return its hash."""

@@ -75,5 +75,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE turns ADD COLUMN kind TEXT NOT NULL DEFAULT 'chat'",
         "ALTER TABLE turns ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE turns ADD COLUMN parent TEXT NOT NULL DEFAULT ''",
+        """CREATE TABLE feedback (
+            turn INTEGER PRIMARY KEY REFERENCES turns (number),
+            rating TEXT NOT NULL CHECK (rating IN ('good', 'bad', 'edited')),
+            text TEXT NOT NULL,
+            time TEXT NOT NULL
+        ) STRICT""",
     ),
 )

@@ -12,7 +12,7 @@ import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from homebox.errors import StateError
 from homebox.memory.provenance import PROVENANCES
@@ -68,6 +68,14 @@ class Turn:
     kind: str = CHAT  # what the request was for: chat, or what a client does on its own
     owner: str = ""  # a digest of the key that the request came with
     parent: str = ""  # the conversation that this one was begun from
+
+
+class Answered(NamedTuple):
+    """An answer: whose it was, the ids that it consists of, what it says."""
+
+    owner: str
+    token_ids: tuple[int, ...]
+    message: Message
 
 
 def insert(connection: sqlite3.Connection, turn: Turn) -> str:
@@ -171,6 +179,26 @@ def select(
         f"SELECT {_COLUMNS} FROM turns WHERE salt IS NOT NULL AND {condition}", parameters
     ).fetchall()
     return [(row[0], _turn(connection, row)) for row in rows]
+
+
+def answers(connection: sqlite3.Connection, most: int) -> list[Answered]:
+    """Return the last answers whose ids were kept, the oldest first."""
+    rows = connection.execute(
+        "SELECT number, id, owner, token_ids FROM turns WHERE token_ids IS NOT NULL "
+        "ORDER BY number DESC LIMIT ?",
+        (most,),
+    ).fetchall()
+    found = []
+    for number, id, owner, ids in reversed(rows):
+        row = connection.execute(
+            "SELECT role, content, provenance, details FROM messages JOIN texts "
+            "ON text = texts.number WHERE turn = ? AND part = 'new' ORDER BY position DESC LIMIT 1",
+            (number,),
+        ).fetchone()
+        if row is not None:
+            more = "" if row[3] is None else _read(connection, row[3])
+            found.append(Answered(owner, _unpacked(id, ids), Message(row[0], row[1], row[2], more)))
+    return found
 
 
 def check(

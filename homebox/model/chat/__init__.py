@@ -2,10 +2,16 @@
 
 from homebox.model.chat.formats import ChatFormat, chat_format
 from homebox.model.chat.messages import Rendered, RenderedText, Span, TextSpan
+from homebox.model.chat.prompt import ChatPrompt
+from homebox.model.chat.recall import Call, Generated, Recall
 from homebox.model.chat.template import render_template
 
 __all__ = [
+    "Call",
     "ChatFormat",
+    "ChatPrompt",
+    "Generated",
+    "Recall",
     "Rendered",
     "RenderedText",
     "Span",

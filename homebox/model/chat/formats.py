@@ -22,6 +22,8 @@ from homebox.model.chat.messages import (
     role_of,
     text_of,
 )
+from homebox.model.chat.prompt import ChatPrompt
+from homebox.model.chat.recall import Generated, Recall, overlap, spelled
 from homebox.model.chat.stand_ins import StandIns
 from homebox.model.chat.template import render_template
 from homebox.model.chat.template_chat import TemplateChat
@@ -75,6 +77,21 @@ class ChatFormat(Protocol):
         """
         ...
 
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        recall: Recall | None = None,
+        add_generation_prompt: bool = True,
+        tools: Tools = None,
+        **variables: Any,
+    ) -> ChatPrompt:
+        """Return the ids of a prompt, how many of them last, and how its text ends.
+
+        Without `recall` they are those of `render`. With it, turns of the assistant that were
+        generated are shown with the arguments as they were written and by the ids of the answer.
+        """
+        ...
+
     def render_text(
         self,
         messages: Sequence[Message],
@@ -119,6 +136,25 @@ class RoleTokenChat:
         """Return the ids of a prompt (see ChatFormat)."""
         ids = self.render_training([*_announced(tools), *messages]).ids
         return [*ids, self._roles["assistant"]] if add_generation_prompt else ids
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        recall: Recall | None = None,
+        add_generation_prompt: bool = True,
+        tools: Tools = None,
+        **variables: Any,
+    ) -> ChatPrompt:
+        """Return the ids of a prompt and what is known of them (see ChatFormat)."""
+        offer = _announced(tools)
+        written = [*offer, *spelled(messages, recall)]
+        rendered = self._rendered(written, recall)
+        firsts = [span.start for span in rendered.spans if span.role != "system"]
+        ids = rendered.ids
+        stable = firsts[0] if firsts else len(ids)
+        if add_generation_prompt:
+            ids = [*ids, self._roles["assistant"]]
+        return ChatPrompt(ids, stable, self._tokenizer.decode(ids[-1:], special=True))
 
     def render_text(
         self,
@@ -178,19 +214,34 @@ class RoleTokenChat:
 
     def render_training(self, messages: Sequence[Message]) -> Rendered:
         """Return ids, mask and spans (see ChatFormat)."""
+        return self._rendered(messages, None)
+
+    def _rendered(self, messages: Sequence[Message], recall: Recall | None) -> Rendered:
         ids: list[int] = []
         mask: list[bool] = []
         spans = []
         for number, message in enumerate(messages):
             role = role_of(message, number)
             parts = parts_of(message, number)
-            text = self._said(parts, role == "assistant")
+            known = None
+            if recall is not None and role == "assistant":
+                known = self._recalled(recall.turns(message), "".join(part for part, _ in parts))
+            text = self._said(parts, role == "assistant") if known is None else known
             target = role == "assistant" and message.get("train", True) is not False
             start = len(ids)
             ids += [self._roles[role], *text, self._end]
             mask += [False] + [target] * (len(text) + 1)
             spans.append(Span(start, len(ids), number, role, provenance_of(message, role)))
         return Rendered(ids, mask, tuple(spans))
+
+    def _recalled(self, turns: Sequence[Generated], text: str) -> list[int] | None:
+        """Return the ids of the answer that says this, if there is one."""
+        for turn in turns:
+            match = overlap(turn, self._tokenizer, text, (0, len(text)), (0, len(text)))
+            whole = match is not None and (match.start, match.end) == (0, len(text))
+            if match and whole and self._tokenizer.hidden.isdisjoint(match.ids):
+                return list(match.ids)
+        return None
 
 
 class PlainChat:
@@ -212,6 +263,20 @@ class PlainChat:
     ) -> list[int]:
         """Return the ids of a prompt; there is no mark where the assistant begins."""
         return self.render_training(messages).ids
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        recall: Recall | None = None,
+        add_generation_prompt: bool = True,
+        tools: Tools = None,
+        **variables: Any,
+    ) -> ChatPrompt:
+        """Return the ids of a prompt; no turn is told from another, so nothing is recalled."""
+        rendered = self.render_training(messages)
+        firsts = [span.start for span in rendered.spans if span.role != "system"]
+        stable = firsts[0] if firsts else len(rendered.ids)
+        return ChatPrompt(rendered.ids, stable, "")
 
     def render_text(
         self,

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby, islice
 from typing import Any, SupportsIndex
 
+from homebox.model.chat.written import written_alike
+
 # Whose words count less, where several are mixed: the last one.
 _TRUST = ("template", "owner", "system", "assistant", "tool", "file", "web")
 _MOST_RUNS = 1 << 16  # of one text; with more of them it is a mixture
@@ -196,9 +198,11 @@ def said(value: Any, source: Source) -> Any:
     if isinstance(value, str):
         return Said(value, ((len(value), source),) if value else ())
     if isinstance(value, Mapping):
-        return {said(key, source): said(item, source) for key, item in value.items()}
+        inner = {said(key, source): said(item, source) for key, item in value.items()}
+        return written_alike(value, inner, lambda text: str(said(text, source)))
     if isinstance(value, list | tuple):
-        return [said(item, source) for item in value]
+        items = [said(item, source) for item in value]
+        return written_alike(value, items, lambda text: str(said(text, source)))
     return value
 
 

@@ -1,6 +1,7 @@
 """Writes JSON of texts that know who said them, character by character as `json.dumps` would.
 
-Invariant: the text is that of `json.dumps`; quotes, brackets and numbers are the template's words.
+Invariant: the text is that of `json.dumps`, or the value's own (`written.py`); quotes, brackets and
+numbers that are written here are the template's words.
 """
 
 import json
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homebox.model.chat.said import Said, joined, runs_of
+from homebox.model.chat.written import text_of_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,10 @@ def said_json(value: Any, style: Style) -> str:
 
 
 def _parts(value: Any, style: Style, level: int) -> Iterator[str]:
-    if isinstance(value, Mapping):
+    text = text_of_value(value)
+    if text is not None:
+        yield text
+    elif isinstance(value, Mapping):
         items = sorted(value.items()) if style.sort_keys else value.items()
         colon = style.between[1]
         pairs = ((*_key(key, style), colon, item) for key, item in items)

@@ -25,6 +25,7 @@ from jinja2.visitor import NodeTransformer
 from homebox.model.chat.budget import bounded, current, weighed, weight
 from homebox.model.chat.said import joined, known, replaced
 from homebox.model.chat.said_json import Style, said_json
+from homebox.model.chat.written import text_of_value
 
 _MAX_NUMBER = 1 << 20  # of an argument that may be a size
 _MAX_PAD = 4096
@@ -287,6 +288,9 @@ def _tojson(
     if current().tracked:
         style = Style(bool(ensure_ascii), indent, separators, bool(sort_keys))
         return str(weighed(said_json(value, style)))
+    own = text_of_value(value)
+    if own is not None:
+        return str(weighed(own))
     text = json.dumps(
         value,
         ensure_ascii=bool(ensure_ascii),

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from homebox.errors import RequestError
+from homebox.model.chat.written import written_alike
 from homebox.model.tokenizer.base import Restore, Tokenizer, any_of
 
 _PLANES = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
@@ -83,7 +84,8 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {_changed(key, change): _changed(item, change) for key, item in value.items()}
+        inner = {_changed(key, change): _changed(item, change) for key, item in value.items()}
+        return written_alike(value, inner, change)
     if isinstance(value, list | tuple):
-        return [_changed(item, change) for item in value]
+        return written_alike(value, [_changed(item, change) for item in value], change)
     return value

@@ -30,10 +30,13 @@ from homebox.model.chat.messages import (
     role_of,
     text_of,
 )
+from homebox.model.chat.prompt import ChatPrompt, PromptEncoder, begun, stable_place
+from homebox.model.chat.recall import Recall, spelled, splices
 from homebox.model.chat.said import TEMPLATE, joined, runs_of, said
 from homebox.model.chat.stand_ins import StandIns
 from homebox.model.chat.template import STOPPED, ChatTemplate
-from homebox.model.tokenizer.base import After, Tokenizer, any_of
+from homebox.model.chat.written import text_of_value
+from homebox.model.tokenizer.base import After, Restore, Tokenizer, any_of
 
 _DAY = datetime(2026, 1, 1)  # in training, so that a job has one result
 _PROBE = "Zq9x"
@@ -58,6 +61,7 @@ class TemplateChat:
         names = (rf"""[.'"]{name}\b""" for name in _THOUGHTS)
         asked = [re.search(name, source) is not None for name in names]
         self._thoughts = tuple(compress(_THOUGHTS, asked))
+        self._encoder = PromptEncoder(tokenizer)
         self._marks = any_of(tokenizer.special)
         ends = (*stop_ids, *tokenizer.settings.end_ids, *self._end_of_turn())
         self.stop_ids = tuple(dict.fromkeys(ends))
@@ -77,6 +81,26 @@ class TemplateChat:
         text = self._text(given, add_generation_prompt, tools=offered, **more)
         return self._tokenizer.encode_marked(text, stand_ins.restore)
 
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        recall: Recall | None = None,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> ChatPrompt:
+        """Return the ids of a prompt and what is known of them (see ChatFormat)."""
+        written = spelled(messages, recall)
+        text, spans, restore = self._told(written, add_generation_prompt, tools, variables)
+        stable = stable_place(spans, lambda n: role_of(messages[n], n) == "system", len(text))
+        known = (
+            ()
+            if recall is None
+            else splices(messages, recall, text, spans, self._tokenizer, restore)
+        )
+        ids, first = self._encoder.encode(text, stable, restore, known)
+        return ChatPrompt(ids, first, begun(text.translate(dict(restore)), spans))
+
     def render_text(
         self,
         messages: Sequence[Message],
@@ -85,6 +109,17 @@ class TemplateChat:
         **variables: Any,
     ) -> RenderedText:
         """Return the text that `render` encodes, with who wrote each character."""
+        text, spans, restore = self._told(messages, add_generation_prompt, tools, variables)
+        return RenderedText(text.translate(dict(restore)), spans)
+
+    def _told(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+    ) -> tuple[str, tuple[TextSpan, ...], Restore]:
+        """Return the text with stand-ins, who wrote each character, and what they stand for."""
         stand_ins, given = self._given(messages, [tools, variables])
         offered, more = stand_ins.of_others([self._offered(tools), self._chosen(variables)])
         told = [
@@ -111,7 +146,7 @@ class TemplateChat:
         for length, source in runs_of(text):
             spans.append(TextSpan(place, place + length, *source))
             place += length
-        return RenderedText(text.translate(stand_ins.restore), tuple(spans))
+        return str.__getitem__(text, slice(None)), tuple(spans), stand_ins.restore
 
     def encode(self, rendered: RenderedText) -> list[int]:
         """Return the ids of a text: only what the template wrote, or an assistant, steers."""
@@ -351,13 +386,15 @@ def _with_calls(message: Message, number: int, stand_ins: StandIns) -> str:
 
 def _call(call: Any, number: int, as_text: bool) -> dict[str, Any]:
     name, arguments = parsed_arguments(call, number)
-    try:
-        plain = json.loads(json.dumps(arguments, allow_nan=False))
-    except (TypeError, ValueError, RecursionError):
-        param = f"messages[{number}].tool_calls"
-        raise RequestError(f"{param}: arguments are not JSON", param=param) from None
-    written = json.dumps(plain, ensure_ascii=False) if as_text else plain
-    function = {"name": name, "arguments": written}
+    text = text_of_value(arguments)
+    if text is None:
+        try:
+            arguments = json.loads(json.dumps(arguments, allow_nan=False))
+        except (TypeError, ValueError, RecursionError):
+            param = f"messages[{number}].tool_calls"
+            raise RequestError(f"{param}: arguments are not JSON", param=param) from None
+        text = json.dumps(arguments, ensure_ascii=False) if as_text else ""
+    function = {"name": name, "arguments": text if as_text else arguments}
     known = call.get("id")
     given = {"id": known} if isinstance(known, str) else {}
     return {**given, "type": "function", "function": function}

@@ -111,7 +111,7 @@ class Tokenizer(ABC):
         return True
 
     def _find_marks(self) -> None:
-        self._marks = any_of(self.special)
+        self.marks = self._marks = any_of(self.special)
         self._shown = any_of(text for text, i in self.special.items() if i not in self.hidden)
 
     @cached_property
@@ -202,6 +202,11 @@ class StreamDecoder:
         if self._strip and data:
             data = self._strip_start(index, data)
         return self._utf8.decode(data)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a character has begun that is not complete."""
+        return bool(self._utf8.getstate()[0])
 
     def flush(self) -> str:
         """Return what is left at the end: U+FFFD for a character that was never completed."""

@@ -143,7 +143,8 @@ def test_generated_ids_come_back_and_are_erased(tmp_path: Path) -> None:
     turn = ledger.turn(name)
     assert turn is not None
     assert (turn.token_ids, turn.owner, turn.parent) == (tuple(ids), "4711-OWNER", "4711-PARENT")
-    assert [each.id for each in ledger.latest(5)] == [name]
+    assert ledger.answers(5) == [("4711-OWNER", tuple(ids), turn.messages[-1])]
+    assert ledger.answers(0) == []
 
     def written() -> bytes:
         return b"".join(file.read_bytes() for file in tmp_path.iterdir())
@@ -152,7 +153,7 @@ def test_generated_ids_come_back_and_are_erased(tmp_path: Path) -> None:
     ledger.erase(name)
     for words in (b"DCBADCBA", b"4711-OWNER", b"4711-PARENT"):
         assert words not in written()
-    assert (ledger.verify(), ledger.latest(5)) == (1, [])
+    assert (ledger.verify(), ledger.answers(5)) == (1, [])
     ledger.close()
 
 

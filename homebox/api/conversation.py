@@ -1,0 +1,65 @@
+"""Which conversation a request belongs to, and what it is for.
+
+Clients that say so are believed: a header, or prompt_cache_key without its counter, or the session
+that OpenClaw names in the first message. Otherwise what came up to the first user message names it,
+as it stays the same while a conversation grows.
+
+Invariant: neither changes what the model is shown; both are for the ledger and for reports.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from homebox.api.requests import ChatMessage, ChatRequest
+from homebox.memory.clients import CHAT, kind_of_words, session_in, without_time
+
+HEADERS = ("x-homebox-conversation", "x-session-id", "x-session-affinity")
+PARENT = "x-parent-session-id"
+LENGTH = 200  # of an id
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation's id, what this request of it is for, and who began it, if another one did."""
+
+    id: str
+    kind: str = CHAT  # chat, title or compaction
+    parent: str = ""
+
+
+def conversation_of(request: ChatRequest, headers: Mapping[str, str]) -> Conversation:
+    """Return what a request says of its conversation."""
+    parent = headers.get(PARENT, "")[:LENGTH]
+    return Conversation(conversation_id(request, headers), kind_of(request), parent)
+
+
+def kind_of(request: ChatRequest) -> str:
+    """Return what a request is for: those that a client makes on its own are not the owner's."""
+    system = "\n".join(message.text for message in _system(request.messages))
+    return kind_of_words(system, bool(request.tools))
+
+
+def conversation_id(request: ChatRequest, headers: Mapping[str, str]) -> str:
+    """Name the conversation that a request belongs to."""
+    for name in HEADERS:
+        if headers.get(name):
+            return headers[name][:LENGTH]
+    if request.prompt_cache_key:
+        key = request.prompt_cache_key
+        return key.rpartition(":")[0][:LENGTH] or key[:LENGTH]
+    digest = hashlib.sha256()
+    for message in request.messages:
+        text = message.text
+        if message.role == "user":
+            if session := session_in(text):
+                return session
+            text = without_time(text)
+        digest.update(f"{message.role}\0{text}\0".encode("utf-8", "replace"))
+        if message.role == "user":
+            break
+    return digest.hexdigest()[:32]
+
+
+def _system(messages: Iterable[ChatMessage]) -> list[ChatMessage]:
+    return [message for message in messages if message.role in ("system", "developer")]

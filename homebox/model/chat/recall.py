@@ -1,0 +1,252 @@
+"""What was generated, put back where a conversation shows it again.
+
+The one idea: a history comes back as text that clients wrote anew; where a rendered turn says what
+an answer said, its ids are the answer's, as the same text could be cut into other tokens. Then the
+keys and values of the answer serve again, and what is trained is what was said.
+Invariant: ids are put in only for a piece of rendered text that they spell exactly, within one
+message of the assistant's and the template's words around it; a hidden steering token only where
+the template wrote that token. Who asks gets nothing of another owner (`Recall`).
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from homebox.errors import RequestError
+from homebox.model.chat.messages import Message, TextSpan, parsed_arguments
+from homebox.model.chat.written import same_value, written
+from homebox.model.tokenizer.base import Restore, StreamDecoder, Tokenizer
+
+
+class Call(NamedTuple):
+    """A call of a tool: its id, the tool's name, the JSON text of its arguments."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Spelling(NamedTuple):
+    """What ids spell: a text, and after each of them the place in it, -1 within a character."""
+
+    text: str
+    ends: "array[int]"
+
+    def tokens(self, first: int, last: int) -> tuple[int, int, int, int] | None:
+        """Return the longest run of whole tokens that spells a part of text[first:last].
+
+        As the first of them and the one behind the last, and where the part begins and ends.
+        """
+        begin = end = -1
+        start = stop = 0
+        for number, place in enumerate((0, *self.ends)):
+            if first <= place <= last:
+                if begin < 0:
+                    begin, start = number, place
+                if place > stop or end < 0:
+                    end, stop = number, place
+        return (begin, end, start, stop) if begin < end else None
+
+
+class Generated:
+    """An answer: its ids (T,) and its calls of tools."""
+
+    __slots__ = ("_spelled", "calls", "ids")
+
+    def __init__(self, ids: Iterable[int], calls: Iterable[Call] = ()) -> None:
+        self.ids = array("i", ids)
+        self.calls = tuple(calls)
+        self._spelled: tuple[Tokenizer, bool, Spelling] | None = None
+
+    def spelled(self, tokenizer: Tokenizer, continued: bool) -> Spelling:
+        """Return what the ids spell, steering tokens shown; nothing if it has not all of them.
+
+        `continued` tells whether a text stands before them.
+        """
+        known = self._spelled
+        if known is not None and known[0] is tokenizer and known[1] is continued:
+            return known[2]
+        spelling = _spelling(tokenizer, self.ids, continued)
+        self._spelled = (tokenizer, continued, spelling)
+        return spelling
+
+
+def _spelling(tokenizer: Tokenizer, ids: Sequence[int], continued: bool) -> Spelling:
+    if not all(0 <= index < tokenizer.size for index in ids):
+        return Spelling("", array("i"))
+    decoder = StreamDecoder(tokenizer, continuation=continued, special=True)
+    parts: list[str] = []
+    ends = array("i")
+    place = 0
+    for index in ids:
+        parts.append(decoder.push(index))
+        place += len(parts[-1])
+        ends.append(-1 if decoder.pending else place)
+    parts.append(decoder.flush())
+    return Spelling("".join(parts), ends)
+
+
+class Recall(Protocol):
+    """What one owner was answered."""
+
+    def turns(self, message: Message) -> Sequence[Generated]:
+        """Return the answers that an assistant's message may show, the likeliest first."""
+        ...
+
+
+class Splice(NamedTuple):
+    """text[start:end] of a rendered text is spelled by `ids`."""
+
+    start: int
+    end: int
+    ids: tuple[int, ...]
+
+
+def spelled(messages: Sequence[Message], recall: Recall | None) -> list[Message]:
+    """Return the messages with the arguments of calls as the model wrote them.
+
+    Where no answer is known that called the same tool with the same values, they stay.
+    """
+    if recall is None:
+        return list(messages)
+    return [
+        _spelled(message, recall)
+        if message.get("role") == "assistant" and message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def same_call(call: Any) -> tuple[str, str] | None:
+    """Return the tool's name and a text for the value of the arguments; None if it is no call."""
+    try:
+        name, arguments = parsed_arguments(call, 0)
+        return name, same_value(arguments)
+    except (RequestError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _spelled(message: Message, recall: Recall) -> Message:
+    known: dict[tuple[str, str], str] = {}
+    for turn in recall.turns(message):
+        for call in turn.calls:
+            same = same_call({"function": {"name": call.name, "arguments": call.arguments}})
+            if same is not None:
+                known.setdefault(same, call.arguments)
+    calls = [_as_written(call, known) for call in message["tool_calls"]] if known else None
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def _as_written(call: Any, known: Mapping[tuple[str, str], str]) -> Any:
+    same = same_call(call)
+    if same is None or same not in known:
+        return call
+    value = written(known[same] or "{}")
+    return {**call, "function": {**call["function"], "arguments": value}}
+
+
+def splices(
+    messages: Sequence[Message],
+    recall: Recall,
+    text: str,
+    spans: Sequence[TextSpan],
+    tokenizer: Tokenizer,
+    restore: Restore,
+) -> list[Splice]:
+    """Return what of a rendered text was generated, in order.
+
+    `text` is as the template left it, with stand-ins; `spans` say who wrote what of it.
+    """
+    plain = text.translate(dict(restore))
+    said = [span for span in spans if span.provenance != "template"]
+    found: list[Splice] = []
+    place = 0
+    while place < len(said):
+        number = said[place].message
+        end = place + 1
+        while end < len(said) and said[end].message == number:
+            end += 1
+        if number is not None and messages[number].get("role") == "assistant":
+            low = said[place - 1].end if place else 0
+            high = said[end].start if end < len(said) else len(text)
+            own = said[place:end]
+            turns = recall.turns(messages[number])
+            match = _best(turns, own, plain, text, (low, high), tokenizer)
+            if match is not None and (not found or match.start >= found[-1].end):
+                found.append(match)
+        place = end
+    return found
+
+
+def _best(
+    turns: Sequence[Generated],
+    own: Sequence[TextSpan],
+    plain: str,
+    text: str,
+    limits: tuple[int, int],
+    tokenizer: Tokenizer,
+) -> Splice | None:
+    """Return the longest piece around a message's words that an answer spells."""
+    begins = [
+        span.start
+        for number, span in enumerate(own)
+        if number == 0 or span.field != own[number - 1].field
+    ]
+    best: Splice | None = None
+    for turn in turns:
+        for begin in begins:
+            match = overlap(turn, tokenizer, plain, (begin, own[-1].end), limits)
+            if match is None or not _may_steer(match, text, tokenizer):
+                continue
+            if best is None or len(match.ids) > len(best.ids):
+                best = match
+            break
+    return best
+
+
+def overlap(
+    turn: Generated,
+    tokenizer: Tokenizer,
+    text: str,
+    core: tuple[int, int],
+    limits: tuple[int, int],
+) -> Splice | None:
+    """Return where whole tokens of an answer spell what is in and around text[core].
+
+    None if the answer does not hold the core. The piece lies within `limits`.
+    """
+    # Where encoding adds a space to a text, the answer may have been spelled either way.
+    for continued in (False, True) if tokenizer.strips_space else (False,):
+        spelling = turn.spelled(tokenizer, continued)
+        said = spelling.text
+        first = said.rfind(text[core[0] : core[1]])
+        if first < 0 or core[0] == core[1]:
+            continue
+        shift = core[0] - first  # from places in the answer to places in the text
+        last = first + core[1] - core[0]
+        low, high = max(0, limits[0] - shift), min(len(said), limits[1] - shift)
+        while first > low and said[first - 1] == text[first - 1 + shift]:
+            first -= 1
+        while last < high and said[last] == text[last + shift]:
+            last += 1
+        found = spelling.tokens(first, last)
+        if found is not None:
+            begin, end, start, stop = found
+            return Splice(start + shift, stop + shift, tuple(turn.ids[begin:end]))
+    return None
+
+
+def _may_steer(match: Splice, text: str, tokenizer: Tokenizer) -> bool:
+    """Tell whether every hidden steering token in the piece is one that the template wrote."""
+    if tokenizer.hidden.isdisjoint(match.ids):
+        return True
+    place = match.start
+    decoder = StreamDecoder(tokenizer, continuation=True, special=True)
+    for index in match.ids:
+        said = decoder.push(index)
+        if index in tokenizer.hidden:
+            mark = tokenizer.piece(index)
+            if not text.startswith(mark, place + len(said) - len(mark)):
+                return False
+        place += len(said)
+    return True
