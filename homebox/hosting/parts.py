@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from homebox.api.served import Adapters
+from homebox.api.service import Prompter
 from homebox.config import Config
-from homebox.model.generation.sampling import SamplingParams
+from homebox.model.generation.request import GenerationRequest
 from homebox.scheduler import Chunk, Running
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ ReadAdapter = Callable[..., tuple[Any, float]]
 class Chat(Protocol):
     """Turns messages into token ids."""
 
-    def render(self, messages: list[dict[str, Any]]) -> list[int]:
-        """Give the prompt's ids."""
+    @property
+    def prompt(self) -> Prompter:
+        """Gives a prompt."""
         ...
 
 
@@ -67,7 +69,7 @@ class ServedModel(Protocol):
         """What can be resident beside the base."""
         ...
 
-    def start(self, prompt_ids: Any, sampling: SamplingParams, adapter: str) -> Running:
+    def start(self, request: GenerationRequest) -> Running:
         """Begin an answer."""
         ...
 
@@ -112,7 +114,9 @@ def load_model(
     for line in found.choice_lines() if found is not None else ():
         print(f"homebox: {line}", file=sys.stderr, flush=True)
     others = Others(taken or {}, stays=True)
-    return load(config.model.path, **options, tell=tell or loading(), others=others)
+    model = load(config.model.path, **options, tell=tell or loading(), others=others)
+    model.speculation.on = config.model.speculation
+    return model
 
 
 def check_fit(config: Config, returned: Mapping[str, int]) -> str:
