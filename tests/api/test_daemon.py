@@ -37,6 +37,7 @@ from tests.api.test_load import wait_for
 
 def config_for(state: Path, **values: Any) -> Config:
     overrides = {"paths.state": str(state), "server.port": 0, "learning.steps": 30}
+    overrides["server.require_token"] = False
     return load_config(None, overrides | values, {"HOMEBOX_CONFIG": ""})
 
 
