@@ -77,7 +77,7 @@ class Daemon:
         self._hosting = Hosting(config, self.state, self._parts, self._notifier)
         self._closing.push_async_callback(self._hosting.close)
         hosted = await self._hosting.begin()
-        server = Server(hosted.service, settings, self.hosting.metrics)
+        server = Server(hosted.service, settings, self._hosting.metrics)
         self._hosting.through(server.door)
         self.url = await server.start()
         self._closing.push_async_callback(server.stop)

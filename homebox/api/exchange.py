@@ -1,139 +1,233 @@
-"""One question and its answer: from the typed request to the row in the ledger.
+"""One question and its answers: from the typed request to the rows in the ledger.
 
-The row is written when the answer is complete and before its last byte is sent, so that whoever
+A row is written when all answers are complete and before their last byte is sent, so that whoever
 has read an answer to its end finds it in the ledger, whatever happens to the machine. An answer
 that the caller broke off is written too, as far as it came.
 
-Invariant: `finish` returns only after the ledger has committed the turn.
+Invariant: `finish` returns only after the ledger has committed a turn for every choice.
 """
 
 import asyncio
 import contextlib
-import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from homebox.api.conversation import Conversation
+from homebox.api.recall import TurnRecall
 from homebox.api.reply import Reply, details
 from homebox.api.requests import ChatMessage, ChatRequest
-from homebox.api.responses import Answer, usage
 from homebox.api.served import Lease
 from homebox.memory.ledger import Ledger, Message, new_turn_id, now
 from homebox.memory.provenance import ASSISTANT, provenance_of
-from homebox.scheduler import CANCELLED, ERROR, Generation
+from homebox.model.answers import Event, Thought
+from homebox.model.generation.sequence import TokenLogprob
+from homebox.scheduler import CANCELLED, ERROR, Generation, Said
 
-CONVERSATION_HEADERS = ("x-homebox-conversation", "x-session-id", "x-session-affinity")
+
+@dataclass(slots=True)
+class Choice:
+    """One of the answers to a question."""
+
+    index: int
+    generation: Generation
+    reply: Reply
+    id: str = field(default_factory=new_turn_id)
+    thinking_tokens: int = 0
+
+    @property
+    def reason(self) -> str:
+        """Why it ended, in OpenAI's words."""
+        end = self.generation.end
+        return self.reply.reason(end.finish_reason) if end else ERROR
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were made, once it has ended."""
+        return self.generation.end.completion_tokens if self.generation.end else 0
+
+    def read(self, said: Said) -> list[Event]:
+        """Take the next part of the answer."""
+        events = self.reply.read(said.text)
+        if events and all(isinstance(event, Thought) for event in events):
+            self.thinking_tokens += len(said.ids)
+        return events
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What came next of one of the choices."""
+
+    choice: Choice
+    events: list[Event]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The tokens that were read and written."""
+
+    prompt: int
+    completion: int
+    cached: int  # of the prompt, that were not computed again
+    reasoning: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return OpenAI's shape."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+        }
 
 
 @dataclass
 class Exchange:
-    """A running answer, everything that its ledger row needs, and what it holds."""
+    """Running answers, everything that their ledger rows need, and what they hold."""
 
     request: ChatRequest
-    conversation: str
+    conversation: Conversation
+    owner: str
     lease: Lease
-    generation: Generation
-    reply: Reply
+    choices: list[Choice]
     ledger: Ledger
-    id: str = field(default_factory=new_turn_id)
+    recall: TurnRecall | None = None
     time: str = field(default_factory=now)
     finished: bool = False
 
     @property
-    def answer(self) -> Answer:
-        """What every part of the response repeats."""
-        return Answer(self.id, self.request.model, self._created, self.lease.weights)
+    def id(self) -> str:
+        """The id of the first choice's turn, by which the whole is known."""
+        return self.choices[0].id
 
     @property
-    def _created(self) -> int:
+    def created(self) -> int:
+        """When it began; Unix seconds."""
         return int(datetime.fromisoformat(self.time).timestamp())
 
     @property
-    def usage(self) -> dict[str, int]:
-        """The tokens that the model read and wrote; complete once the answer has ended."""
-        end = self.generation.end
-        return usage(len(self.generation.prompt_ids), end.completion_tokens if end else 0)
+    def prompt_tokens(self) -> int:
+        """The length of the prompt."""
+        return len(self.choices[0].generation.request.prompt_ids)
 
-    async def deltas(self, patience: float) -> AsyncIterator[list[dict[str, Any]]]:
-        """Give the parts of the answer as they come; none after `patience` seconds without any."""
+    @property
+    def usage(self) -> Usage:
+        """The tokens that the model read and wrote; complete once the answers have ended."""
+        end = self.choices[0].generation.end
+        return Usage(
+            self.prompt_tokens,
+            sum(choice.tokens for choice in self.choices),
+            end.cached_tokens if end else 0,
+            sum(choice.thinking_tokens for choice in self.choices),
+        )
+
+    async def steps(self, patience: float) -> AsyncGenerator[Step | None, None]:
+        """Give what comes; None after `patience` seconds without anything that can be shown."""
         clock = asyncio.get_running_loop().time
         told = clock()
-        while True:
-            text = await self.generation.next(patience)
-            if text is None:
-                if found := self.reply.end():
-                    yield found
-                return
-            found = self.reply.read(text)
-            # Text may come and yet wait until it is known what it is.
-            if found or not text or clock() - told >= patience:
-                told = clock()
-                yield found
+        async with contextlib.aclosing(self._said(patience)) as parts:
+            async for choice, said in parts:
+                events = choice.reply.end() if said is None else choice.read(said)
+                logprobs = said.logprobs if said is not None else ()
+                # Text may come and yet wait until it is known what it is.
+                if events or logprobs:
+                    told = clock()
+                    yield Step(choice, events, logprobs)
+                elif said is not None and (not said.ids or clock() - told >= patience):
+                    told = clock()
+                    yield None
 
-    async def finish(self) -> str:
-        """Write the ended answer to the ledger; gives the finish reason."""
-        reason = self.generation.end.finish_reason if self.generation.end else ERROR
-        reason = self.reply.reason(reason)
-        await self._write(reason)
-        return reason
+    async def _said(self, patience: float) -> AsyncGenerator[tuple[Choice, Said | None], None]:
+        """Give the parts of all choices as they come, and None for each at its end."""
+        if len(self.choices) == 1:
+            (choice,) = self.choices
+            while (said := await choice.generation.next(patience)) is not None:
+                yield choice, said
+            yield choice, None
+            return
+        came: asyncio.Queue[tuple[Choice, Said | Exception | None]] = asyncio.Queue()
+
+        async def pump(choice: Choice) -> None:
+            try:
+                while (said := await choice.generation.next(patience)) is not None:
+                    await came.put((choice, said))
+                await came.put((choice, None))
+            except Exception as error:
+                await came.put((choice, error))
+
+        pumps = [asyncio.ensure_future(pump(choice)) for choice in self.choices]
+        try:
+            running = len(pumps)
+            while running:
+                choice, part = await came.get()
+                if isinstance(part, Exception):
+                    raise part
+                running -= part is None
+                yield choice, part
+        finally:
+            for task in pumps:
+                task.cancel()
+
+    async def finish(self) -> None:
+        """Write the ended answers to the ledger."""
+        await self._write([choice.reason for choice in self.choices])
 
     async def abandon(self) -> None:
-        """Stop an answer that nobody reads any more, and write down what there was of it."""
-        self.generation.cancel()
-        with contextlib.suppress(Exception):
-            self.reply.read(await self.generation.drain())
-            self.reply.end()
-        end = self.generation.end
-        failed = end is not None and end.finish_reason == ERROR
-        await self._write(ERROR if failed else CANCELLED)
+        """Stop answers that nobody reads any more, and write down what there was of them."""
+        reasons = []
+        for choice in self.choices:
+            choice.generation.cancel()
+        for choice in self.choices:
+            with contextlib.suppress(Exception):
+                choice.reply.read(await choice.generation.drain())
+                choice.reply.end()
+            end = choice.generation.end
+            failed = end is not None and end.finish_reason == ERROR
+            reasons.append(ERROR if failed else CANCELLED)
+        await self._write(reasons)
 
-    async def _write(self, reason: str) -> None:
+    async def _write(self, reasons: list[str]) -> None:
         if self.finished:
             return
         self.finished = True
         self.lease.release()
-        # Shielded: a caller who leaves now must not keep the row from being written.
-        await asyncio.shield(asyncio.wrap_future(self.ledger.submit(**self._turn(reason))))
+        turns = [
+            self.ledger.submit(**self._turn(choice, reason))
+            for choice, reason in zip(self.choices, reasons, strict=True)
+        ]
+        # Shielded: a caller who leaves now must not keep the rows from being written.
+        await asyncio.shield(asyncio.gather(*(asyncio.wrap_future(turn) for turn in turns)))
+        if self.recall is not None:
+            for choice in self.choices:
+                reply = choice.reply
+                ids = choice.generation.ids
+                self.recall.add(self.owner, ids, reply.text, reply.calls, reply.thoughts)
 
-    def _turn(self, reason: str) -> dict[str, Any]:
+    def _turn(self, choice: Choice, reason: str) -> dict[str, Any]:
+        reply, generation = choice.reply, choice.generation
         prompt = [_message(message) for message in self.request.messages]
-        answer = Message("assistant", self.reply.text, ASSISTANT, self.reply.details())
-        end = self.generation.end
+        answer = Message("assistant", reply.text, ASSISTANT, reply.details())
         return {
-            "id": self.id,
+            "id": choice.id,
             "time": self.time,
-            "conversation": self.conversation,
+            "conversation": self.conversation.id,
+            "kind": self.conversation.kind,
             "model": self.request.model,
             "adapter": self.lease.weights,
-            "sampling": self.generation.sampling.as_dict(),
+            "sampling": generation.request.sampling.as_dict(),
             "messages": [*prompt[_new_from(self.request.messages) :], answer],
             "prompt": prompt,
             "offered": details(self.request.offered()),
             "finish_reason": reason,
-            "prompt_tokens": len(self.generation.prompt_ids),
-            "completion_tokens": end.completion_tokens if end else 0,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": choice.tokens,
+            "token_ids": generation.ids,
+            "owner": self.owner,
+            "parent": self.conversation.parent,
         }
-
-
-def conversation_id(request: ChatRequest, headers: Mapping[str, str]) -> str:
-    """Name the conversation that a request belongs to.
-
-    Clients that say so are believed (a header, or prompt_cache_key without its counter);
-    otherwise what came up to the first user message names it, as it stays the same while a
-    conversation grows.
-    """
-    for name in CONVERSATION_HEADERS:
-        if headers.get(name):
-            return headers[name][:200]
-    if request.prompt_cache_key:
-        return request.prompt_cache_key.rpartition(":")[0][:200] or request.prompt_cache_key[:200]
-    digest = hashlib.sha256()
-    for message in request.messages:
-        digest.update(f"{message.role}\0{message.text}\0".encode())
-        if message.role == "user":
-            break
-    return digest.hexdigest()[:32]
 
 
 def _message(message: ChatMessage) -> Message:

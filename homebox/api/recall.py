@@ -7,7 +7,6 @@ answers to that owner only; memory is bounded; the ledger gives it all back afte
 
 import hashlib
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,16 +15,14 @@ from typing import Any, Protocol
 from homebox.errors import RequestError
 from homebox.memory.ledger import Ledger
 from homebox.model.chat.messages import content_of
-from homebox.model.chat.recall import Call, Generated, same_call
+from homebox.model.chat.recall import Call, Generated, same_call, short_id
 
 ANSWERS = 512  # that are read from the ledger
 MOST = 8_192  # keys under which answers are found
 MOST_IDS = 4_000_000  # of all answers, counted for each of their keys
 ALIKE = 4  # answers under one key
-_OTHER = re.compile(r"[^A-Za-z0-9]")  # in ids, what clients leave out
-_ID_LENGTH = 40
 
-Key = tuple[str, bytes | str]  # the owner, and what an answer says or the id of a call
+Key = tuple[str, bytes | str]  # the owner, and a digest of what an answer says or a call's id
 
 
 class MadeCall(Protocol):
@@ -64,7 +61,9 @@ class TurnRecall:
         for owner, ids, message in ledger.answers(answers):
             known = message.as_chat()
             calls = [_call(call) for call in known.get("tool_calls") or ()]
-            recall.add(owner, ids, message.content, [call for call in calls if call is not None])
+            thoughts = str(known.get("reasoning_content") or "")
+            made = [call for call in calls if call is not None]
+            recall.add(owner, ids, message.content, made, thoughts)
         return recall
 
     def of(self, owner: str) -> "OwnersRecall":
@@ -72,17 +71,22 @@ class TurnRecall:
         return OwnersRecall(self, owner)
 
     def add(
-        self, owner: str, ids: Sequence[int], content: str, calls: Iterable[MadeCall] = ()
+        self,
+        owner: str,
+        ids: Sequence[int],
+        content: str,
+        calls: Iterable[MadeCall] = (),
+        thoughts: str = "",
     ) -> None:
-        """Remember an answer: its ids (T,), its text without marks, its calls in order."""
+        """Remember an answer: its ids (T,), its text, its calls in order, its reasoning."""
         made = [Call(call.id, call.name, call.arguments) for call in calls]
         if not ids:
             return
-        turn = Generated(ids, made)
+        turn = Generated(ids, made, thoughts)
         shown = [{"function": {"name": c.name, "arguments": c.arguments}} for c in made]
         keys: list[Key] = [
             (owner, said(content, shown)),
-            *((owner, short(call.id)) for call in made),
+            *((owner, short_id(call.id)) for call in made),
         ]
         with self._lock:
             for key in dict.fromkeys(keys):
@@ -97,7 +101,7 @@ class TurnRecall:
         """Return the answers to `owner` that a message may show, the likeliest first."""
         calls = message.get("tool_calls") or ()
         keys: list[Key] = [
-            (owner, short(call["id"]))
+            (owner, short_id(call["id"]))
             for call in calls
             if isinstance(call, Mapping) and isinstance(call.get("id"), str)
         ]
@@ -131,11 +135,6 @@ def said(content: str, calls: Iterable[Any]) -> bytes:
     """Return a digest of what a message says, however it is laid out."""
     told = [content.strip(), *(same_call(call) for call in calls)]
     return hashlib.sha256(json.dumps(told, ensure_ascii=True).encode()).digest()
-
-
-def short(id: str) -> str:
-    """Return what clients leave of the id of a call."""
-    return "call " + _OTHER.sub("", id)[:_ID_LENGTH]
 
 
 def _call(call: Any) -> Call | None:

@@ -1,12 +1,13 @@
-"""The message that an answer becomes: text, reasoning and calls of tools, whole and in deltas.
+"""What an answer turns out to be while it is read: text, reasoning and calls of tools.
 
 The one idea: the parser of the model's formats says what each part of the answer is; here the parts
-get OpenAI's shapes. Invariant: the deltas of a stream, joined by their names and indices, are the
-message of the whole answer.
+are collected, and handed on as they come to whoever gives them an endpoint's shape. Invariant: the
+events that were handed on, joined, are what `text`, `thoughts` and `calls` hold at the end.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from homebox.model.answers import (
@@ -22,40 +23,62 @@ from homebox.model.answers import (
 from homebox.model.tokenizer import Tokenizer
 from homebox.model.tokenizer.base import repaired
 
-_END = 16  # ids of a prompt's end in which a template may begin the answer's first thought
+
+@dataclass(slots=True)
+class Call:
+    """A call of a tool; `pieces`, joined, are the JSON text of its arguments."""
+
+    id: str
+    name: str
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def arguments(self) -> str:
+        """The arguments as the model wrote them."""
+        return "".join(self.pieces)
 
 
 class Reply:
-    """One answer, read piece by piece; `read` and `end` give the deltas of a stream."""
+    """One answer, read piece by piece; `read` and `end` give what is certain then."""
 
     def __init__(self, parser: AnswerParser) -> None:
+        self.calls: list[Call] = []
         self._parser = parser
         self._raw: list[str] = []
         self._texts: list[str] = []
         self._thoughts: list[str] = []
-        self._calls: list[dict[str, Any]] = []
 
-    def read(self, piece: str) -> list[dict[str, Any]]:
+    def read(self, piece: str) -> list[Event]:
         """Take the next piece of the answer."""
         self._raw.append(piece)
-        return self._deltas(self._parser.feed(piece))
+        return self._collected(self._parser.feed(piece))
 
-    def end(self) -> list[dict[str, Any]]:
+    def end(self) -> list[Event]:
         """Take note that nothing more will come."""
-        return self._deltas(self._parser.end())
+        return self._collected(self._parser.end())
 
     @property
     def text(self) -> str:
         """What is for the reader of the answer."""
         return "".join(self._texts)
 
+    @property
+    def thoughts(self) -> str:
+        """What the model wrote for itself."""
+        return "".join(self._thoughts)
+
+    @property
+    def raw(self) -> str:
+        """Everything that the model wrote, marks included."""
+        return "".join(self._raw)
+
     def reason(self, reason: str) -> str:
         """Return the finish reason as clients expect it: calls are one of their own."""
-        return "tool_calls" if self._calls and reason == "stop" else reason
+        return "tool_calls" if self.calls and reason == "stop" else reason
 
     def message(self) -> dict[str, Any]:
-        """Return the whole message; its content is null where only tools were called."""
-        content = self.text if self.text or not self._calls else None
+        """Return OpenAI's message; its content is null where only tools were called."""
+        content = self.text if self.text or not self.calls else None
         return {"role": "assistant", "content": content, "refusal": None, **self._more()}
 
     def details(self) -> str:
@@ -63,49 +86,52 @@ class Reply:
 
         `said` is what the model wrote, where text, reasoning and calls are not all of it.
         """
-        raw = "".join(self._raw)
-        return details({**self._more(), **({} if raw == self.text else {"said": raw})})
+        return details({**self._more(), **({} if self.raw == self.text else {"said": self.raw})})
 
     def _more(self) -> dict[str, Any]:
-        thoughts = {"reasoning_content": "".join(self._thoughts)} if self._thoughts else {}
-        calls = [
-            {**call, "function": {"name": call["name"], "arguments": "".join(call["arguments"])}}
-            for call in self._calls
-        ]
-        for call in calls:
-            del call["name"], call["arguments"]
-        return {**thoughts, **({"tool_calls": calls} if calls else {})}
+        more: dict[str, Any] = {"reasoning_content": self.thoughts} if self._thoughts else {}
+        if self.calls:
+            more["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in self.calls
+            ]
+        return more
 
-    def _deltas(self, events: Iterable[Event]) -> list[dict[str, Any]]:
-        return [delta for event in events if (delta := self._delta(event))]
+    def _collected(self, events: Iterable[Event]) -> list[Event]:
+        return [self._collect(event) for event in events]
 
-    def _delta(self, event: Event) -> dict[str, Any]:
+    def _collect(self, event: Event) -> Event:
+        """Keep what an event brings; lone surrogates in it, which are no text, are replaced."""
         match event:
             case Text(text):
-                self._texts.append(repaired(text))
-                return {"content": self._texts[-1]}
+                event = Text(repaired(text))
+                self._texts.append(event.text)
             case Thought(text):
-                self._thoughts.append(repaired(text))
-                return {"reasoning_content": self._thoughts[-1]}
-            case CallBegins(index, id, name):
-                call = {"id": id, "type": "function"}
-                self._calls.append({**call, "name": repaired(name), "arguments": []})
-                function = {"name": repaired(name), "arguments": ""}
-                return {"tool_calls": [{"index": index, **call, "function": function}]}
+                event = Thought(repaired(text))
+                self._thoughts.append(event.text)
+            case CallBegins(name=name):
+                event = replace(event, name=repaired(name))
+                self.calls.append(Call(event.id, event.name))
             case CallArguments(index, text):
-                self._calls[index]["arguments"].append(repaired(text))
-                function = {"arguments": repaired(text)}
-                return {"tool_calls": [{"index": index, "function": function}]}
-        return {}
+                event = CallArguments(index, repaired(text))
+                self.calls[index].pieces.append(event.text)
+        return event
 
 
 def answer_parser(
-    tokenizer: object, tools: Sequence[Mapping[str, Any]], prompt_ids: Sequence[int]
+    tokenizer: object, tools: Sequence[Mapping[str, Any]], begun: str, eager: bool = False
 ) -> AnswerParser:
-    """Return the parser for the answer to a prompt (T,) in which `tools` were offered."""
+    """Return the parser for the answer to a prompt that ends in `begun` and offers `tools`.
+
+    With `eager`, arguments are given out while they are written.
+    """
     if not isinstance(tokenizer, Tokenizer):
-        return AnswerParser(dialect_of(), tools)
-    return parser_for(tokenizer, tools, tokenizer.decode(prompt_ids[-_END:], special=True))
+        return AnswerParser(dialect_of(), tools, eager=eager)
+    return parser_for(tokenizer, tools, begun, eager)
 
 
 def shown_marks(tokenizer: object, parser: AnswerParser) -> frozenset[int]:

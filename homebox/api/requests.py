@@ -1,15 +1,17 @@
 """Chat requests: bytes from the network in, typed and bounded values out.
 
-Nothing behind this module sees an unchecked request. What homebox cannot do yet is refused by
-name instead of being ignored where the caller would notice the difference in the answer; unknown
-fields are tolerated, as every client sends some.
+The one idea: `ChatRequest` is what every endpoint that talks turns its body into, so that each
+rule is written once. Nothing behind this module sees an unchecked request. What homebox cannot do
+is refused by name instead of being ignored where the caller would notice the difference in the
+answer; unknown fields are tolerated, as every client sends some.
 
-Invariant: `parse` raises RequestError and nothing else, whatever the bytes.
+Invariant: `decoded` raises RequestError and nothing else, whatever the bytes.
 """
 
+import functools
 import re
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,15 +20,13 @@ from homebox.errors import RequestError
 from homebox.model.generation.sampling import SamplingParams
 
 STOPS = 16
+CHOICES = 16
+TOP_LOGPROBS = 20
 STOP_LENGTH = 512
 MESSAGES = 16_384
 TOOLS = 1_024
-DEPTH = 200  # of values in values; what nests deeper can be parsed and not be written again
-TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 # Whom a client may name as the author of a message: those who are trusted least.
 CLAIMED = frozenset({"tool", "file", "web"})
-# What chat_template_kwargs may not name, as other fields of the request say it.
-RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt"})
 SAMPLING = (
     "temperature",
     "top_k",
@@ -130,15 +130,17 @@ class ChatRequest(Struct):
     presence_penalty: Penalty | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Text | Annotated[list[Text], Meta(max_length=STOPS)] | None = None
-    n: int | None = None
+    n: Annotated[int, Meta(ge=1, le=CHOICES)] | None = None
     logprobs: bool | None = None
-    logit_bias: dict[str, float] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=TOP_LOGPROBS)] | None = None
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     response_format: dict[str, Any] | None = None
     tools: Annotated[list[dict[str, Any]], Meta(max_length=TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     enable_thinking: bool | None = None
     reasoning_effort: Annotated[str, Meta(max_length=64)] | None = None
+    reasoning_budget: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
@@ -160,12 +162,21 @@ class ChatRequest(Struct):
         """The tools that the model may call."""
         return [] if self.tool_choice == "none" else self.tools or []
 
+    @property
+    def chosen_tool(self) -> str:
+        """How tools are to be used: "auto", "none", "required", or the name of the one to call."""
+        if isinstance(self.tool_choice, dict):
+            return str(self.tool_choice["function"]["name"])
+        return self.tool_choice or "auto"
+
     def variables(self) -> dict[str, Any]:
         """Return what goes to the chat template besides messages and tools."""
+        # "none" is not an effort that templates know; those that can think ask for the switch.
+        quiet = self.enable_thinking is None and self.reasoning_effort == "none"
         known = {
-            "enable_thinking": self.enable_thinking,
+            "enable_thinking": False if quiet else self.enable_thinking,
             "parallel_tool_calls": self.parallel_tool_calls if self.offered_tools else None,
-            "reasoning_effort": self.reasoning_effort,
+            "reasoning_effort": None if quiet else self.reasoning_effort,
         }
         given = {name: value for name, value in known.items() if value is not None}
         return {**given, **(self.chat_template_kwargs or {})}
@@ -201,32 +212,34 @@ class ChatRequest(Struct):
             given |= {"top_p": 1.0, "temperature": 0.0}
         if self.top_k == -1:
             given["top_k"] = 0
+        biases = self.logit_bias or {}
         return SamplingParams(
             max_tokens=room if asked is None else min(asked, room),
             # Drawn here, so that the ledger knows the seed and an answer can be had again.
-            seed=secrets.randbits(63) if self.seed is None else self.seed,
+            seed=secrets.randbits(62) if self.seed is None else self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            logit_bias=tuple((int(token), bias) for token, bias in biases.items()),
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             **given,
         )
 
 
-_DECODER = msgspec.json.Decoder(ChatRequest)
+S = TypeVar("S", bound=Struct)
 
 
-def parse(body: bytes) -> ChatRequest:
-    """Read a chat request; raises RequestError that names the field."""
+def decoded(body: bytes, kind: type[S]) -> S:
+    """Read a body of some kind; raises RequestError that names the field."""
     try:
-        request = _DECODER.decode(body)
+        return cast(S, _decoder(kind).decode(body))
     except msgspec.ValidationError as error:
         raise _named(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"The body is not valid JSON: {error}") from None
-    _refuse_unsupported(request)
-    _check_depth(request.tools, "tools")
-    _check_depth(request.chat_template_kwargs, "chat_template_kwargs")
-    _check_tools(request.tools or [])
-    _check_history(request.messages)
-    return request
+
+
+@functools.cache
+def _decoder(kind: type[Struct]) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(kind)
 
 
 def _named(text: str) -> RequestError:
@@ -240,80 +253,3 @@ def _named(text: str) -> RequestError:
     if missing:
         path = f"{path}.{missing.group(1)}"
     return RequestError(f"{path}: {text[: place.start()]}", path)
-
-
-def _refuse_unsupported(request: ChatRequest) -> None:
-    if request.n not in (None, 1):
-        raise RequestError(f"n must be 1, not {request.n}: homebox gives one answer", "n")
-    if request.logprobs:
-        raise RequestError("logprobs are not supported", "logprobs")
-    if request.logit_bias:
-        raise RequestError("logit_bias is not supported", "logit_bias")
-    wanted = (request.response_format or {}).get("type", "text")
-    if wanted != "text":
-        raise RequestError(f"response_format {wanted!r} is not supported", "response_format")
-    if request.tool_choice not in (None, "auto", "none"):
-        raise RequestError('tool_choice must be "auto" or "none"', "tool_choice")
-    for name in request.chat_template_kwargs or ():
-        if name in RESERVED or not name.isidentifier():
-            raise RequestError(
-                f"chat_template_kwargs may not set {name[:100]!r}", "chat_template_kwargs"
-            )
-
-
-def _check_depth(value: Any, name: str) -> None:
-    """Refuse JSON that nests too deeply."""
-    level = [value]
-    for _ in range(DEPTH):
-        inner = [item for item in level if isinstance(item, list | dict)]
-        if not inner:
-            return
-        level = [
-            each for item in inner for each in (item.values() if isinstance(item, dict) else item)
-        ]
-    raise RequestError(f"{name} nests too deeply: at most {DEPTH} levels", name)
-
-
-def _check_tools(tools: list[dict[str, Any]]) -> None:
-    """Refuse tools that are no functions with a name."""
-    for index, tool in enumerate(tools):
-        where = f"tools[{index}]"
-        if tool.get("type", "function") != "function":
-            raise RequestError(
-                f"{where}: tools of type {str(tool['type'])[:100]!r} are not supported; send "
-                "functions",
-                f"{where}.type",
-            )
-        function = tool.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
-        if not isinstance(name, str) or not 0 < len(name) <= 256:
-            raise RequestError(f"{where}: a function needs a name", f"{where}.function.name")
-
-
-def _check_history(messages: list[ChatMessage]) -> None:
-    """Refuse content that is not text, and tool results that answer no call."""
-    calls: set[str] = set()
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if isinstance(message.content, list):
-            for part in message.content:
-                _check_part(part, where)
-        if message.tool_calls:
-            if message.role != "assistant":
-                raise RequestError(f"{where}: only the assistant calls tools", where)
-            calls.update(call.id for call in message.tool_calls)
-        if message.role == "tool" and message.tool_call_id not in calls:
-            raise RequestError(
-                f"{where}: no earlier assistant message has a tool call with the id "
-                f"{message.tool_call_id!r}",
-                f"{where}.tool_call_id",
-            )
-
-
-def _check_part(part: ContentPart, where: str) -> None:
-    if part.type not in TEXT_PARTS:
-        raise RequestError(
-            f"{where}: content of type {part.type!r} is not supported; send text", where
-        )
-    if part.text is None and part.refusal is None:
-        raise RequestError(f"{where}: a part of type {part.type!r} needs text", where)

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
+from homebox.api.service import Service, unguided
 from homebox.config import Config
 from homebox.hosting.notifier import Notifier
 from homebox.hosting.parts import Parts, ServedModel
@@ -20,8 +22,7 @@ from homebox.hub.catalogue import BUILT_IN
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import BASE
 from homebox.memory.state import State
-from homebox.scheduler import Engine, Learning
-from homebox.server import Service
+from homebox.scheduler import Engine, Learning, Observer
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Hosted:
         state: State,
         parts: Parts,
         notifier: Notifier,
+        observer: Observer | None = None,
     ) -> None:
-        """`name` is the model's in the catalogue, or empty."""
+        """`name` is the model's in the catalogue, or empty; `observer` hears how answers go."""
         self.model = model
         self.config = config
         self.current = False  # new requests come here
@@ -70,6 +72,7 @@ class Hosted:
             max_waiting=config.server.max_queue,
             heartbeat=self._beat,
             interrupt=getattr(model, "interrupt", None),
+            observer=observer,
         )
         self.served = Served(
             model.base_hash,
@@ -82,13 +85,17 @@ class Hosted:
         self.service = Service(
             engine=self.engine,
             served=self.served,
-            render=model.chat.render,
+            prompt=model.chat.prompt,
             ledger=state.ledger,
             context=model.context,
             created=int(time.time()),
             device=self.about.device,
             name=self.about.model,
             tokenizer=getattr(model, "tokenizer", None),
+            vocabulary=int(getattr(model.config, "vocab_size", 0)),
+            guide=getattr(model, "guide", unguided),
+            recall=TurnRecall.of_ledger(state.ledger),
+            model=model,
         )
 
     async def start(self) -> None:

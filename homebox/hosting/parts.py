@@ -116,6 +116,7 @@ def load_model(
     others = Others(taken or {}, stays=True)
     model = load(config.model.path, **options, tell=tell or loading(), others=others)
     model.speculation.on = config.model.speculation
+    model.keep_prefixes(config.model.prefix_disk << 20)
     return model
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from homebox.api.door import Door
+from homebox.api.metrics import Metrics
+from homebox.api.service import Service
 from homebox.config import Config
 from homebox.errors import (
     BusyError,
@@ -46,7 +48,6 @@ from homebox.hosting.progress import Switch, Tell
 from homebox.hub.catalogue import BUILT_IN
 from homebox.memory.lineage import short
 from homebox.memory.state import State
-from homebox.server import Service
 
 log = logging.getLogger("homebox.hosting")
 
@@ -66,6 +67,7 @@ class Hosting:
         self._state = state
         self._parts = parts
         self._notifier = notifier
+        self.metrics = Metrics()
         self._hosted: Hosted | None = None
         self._about: About | None = None  # of what serves, or of what did until a moment ago
         self._door: Door[Service] | None = None
@@ -348,7 +350,8 @@ class Hosting:
             if beating is not None:
                 beating.cancel()
         name = await asyncio.to_thread(listed, self._config, Path(config.model.path))
-        return Hosted(model, config, name, self._state, self._parts, self._notifier)
+        parts = (self._state, self._parts, self._notifier, self.metrics)
+        return Hosted(model, config, name, *parts)
 
     def _told(self, switch: Switch) -> Callable[[int, int], None]:
         """Return what hears how many bytes of a new model are ready; it ends a load at shutdown."""

@@ -33,11 +33,14 @@ from homebox.model.loading.loader import LoadedModel, LoadedWeights
 from homebox.model.loading.open_model import model_name, open_model, open_weights
 from homebox.model.placement.devices import choose, lost, room_of
 from homebox.model.placement.others import NOBODY, Others
+from homebox.model.prefixes.disk import DiskPrefixes, disk_prefixes
 from homebox.model.prefixes.sharing import Prefixes
 from homebox.model.strictmath import Float32
 from homebox.model.weights.placed_weights import Tell, moved
 
 if TYPE_CHECKING:
+    from homebox.model.generation.guide import Guide
+    from homebox.model.guides import Wanted
     from homebox.model.decoder.stages import Sizes
     from homebox.model.placement.plan import Placement
     from homebox.model.weights.packed_layout import Packing
@@ -114,6 +117,7 @@ class Model:
         self.adapters = Adapters(self.config, transformer, adapters - 1, rank)
         self.slots = Slots(slots)
         self.prefixes = Prefixes(getattr(transformer, "pages", None), self.tokenizer.decode)
+        self.disk: DiskPrefixes | None = None  # prefixes that outlive the process
         self.sampler: MakeChooser = Sampler
         self.speculation = Speculation()
         self.pace = Pace()
@@ -203,6 +207,8 @@ class Model:
         def release() -> None:
             try:
                 self.prefixes.end(slot)
+                if self.disk is not None:
+                    self.disk.end(slot)
             finally:
                 self.transformer.release(slot)
                 self.slots.give_back(slot)
@@ -223,7 +229,8 @@ class Model:
                 stop_ids=self.stop_ids,
                 on_close=release,
                 cached=cached,
-                on_taken=partial(self.prefixes.taken, slot),
+                restored=self._restored(slot, request, cached),
+                on_taken=partial(self._taken, slot),
                 sampler=self.sampler,
                 guesses=self.speculation.statistics if self.speculation.on else None,
             )
@@ -231,9 +238,36 @@ class Model:
             release()
             raise
 
+    def guide(self, wanted: "Wanted") -> "Guide | None":
+        """Return what holds an answer to what is wanted of it; see `guides.guide_for`."""
+        from homebox.model.guides import guide_for
+
+        return guide_for(self.tokenizer, self.stop_ids, wanted, self.config.vocab_size)
+
+    def keep_prefixes(self, budget: int) -> None:
+        """Keep what stays the same in prompts on disk too, in at most `budget` bytes (0: nothing).
+
+        It lies in the cache folder, and is used by the next process that serves the same model.
+        """
+        self.disk = disk_prefixes(self, budget) if budget else None
+
+    def _restored(self, slot: int, request: GenerationRequest, cached: int) -> Iterator[int] | None:
+        """Return what brings more of a prompt into its slot than the `cached` ids, if it is kept."""
+        if self.disk is None or not self.prefixes.enabled:
+            return None
+        return self.disk.begin(slot, self.prefixes.space_of(request), request, cached)
+
+    def _taken(self, slot: int, ids: Ids[int]) -> None:
+        self.prefixes.taken(slot, ids)
+        if self.disk is not None:
+            self.disk.taken(slot, len(ids))
+
     def prepare(self) -> bool:
-        """Do a part of what the first answers would wait for; False if nothing is left to do."""
-        return self.transformer.prepare()
+        """Do a part of what can be done while nothing else is; False if nothing is left to do.
+
+        That is what the first answers would wait for, then what the next process can begin with.
+        """
+        return self.transformer.prepare() or (self.disk is not None and self.disk.idle())
 
     def reserve(self) -> bool:
         """Do a part of what `prepare` does if that takes memory of a device; False at the end.
@@ -242,11 +276,14 @@ class Model:
         """
         if self.placement is None or all(p.room.host for p in self.placement.portions):
             return False
-        return self.prepare()
+        return self.transformer.prepare()
 
     def step(self, sequences: Ids[Sequence]) -> list[Piece | Exception | None]:
         """Step several sequences at once; see `stepping.step_all`."""
-        return step_all(self.transformer, sequences, self.pace)
+        outcomes = step_all(self.transformer, sequences, self.pace)
+        if self.disk is not None:
+            self.disk.advance()
+        return outcomes
 
     def generate(
         self, prompt_ids: Ids[int], sampling: SamplingParams, adapter: str = BASE

@@ -10,13 +10,15 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
+from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
+from homebox.api.service import Service, unguided
 from homebox.memory.ledger import Turn, now
 from homebox.memory.manifest import LineageEntry, Manifest
 from homebox.memory.state import State, open_state
 from homebox.memory.store import canonical_json
 from homebox.scheduler import Engine
-from homebox.server import Server, ServerSettings, Service
+from homebox.server import Server, ServerSettings
 from tests.api.fake_model import FakeModel
 
 T = TypeVar("T")
@@ -75,11 +77,15 @@ class Box:
         service = Service(
             engine=self.engine,
             served=self.served,
-            render=self.model.chat.render,
+            prompt=self.model.chat.prompt,
             ledger=self.state.ledger,
             context=self.model.context,
             created=1,
             tokenizer=self.model.tokenizer,
+            recall=TurnRecall.of_ledger(self.state.ledger),
+            model=self.model,
+            vocabulary=getattr(getattr(self.model, "config", None), "vocab_size", 256),
+            guide=getattr(self.model, "guide", unguided),
         )
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)

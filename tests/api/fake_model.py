@@ -36,7 +36,10 @@ class FakeTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def piece_bytes(self, index: int) -> bytes:
+        return bytes([index])
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
         return bytes(ids).decode(errors="replace")
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from homebox.api.requests import parse
+from homebox.api.checks import parse
 from homebox.errors import RequestError
 from tests.api.box import Box, body
 from tests.api.conftest import MakeBox

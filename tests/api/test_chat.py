@@ -24,6 +24,8 @@ def test_answers_counts_and_logs(box: Box) -> None:
         "prompt_tokens": prompt,
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     turn = box.turn(response)
     assert turn is not None

@@ -1,38 +1,20 @@
 """The built-in model calls tools through the whole server, asked by OpenAI's own client."""
 
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from homebox.model import Model, load
+from homebox.model import load
 from tests.api.box import Box
-
-
-class Served:
-    """The built-in model as the test box holds its fake one."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.slots = 2
-        self.release = threading.Event()
-        self.prompts: list[list[int]] = []
-        self.chat = self
-
-    def render(self, messages: Any, **more: Any) -> list[int]:
-        self.prompts.append(self.model.chat.render(messages, **more))
-        return self.prompts[-1]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+from tests.api.real import RealModel
 
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    served: Any = Served(load("tiny", slots=2))
+    served: Any = RealModel(load("tiny", slots=2))
     box = Box(tmp_path_factory.mktemp("tiny") / "state", served)
     yield box
     box.close()

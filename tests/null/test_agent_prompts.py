@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from homebox.api.requests import parse
+from homebox.api.checks import parse
 from homebox.errors import RequestError
 from homebox.model.chat.template_chat import TemplateChat
 from homebox.model.tokenizer import load_tokenizer

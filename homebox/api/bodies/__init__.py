@@ -1,0 +1,1 @@
+"""The bodies of endpoints that are not OpenAI's chat, turned into its requests."""

@@ -1,0 +1,54 @@
+"""What the routes serve: one model with everything around it.
+
+The one idea: a switch to another model replaces this value as a whole, so a request keeps the one
+it began with. Invariant: nothing here changes while it is served, save what its members do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from homebox.api.recall import TurnRecall
+from homebox.api.served import Served
+from homebox.errors import RequestError
+from homebox.memory.ledger import Ledger
+from homebox.model.chat.prompt import ChatPrompt
+from homebox.model.generation.guide import Guide
+from homebox.model.guides import Wanted
+from homebox.scheduler import Engine
+
+
+class Prompter(Protocol):
+    """Turns messages into token ids, as the model's chat format says."""
+
+    def __call__(
+        self, messages: list[dict[str, Any]], recall: Any = None, **variables: Any
+    ) -> ChatPrompt:
+        """Give the prompt; by name it takes the tools, and variables of the model's template."""
+        ...
+
+
+def unguided(wanted: Wanted) -> Guide | None:
+    """Refuse what a model without a vocabulary cannot be held to; raises RequestError."""
+    if wanted.form is not None or wanted.tool_choice not in ("auto", "none"):
+        raise RequestError("this model's answers cannot be given a form", "response_format")
+    return None
+
+
+@dataclass(frozen=True)
+class Service:
+    """A model that is served."""
+
+    engine: Engine
+    served: Served
+    prompt: Prompter
+    ledger: Ledger
+    context: int  # tokens of prompt and answer together
+    created: int  # Unix seconds; when the model was loaded
+    device: str = ""  # the names of those that hold the model
+    name: str = ""  # how the owner calls the base
+    tokenizer: Any = None  # the model's; None for models of tests that have no vocabulary
+    vocabulary: int = 0  # the number of logits
+    guide: Callable[[Wanted], Guide | None] = unguided
+    recall: TurnRecall | None = None
+    model: Any = None  # for what only some routes need: embeddings, statistics

@@ -1,0 +1,1 @@
+"""The shapes of answers, one file for each endpoint."""
