@@ -58,13 +58,12 @@ class Prefixes:
         """
         if self._pages is None or self.tree is None:
             return 0
+        self._pages.mark(slot, request.owner)
         space = self.space_of(request) if self.enabled else None
         if space is None:
-            self._pages.mark(slot, None)
             self._pages.reserve(slot, positions)
             return 0
         ids = np.array(request.prompt_ids, np.int32)
-        self._pages.mark(slot, space.owner)
         match = self._take(slot, self.tree.match(space, ids), positions)
         self._uses[slot] = _Use(space, request.conversation, ids[: match.length])
         self._tell(space, request.conversation, ids, match.length)

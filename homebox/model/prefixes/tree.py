@@ -228,11 +228,11 @@ class PrefixTree:
 
     def _add(self, parent: Node, key: bytes, page: int) -> Node:
         """Keep a slot's page as a child; one that only stands for its beginning goes."""
-        self._pages.keep(page)
-        node = self._hang(parent, key, page)
-        for shorter in [each for each in parent.partial if each != key and key.startswith(each)]:
+        # First, because it may be the same page, of which the slot held less then.
+        for shorter in [each for each in parent.partial if key.startswith(each)]:
             self._remove(parent.partial[shorter])
-        return node
+        self._pages.keep(page)
+        return self._hang(parent, key, page)
 
     def _hang(self, parent: Node, key: bytes, page: int) -> Node:
         node = Node(parent.space, parent, key, page)
