@@ -30,7 +30,8 @@ class Address:
         parts = urlsplit(self.url)
         name = EVERYWHERE.get(parts.hostname or "", parts.hostname or "")
         host = f"[{name}]" if ":" in name else name
-        return f"{parts.scheme}://{host}:{parts.port}/v1"
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}/v1"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -47,11 +48,15 @@ class Address:
         context = client_context(Path(self.certificate))
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
 
+    def target(self, route: str) -> str:
+        """Say how a route is asked for; a proxy may have put a path before it."""
+        return urlsplit(self.base_url).path.removesuffix("/v1") + route
+
     def get(self, path: str) -> Any:
         """Read JSON from a route; raises DaemonError."""
         connection = self.connect()
         try:
-            connection.request("GET", path, headers=self.headers)
+            connection.request("GET", self.target(path), headers=self.headers)
             response = connection.getresponse()
             value = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -87,8 +87,8 @@ def try_plainly(offer: Offer, timeout: float) -> Trial:
     begun = time.monotonic()
     connection = offer.address.connect(timeout)
     try:
-        path = "/v1/chat/completions"
-        connection.request("POST", path, json.dumps(body).encode(), offer.address.headers)
+        target = offer.address.target("/v1/chat/completions")
+        connection.request("POST", target, json.dumps(body).encode(), offer.address.headers)
         response = connection.getresponse()
         value = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
