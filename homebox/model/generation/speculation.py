@@ -8,7 +8,7 @@ logits that they would have had anyway, so answers are the same with and without
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 MOST = 7  # guesses checked at once; with the newest token a full batch of a decode program
@@ -48,6 +48,7 @@ class Repetitions:
         self._ids: list[int] = []
         self._latest: dict[int, int] = {}  # pair -> the place of its second token
         self._before = array("i")  # place -> the place before with the same pair, -1: none
+        self._ahead = 0  # from the latest match to the end; it may go on there
 
     def extend(self, ids: Sequence[int]) -> None:
         """Take more tokens in."""
@@ -70,20 +71,31 @@ class Repetitions:
         """
         ids = self._ids
         found, length = -1, least - 1
-        place = self._before[-1] if self._before else -1
-        for _ in range(TRIED):
-            if place < 1 or length >= LONGEST_MATCH:
-                break
+        for place in self._places():
             same = self._common(place)
             if same > length:
                 found, length = place, same
-            place = self._before[place]
+            if length >= LONGEST_MATCH:
+                break
         if found < 0:
             return [], 0
+        self._ahead = len(ids) - 1 - found
         out: list[int] = []
         for at in range(found + 1, found + 1 + most):
             out.append(ids[at] if at < len(ids) else out[at - len(ids)])
         return out, length
+
+    def _places(self) -> Iterator[int]:
+        """Yield where the last tokens may have come before, the likeliest place first."""
+        end = len(self._ids) - 1
+        if 0 < self._ahead < end:
+            yield end - self._ahead
+        place = self._before[end] if end >= 0 else -1
+        for _ in range(TRIED):
+            if place < 1:
+                return
+            yield place
+            place = self._before[place]
 
     def _common(self, place: int) -> int:
         """Return how many tokens up to `place` are the same as the last ones."""
@@ -137,5 +149,5 @@ class Drafter:
         else:
             self._length = max(1, self._length // 2)
             self._least = min(self._least + 1, 4)
-            self._pause = min(max(2 * self._pause, 2), LONGEST_PAUSE)
+            self._pause = min(max(2 * self._pause, 1), LONGEST_PAUSE)
             self._skip = self._pause
