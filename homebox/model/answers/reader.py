@@ -63,6 +63,11 @@ class Reader:
         self._taken: list[str] = []
         self._size = 0
 
+    @property
+    def waiting(self) -> str:
+        """What has arrived and is not read yet."""
+        return self._text[self._at :]
+
     def add(self, text: str) -> None:
         """Append text that has arrived."""
         self._text = self._text[self._at :] + text

@@ -12,6 +12,8 @@ from typing import Any
 
 from homebox.model.answers.json_values import clean
 
+# Of values that a schema lists without naming their type.
+_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 # A string in single or double quotation marks, a word, or anything else that JSON has as well.
 _TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[A-Za-z]+|[^'"A-Za-z]+""", re.DOTALL)
@@ -21,7 +23,7 @@ _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
 def typed(text: str, schema: Any) -> str:
     """Return `text` as the JSON text of a value of the parameter with this JSON schema."""
-    kinds = set(_kinds(schema))
+    kinds = set(kinds_of(schema))
     if "null" in kinds and text.strip() in ("null", "None"):
         return "null"
     if kinds and "string" not in kinds:
@@ -61,7 +63,8 @@ def _character(found: re.Match[str]) -> str:
     return chr(int(code, 16)) if int(code, 16) < 0x110000 else found[0]
 
 
-def _kinds(schema: Any) -> Iterator[str]:
+def kinds_of(schema: Any) -> Iterator[str]:
+    """Yield the types that a schema names, as far as they show without following references."""
     if not isinstance(schema, Mapping):
         return
     yield from _named(schema)
@@ -77,3 +80,7 @@ def _named(schema: Mapping[str, Any]) -> Iterator[str]:
     yield from (each for each in (kind if isinstance(kind, list) else [kind]) if type(each) is str)
     if "$ref" in schema:
         yield "object"
+    elif kind is None:
+        listed = [schema["const"]] if "const" in schema else schema.get("enum")
+        values = listed if isinstance(listed, list) else []
+        yield from (_KINDS.get(type(value), "object") for value in values)

@@ -1,0 +1,88 @@
+"""A stretch of an answer that a grammar rules, from its first token to its last.
+
+The one idea: the grammar's mask, less what JSON must not become, written into memory that the
+segment owns. Invariant: a mask allows at least one token; where the grammar is complete, only those
+that end the answer, or what may follow.
+"""
+
+from collections.abc import Sequence
+
+import llguidance
+import numpy as np
+
+from homebox.errors import RequestError
+from homebox.model.generation.guide import Bits
+from homebox.model.guides.json_guard import JsonGuard
+from homebox.model.guides.vocabulary import Vocabulary
+
+
+class Segment:
+    """Follows one grammar; `param` names it in errors.
+
+    With `json`, what it writes is JSON. With `ends`, nothing may come behind it.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        matcher: llguidance.LLMatcher,
+        param: str,
+        json: bool = False,
+        ends: bool = False,
+    ) -> None:
+        self.ends = ends
+        self._vocabulary = vocabulary
+        self._matcher = matcher
+        self._param = param
+        self._bits = np.zeros((vocabulary.size + 31) // 32, dtype=np.uint32)
+        self._guard = JsonGuard(vocabulary) if json else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the grammar allows nothing more."""
+        return bool(self._matcher.is_stopped())
+
+    def allows(self, token: int) -> bool:
+        """Tell whether a token may come next."""
+        return int(self._matcher.validate_tokens([token])) == 1
+
+    def mask(self) -> Bits:
+        """Return the tokens that may come next; the array is written anew by the next call."""
+        bits = self._bits
+        self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        if self._matcher.is_error():
+            raise self._error()
+        if self._guard is not None:
+            for banned in self._guard.banned():
+                kept = bits & ~banned
+                # A grammar may know no other way on; then its way it is.
+                if kept.any():
+                    bits[:] = kept
+        return bits
+
+    def take(self, token: int) -> None:
+        """Take note of a token; RequestError if it cannot come here."""
+        if not self._matcher.consume_token(token):
+            raise self._error()
+        if self._guard is not None and token not in self._vocabulary.steering:
+            self._guard.feed(self._vocabulary.tokens[token])
+
+    def take_text(self, text: str) -> bool:
+        """Take text that was there already; tells whether the grammar allows it."""
+        ids = self._vocabulary.grammars.tokenize_bytes(text.encode())
+        if self._matcher.try_consume_tokens(ids) < len(ids):
+            return False
+        if self._guard is not None:
+            self._guard.feed(text.encode())
+        return True
+
+    def ahead(self) -> Sequence[int]:
+        """Return the tokens that must come next."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def _error(self) -> RequestError:
+        reason = self._matcher.get_error().strip().partition("\n")[0][:300]
+        return RequestError(
+            f"{self._param} could not be enforced any further: {reason or 'no way on'}",
+            param=self._param,
+        )

@@ -1,0 +1,104 @@
+"""A model's vocabulary as grammars see it: the bytes of each token, and which tokens steer.
+
+The one idea: a steering token has no bytes in a grammar, only a number, so that no text, string or
+regular expression can ever allow one; only a grammar that names its id does.
+Invariant: rows of the logits beyond the tokenizer's tokens are never allowed.
+"""
+
+import json
+import threading
+import weakref
+from collections.abc import Iterable
+
+import llguidance
+import numpy as np
+from llguidance import TokenizerWrapper
+
+from homebox.model.generation.guide import Bits
+from homebox.model.tokenizer.base import Tokenizer
+
+_NO_TOKEN = b""
+
+
+class Vocabulary:
+    """The tokens of one model; `size` is that of its logits.
+
+    Made once for each tokenizer by `vocabulary_of`: it takes a second for 150,000 tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int], size: int) -> None:
+        self.tokenizer = tokenizer
+        self.size = size
+        self.stop_ids = tuple(sorted(index for index in stop_ids if 0 <= index < size))
+        steering = frozenset(tokenizer.special.values()) | tokenizer.hidden | set(self.stop_ids)
+        self.steering = frozenset(index for index in steering if 0 <= index < size)
+        self.tokens = [self._surface(index) for index in range(size)]
+        self.grammars = llguidance.LLTokenizer(  # for the package
+            _Wrapper(self),
+            n_vocab=size,
+            eos_token=list(self.stop_ids),
+        )
+        self.only_stop = self.bits(self.stop_ids)
+        self.all_but_stop = ~self.only_stop
+        self.all_but_stop &= self.bits(range(size))
+
+    def bits(self, ids: Iterable[int]) -> Bits:
+        """Return a mask, uint32 (ceil(size / 32),), that allows these tokens."""
+        flags = np.zeros((self.size + 31) // 32 * 32, dtype=np.uint8)
+        flags[np.fromiter(ids, dtype=np.int64)] = 1
+        return np.packbits(flags, bitorder="little").view(np.uint32)
+
+    def mark(self, text: str) -> str:
+        """Return how a grammar in Lark's syntax says a mark: as a token where it is one."""
+        index = self.tokenizer.special.get(text)
+        return quoted(text) if index is None or index >= self.size else f"<[{index}]>"
+
+    def _surface(self, index: int) -> bytes:
+        if index >= self.tokenizer.size:
+            return _NO_TOKEN
+        if index in self.steering:
+            return self.tokenizer.piece(index).encode("utf-8", "replace") or b"?"
+        return self.tokenizer.piece_bytes(index)
+
+
+def quoted(text: str) -> str:
+    """Return a text as a terminal of a grammar in Lark's syntax."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+class _Wrapper(TokenizerWrapper):
+    """What llguidance asks of a tokenizer."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.tokens = vocabulary.tokens
+        self.special_token_ids = sorted(vocabulary.steering)
+        self.eos_token_id = vocabulary.stop_ids[0]
+        self._tokenizer = vocabulary.tokenizer
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """Return the ids of a text in the middle of an answer; no steering token is among them."""
+        plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        if any(mark in plain for mark in self._tokenizer.special):
+            return self._tokenizer.encode(plain, add_special=False)
+        return self._tokenizer.encode_marked(plain, after="text")
+
+
+_LOCK = threading.Lock()
+_KNOWN: "weakref.WeakKeyDictionary[Tokenizer, dict[object, Vocabulary]]"
+_KNOWN = weakref.WeakKeyDictionary()
+
+
+def vocabulary_of(
+    tokenizer: Tokenizer, stop_ids: Iterable[int], size: int | None = None
+) -> Vocabulary:
+    """Return the vocabulary of a tokenizer, for logits of `size` numbers; made at most once."""
+    ends = frozenset(stop_ids)
+    key = (ends, size)
+    with _LOCK:
+        known = _KNOWN.setdefault(tokenizer, {})
+        if key not in known:
+            known[key] = Vocabulary(tokenizer, ends, tokenizer.size if size is None else size)
+        return known[key]
