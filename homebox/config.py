@@ -83,6 +83,9 @@ class ModelConfig:
     activations: str = _chosen("auto", "f32", "bf16", "int8")
     device: str = _written("auto", f"auto|{_DEVICE}(,{_DEVICE})*", "auto, cpu, cl:0 or cl:0,cl:1")
     memory: int = _bounded(0, 0, 16_777_216)
+    kv: str = _chosen("auto", "f32", "f16", "bf16", "q8")
+    kv_memory: int = _bounded(0, 0, 16_777_216)
+    prefix_disk: int = _bounded(4096, 0, 16_777_216)
     speculation: bool = True
 
 

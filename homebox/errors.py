@@ -59,11 +59,26 @@ class ContextLengthError(RequestError):
     """Prompt and answer do not fit into the context window."""
 
     def __init__(self, limit: int, asked: int) -> None:
+        self.limit = limit
+        self.asked = asked
         super().__init__(
             f"This model's maximum context length is {limit} tokens. However, your messages "
             f"resulted in {asked} tokens. Please reduce the length of the messages.",
             param="messages",
             code="context_length_exceeded",
+        )
+
+
+class UnknownResponseError(RequestError):
+    """No response of that id was stored, or it is another owner's."""
+
+    status = 404
+
+    def __init__(self, id: str, param: str | None = None) -> None:
+        super().__init__(
+            f"Response with id {id[:100]!r} not found; send the whole conversation as input",
+            param,
+            "not_found" if param is None else "previous_response_not_found",
         )
 
 
@@ -87,6 +102,10 @@ class MissingObjectError(StateError):
 
 class DamagedObjectError(StateError):
     """An object's bytes no longer match its name."""
+
+
+class DamagedPrefixError(HomeboxError):
+    """A kept prefix's file is damaged, foreign or open to others; it is computed anew."""
 
 
 class UnknownWeightsError(StateError):

@@ -150,7 +150,8 @@ class Engine:
                 if idle and unprepared:
                     unprepared = self._prepare()
                 self._round()
-                unprepared = unprepared or self.learning is not None  # a new adapter may come
+                # A new adapter may come, and answers leave prefixes.
+                unprepared = unprepared or bool(self._active) or self.learning is not None
         except BaseException as error:
             self.failure = error
         finally:

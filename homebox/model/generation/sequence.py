@@ -8,7 +8,7 @@ never broken inside a character; the KV slot is given back exactly once. How man
 brought changes nothing of the answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Protocol
@@ -87,7 +87,8 @@ class Sequence:
 
     The slot already holds the first `cached` ids of the prompt. `on_taken` hears, after each chunk
     of the prompt and before the slot is given back, all ids that the slot holds; not after an
-    error. `guesses` counts what is guessed ahead; None: nothing is.
+    error. `guesses` counts what is guessed ahead; None: nothing is. Each step of `restored` lets the
+    slot hold more of the prompt without computing it, and yields how many ids that are then.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Sequence:
         stop_ids: frozenset[int],
         on_close: Callable[[], None],
         cached: int = 0,
+        restored: Iterator[int] | None = None,
         on_taken: Callable[[Ids[int]], None] | None = None,
         sampler: MakeChooser = Sampler,
         guesses: Statistics | None = None,
@@ -115,6 +117,7 @@ class Sequence:
         self._stop_ids = stop_ids
         self._on_close: Callable[[], None] | None = on_close
         self._on_taken = on_taken
+        self._restored = restored
         self._params = request.sampling
         self._guide = request.guide
         self._sampler = sampler(request.sampling, self._ids)
@@ -180,12 +183,24 @@ class Sequence:
 
     def read(self, most: int) -> Piece | None:
         """Take in the next `most` ids of the prompt; return the first piece after the last one."""
+        if self._restored is not None and self._restore(self._restored):
+            return None
         end = min(self._position + most, self.prompt_tokens)
         ids = self._prompt[self._position : end]
         logits = self._transformer.forward(self._slot, self._position, ids, self._adapter)
         self._position = end
         self._tell_taken()
         return self._choose(logits) if end == self.prompt_tokens else None
+
+    def _restore(self, restored: Iterator[int]) -> bool:
+        """Take in what need not be computed; whether there was any."""
+        length = next(restored, None)
+        if length is None:
+            self._restored = None
+            return False
+        self._position = self.cached_tokens = length
+        self._tell_taken()
+        return True
 
     def _tell_taken(self) -> None:
         if self._on_taken is not None:

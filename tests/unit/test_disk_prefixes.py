@@ -1,0 +1,304 @@
+"""Prefixes from the disk change no bit, come only where they belong, and fail softly."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from homebox.errors import OutOfDeviceMemoryError
+from homebox.model import GenerationRequest, Model, SamplingParams
+from homebox.model.decoder.pages import PAGE
+from homebox.model.lora import init_adapter
+from homebox.model.prefixes import disk as disk_room
+from homebox.model.prefixes.disk import DiskPrefixes
+from homebox.model.prefixes.prefix_file import PrefixReader
+from homebox.model.prefixes.prefix_folder import PrefixFolder
+from tests.unit.test_prefixes import HASH, OWNER, Listening, prompt, tiny
+
+STABLE = 300  # four whole pages and more
+FACTS = {"base": "b" * 64, "arithmetic": "a" * 64}
+
+
+@pytest.fixture(scope="module", params=["f32", "f16", "q8"])
+def model(request: pytest.FixtureRequest) -> Model:
+    made = tiny(request.param)
+    for name, seed in ((HASH, 1), (HASH[::-1], 2)):
+        tensors = init_adapter(made.config, 4, seed)
+        for key, array in tensors.items():
+            if key.endswith(".B"):
+                array += np.random.default_rng(seed).standard_normal(array.shape) / 4
+        made.adapters.add(name, tensors)
+    return made
+
+
+@pytest.fixture(scope="module")
+def f32() -> Model:
+    return tiny()
+
+
+def restart(model: Model, folder: Path, budget: int = 1 << 30, **facts: str) -> DiskPrefixes:
+    """Let a model know nothing but what is on the disk."""
+    if model.disk is not None:
+        model.disk.close()
+    model.prefixes.clear()
+    tree = model.prefixes.tree
+    assert tree is not None
+    place = PrefixFolder(folder, budget, spare=0)
+    transformer: Any = model.transformer
+    model.disk = DiskPrefixes(transformer, tree, place, {**FACTS, **facts})
+    return model.disk
+
+
+def answer(
+    model: Model,
+    ids: Sequence[int],
+    owner: str | None = OWNER,
+    stable: int = STABLE,
+    count: int = 4,
+    **more: Any,
+) -> tuple[list[int], list[bytes], int]:
+    """Return the ids of an answer, the bits of the logits behind them, and how many were cached."""
+    ears = Listening(model)
+    inner, model.transformer = model.transformer, ears  # type: ignore[assignment]
+    try:
+        params = SamplingParams(max_tokens=count)
+        sequence = model.start(GenerationRequest(ids, params, owner=owner, stable=stable, **more))
+        found: list[int] = []
+        while not sequence.finished:
+            (piece,) = model.step([sequence])
+            if isinstance(piece, Exception):
+                raise piece
+            found += piece.token_ids if piece is not None else ()
+    finally:
+        model.transformer = inner
+    return found, ears.heard[-len(found) :], sequence.cached_tokens
+
+
+def written(model: Model) -> None:
+    """Let a prefix that is being written reach the disk."""
+    assert model.disk is not None
+    while model.disk.idle():
+        pass
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.prefix"))
+
+
+def kept(model: Model, folder: Path, ids: Sequence[int], **more: Any) -> None:
+    """Ask twice, so that the prefix is written; then only the disk knows it."""
+    before = len(files(folder)) if folder.exists() else 0
+    for _ in range(2):
+        answer(model, ids, **more)
+    written(model)
+    assert len(files(folder)) == before + 1
+    restart(model, folder)
+
+
+@pytest.mark.parametrize("adapter", ["base", HASH])
+def test_an_answer_from_the_disk_has_the_bits_of_one_computed(
+    model: Model, tmp_path: Path, adapter: str
+) -> None:
+    ids = prompt(330)
+    cold = answer(model, ids, owner=None, adapter=adapter)
+    restart(model, tmp_path)
+    kept(model, tmp_path, ids, adapter=adapter)
+    found = answer(model, ids, adapter=adapter)
+    assert found[:2] == cold[:2]
+    assert found[2] == 4 * PAGE
+    # Another prompt with the same beginning, in chunks of its own.
+    other = [*ids[:STABLE], *prompt(100, 7)]
+    model.disk = None
+    model.prefixes.clear()
+    cold = answer(model, other, owner=None, adapter=adapter)
+    restart(model, tmp_path)
+    found = answer(model, other, adapter=adapter)
+    assert found[:2] == cold[:2]
+    assert found[2] == 4 * PAGE
+    # From then on the tree has it.
+    assert model.disk is not None
+    assert model.disk.restored == 4 * PAGE
+    assert answer(model, other, adapter=adapter)[2] > 4 * PAGE
+    assert model.disk.restored == 4 * PAGE
+
+
+def test_nothing_is_shared_between_owners_adapters_and_models(model: Model, tmp_path: Path) -> None:
+    ids, owner = prompt(330, 1), "digest of a key"
+    restart(model, tmp_path)
+    kept(model, tmp_path, ids, adapter=HASH, owner=owner)
+    assert answer(model, ids, adapter=HASH)[2] == 0
+    assert answer(model, ids, owner=None, adapter=HASH)[2] == 0
+    assert answer(model, ids, owner=owner)[2] == 0
+    assert answer(model, ids, owner=owner, adapter=HASH[::-1])[2] == 0
+    for fact in FACTS:
+        restart(model, tmp_path, **{fact: "c" * 64})
+        assert answer(model, ids, owner=owner, adapter=HASH)[2] == 0
+    # Control: whose it is gets it.
+    restart(model, tmp_path)
+    assert answer(model, ids, owner=owner, adapter=HASH)[2] == 4 * PAGE
+    (path,) = files(tmp_path)
+    assert owner.encode() not in path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_is_used_as_far_as_its_ids_agree(f32: Model, tmp_path: Path) -> None:
+    ids = prompt(330, 2)
+    restart(f32, tmp_path)
+    kept(f32, tmp_path, ids)
+    other = [*ids[:200], *prompt(130, 3)]
+    cold = answer(f32, other, owner=None)
+    found = answer(f32, other)
+    assert found[:2] == cold[:2]
+    assert found[2] == 3 * PAGE
+    # A prompt that a file holds to its end keeps an id to compute.
+    restart(f32, tmp_path)
+    assert answer(f32, ids[: 4 * PAGE])[2] == 3 * PAGE
+
+
+def test_the_tree_goes_first_where_it_has_more(f32: Model, tmp_path: Path) -> None:
+    ids = prompt(330, 4)
+    restart(f32, tmp_path)
+    kept(f32, tmp_path, ids)
+    cold = answer(f32, ids, owner=None)
+    answer(f32, ids[:100], stable=0)  # a page and a part of the next one
+    assert f32.disk is not None
+    f32.disk.restored = 0
+    found = answer(f32, ids)
+    assert found[:2] == cold[:2]
+    assert found[2] == 4 * PAGE
+    assert f32.disk.restored == 3 * PAGE  # from the page on that was not full
+
+
+def test_only_what_is_asked_for_twice_is_written(f32: Model, tmp_path: Path) -> None:
+    disk = restart(f32, tmp_path)
+    for seed in range(5):  # as an agent does that tells the time
+        answer(f32, prompt(330, 100 + seed))
+    assert not disk.idle()
+    answer(f32, prompt(330, 5), stable=255)
+    answer(f32, prompt(330, 5), stable=255)
+    assert not disk.idle()
+    assert files(tmp_path) == []
+    answer(f32, prompt(330, 104))
+    written(f32)
+    assert len(files(tmp_path)) == 1
+    for _ in range(3):
+        answer(f32, prompt(330, 104))
+    assert not disk.idle()
+    assert disk.written == 1
+
+
+def test_a_longer_prefix_takes_the_place_of_a_shorter_one(f32: Model, tmp_path: Path) -> None:
+    ids = prompt(450, 6)
+    restart(f32, tmp_path)
+    kept(f32, tmp_path, ids, stable=256)
+    (short,) = files(tmp_path)
+    for _ in range(2):
+        answer(f32, ids, stable=400)
+    written(f32)
+    (long,) = files(tmp_path)
+    assert long != short
+    # And a shorter one is not written beside it.
+    for _ in range(2):
+        answer(f32, ids, stable=256)
+    assert f32.disk is not None
+    assert not f32.disk.idle()
+    assert files(tmp_path) == [long]
+
+
+def test_a_damaged_page_is_named_and_computed(
+    f32: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = prompt(330, 8)
+    cold = answer(f32, ids, owner=None)
+    restart(f32, tmp_path)
+    kept(f32, tmp_path, ids)
+    (path,) = files(tmp_path)
+    good = path.read_bytes()
+    page = (len(good) - 4096) // 4
+    bad = bytearray(good)
+    bad[4096 + 2 * page + 77] ^= 0x40
+    path.write_bytes(bad)
+    with caplog.at_level(logging.WARNING):
+        found = answer(f32, ids)
+    assert found[:2] == cold[:2]
+    assert found[2] == 2 * PAGE
+    assert f"{path}: page 2 is damaged" in caplog.text
+    written(f32)  # it is written again at once
+    assert path.read_bytes() == good
+    # Control: without the check garbage is served.
+    path.write_bytes(bad)
+    path.chmod(0o600)
+    restart(f32, tmp_path)
+
+    def unchecked(self: PrefixReader, index: int) -> Any:
+        raw = self.path.read_bytes()
+        return np.frombuffer(raw, np.uint8, page, 4096 + index * page)
+
+    monkeypatch.setattr(PrefixReader, "page", unchecked)
+    found = answer(f32, ids)
+    assert found[2] == 4 * PAGE
+    assert found[1] != cold[1]
+
+
+def test_pages_that_go_meanwhile_are_not_written(
+    f32: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_room, "WRITE_STEP", 1)  # a page for each step
+    disk = restart(f32, tmp_path)
+    ids = prompt(330, 9)
+    for _ in range(2):
+        answer(f32, ids, count=1)
+    assert disk.advance()  # it is under way
+    f32.prefixes.clear()
+    while disk.idle():
+        pass
+    assert disk.written == 0
+    # Control: had they stayed, there would be a file.
+    answer(f32, ids)
+    written(f32)
+    assert disk.written == 1
+
+
+def test_a_sequence_that_ends_while_it_is_restored_gives_all_back(
+    f32: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = prompt(330, 10)
+    restart(f32, tmp_path)
+    kept(f32, tmp_path, ids)
+    monkeypatch.setattr(disk_room, "READ_STEP", 1)  # a page for each step
+    transformer: Any = f32.transformer
+    pages = transformer.pages
+    sequence = f32.start(
+        GenerationRequest(ids, SamplingParams(max_tokens=2), owner=OWNER, stable=STABLE)
+    )
+    for count in (1, 2):
+        assert f32.step([sequence]) == [None]
+        assert sequence.prefilled == sequence.cached_tokens == count * PAGE
+    sequence.close()
+    assert pages.free_pages + pages.idle_pages == pages.count
+    cold = answer(f32, ids, owner=None)
+    assert answer(f32, ids)[:2] == cold[:2]
+
+
+def test_an_error_of_the_device_ends_that_answer_only(
+    f32: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = prompt(330, 11)
+    restart(f32, tmp_path)
+    kept(f32, tmp_path, ids)
+    transformer: Any = f32.transformer
+
+    def full(*_: Any) -> None:
+        raise OutOfDeviceMemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformer, "put_page", full)
+        with pytest.raises(OutOfDeviceMemoryError):
+            answer(f32, ids)
+    pages = transformer.pages
+    assert pages.free_pages + pages.idle_pages == pages.count
+    assert answer(f32, ids)[2] == 4 * PAGE
