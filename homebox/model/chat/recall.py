@@ -8,14 +8,19 @@ message of the assistant's and the template's words around it; a hidden steering
 the template wrote that token. Who asks gets nothing of another owner (`Recall`).
 """
 
+import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 from homebox.errors import RequestError
 from homebox.model.chat.messages import Message, TextSpan, parsed_arguments
 from homebox.model.chat.written import same_value, written
 from homebox.model.tokenizer.base import Restore, StreamDecoder, Tokenizer
+
+_OTHER = re.compile(r"[^A-Za-z0-9]")
+_ID_LENGTH = 40
 
 
 class Call(NamedTuple):
@@ -49,13 +54,14 @@ class Spelling(NamedTuple):
 
 
 class Generated:
-    """An answer: its ids (T,) and its calls of tools."""
+    """An answer: its ids (T,), its calls of tools and its reasoning."""
 
-    __slots__ = ("_spelled", "calls", "ids")
+    __slots__ = ("_spelled", "calls", "ids", "thoughts")
 
-    def __init__(self, ids: Iterable[int], calls: Iterable[Call] = ()) -> None:
+    def __init__(self, ids: Iterable[int], calls: Iterable[Call] = (), thoughts: str = "") -> None:
         self.ids = array("i", ids)
         self.calls = tuple(calls)
+        self.thoughts = thoughts
         self._spelled: tuple[Tokenizer, bool, Spelling] | None = None
 
     def spelled(self, tokenizer: Tokenizer, continued: bool) -> Spelling:
@@ -105,7 +111,8 @@ class Splice(NamedTuple):
 def spelled(messages: Sequence[Message], recall: Recall | None) -> list[Message]:
     """Return the messages with the arguments of calls as the model wrote them.
 
-    Where no answer is known that called the same tool with the same values, they stay.
+    Where no answer is known that called the same tool with the same values, they stay. Reasoning
+    that a client dropped from an answer with calls is there again; the template shows it or not.
     """
     if recall is None:
         return list(messages)
@@ -115,6 +122,11 @@ def spelled(messages: Sequence[Message], recall: Recall | None) -> list[Message]
         else message
         for message in messages
     ]
+
+
+def short_id(id: Any) -> str:
+    """Return what clients leave of the id of a call; empty if it is none."""
+    return _OTHER.sub("", id)[:_ID_LENGTH] if isinstance(id, str) else ""
 
 
 def same_call(call: Any) -> tuple[str, str] | None:
@@ -128,13 +140,26 @@ def same_call(call: Any) -> tuple[str, str] | None:
 
 def _spelled(message: Message, recall: Recall) -> Message:
     known: dict[tuple[str, str], str] = {}
+    thoughts = ""
+    own = [same_call(call) for call in message["tool_calls"]]
+    ids = [
+        short_id(call.get("id")) if isinstance(call, Mapping) else ""
+        for call in message["tool_calls"]
+    ]
     for turn in recall.turns(message):
-        for call in turn.calls:
-            same = same_call({"function": {"name": call.name, "arguments": call.arguments}})
+        calls = [same_call({"function": call._asdict()}) for call in turn.calls]
+        for same, call in zip(calls, turn.calls, strict=True):
             if same is not None:
                 known.setdefault(same, call.arguments)
-    calls = [_as_written(call, known) for call in message["tool_calls"]] if known else None
-    return {**message, "tool_calls": calls} if calls else message
+        # Only ids say that it is this answer, and not another one that did the same.
+        if calls == own and [short_id(call.id) for call in turn.calls] == ids:
+            thoughts = thoughts or turn.thoughts
+    told = {**message}
+    if known:
+        told["tool_calls"] = [_as_written(call, known) for call in message["tool_calls"]]
+    if thoughts and not message.get("reasoning_content"):
+        told["reasoning_content"] = thoughts
+    return told
 
 
 def _as_written(call: Any, known: Mapping[tuple[str, str], str]) -> Any:
@@ -157,51 +182,76 @@ def splices(
 
     `text` is as the template left it, with stand-ins; `spans` say who wrote what of it.
     """
-    plain = text.translate(dict(restore))
-    said = [span for span in spans if span.provenance != "template"]
+    shown = Shown(text, text.translate(dict(restore)), tokenizer)
+    runs = [
+        list(run)
+        for _, run in groupby(
+            (span for span in spans if span.provenance != "template"), lambda span: span.message
+        )
+    ]
     found: list[Splice] = []
-    place = 0
-    while place < len(said):
-        number = said[place].message
-        end = place + 1
-        while end < len(said) and said[end].message == number:
-            end += 1
+    for place, own in enumerate(runs):
+        number = own[0].message
         if number is not None and messages[number].get("role") == "assistant":
-            low = said[place - 1].end if place else 0
-            high = said[end].start if end < len(said) else len(text)
-            own = said[place:end]
+            low = runs[place - 1][-1].end if place else 0
+            high = runs[place + 1][0].start if place + 1 < len(runs) else len(text)
+            groups = [list(group) for _, group in groupby(own, lambda span: span.field)]
+            parts = [(group[0].start, group[-1].end) for group in groups]
             turns = recall.turns(messages[number])
-            match = _best(turns, own, plain, text, (low, high), tokenizer)
-            if match is not None and (not found or match.start >= found[-1].end):
-                found.append(match)
-        place = end
+            matches = [shown.pieces(turn, parts, (low, high)) for turn in turns]
+            found += max(matches, key=_size) if matches else []
     return found
 
 
-def _best(
-    turns: Sequence[Generated],
-    own: Sequence[TextSpan],
-    plain: str,
-    text: str,
-    limits: tuple[int, int],
-    tokenizer: Tokenizer,
-) -> Splice | None:
-    """Return the longest piece around a message's words that an answer spells."""
-    begins = [
-        span.start
-        for number, span in enumerate(own)
-        if number == 0 or span.field != own[number - 1].field
-    ]
-    best: Splice | None = None
-    for turn in turns:
-        for begin in begins:
-            match = overlap(turn, tokenizer, plain, (begin, own[-1].end), limits)
-            if match is None or not _may_steer(match, text, tokenizer):
-                continue
-            if best is None or len(match.ids) > len(best.ids):
-                best = match
-            break
-    return best
+def _size(pieces: Iterable[Splice]) -> int:
+    return sum(len(piece.ids) for piece in pieces)
+
+
+class Shown(NamedTuple):
+    """A rendered text, with stand-ins and without."""
+
+    text: str
+    plain: str
+    tokenizer: Tokenizer
+
+    def pieces(
+        self, turn: Generated, parts: Sequence[tuple[int, int]], limits: tuple[int, int]
+    ) -> list[Splice]:
+        """Return what an answer spells of a message, whose words stand in `parts` of the text.
+
+        As few pieces as possible: templates leave parts of an answer out, or join them in another
+        way.
+        """
+        found: list[Splice] = []
+        first, low = 0, limits[0]
+        while first < len(parts):
+            for last in range(len(parts), first, -1):
+                core = (parts[first][0], parts[last - 1][1])
+                match = overlap(turn, self.tokenizer, self.plain, core, (low, limits[1]))
+                if match is not None and self._may_steer(match):
+                    found.append(match)
+                    low = match.end
+                    break
+            first = last
+            while first < len(parts) and parts[first][0] < low:
+                first += 1
+        return found
+
+    def _may_steer(self, match: Splice) -> bool:
+        """Tell whether every hidden steering token in a piece is one that the template wrote."""
+        tokenizer = self.tokenizer
+        if tokenizer.hidden.isdisjoint(match.ids):
+            return True
+        place = match.start
+        decoder = StreamDecoder(tokenizer, continuation=True, special=True)
+        for index in match.ids:
+            said = decoder.push(index)
+            if index in tokenizer.hidden:
+                mark = tokenizer.piece(index)
+                if not self.text.startswith(mark, place + len(said) - len(mark)):
+                    return False
+            place += len(said)
+        return True
 
 
 def overlap(
@@ -234,19 +284,3 @@ def overlap(
             begin, end, start, stop = found
             return Splice(start + shift, stop + shift, tuple(turn.ids[begin:end]))
     return None
-
-
-def _may_steer(match: Splice, text: str, tokenizer: Tokenizer) -> bool:
-    """Tell whether every hidden steering token in the piece is one that the template wrote."""
-    if tokenizer.hidden.isdisjoint(match.ids):
-        return True
-    place = match.start
-    decoder = StreamDecoder(tokenizer, continuation=True, special=True)
-    for index in match.ids:
-        said = decoder.push(index)
-        if index in tokenizer.hidden:
-            mark = tokenizer.piece(index)
-            if not text.startswith(mark, place + len(said) - len(mark)):
-                return False
-        place += len(said)
-    return True
