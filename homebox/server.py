@@ -23,7 +23,7 @@ from homebox.api.cors import Cors
 from homebox.api.door import Door
 from homebox.api.guard import Guard, guard_for
 from homebox.api.metrics import Metrics
-from homebox.api.routes import FAMILIES
+from homebox.api.routes import FAMILIES, error_for
 from homebox.api.service import Service
 from homebox.api.tls import Tls
 from homebox.api.tokens import KeyRing
@@ -189,7 +189,7 @@ class Server:
 
 def error_response(path: str, error: HomeboxError) -> web.Response:
     """Say an error in the shape that callers of a path know."""
-    return wire.json_response(wire.error_value(error), error.status, wire.error_headers(error))
+    return wire.json_response(error_for(path)(error), error.status, wire.error_headers(error))
 
 
 def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:

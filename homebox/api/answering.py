@@ -7,8 +7,9 @@ itself can fail. Invariant: the turn is in the ledger before the answer's last b
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from homebox.api.door import Door
 from homebox.api.exchange import Choice, Exchange
 from homebox.api.guard import check_content_type
 from homebox.api.metrics import Metrics
+from homebox.api.plain import COMPLETION, Plain, plain_reply
 from homebox.api.reply import Reply, answer_parser, shown_marks
 from homebox.api.requests import ChatRequest
 from homebox.api.service import Service
@@ -27,10 +29,13 @@ from homebox.api.wanted import wanted_of
 from homebox.errors import ContextLengthError, DaemonError, HomeboxError, RequestError
 from homebox.model.chat.prompt import ChatPrompt
 from homebox.model.generation.request import GenerationRequest
+from homebox.scheduler.generation import unasked
 
 log = logging.getLogger("homebox.server")
 
 Shaper = Callable[[Exchange, Service], Shape]
+Begin = Callable[[Service, ChatRequest, Conversation, str], Awaitable[Exchange]]
+Prompts = Callable[[Service, str], Awaitable[list[Plain]]]  # for the adapter with these weights
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,28 @@ class Answering:
         self, request: web.Request, chat: ChatRequest, shaper: Shaper
     ) -> web.StreamResponse:
         """Answer a checked question, whole or as a stream."""
+        return await self._answered(request, chat, shaper, self._begin)
+
+    async def complete(
+        self,
+        request: web.Request,
+        chat: ChatRequest,
+        prompts: Prompts,
+        shaper: Shaper,
+        silent: bool = False,
+    ) -> web.StreamResponse:
+        """Go on with prompts as they are; `chat` says how. `silent`: nothing is to be written."""
+        begin = partial(self._begin_plain, prompts, silent)
+        return await self._answered(request, chat, shaper, begin)
+
+    async def _answered(
+        self, request: web.Request, chat: ChatRequest, shaper: Shaper, begin: Begin
+    ) -> web.StreamResponse:
         if self.stopping:
             raise DaemonError("homebox is shutting down")
         async with self.door.enter() as service:
             conversation = conversation_of(chat, request.headers)
-            exchange = await self._begin(service, chat, conversation, request[wire.OWNER])
+            exchange = await begin(service, chat, conversation, request[wire.OWNER])
             self.running += 1
             try:
                 shape = shaper(exchange, service)
@@ -92,8 +114,13 @@ class Answering:
         """Wait for what answers that were cut off left to do."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def prompt(self, service: Service, chat: ChatRequest, owner: str) -> ChatPrompt:
-        """Return the ids of a question; raises RequestError and ContextLengthError."""
+    async def prompt(
+        self, service: Service, chat: ChatRequest, owner: str, bounded: bool = True
+    ) -> ChatPrompt:
+        """Return the ids of a question; raises RequestError.
+
+        If it is to be answered, and so `bounded`, also ContextLengthError.
+        """
         variables = chat.variables()
         if chat.offered_tools:
             variables["tools"] = chat.offered_tools
@@ -101,7 +128,7 @@ class Answering:
         prompt = await asyncio.to_thread(
             service.prompt, chat.rendered_messages(), recall, **variables
         )
-        if len(prompt.ids) >= service.context:
+        if bounded and len(prompt.ids) >= service.context:
             raise ContextLengthError(service.context, len(prompt.ids))
         return prompt
 
@@ -138,6 +165,43 @@ class Answering:
             raise
         ledger, recall = service.ledger, service.recall
         return Exchange(chat, conversation, owner, lease, choices, ledger, recall)
+
+    async def _begin_plain(
+        self,
+        prompts: Prompts,
+        silent: bool,
+        service: Service,
+        chat: ChatRequest,
+        conversation: Conversation,
+        owner: str,
+    ) -> Exchange:
+        """The same for prompts that are no conversation."""
+        lease = await service.served.acquire(chat.model)
+        conversation = replace(conversation, kind=COMPLETION)
+        choices: list[Choice] = []
+        try:
+            _check_bias(chat, service.vocabulary)
+            wanted = wanted_of(chat, "")
+            for plain in await prompts(service, lease.weights):
+                sampling = chat.sampling(len(plain.ids), service.context)
+                for index in range(chat.n or 1):
+                    guide = await asyncio.to_thread(service.guide, wanted)
+                    asked = GenerationRequest(
+                        plain.ids,
+                        sampling.for_choice(index),
+                        lease.weights,
+                        owner,
+                        conversation.id,
+                        guide=guide,
+                    )
+                    generation = unasked(asked) if silent else service.engine.submit(asked)
+                    choices.append(Choice(len(choices), generation, plain_reply(), plain=plain))
+        except BaseException:
+            for choice in choices:
+                choice.generation.cancel()
+            lease.release()
+            raise
+        return Exchange(chat, conversation, owner, lease, choices, service.ledger)
 
     async def _whole(self, exchange: Exchange, shape: Shape) -> web.StreamResponse:
         async for step in exchange.steps(self._limits.patience):

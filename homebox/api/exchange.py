@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from homebox.api.conversation import Conversation
+from homebox.api.plain import AUTHOR, Plain
 from homebox.api.recall import TurnRecall
 from homebox.api.reply import Reply, details
 from homebox.api.requests import ChatMessage, ChatRequest
@@ -35,6 +36,7 @@ class Choice:
     reply: Reply
     id: str = field(default_factory=new_turn_id)
     thinking_tokens: int = 0
+    plain: Plain | None = None  # the prompt of its own that it answers
 
     @property
     def reason(self) -> str:
@@ -104,6 +106,11 @@ class Exchange:
         return self.choices[0].id
 
     @property
+    def fingerprint(self) -> str:
+        """What the answers depend on besides the request: the weights."""
+        return f"hb_{self.lease.weights[:16]}"
+
+    @property
     def created(self) -> int:
         """When it began; Unix seconds."""
         return int(datetime.fromisoformat(self.time).timestamp())
@@ -116,11 +123,13 @@ class Exchange:
     @property
     def usage(self) -> Usage:
         """The tokens that the model read and wrote; complete once the answers have ended."""
-        end = self.choices[0].generation.end
+        # Several answers to one prompt read it once.
+        prompts = {id(choice.generation.prompt_ids): choice for choice in reversed(self.choices)}
+        ends = [choice.generation.end for choice in prompts.values()]
         return Usage(
-            self.prompt_tokens,
+            sum(len(choice.generation.prompt_ids) for choice in prompts.values()),
             sum(choice.tokens for choice in self.choices),
-            end.cached_tokens if end else 0,
+            sum(end.cached_tokens for end in ends if end),
             sum(choice.thinking_tokens for choice in self.choices),
         )
 
@@ -208,7 +217,10 @@ class Exchange:
 
     def _turn(self, choice: Choice, reason: str) -> dict[str, Any]:
         reply, generation = choice.reply, choice.generation
-        prompt = [_message(message) for message in self.request.messages]
+        asked = self.request.messages
+        if choice.plain is not None:
+            asked = [ChatMessage("user", choice.plain.text, provenance=AUTHOR)]
+        prompt = [_message(message) for message in asked]
         answer = Message("assistant", reply.text, ASSISTANT, reply.details())
         return {
             "id": choice.id,
@@ -218,11 +230,11 @@ class Exchange:
             "model": self.request.model,
             "adapter": self.lease.weights,
             "sampling": generation.request.sampling.as_dict(),
-            "messages": [*prompt[_new_from(self.request.messages) :], answer],
+            "messages": [*prompt[_new_from(asked) :], answer],
             "prompt": prompt,
             "offered": details(self.request.offered()),
             "finish_reason": reason,
-            "prompt_tokens": self.prompt_tokens,
+            "prompt_tokens": len(generation.prompt_ids),
             "completion_tokens": choice.tokens,
             "token_ids": generation.ids,
             "owner": self.owner,

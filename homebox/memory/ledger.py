@@ -195,6 +195,14 @@ class Ledger:
         with self._database.reader() as connection:
             return _mark(connection, name)
 
+    def set_mark(self, name: str, value: int) -> "Future[None]":
+        """Begin to keep a number under `name`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, value))
+
+        return self._database.write(work)
+
     def follow_move(
         self, number: int, undone: Iterable[str] = (), active: Iterable[str] = ()
     ) -> bool:

@@ -143,6 +143,13 @@ class Generation:
         self.deliver(end or End(ERROR, len(self.prompt_ids), 0))
 
 
+def unasked(request: GenerationRequest) -> Generation:
+    """Return an answer without a word, for which no engine is asked."""
+    generation = Generation(request, lambda: None)
+    generation.deliver(End("length", len(request.prompt_ids), 0))
+    return generation
+
+
 def _joined(chunks: list[Chunk]) -> Said:
     if len(chunks) == 1:
         (chunk,) = chunks

@@ -62,9 +62,7 @@ def messages_of(given: str | list[dict[str, Any]], where: str = "input") -> list
             text = text_of(message.content, f"{place}.content", TEXTS)
             if message.role != "assistant":
                 own = None
-                messages.append(
-                    ChatMessage(message.role, text, provenance=message.provenance)
-                )
+                messages.append(ChatMessage(message.role, text, provenance=message.provenance))
                 continue
             if own is None or own.content is not None:
                 own = _begun(messages)

@@ -8,6 +8,7 @@ Invariant: a field that would change the answer is honoured or refused by name.
 
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from homebox.api.bodies.fields import refuse
@@ -55,7 +56,7 @@ class Reasoning(Struct):
 class ResponsesChat(ChatRequest):
     """A chat request that knows what its response repeats of it."""
 
-    response: dict[str, Any] = {}
+    response: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def offered(self) -> dict[str, Any]:
         """Return what the model was shown besides messages, and what the response needs."""

@@ -17,7 +17,7 @@ from homebox.api.requests import decoded
 from homebox.api.service import Service
 from homebox.api.shapes.kept import KeptResponse
 from homebox.api.shapes.responses import ResponsesShape, turn_id
-from homebox.api.wire import json_response
+from homebox.api.wire import OWNER, json_response
 from homebox.errors import RequestError, UnknownResponseError
 
 
@@ -29,7 +29,7 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
             turn = None
             if id.startswith("resp_") and not service.ledger.mark(_deleted(id)):
                 turn = await asyncio.to_thread(service.ledger.turn, turn_id(id))
-        response = KeptResponse.of(turn, request[wire.OWNER])
+        response = KeptResponse.of(turn, request[OWNER])
         if response is None:
             raise UnknownResponseError(id, param)
         return response
@@ -61,7 +61,7 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
 
 
 def _shape(body: ResponsesBody, exchange: Exchange, service: Service) -> ResponsesShape:
-    return ResponsesShape(body, exchange, lambda token: service.tokenizer.surface(token))
+    return ResponsesShape(body, exchange, service.tokenizer.piece_bytes)
 
 
 def _deleted(id: str) -> str:

@@ -1,15 +1,14 @@
 """Answers of /v1/chat/completions: completions and their chunks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from homebox.api import wire
 from homebox.api.exchange import Choice, Exchange, Step
+from homebox.api.shapes.logprobs import Spelling, told
 from homebox.errors import HomeboxError
 from homebox.model.answers import CallArguments, CallBegins, Event, Text, Thought
 from homebox.model.generation.sequence import TokenLogprob
-
-Spelling = Callable[[int], bytes]  # the bytes that a token stands for
 
 
 class ChatShape:
@@ -81,22 +80,7 @@ class ChatShape:
     def _logprobs(self, logprobs: Iterable[TokenLogprob]) -> dict[str, Any] | None:
         if not self._exchange.request.logprobs:
             return None
-        content = [
-            {
-                **self._token(each.token, each.logprob),
-                "top_logprobs": [self._token(*likely) for likely in each.top],
-            }
-            for each in logprobs
-        ]
-        return {"content": content, "refusal": None}
-
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        data = self._spelling(token)
-        return {
-            "token": data.decode("utf-8", "replace"),
-            "logprob": max(logprob, -9999.0),  # JSON has no infinity
-            "bytes": list(data),
-        }
+        return {"content": told(self._spelling, logprobs), "refusal": None}
 
     def _head(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         exchange = self._exchange
@@ -105,7 +89,7 @@ class ChatShape:
             "object": kind,
             "created": exchange.created,
             "model": exchange.request.model,
-            "system_fingerprint": f"hb_{exchange.lease.weights[:16]}",
+            "system_fingerprint": exchange.fingerprint,
             "choices": choices,
             **more,
         }

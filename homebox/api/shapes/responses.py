@@ -202,12 +202,10 @@ class ResponsesShape:
         if item.kind == CALL:
             self._likely = []
             return (
-                self._of(
-                    item, "function_call_arguments.done", name=item.name, arguments=item.text
-                )
+                self._of(item, "function_call_arguments.done", name=item.name, arguments=item.text)
                 + ended
             )
-        more = {"logprobs": item.logprobs} if item.kind == MESSAGE else {}
+        more: dict[str, Any] = {"logprobs": item.logprobs} if item.kind == MESSAGE else {}
         return b"".join(
             (
                 self._of(item, *_text_event(item, "done"), text=item.text, **more),
@@ -283,10 +281,7 @@ def status_of(reason: str) -> str:
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt,
-        "input_tokens_details": {
-            "cached_tokens": usage.cached,
-            "cache_write_tokens": usage.prompt - usage.cached,
-        },
+        "input_tokens_details": {"cached_tokens": usage.cached, "cache_write_tokens": 0},
         "output_tokens": usage.completion,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning},
         "total_tokens": usage.prompt + usage.completion,
