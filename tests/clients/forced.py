@@ -6,15 +6,15 @@ really says what may come, and a choice that it forbids is a failure of the test
 Invariant: nothing in `homebox` names this file or anything like it.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from homebox.errors import EngineError
+from homebox.model.generation.guide import Bits
 from homebox.model.generation.sampling import Sampler, SamplingParams
+from homebox.model.strictmath import Float32
 from tests.clients.qwen3_folder import END
 from tests.clients.script import answer
 
@@ -43,10 +43,10 @@ class ForcedSampler(Sampler):
         super().__init__(params, prompt)
         self._forced = iter(player.ids(prompt))
 
-    def next(self, logits: np.ndarray) -> int:
+    def next(self, logits: Float32, allowed: Bits | None = None) -> int:
         """Return the next id of the script; raises EngineError if it must not come here."""
-        super().next(logits)
+        super().next(logits, allowed)
         token = next(self._forced)
-        if not math.isfinite(logits[token]):
-            raise EngineError(f"the grammar forbids token {token} of the script")
+        if allowed is not None and not allowed[token >> 5] >> (token & 31) & 1:
+            raise EngineError(f"the grammar forbids token {token}, which the script says next")
         return token

@@ -15,6 +15,8 @@ from homebox.daemon import Parts, real_parts, serve
 from tests.clients.forced import ForcedSampler, Player
 from tests.clients.qwen3_folder import CONTEXT
 
+TOKEN = "sk-local"
+
 
 def forced_parts(folder: Path) -> Parts:
     """Return the parts of the product with a model that says what the script wants."""
@@ -23,24 +25,17 @@ def forced_parts(folder: Path) -> Parts:
 
     def load(config: Config, *args: Any, **options: Any) -> Any:
         model = parts.load(config, *args, **options)
-        force(model, player)
+        model.sampler = partial(ForcedSampler, player)
         return model
 
     return dataclasses.replace(parts, load=load)
 
 
-def force(model: Any, player: Player) -> None:
-    """Let a model's choices be those of the player."""
-    from homebox.model.generation import sequence
-
-    sequence.Sampler = partial(ForcedSampler, player)
-
-
-def configuration(folder: Path, state: Path, token: str = "") -> Config:
+def configuration(folder: Path, state: Path) -> Config:
     """Return a configuration of the product, as a file could say it."""
     return Config(
         paths=PathsConfig(state=str(state)),
-        server=ServerConfig(port=0, token=token),
+        server=ServerConfig(port=0, token=TOKEN),
         model=ModelConfig(path=str(folder), context=CONTEXT, slots=4, device="cpu"),
     )
 
