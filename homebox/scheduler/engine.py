@@ -269,6 +269,7 @@ class Engine:
         sequence = place.sequence
         if sequence is None:
             return
+        place.sequence = None  # nobody waits for it any more
         try:
             sequence.close()
         except Exception as error:

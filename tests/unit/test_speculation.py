@@ -117,6 +117,15 @@ def test_answers_are_the_same_with_and_without(model: Model) -> None:
     assert drafted > accepted > 100  # right and wrong guesses were both there
 
 
+def test_choices_with_seeds_say_among_others_what_they_say_alone(model: Model) -> None:
+    params = SamplingParams(max_tokens=30, temperature=1.0, seed=11, logprobs=2)
+    prompt = ids_of(model, PROMPTS[0])
+    wanted = [GenerationRequest(prompt, params.for_choice(index)) for index in range(6)]
+    together = say(model, wanted, True)
+    assert together == [say(model, [each], True)[0] for each in wanted]
+    assert len({each[0] for each in together}) > 3
+
+
 def test_taking_every_guess_would_be_noticed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(self: Any, logits: Any) -> Piece:
         pieces = []

@@ -77,14 +77,13 @@ def step_all(
     if writing:
         _write(transformer, sequences, writing, outcomes)
     if reading:
-        first = reading[0]
+        first = sequences[reading[0]]
         pace = pace or Pace()
         most = pace.most(transformer) if writing else transformer.prefill_chunk
-        count = min(most, sequences[first].prompt_tokens - sequences[first].prefilled)
-        begun = time.perf_counter()
-        outcomes[first] = _settled(sequences[first], partial(sequences[first].read, most))
-        if count == most:
-            pace.note(count, time.perf_counter() - begun)
+        begun, before = time.perf_counter(), first.prefilled
+        outcomes[reading[0]] = _settled(first, partial(first.read, most))
+        if first.prefilled - before == most:
+            pace.note(most, time.perf_counter() - begun)
     return outcomes
 
 
