@@ -185,7 +185,16 @@ def _fit(args: argparse.Namespace, config: Config, catalogue: Catalogue) -> int:
     model = config.model
     asked = Asked(args.type or model.weights, args.context, model.slots)
     rank = max(model.rank, config.learning.rank)
-    found = fit_model(path, asked, rank, model.activations, model.device, model.memory)
+    found = fit_model(
+        path,
+        asked,
+        rank,
+        model.activations,
+        model.device,
+        model.memory,
+        model.kv,
+        model.kv_memory,
+    )
     if args.json:
         form = str(found.plan.packing)
         facts = {"type": form, "context": found.context, "slots": found.slots}

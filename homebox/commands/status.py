@@ -102,10 +102,11 @@ def _memory_line(memory: dict[str, int]) -> str:
     """Say what the model takes, if it tells, and what the process has."""
     parts = []
     if "weights" in memory:
-        held, most = memory["keys_and_values"], memory["keys_and_values_most"]
+        used, kept, most = (memory[f"keys_and_values{end}"] for end in ("", "_kept", "_most"))
         parts = [
             f"weights {amount(memory['weights'])}",
-            f"keys and values {amount(held)} of at most {amount(most)}",
+            f"keys and values {amount(used)} in use and {amount(kept)} kept, of at most "
+            f"{amount(most)}",
             f"adapters {amount(memory['adapters'])}",
         ]
     return ", ".join([*parts, f"the whole process {amount(memory['process'])}"])

@@ -131,20 +131,23 @@ async def ended(learning: Learning) -> None:
 def memory_of(model: Any) -> dict[str, int]:
     """Return the bytes of a model's weights, keys and values, and adapters, where it tells.
 
-    `keys_and_values` counts what conversations hold now; the CPU takes memory for no more, other
-    devices have `keys_and_values_most` set aside.
+    `keys_and_values` counts what answers use now, `keys_and_values_kept` what is only kept of
+    earlier ones, for which others need not wait; both together never take more than
+    `keys_and_values_most`. The CPU takes memory for what was ever used, other devices for it all.
     """
     placement = getattr(model, "placement", None)
     transformer = getattr(model, "transformer", None)
     if placement is None or transformer is None:
         return {}
     pages = transformer.pages
-    held = pages.count - pages.free_pages
+    idle = pages.idle_pages
+    used = pages.count - pages.free_pages - idle
     resident = [stage.adapters for stage in transformer.stages if stage.adapters is not None]
     return {
         "weights": sum(portion.bytes.weights for portion in placement.portions),
-        "keys_and_values": held * transformer.cache_bytes // pages.count,
-        "keys_and_values_most": transformer.cache_bytes,
+        "keys_and_values": used * transformer.page_bytes,
+        "keys_and_values_kept": idle * transformer.page_bytes,
+        "keys_and_values_most": pages.count * transformer.page_bytes,
         "adapters": sum(b.nbytes for each in resident for b in each.buffers.values()),
     }
 

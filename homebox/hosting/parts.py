@@ -153,6 +153,8 @@ def _options(
         "activations": model.activations,
         "device": model.device,
         "memory": model.memory,
+        "kv": model.kv,
+        "kv_memory": model.kv_memory,
     }
     context = model.context or None
     if model.path == BUILT_IN:

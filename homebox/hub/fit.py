@@ -86,6 +86,8 @@ def fit_model(
     activations: str = "auto",
     device: str = "auto",
     memory: int = 0,
+    kv: str = "auto",
+    kv_memory: int = 0,
     others: Others = NOBODY,
 ) -> Fit:
     """Return how a model's files are loaded best; raises as `fit` and `plan_load`."""
@@ -105,6 +107,8 @@ def fit_model(
             activations=activations,
             device=device,
             memory=memory,
+            kv=kv,
+            kv_memory=kv_memory,
             others=others,
             opened=opened,
         )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from homebox.errors import NoFreeSlotError
 from homebox.model.adapters import BASE
-from homebox.model.decoder.pages import Pages
+from homebox.model.decoder.pages import PAGE, Pages
 from homebox.model.generation.request import GenerationRequest
 from homebox.model.prefixes.misses import Misses, Space
 from homebox.model.prefixes.statistics import HIT, PrefixStatistics
@@ -75,13 +75,15 @@ class Prefixes:
         if use is not None and self.tree is not None:
             use.ids = np.array(ids, np.int32)
             self.tree.keep(use.space, use.ids, slot)
-            self._misses.read(use.space, use.conversation, use.ids)
+            whole = use.ids[: len(use.ids) // PAGE * PAGE]
+            self._misses.read(use.space, use.conversation, whole)
 
     def end(self, slot: int) -> None:
         """Keep what a slot holds, also of its last page; the slot is about to be given back."""
         use = self._uses.pop(slot, None)
         if use is not None and self.tree is not None:
             self.tree.keep(use.space, use.ids, slot, partial=True)
+            self._misses.read(use.space, use.conversation, use.ids)
 
     def clear(self) -> None:
         """Forget all prefixes and prompts; what running answers use stays theirs."""

@@ -28,3 +28,15 @@ class PrefixStatistics:
     kept_pages: int = 0  # pages that are kept now
     idle_pages: int = 0  # those of them that no answer uses
     reasons: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+
+    def as_dict(self) -> dict[str, int]:
+        """Return what only grows, by names that are one word, for monitors."""
+        reasons = {each.replace(" ", "_"): count for each, count in self.reasons.items()}
+        return {
+            "lookups": self.lookups,
+            "asked_tokens": self.asked,
+            "reused_tokens": self.reused,
+            "evicted_pages": self.evictions,
+            "copied_pages": self.copies,
+            **{f"reason_{each}": count for each, count in reasons.items()},
+        }
