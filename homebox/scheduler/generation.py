@@ -65,8 +65,8 @@ class Generation:
         self._unread: list[Chunk] = []
         self._last: End | None = None
         self._failure: BaseException | None = None
-        self._arrived = asyncio.Event()
-        self._announced = False  # the event is set, or will be in the loop's next turn
+        self._announced = False  # something is there to be read, and the loop was or is told
+        self._waiter: asyncio.Future[None] | None = None
         self._wake = wake
 
     @property
@@ -87,18 +87,14 @@ class Generation:
         """
         if self.end is not None:
             return None
-        await asyncio.sleep(0)  # where text is always at hand, the loop's other tasks run here
-        if not self._arrived.is_set():
-            try:
-                async with asyncio.timeout(patience):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return NOTHING
+        if self._announced:
+            await asyncio.sleep(0)  # where text is always at hand, the loop's other tasks run here
+        elif not await self._arrival(patience):
+            return NOTHING
         with self._lock:
             unread, self._unread = self._unread, []
             last, failure = self._last, self._failure
             if last is None:
-                self._arrived.clear()
                 self._announced = False
         if unread or last is None:
             said = _joined(unread)
@@ -108,6 +104,27 @@ class Generation:
         if failure is not None:
             raise failure
         return None
+
+    async def _arrival(self, patience: float | None) -> bool:
+        """Wait until there is something to be read; False if nothing came in time."""
+        # A future and a timer: asyncio's own events and time-outs cost more than all else here.
+        ends = None if patience is None else self._loop.time() + patience
+        while not self._announced:
+            self._waiter = self._loop.create_future()
+            timer = None if ends is None else self._loop.call_at(ends, self._rouse)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+            if ends is not None and not self._announced and self._loop.time() >= ends:
+                return False
+        return True
+
+    def _rouse(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def cancel(self) -> None:
         """Stop before the next step; the end then comes with the reason "cancelled"."""
@@ -135,7 +152,7 @@ class Generation:
                 return  # one wake-up is enough, however far behind the reader is
             self._announced = True
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(self._arrived.set)
+            self._loop.call_soon_threadsafe(self._rouse)
 
     def fail(self, error: BaseException, end: End | None = None) -> None:
         """Hand what broke the answer to the event loop; it comes after all that was delivered."""
