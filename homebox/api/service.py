@@ -30,8 +30,14 @@ class Prompter(Protocol):
 
 def unguided(wanted: Wanted) -> Guide | None:
     """Refuse what a model without a vocabulary cannot be held to; raises RequestError."""
-    if wanted.form is not None or wanted.tool_choice not in ("auto", "none"):
-        raise RequestError("this model's answers cannot be given a form", "response_format")
+    asked = {
+        "response_format": wanted.form is not None,
+        "tool_choice": wanted.tool_choice not in ("auto", "none"),
+        "reasoning_budget": wanted.thinking_budget is not None,
+    }
+    for param, there in asked.items():
+        if there:
+            raise RequestError(f"this model's answers cannot be held to a {param}", param)
     return None
 
 

@@ -86,7 +86,7 @@ def texts(answer: Any) -> list[str | None]:
 def test_choices_have_seeds_of_their_own_and_can_be_had_again(
     box: Box, client: openai.OpenAI
 ) -> None:
-    options = {"temperature": 1.0, "max_tokens": 12, "seed": 7}
+    options = {"temperature": 2.0, "max_tokens": 12, "seed": 7}
     first, again = ask(client, n=4, **options), ask(client, n=4, **options)
     assert [choice.index for choice in first.choices] == [0, 1, 2, 3]
     assert texts(first) == texts(again)
@@ -218,7 +218,6 @@ def test_a_call_that_must_come_comes(
                     names.append(call.function.name)
                     texts.append(call.function.arguments or "")
         name, arguments, reason = names[0], "".join(texts), reasons[-1]
-        assert sum(1 for text in texts if text) > 1  # they come while they are written
     else:
         (found,) = ask(client, parallel_tool_calls=False, **options).choices
         (call,) = found.message.tool_calls

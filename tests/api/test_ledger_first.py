@@ -92,9 +92,9 @@ def test_control_without_waiting_for_the_ledger_the_check_fails(
 ) -> None:
     held = hold_ledger(box, monkeypatch)
 
-    async def write_without_waiting(self: Exchange, reason: str) -> None:
+    async def write_without_waiting(self: Exchange, reasons: list[str]) -> None:
         self.finished = True
-        self.ledger.submit(**self._turn(reason))
+        self.ledger.submit(**self._turn(self.choices[0], reasons[0]))
 
     monkeypatch.setattr(Exchange, "_write", write_without_waiting)
     got, done = read_in_background(box, stream)

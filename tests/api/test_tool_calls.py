@@ -3,12 +3,15 @@
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
 
 from homebox.model.chat.formats import chat_format
+from homebox.model.chat.prompt import ChatPrompt
+from homebox.model.generation.request import GenerationRequest
 from homebox.model.tokenizer.json_tokenizer import JsonTokenizer
 from homebox.model.tokenizer.json_tokenizer_file import check_tokenizer
 from homebox.model.tokenizer.load import Settings
@@ -58,10 +61,14 @@ class TemplateModel(FakeModel):
             self.read[tuple(ids)] = list(f"\x01user\x02{asked}\x01".encode())
             return ids
 
-        self.chat.render = render  # type: ignore[method-assign, assignment]
+        def prompt(messages: list[dict[str, Any]], recall: Any = None, **more: Any) -> ChatPrompt:
+            found = self._format.prompt(messages, recall, **more)
+            return replace(found, ids=render(messages, **more))
 
-    def start(self, prompt_ids: Any, sampling: Any, adapter: str = "base") -> Any:
-        return super().start(self.read[tuple(prompt_ids)], sampling, adapter)
+        self.chat.prompt = prompt  # type: ignore[method-assign, assignment]
+
+    def start(self, request: GenerationRequest) -> Any:
+        return super().start(replace(request, prompt_ids=self.read[tuple(request.prompt_ids)]))
 
 
 def told(box: Box, answer: str, **fields: Any) -> dict[str, Any]:

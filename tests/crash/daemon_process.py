@@ -35,11 +35,11 @@ def slow_submit(self: Ledger, **turn: Any) -> "Future[str]":
 original_submit = Ledger.submit
 
 
-async def write_without_waiting(self: Exchange, reason: str) -> None:
+async def write_without_waiting(self: Exchange, reasons: list[str]) -> None:
     if not self.finished:
         self.finished = True
         self.lease.release()
-        self.ledger.submit(**self._turn(reason))
+        self.ledger.submit(**self._turn(self.choices[0], reasons[0]))
         await asyncio.sleep(0)
 
 
