@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
+from homebox.api.metrics import Metrics
 from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
 from homebox.api.service import Service, unguided
@@ -66,7 +67,13 @@ class Box:
         self.model = model or FakeModel()
         self.state = open_state(root)
         max_waiting = settings.pop("max_waiting", 16)
-        self.engine = Engine(self.model, max_active=self.model.slots, max_waiting=max_waiting)
+        self.metrics = Metrics()
+        self.engine = Engine(
+            self.model,
+            max_active=self.model.slots,
+            max_waiting=max_waiting,
+            observer=self.metrics,
+        )
         self.served = Served(
             self.model.base_hash,
             self.model.adapters,
@@ -98,7 +105,7 @@ class Box:
         self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
 
     async def _make(self, service: Service, settings: ServerSettings) -> Server:
-        return Server(service, settings)
+        return Server(service, settings, self.metrics)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
