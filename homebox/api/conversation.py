@@ -8,11 +8,14 @@ Invariant: neither changes what the model is shown; both are for the ledger and 
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from homebox.api.requests import ChatMessage, ChatRequest
 from homebox.memory.clients import CHAT, kind_of_words, session_in, without_time
+from homebox.memory.ledger import Message
+from homebox.memory.provenance import provenance_of
 
 HEADERS = ("x-homebox-conversation", "x-session-id", "x-session-affinity")
 PARENT = "x-parent-session-id"
@@ -59,6 +62,19 @@ def conversation_id(request: ChatRequest, headers: Mapping[str, str]) -> str:
         if message.role == "user":
             break
     return digest.hexdigest()[:32]
+
+
+def logged(message: ChatMessage) -> Message:
+    """Return a message as the ledger keeps it, with the pieces in which a user's was sent.
+
+    Where a client put a file into a user's message, that says what of it he typed.
+    """
+    fields = message.details()
+    if message.role == "user" and isinstance(message.content, list) and len(message.content) > 1:
+        fields["parts"] = [len(part.text or part.refusal or "") for part in message.content]
+    more = json.dumps(fields, ensure_ascii=False, separators=(",", ":")) if fields else ""
+    written = message.claimed or provenance_of(message.role)
+    return Message(message.role, message.text, written, more)
 
 
 def _system(messages: Iterable[ChatMessage]) -> list[ChatMessage]:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from homebox.api.conversation import Conversation
+from homebox.api.conversation import Conversation, logged
 from homebox.api.plain import AUTHOR, Plain
 from homebox.api.recall import TurnRecall
 from homebox.api.reply import Reply, details
 from homebox.api.requests import ChatMessage, ChatRequest
 from homebox.api.served import Lease
 from homebox.memory.ledger import Ledger, Message, new_turn_id, now
-from homebox.memory.provenance import ASSISTANT, provenance_of
+from homebox.memory.provenance import ASSISTANT
 from homebox.model.answers import Event, Thought
 from homebox.model.generation.sequence import TokenLogprob
 from homebox.scheduler import CANCELLED, ERROR, Generation, Said
@@ -220,7 +220,7 @@ class Exchange:
         asked = self.request.messages
         if choice.plain is not None:
             asked = [ChatMessage("user", choice.plain.text, provenance=AUTHOR)]
-        prompt = [_message(message) for message in asked]
+        prompt = [logged(message) for message in asked]
         answer = Message("assistant", reply.text, ASSISTANT, reply.details())
         return {
             "id": choice.id,
@@ -240,11 +240,6 @@ class Exchange:
             "owner": self.owner,
             "parent": self.conversation.parent,
         }
-
-
-def _message(message: ChatMessage) -> Message:
-    written = message.claimed or provenance_of(message.role)
-    return Message(message.role, message.text, written, details(message.details()))
 
 
 def _new_from(messages: list[ChatMessage]) -> int:

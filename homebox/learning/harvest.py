@@ -5,22 +5,25 @@ walking twice changes nothing, and only something said anew brings an undone les
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from homebox.language.relation import Relation
 from homebox.language.relation_data import ALL
 from homebox.learning.rules import Claim, Refusal, read_message
 from homebox.learning.teach import form_for, sentence_for
 from homebox.learning.topics import MANY
+from homebox.memory.clients import CHAT, kind_of_words, parts_of_message, typed_words
 from homebox.memory.lessons import Lesson
-from homebox.memory.provenance import may_teach
+from homebox.memory.provenance import OWNER, may_teach
 from homebox.memory.turns import Message, Turn
 
 FOREIGN = "was worded by a tool, a file or a web page"
-# Requests that a client makes on its own; nobody said what is in them.
-_HOUSEKEEPING = re.compile(r"title generator|context summari[sz]ation|conversation title", re.I)
+RETRIES = 120  # seconds in which clients ask again
+OPENCODE = "ses_"  # how its ids of conversations begin
 _WORDS = re.compile(r"\w+")
 
 
@@ -49,6 +52,8 @@ class _Conversation:
 
     subject: str | None = None
     foreign: str = ""
+    asked: tuple[Message, ...] = ()  # the last prompt
+    time: str = ""  # of the last turn
 
 
 class Harvester:
@@ -60,10 +65,17 @@ class Harvester:
 
     def read(self, turn: Turn) -> None:
         """Add what the owner's words in this turn tell."""
-        talk = self._conversations.setdefault(turn.conversation or turn.id, _Conversation())
-        if any(_HOUSEKEEPING.search(m.content) for m in turn.messages if m.role == "system"):
+        if _kind(turn) != CHAT:
             return
-        for message in turn.messages:
+        talk = self._conversations.setdefault(turn.conversation or turn.id, _Conversation())
+        # A client that asks again, or for several answers, says nothing anew.
+        again = (
+            bool(turn.prompt)
+            and turn.prompt == talk.asked
+            and _seconds(talk.time, turn.time) < RETRIES
+        )
+        talk.asked, talk.time = turn.prompt, turn.time
+        for message in turn.messages[-1:] if again else turn.messages:
             _read(self.found, talk, turn, message)
 
 
@@ -85,13 +97,53 @@ def _read(found: Harvest, talk: _Conversation, turn: Turn, message: Message) -> 
         return
     if message.role != "user":
         return
-    for item in read_message(message.content):
+    typed, foreign = told_by(message, turn.conversation)
+    if foreign:
+        talk.foreign += " " + _normal(foreign)
+    for item in read_message(typed):
         if isinstance(item, Refusal):
             found.refused.append((turn.time, item.reason))
             continue
         subject = item.subject or _subject_with(item.refuted, talk, found) or talk.subject
         if subject is not None:
             _keep(found, item, subject, talk, turn)
+
+
+def told_by(message: Message, conversation: str = "") -> tuple[str, str]:
+    """Return what was typed of a user's message, and what files and tools say in it.
+
+    What a client adds besides (times, reminders, its own orders) is in neither.
+    """
+    parts = parts_of_message(message.content, _lengths(message))
+    typed = "\n\n".join(part.text for part in parts if part.provenance == OWNER)
+    if conversation.startswith(OPENCODE):
+        typed = typed_words(typed)
+    foreign = [part.text for part in parts if part.provenance not in (OWNER, "system")]
+    return typed, "\n".join(foreign)
+
+
+def _seconds(earlier: str, later: str) -> float:
+    try:
+        return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+    except (ValueError, TypeError):
+        return float("inf")
+
+
+def _lengths(message: Message) -> list[int]:
+    if not message.details:
+        return []
+    lengths = json.loads(message.details).get("parts")
+    known = isinstance(lengths, list) and all(type(length) is int for length in lengths)
+    return lengths if known else []
+
+
+def _kind(turn: Turn) -> str:
+    """Return what a request was for; turns from before this was kept are told by their words."""
+    if turn.kind != CHAT:
+        return turn.kind
+    system = "\n".join(m.content for m in turn.prompt or turn.messages if m.role == "system")
+    offered = json.loads(turn.offered) if turn.offered else {}
+    return kind_of_words(system, bool(offered.get("tools")))
 
 
 def subject_of_answer(text: str, found: Harvest) -> str | None:

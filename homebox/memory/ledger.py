@@ -18,11 +18,12 @@ from homebox.errors import StateError
 from homebox.memory import feedback as feedback_table
 from homebox.memory import lessons as lesson_table
 from homebox.memory import turns as turn_table
+from homebox.memory.clients import CHAT
 from homebox.memory.database import Database
 from homebox.memory.feedback import Feedback
 from homebox.memory.lessons import Lesson
 from homebox.memory.store import canonical_json
-from homebox.memory.turns import CHAT, START, Answered, Message, Turn, clean, cleaned
+from homebox.memory.turns import START, Answered, Message, Turn, clean, cleaned
 
 __all__ = ["Feedback", "Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]
 

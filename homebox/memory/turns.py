@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from homebox.errors import StateError
+from homebox.memory.clients import CHAT
 from homebox.memory.provenance import PROVENANCES
 from homebox.memory.store import canonical_json, is_name
 
@@ -24,7 +25,6 @@ _COLUMNS = (
     "number, id, conversation, time, model, adapter, sampling, finish_reason, prompt_tokens, "
     "completion_tokens, offered, token_ids, kind, owner, parent, salt, digest, chain"
 )
-CHAT = "chat"  # the kind of a request in which somebody talks with the model
 _MOST_ID = 2**31 - 1
 _UNUSED = " AND ".join(
     f"NOT EXISTS (SELECT 1 FROM {table} WHERE {column} = texts.number)"
