@@ -37,7 +37,7 @@ class FakeTokenizer:
         return list(text.encode())
 
     def piece_bytes(self, index: int) -> bytes:
-        return bytes([index])
+        return bytes([index]) if index < 128 else chr(index).encode(errors="replace")
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         return bytes(ids).decode(errors="replace")
@@ -92,7 +92,7 @@ class FakeSequence:
         self._model = model
         self._sampling = sampling
         self._unread = len(prompt)
-        _, _, self._talk = bytes(prompt).decode().rpartition("\x01user\x02")
+        _, _, self._talk = bytes(prompt).decode(errors="replace").rpartition("\x01user\x02")
         self._asked = self._talk.split("\x01")[0]
         self._steps = self._answer(adapter)
         self._stops = StopFinder(sampling.stop)

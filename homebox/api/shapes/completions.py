@@ -84,7 +84,7 @@ class CompletionsShape:
         self, choice: Choice, text: str, reason: str | None = None, quiet: bool = False
     ) -> bytes:
         told = self._told[choice.index]
-        logprobs = told.take() if told is not None and not quiet else None
+        logprobs = told.take() if told is not None and told.waiting and not quiet else None
         return wire.event(self._value([self._part(choice, text, reason, logprobs)]))
 
     def _part(
@@ -130,6 +130,11 @@ class Likelihoods:
     def add(self, likely: "tuple[TokenLogprob, ...]") -> None:
         """Take tokens of an answer."""
         self._entries += ((each.token, each) for each in likely)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something came since the last time."""
+        return bool(self._entries)
 
     def join(self, other: "Likelihoods") -> None:
         """Take what another one holds."""

@@ -267,7 +267,7 @@ def response_value(
         "output": output,
         "service_tier": "default",
         "truncation": "disabled",
-        "usage": None if usage is None else _usage(usage),
+        **({} if usage is None else {"usage": _usage(usage)}),
         **told,
     }
 
