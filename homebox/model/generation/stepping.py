@@ -33,33 +33,40 @@ Rows = list[tuple[int, int, int, int]]
 class Pace:
     """How much of a prompt is read at once while others write: what takes `CHUNK_SECONDS`.
 
-    The sizes are those of prefill programs, as a part of one costs as much as all of it.
+    The sizes are those of prefill programs, as a part of one costs as much as all of it. What is
+    known of a size is its best time; how much slower the machine is now, and at this depth of a
+    prompt, the latest chunk says.
     """
 
     def __init__(self, seconds: float = CHUNK_SECONDS) -> None:
         self._seconds = seconds
-        self._taken: dict[int, float] = {}  # chunk -> seconds of the latest one
+        self._best: dict[int, float] = {}  # ids of a chunk -> seconds
+        self._latest = (0, 0.0)
 
     def most(self, transformer: "Forward") -> int:
         """Return how many ids the next chunk may have."""
         shared = transformer.shared_chunk
-        sizes = sorted({max(shared // 4, 1), shared, transformer.prefill_chunk})
-        if not self._taken:
+        if not self._best:
             return shared
+        sizes = sorted({max(shared // 4, 1), shared, transformer.prefill_chunk})
         fitting = [size for size in sizes if self._expected(size) <= self._seconds]
         return max(fitting, default=sizes[0])
 
     def note(self, count: int, seconds: float) -> None:
         """Hear how long a chunk of `count` ids took."""
-        # The first run of a size may load its program; the shorter of two says what it costs.
-        before = self._taken.get(count, seconds)
-        self._taken[count] = min(seconds, 1.5 * before)
+        if count not in self._best:
+            # As if the machine were at its best, as what is known of other sizes.
+            known, latest = self._latest
+            self._best[count] = seconds * (self._best[known] / latest if known else 1.0)
+        self._best[count] = min(self._best[count], seconds)
+        self._latest = count, max(seconds, 1e-9)
 
     def _expected(self, size: int) -> float:
-        if size in self._taken:
-            return self._taken[size]
-        near = min(self._taken, key=lambda known: abs(known - size))
-        return self._taken[near] * max(size / near, 0.25)
+        count, seconds = self._latest
+        if size in self._best:
+            return self._best[size] * seconds / self._best[count]
+        # Four times the ids cost less than four times as much.
+        return float(seconds * (size / count) ** 0.75)
 
 
 def step_all(
