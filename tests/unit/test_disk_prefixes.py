@@ -1,6 +1,8 @@
 """Prefixes from the disk change no bit, come only where they belong, and fail softly."""
 
+import errno
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from homebox.model.prefixes import disk as disk_room
 from homebox.model.prefixes.disk import DiskPrefixes
 from homebox.model.prefixes.prefix_file import PrefixReader
 from homebox.model.prefixes.prefix_folder import PrefixFolder
+from tests.unit.test_model_transformer import BLOCKS, ids_of
 from tests.unit.test_prefixes import HASH, OWNER, Listening, prompt, tiny
+from tests.unit.test_stages import made, split
 
 STABLE = 300  # four whole pages and more
 FACTS = {"base": "b" * 64, "arithmetic": "a" * 64}
@@ -24,14 +28,14 @@ FACTS = {"base": "b" * 64, "arithmetic": "a" * 64}
 
 @pytest.fixture(scope="module", params=["f32", "f16", "q8"])
 def model(request: pytest.FixtureRequest) -> Model:
-    made = tiny(request.param)
+    loaded = tiny(request.param)
     for name, seed in ((HASH, 1), (HASH[::-1], 2)):
-        tensors = init_adapter(made.config, 4, seed)
+        tensors = init_adapter(loaded.config, 4, seed)
         for key, array in tensors.items():
             if key.endswith(".B"):
                 array += np.random.default_rng(seed).standard_normal(array.shape) / 4
-        made.adapters.add(name, tensors)
-    return made
+        loaded.adapters.add(name, tensors)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +306,61 @@ def test_an_error_of_the_device_ends_that_answer_only(
     pages = transformer.pages
     assert pages.free_pages + pages.idle_pages == pages.count
     assert answer(f32, ids)[2] == 4 * PAGE
+
+
+def test_a_disk_that_fails_changes_no_answer(
+    f32: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = prompt(330, 12)
+    cold = answer(f32, ids, owner=None)
+
+    def failing(*_: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    disk = restart(f32, tmp_path)
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(os, "pwrite", failing)
+        for _ in range(3):
+            assert answer(f32, ids)[:2] == cold[:2]
+        written(f32)
+    assert caplog.text.count("could not be kept") == 1  # and it is left alone for a while
+    assert list(tmp_path.iterdir()) == []
+    assert disk.written == 0
+    restart(f32, tmp_path)
+    kept(f32, tmp_path, ids)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", failing)
+        assert answer(f32, ids) == (*cold[:2], 0)
+    assert len(files(tmp_path)) == 1  # it may be read another time
+    restart(f32, tmp_path)
+    assert answer(f32, ids)[2] == 4 * PAGE
+
+
+def test_no_place_for_files_is_no_error(f32: Model, tmp_path: Path) -> None:
+    ids = prompt(330, 13)
+    cold = answer(f32, ids, owner=None)
+    restart(f32, tmp_path, budget=1000)
+    for _ in range(2):
+        assert answer(f32, ids)[:2] == cold[:2]
+    (tmp_path / "file").write_bytes(b"")
+    disk = restart(f32, tmp_path / "file" / "folder")
+    for _ in range(2):
+        assert answer(f32, ids)[:2] == cold[:2]
+    assert not disk.idle()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_layers_on_several_devices_have_the_files_of_one(tmp_path: Path) -> None:
+    """The bytes of a page do not tell how layers were spread; what computed them is a fact."""
+    one, parts = made(None, BLOCKS), made(split(1), BLOCKS)
+    ids = ids_of(130)
+    one.forward(0, 0, ids[:128], 1)
+    parts.forward(1, 0, ids[:128], 1)
+    for at in (0, 1):
+        page = one.read_page(one.pages.of(0)[at])
+        np.testing.assert_array_equal(page, parts.read_page(parts.pages.of(1)[at]))
+        assert page.nbytes == one.page_bytes == parts.page_bytes
+        parts.put_page(2, at * PAGE, page)
+    wanted = one.all_logits(ids, 1)
+    np.testing.assert_array_equal(parts.forward(2, 128, ids[128:], 1), wanted[-1])
+    assert one.numerics() != parts.numerics()
