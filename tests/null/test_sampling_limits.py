@@ -93,6 +93,14 @@ def test_nothing_allowed_is_an_error() -> None:
             Sampler(SamplingParams(**settings)).next(logits(0), bits([]))
 
 
+def test_tokens_beyond_the_bits_are_not_allowed() -> None:
+    """Models have more logits than their vocabulary has tokens."""
+    values = logits(0)
+    values[V - 1] = 50.0
+    for settings in SETTINGS.values():
+        assert Sampler(SamplingParams(**settings)).next(values, bits([3], 64)) == 3
+
+
 def test_bits_beyond_the_vocabulary_do_not_count() -> None:
     with pytest.raises(EngineError, match="allows no token"):
         Sampler(SamplingParams()).next(logits(0), bits([V + 5], V + 32))

@@ -1,5 +1,6 @@
 """Guessing ahead changes no answer by a bit: the built-in model, with and without."""
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from homebox.errors import RequestError
 from homebox.model import GenerationRequest, Model, Piece, SamplingParams, load
 from homebox.model.generation import sequence as sequences
 from homebox.model.generation.speculation import Drafter, Repetitions, Statistics
+from homebox.model.guides import JsonSchema, Wanted, guide_for
 
 PROMPTS = (
     "Say it again: the fish swims in the sea. The fish swims in the sea. The fish",
@@ -115,6 +117,48 @@ def test_answers_are_the_same_with_and_without(model: Model) -> None:
         model.speculation.statistics.accepted - before[1],
     )
     assert drafted > accepted > 100  # right and wrong guesses were both there
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "identification": {"enum": ["the fish swims", "the fish sleeps"]},
+        "occupation": {"type": "string", "maxLength": 12},
+        "measurements": {"type": "array", "items": {"type": "integer"}, "maxItems": 4},
+    },
+    "required": ["identification", "occupation", "measurements"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_under_a_grammar_are_the_same_and_it_tells_what_must_come(
+    model: Model, temperature: float
+) -> None:
+    counts = model.speculation.statistics
+
+    def ask(on: bool) -> list[list[Any]]:
+        wanted = Wanted(form=JsonSchema(SCHEMA))
+        return say(
+            model,
+            [
+                GenerationRequest(
+                    ids_of(model, text),
+                    SamplingParams(temperature=temperature, seed=seed, max_tokens=300, logprobs=1),
+                    guide=guide_for(model.tokenizer, model.stop_ids, wanted),
+                )
+                for seed, text in enumerate(PROMPTS[:2])
+            ],
+            on,
+        )
+
+    plain = ask(False)
+    before = counts.accepted
+    assert ask(True) == plain
+    assert counts.accepted - before >= 10  # names and quotation marks are known beforehand
+    for text, _, _, reason, _, error in plain:
+        assert (reason, error) == ("stop", "")
+        assert list(json.loads(text)) == SCHEMA["required"]
 
 
 def test_choices_with_seeds_say_among_others_what_they_say_alone(model: Model) -> None:

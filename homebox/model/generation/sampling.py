@@ -128,7 +128,7 @@ class Sampler:
         if not math.isfinite(logits[best]):
             raise EngineError("the model's logits are not finite; its weights may be damaged")
         if self.params.temperature == 0.0 and not self._changes():
-            if allowed is None or allowed[best >> 5] >> (best & 31) & 1:
+            if allowed is None or _is_allowed(allowed, best):
                 return self._remember(best)
             ids = _allowed_ids(allowed, len(logits))
             return self._remember(int(ids[np.argmax(logits[ids])]))
@@ -188,6 +188,10 @@ class Sampler:
         if not len(left):
             raise RequestError("logit_bias bans every token that may come", param="logit_bias")
         return left
+
+
+def _is_allowed(allowed: Bits, index: int) -> bool:
+    return index >> 5 < len(allowed) and bool(allowed[index >> 5] >> np.uint32(index & 31) & 1)
 
 
 def _allowed_ids(allowed: Bits, count: int) -> Ids:
