@@ -100,7 +100,13 @@ def parts_of_message(text: str, lengths: Sequence[int] = ()) -> list[Part]:
         else:
             found += _parts(piece)
             reading = len(lengths) > 1 and piece.startswith(_READ)
-    return [part for part in found if part.text]
+    merged: list[Part] = []
+    for part in found:
+        if part.provenance == OWNER and merged and merged[-1].provenance == OWNER:
+            part = Part(merged.pop().text + part.text, OWNER)
+        if part.text:
+            merged.append(part)
+    return merged
 
 
 def _parts(text: str) -> Iterator[Part]:
