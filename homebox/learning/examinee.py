@@ -11,6 +11,7 @@ from homebox.errors import NoFreeSlotError
 from homebox.language.turns import Document
 from homebox.learning.packing import messages_of
 from homebox.model import GenerationRequest, Model, SamplingParams
+from homebox.model.adapters import BASE
 
 MAX_ANSWER = 48
 # A step is not shorter than this, so that handing over does not cost more than the work.
@@ -65,9 +66,9 @@ class ModelExaminee:
             rendered = self._model.chat.render_training(messages_of(document))
             places = np.flatnonzero(np.array(rendered.mask[1:], dtype=np.bool_))
             targets = np.array(rendered.ids, dtype=np.int64)[places + 1]
-            base = _log_softmax(self._model.logits(rendered.ids)[places])
+            base = _log_softmax((yield from self._logits(rendered.ids, BASE))[places])
             yield
-            new = _log_softmax(self._model.logits(rendered.ids, adapter)[places])
+            new = _log_softmax((yield from self._logits(rendered.ids, adapter))[places])
             divergence += float(np.sum(np.exp(base) * (base - new)))
             rows = np.arange(len(places))
             base_loss -= float(np.sum(base[rows, targets]))
@@ -77,6 +78,16 @@ class ModelExaminee:
         if count == 0:
             return float("nan"), float("nan")
         return divergence / count, (loss - base_loss) / max(base_loss, 1e-9)
+
+    def _logits(
+        self, ids: Sequence[int], adapter: str
+    ) -> Generator[None, None, npt.NDArray[np.float32]]:
+        """Return the logits after each of `ids`; waits while others have the memory for it."""
+        while True:
+            try:
+                return self._model.logits(ids, adapter)
+            except NoFreeSlotError:
+                yield
 
 
 def _log_softmax(logits: npt.NDArray[np.float32]) -> Float64:

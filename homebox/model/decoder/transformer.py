@@ -54,8 +54,8 @@ class Transformer:
     Slots 0 .. slots - 1 hold sequences. `context` is the most positions that one may fill, `rank`
     the largest rank of an adapter, `adapters` their number with the base. `parts` says which layers
     run where, by default all on the CPU; `weights` lie on the host, `tell` hears how many of their
-    bytes were copied. `reopen` gives a device that was lost anew. `pool` is the number of pages that
-    devices have memory for, by default enough for all slots; `most` how many of them are used.
+    bytes were copied. `reopen` gives a device that was lost anew. `pool` is the number of pages
+    that devices have memory for, by default enough for all slots; `most` of them are used.
     """
 
     def __init__(
@@ -208,11 +208,15 @@ class Transformer:
         self._revive()
         self.release(slot)
         parts = [np.zeros((0, width), np.float32)]
-        for i in range(0, len(ids), EVERY):
-            part = ids[i : i + EVERY]
-            found = self._chunk(slot, part, adapter, every=True, hidden=hidden)
-            parts.append(found[: len(part)].copy())
-        self.release(slot)
+        try:
+            self.pages.mark(slot, object())  # nobody's: whoever asked before asked for himself
+            self.pages.reserve(slot, len(ids))
+            for i in range(0, len(ids), EVERY):
+                part = ids[i : i + EVERY]
+                found = self._chunk(slot, part, adapter, every=True, hidden=hidden)
+                parts.append(found[: len(part)].copy())
+        finally:
+            self.release(slot)
         return np.concatenate(parts)
 
     def truncate(self, slot: int, length: int) -> None:
