@@ -6,6 +6,7 @@ itself can fail. Invariant: the turn is in the ledger before the answer's last b
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -227,6 +228,8 @@ class Answering:
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
+            with contextlib.suppress(Exception):
+                await exchange.abandon()
             await self._send(request, response, shape.failure(shown(error)))
             return response
         await self._send(request, response, shape.end())

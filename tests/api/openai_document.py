@@ -1,17 +1,17 @@
 """OpenAI's own description of its API, as an outside judge of what we say and a source of requests.
 
-The document follows OpenAPI 3.1 with leftovers of 3.0. The real API says null in two places where
-the document knows no null: a chunk of a text completion has no finish reason before its end, and
-nothing is known of how likely a prompt's first token was.
+The document follows OpenAPI 3.1 with leftovers of 3.0. In three places the real API says what the
+document does not: a chunk of a text completion has no finish reason before its end, nothing is
+known of how likely a prompt's first token was, and embeddings are texts where base64 is asked for.
 """
 
-import copy
 import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
+import schemathesis
 import yaml
 
 
@@ -27,6 +27,8 @@ def document(shared: Path) -> dict[str, Any]:
     likely = choice["logprobs"]["anyOf"][0]["properties"]
     for name in ("token_logprobs", "top_logprobs"):
         _may_be_null(likely[name], "items")
+    embedding = found["components"]["schemas"]["Embedding"]["properties"]
+    embedding["embedding"] = {"anyOf": [embedding["embedding"], {"type": "string"}]}
     return found
 
 
@@ -50,7 +52,8 @@ class Judge:
     """Validates values by the names of the document's schemas."""
 
     def __init__(self, shared: Path) -> None:
-        self.schemas = document(shared)["components"]["schemas"]
+        self._document = document(shared)
+        self.schemas = self._document["components"]["schemas"]
         self._validators: dict[str, Any] = {}
         self._events = {
             kind: name
@@ -76,9 +79,8 @@ class Judge:
         """Do the same for an event of a response's stream, by its type."""
         self.check(self._events[event["type"]], event)
 
-    def request(self, name: str) -> dict[str, Any]:
-        """Return the schema of a body with all it refers to, for a generator of bodies."""
-        return {
-            "$ref": f"#/components/schemas/{name}",
-            "components": {"schemas": copy.deepcopy(self.schemas)},
-        }
+    def operation(self, path: str) -> Any:
+        """Return what draws requests to POST `path`, good ones and bad ones."""
+        paths = {path: {"post": self._document["paths"][path]["post"]}}
+        known = {name: self._document[name] for name in ("openapi", "info", "components")}
+        return schemathesis.openapi.from_dict({**known, "paths": paths})[path]["POST"]

@@ -5,11 +5,15 @@ Requests drawn from the document are answered or refused, and never break anythi
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import integers
+from schemathesis import GenerationMode
 
 from tests.api.box import Box
 from tests.api.conftest import MakeBox
@@ -18,6 +22,8 @@ from tests.api.telling_model import TellingModel, thinking
 
 __all__ = ["thinking"]
 
+JSON = "application/json"
+EXAMPLES = {GenerationMode.POSITIVE: 40, GenerationMode.NEGATIVE: 16}  # for each endpoint
 PARAMETERS = {
     "type": "object",
     "properties": {"path": {"type": "string"}, "text": {"type": "string"}},
@@ -85,7 +91,7 @@ RESPONSES: list[dict[str, Any]] = [
     },
     {"text": {"format": {"type": "json_schema", "name": "f", "schema": SCHEMA, "strict": True}}},
     {"include": ["message.output_text.logprobs"], "top_logprobs": 2},
-    {"max_output_tokens": 3},
+    {"input": "count 40", "max_output_tokens": 16},
     {"input": "nothing"},
 ]  # fmt: skip
 
@@ -161,8 +167,8 @@ def test_responses(telling: Box, judge: Judge) -> None:
 
 
 def test_embeddings_and_models(telling: Box, judge: Judge) -> None:
-    for given in ("a", ["a", "b"], [1, 2]):
-        body = {"model": "homebox", "input": given}
+    for texts in ("a", ["a", "b"], [1, 2]):
+        body = {"model": "homebox", "input": texts}
         judge.check("CreateEmbeddingResponse", posted(telling, "/v1/embeddings", body))
     models = telling.http.get("/v1/models").json()
     judge.check("ListModelsResponse", models)
@@ -234,3 +240,54 @@ def test_control_a_broken_answer_is_not_let_through(telling: Box, judge: Judge) 
     for event in events:
         with pytest.raises(ValueError, match="sequence_number"):
             judge.check_event(_without(event, "sequence_number"))
+
+
+POSTS = ("/chat/completions", "/completions", "/responses", "/embeddings")
+GOOD: dict[str, dict[str, Any]] = {
+    "/chat/completions": {"messages": [{"role": "user", "content": "call"}], "tools": [TOOL]},
+    "/completions": {"prompt": "Once"},
+    "/responses": {"input": "call", "tools": [FLAT]},
+    "/embeddings": {"input": "Once"},
+}
+SAID = {
+    "/chat/completions": "CreateChatCompletionResponse",
+    "/completions": "CreateCompletionResponse",
+    "/responses": "Response",
+    "/embeddings": "CreateEmbeddingResponse",
+}
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_requests_drawn_from_the_document(
+    path: str, mode: GenerationMode, telling: Box, judge: Judge
+) -> None:
+    statuses: Counter[int] = Counter()
+
+    @settings(
+        max_examples=EXAMPLES[mode],
+        phases=[Phase.generate],
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=judge.operation(path).as_strategy(generation_mode=mode), place=integers(0, 40))
+    def post(case: Any, place: int) -> None:
+        body = case.body
+        if isinstance(body, dict) and place:  # one drawn field in a request that is good
+            name = list(body)[place % len(body)] if body else "model"
+            body = GOOD[path] | {name: body.get(name)} | {"model": "homebox"}
+        content = body if isinstance(body, bytes) else json.dumps(body, default=str).encode()
+        response = telling.http.post("/v1" + path, content=content, headers=kind(JSON))
+        statuses[response.status_code] += 1
+        assert response.status_code < 500, (body, response.text)
+        if response.headers["Content-Type"].startswith(JSON):
+            name = SAID[path] if response.status_code == 200 else "ErrorResponse"
+            judge.check(name, response.json())
+
+    post()
+    assert statuses.total() >= EXAMPLES[mode] // 2
+    assert any(400 <= status < 500 for status in statuses)
+    if mode is GenerationMode.POSITIVE:
+        assert statuses[200], statuses
+    assert telling.chat("alive").status_code == 200
