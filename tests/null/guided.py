@@ -4,18 +4,14 @@ The sampler chooses among the allowed tokens without a thought, which is the wor
 is: whatever a guide lets through, it says sooner or later.
 """
 
-import json
 import random
 from collections.abc import Sequence
-from typing import Any
 
-import jsonschema_rs
 import numpy as np
 
-from homebox.errors import HomeboxError
 from homebox.model.answers import Event, parser_for
 from homebox.model.generation.guide import Guide
-from homebox.model.guides import Wanted, guide_for
+from homebox.model.guides import Wanted
 from homebox.model.tokenizer.base import (
     After,
     Restore,
@@ -28,20 +24,26 @@ from homebox.model.tokenizer.base import (
 END = "<|end|>"
 # Tokens of several characters, as vocabularies of real models have them, some of them tricky.
 PAIRS = (
-    '{"', '":', '": ', '"}', ', "', '", "', '"}}', "}}", "[{", '{"a', '{"a":', '"a"', "null", "true",
-    "false", "10", "999", "1e", "e99", "\n\n", "  ", "</", ">\n", "name", "arguments", "city", '""',
-    '"name"', "Oslo", "parameter", "function", "é", "日本", "[[", "{}", "[]", "]]]", ", ", ": ", "</p",
-    "tool_call", '\\"', "\\n", "\\u", "000", "def", "ab",
+    '{"', '":', '": ', '"}', ', "', '", "', '"}}', "}}", "[{", '{"a', '{"a":', '"a"', "null",
+    "true", "false", "10", "999", "1e", "e99", "\n\n", "  ", "</", ">\n", "name", "arguments",
+    "city", '""', '"name"', "Oslo", "parameter", "function", "é", "日本", "[[", "{}", "[]", "]]]",
+    ", ", ": ", "</p", "tool_call", '\\"', "\\n", "\\u", "000", "def", "ab",
 )  # fmt: skip
+
+
+# What ends texts in formats without quotation marks, which chance would never write.
+CLOSERS = (b"\n</parameter>\n", b", mode: ", b"</tool_call>", b"</arg_value>", b'"', b"}")
 
 
 class Letters(Tokenizer):
     """A vocabulary of all bytes, some longer tokens, and marks; `padding` ids mean nothing."""
 
-    def __init__(self, marks: Sequence[str] = (), template: str = "", padding: int = 5) -> None:
+    def __init__(
+        self, marks: Sequence[str] = (), template: str = "", end: str = END, padding: int = 5
+    ) -> None:
         data = [bytes([value]) for value in range(256)]
         data += [each.encode() for each in PAIRS]
-        special = {mark: len(data) + number for number, mark in enumerate((END, *marks))}
+        special = {mark: len(data) + number for number, mark in enumerate((end, *marks))}
         data += [mark.encode() for mark in special] + [b""] * padding
         spellings = tuple(each.decode("utf-8", "replace") for each in data)
         super().__init__(
@@ -50,7 +52,7 @@ class Letters(Tokenizer):
             frozenset(special.values()),
             Settings(template=template or None),
         )
-        self.stop_ids = (special[END],)
+        self.stop_ids = (special[end],)
 
     def encode_marked(
         self, text: str, restore: Restore | None = None, after: After = ""
@@ -100,6 +102,7 @@ def babble(
     """Say allowed tokens at random: first `begin`, then such as end things after `hurry` tokens."""
     ids: list[int] = []
     closing = frozenset(b'"}]>')
+    script = b""
     waiting = list(begin)
     while len(ids) < most:
         able = allowed(guide, tokenizer.size)
@@ -119,6 +122,12 @@ def babble(
                 if late and tokenizer.piece_bytes(i)[:1].strip(bytes(closing)) == b""
             ]
             token = dice.choice(soon or able)
+            special = [each for each in able if each in tokenizer.special.values()]
+            if late and special and dice.random() < 0.5:
+                token = dice.choice(special)
+            elif late:
+                script = script or dice.choice(CLOSERS)
+                token, script = (script[0], script[1:]) if script[0] in able else (token, b"")
         guide.take(token)
         ids.append(token)
     return Said(ids, False)

@@ -22,6 +22,7 @@ from homebox.model.answers.section_formats import (
     read_section,
 )
 from homebox.model.answers.tagged_formats import (
+    KEY_MARKS,
     read_function,
     read_functionary,
     read_tool_call,
@@ -47,7 +48,7 @@ class Format:
 
 
 FORMATS = (
-    Format((CALL_MARKS[0],), read_tool_call, (CALL_MARKS[1],)),
+    Format((CALL_MARKS[0],), read_tool_call, (CALL_MARKS[1],), KEY_MARKS),
     Format(("<function=",), read_function, ("</tool_call>",)),
     Format(("<seed:tool_call>",), read_tool_call, ("</seed:tool_call>",)),
     Format(("<|python_tag|>",), read_python_tag),

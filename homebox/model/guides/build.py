@@ -4,10 +4,11 @@ The one idea: everything that may be refused is refused here, before the answer 
 long is kept by its text for the next request. Invariant: may be called from any thread.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from homebox.errors import RequestError
 from homebox.model.answers import dialect_of
+from homebox.model.answers.section_formats import CHANNEL, MESSAGE, START
 from homebox.model.generation.guide import Bits, Guide
 from homebox.model.guides.calls import Calls
 from homebox.model.guides.compiler import matcher_of
@@ -73,17 +74,16 @@ class _Builder:
             return None
         watcher = Watcher(self._dialect, wanted.tools if calls else (), wanted.prompt)
         plan = Plan(parallel=wanted.parallel)
+        made: Calls | None = None
         if calls:
             made = self._calls()
             plan.call = made.opened
-            if must or wanted.form:
-                plan.begin = [made.wanted(self._lead())]
         elif wanted.tools:
             plan.free = self._without_marks()
-        if wanted.form and not must:
-            plan.begin = [*plan.begin, self._form(wanted.form)]
-        if plan.begin:
+        if wanted.form or must:
+            plan.begin = self._beginnings(made, must)
             plan.thoughts = self._thoughts()
+            plan.begin(False)  # what cannot be honoured shows now
         decoder = StreamDecoder(
             self._vocabulary.tokenizer, self._continues, shown=self._shown(watcher)
         )
@@ -107,20 +107,47 @@ class _Builder:
             tools = [tool for tool in tools if tool.name == wanted.tool_choice]
         return Calls(self._vocabulary, self._dialect, self._template, tools, wanted.parallel)
 
-    def _form(self, form: Form) -> Segment:
-        grammar = f"start: {self._lead(form)} form\n{rules_of(form, self._vocabulary)}"
+    def _beginnings(self, calls: Calls | None, must: bool) -> Callable[[bool], Sequence[Segment]]:
+        """Return what makes the stretches of which one must come, behind a thought or not."""
+        form = None if must else self._wanted.form
+        rules = "" if form is None else rules_of(form, self._vocabulary)
+
+        def begin(behind_thought: bool) -> Sequence[Segment]:
+            segments = []
+            if calls is not None:
+                segments.append(calls.wanted(self._lead(behind_thought), behind_thought))
+            if form is not None:
+                segments.append(self._form(form, rules, behind_thought))
+            return segments
+
+        return begin
+
+    def _form(self, form: Form, rules: str, behind_thought: bool) -> Segment:
+        lead = self._frame(behind_thought) or self._lead(behind_thought, form)
+        grammar = f"start: {lead} form\n{rules}"
         matcher = matcher_of(self._vocabulary, grammar, param_of(form))
         return Segment(self._vocabulary, matcher, param_of(form), json=is_json(form), ends=True)
 
-    def _lead(self, form: Form | None = None) -> str:
+    def _lead(self, behind_thought: bool, form: Form | None = None) -> str:
         """Return the blanks that may stand before what must come."""
         tokenizer = self._vocabulary.tokenizer
-        if self._dialect.thoughts:
+        if behind_thought:
             return r"/\n{0,2}/"
         if not tokenizer.strips_space or self._continues:
             return ""
         # The decoder takes the first blank of an answer away.
         return '" "' if form is not None and not is_json(form) else r"/ ?/"
+
+    def _frame(self, behind_thought: bool) -> str:
+        """Return the marks that a model writes before any text, as far as its format has some."""
+        shown = {mark for each in self._dialect.formats if each.frames for mark in each.opens}
+        mark = self._vocabulary.mark
+        if CHANNEL in shown:
+            start = f'{mark(START)} "assistant" ' if behind_thought else ""
+            return f'{start}{mark(CHANNEL)} "final" {mark(MESSAGE)}'
+        if ">>>" in shown:
+            return '"all\\n"' if self._wanted.prompt.endswith(">>>") else '">>>all\\n"'
+        return ""
 
     def _thoughts(self) -> Bits | None:
         """Return the tokens that open a thought, where the answer may begin with one."""
@@ -137,5 +164,4 @@ class _Builder:
         special = self._vocabulary.tokenizer.special
         marks = [mark for each in self._dialect.formats if not each.frames for mark in each.opens]
         ids = [special[mark] for mark in marks if mark in special]
-        everything = self._vocabulary.only_stop | self._vocabulary.all_but_stop
-        return everything & ~self._vocabulary.bits(ids) if ids else None
+        return self._vocabulary.all & ~self._vocabulary.bits(ids) if ids else None

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from homebox.model.answers import Dialect
 from homebox.model.answers.section_formats import CHANNEL, MESSAGE, START
+from homebox.model.answers.typed import kinds_of
 from homebox.model.guides.compiler import matcher_of
-from homebox.model.guides.segment import Segment
-from homebox.model.guides.shapes import MOST, Shape, Words, shape_of
+from homebox.model.guides.segment import Json, Segment
+from homebox.model.guides.shapes import MOST, Shape, Words, plain_call, shape_of
 from homebox.model.guides.tools import Tool
 from homebox.model.guides.vocabulary import Vocabulary, quoted
 from homebox.model.guides.watcher import BARE
@@ -61,7 +62,7 @@ class Calls:
                 return segment
         return None
 
-    def wanted(self, lead: str) -> Segment:
+    def wanted(self, lead: str, behind_thought: bool) -> Segment:
         """Return the grammar of an answer that is calls, behind a `lead` of blanks."""
         words = self._words()
         mark = self._usual(words)
@@ -69,8 +70,9 @@ class Calls:
         if shape is None:
             mark, shape = BARE, shape_of(BARE, words) or Shape(_nothing)
         if mark == CHANNEL:
-            body = self._message(words, shape, mark, only_calls=True)
-            body = f"{words.mark(CHANNEL)} {body}"
+            opens = START if behind_thought else CHANNEL
+            body = self._message(words, shape, opens, only_calls=True, thinks=not behind_thought)
+            body = f"{words.mark(opens)} {body}"
         else:
             once = words.rules.add(
                 f"{words.mark(mark) if mark else ''} {self._behind(words, shape, shape.head)}"
@@ -99,15 +101,19 @@ class Calls:
             gap = quoted(shape.between) if shape.between else ""
             parts.append(f"({gap} {call}){{0,{MOST - 1}}}")
         parts.append(quoted(shape.tail) if shape.tail else "")
-        if shape.close and words.known(shape.close):
+        if shape.close:
             parts.append(words.mark(shape.close))
         return " ".join(part for part in parts if part)
 
-    def _message(self, words: Words, shape: Shape, mark: str, only_calls: bool = False) -> str:
+    def _message(
+        self, words: Words, shape: Shape, mark: str, only_calls: bool = False, thinks: bool = True
+    ) -> str:
         """Return what stands behind <|channel|> or <|start|> in gpt-oss' format."""
         calls = " | ".join(words.rules.add(shape.call(words, tool)) for tool in self._tools)
         kinds = words.rules.add(calls)
-        if not only_calls:
+        if only_calls and thinks:
+            kinds = words.rules.add(f'{kinds} | "analysis" {words.mark(MESSAGE)}')
+        elif not only_calls:
             text = f'("analysis" | "commentary" | "final") {words.mark(MESSAGE)}'
             kinds = words.rules.add(f"{kinds} | {text}")
         return f'"assistant" {words.mark(CHANNEL)} {kinds}' if mark == START else kinds
@@ -121,10 +127,31 @@ class Calls:
 
     def _segment(self, grammar: str, shape: Shape, ends: bool = False) -> Segment:
         matcher = matcher_of(self._vocabulary, grammar, "tools")
+        never = [*shape.never]
+        if shape.call is plain_call:
+            never += [f", {name}: " for tool in self._tools for name in tool.parameters]
         follows = shape.again is not None or bool(shape.close)
         return Segment(
-            self._vocabulary, matcher, "tools", json=shape.json, ends=ends or not follows
+            self._vocabulary,
+            matcher,
+            "tools",
+            json=self._json(shape),
+            never=tuple(each.encode() for each in never),
+            ends=ends or not follows,
         )
+
+    def _json(self, shape: Shape) -> Json:
+        """Return what tells where JSON begins in calls of a shape; True: they are JSON."""
+        if not shape.before:
+            return True
+        names = {
+            name
+            for tool in self._tools
+            for name, schema in tool.parameters.items()
+            if (kinds := set(kinds_of(schema))) and "string" not in kinds
+        }
+        any_of = "|".join(re.escape(name) for name in sorted(names))
+        return re.compile((shape.before % f"(?:{any_of})").encode()) if names else False
 
 
 def _blank(rest: str) -> str:

@@ -4,6 +4,7 @@ The one idea: agents send the same tools with every request, so what was compile
 text; an answer gets a copy. Invariant: no grammar, however hostile, costs more than `LIMITS`.
 """
 
+import re
 import threading
 from collections import OrderedDict
 
@@ -26,6 +27,7 @@ LIMITS = llguidance.LLParserLimits(
     verbose_errors=False,
 )
 
+_PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
 _lock = threading.Lock()
 _kept: OrderedDict[tuple[Vocabulary, str], llguidance.LLMatcher] = OrderedDict()
 
@@ -93,5 +95,5 @@ def check_nesting(text: str, param: str) -> None:
 
 
 def _first_line(error: str) -> str:
-    line = error.strip().partition("\n")[0]
+    line = _PLACE.sub("", error.strip().partition("\n")[0])
     return line if len(line) <= 300 else line[:297] + "..."

@@ -29,7 +29,7 @@ def param_of(form: Form) -> str:
         return "response_format.json_schema.schema"
     if isinstance(form, Regex):
         return "response_format.regex"
-    return "response_format.grammar" if isinstance(form, Lark) else "response_format"
+    return "response_format.lark" if isinstance(form, Lark) else "response_format"
 
 
 def rules_of(form: Form, vocabulary: Vocabulary) -> str:

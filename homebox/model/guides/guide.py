@@ -23,12 +23,12 @@ OpensCall = Callable[[str, str], Segment | None]
 class Plan:
     """What holds for an answer.
 
-    `begin` are the stretches of which one must come (a form, calls). `call` gives the grammar of a
-    call that the model opened by a mark, from what stands behind the mark: None while, or if, it is
-    none.
+    `begin` gives the stretches of which one must come (a form, calls), behind a thought or not.
+    `call` gives the grammar of a call that the model opened by a mark, from what stands behind the
+    mark: None while, or if, it is none.
     """
 
-    begin: Sequence[Segment] = ()
+    begin: Callable[[bool], Sequence[Segment]] | None = None
     call: OpensCall | None = None
     parallel: bool = True
     free: Bits | None = None  # what may come where nothing rules
@@ -52,10 +52,11 @@ class AnswerGuide:
         self._decoder = decoder
         self._plan = plan
         self._budget = budget
-        self._waiting = list(plan.begin)  # for their turn, or for a thought to end
+        self._waiting = plan.begin is not None  # for a thought to end
         self._ruling: list[Segment] = []
         self._forced: list[int] = []
         self._calling = False
+        self._thought = watcher.thinking is not None  # a thought was there
         self._tried = 0  # openings that turned out to be none, or are over
         self._settle()
 
@@ -101,8 +102,9 @@ class AnswerGuide:
 
     def _rule(self, token: int) -> None:
         if self._watcher.thinking is not None:
-            self._waiting, self._ruling = list(self._plan.begin), []
+            self._waiting, self._ruling = self._plan.begin is not None, []
             self._plan.thoughts = None
+            self._thought = True
             return
         self._plan.thoughts = None
         if len(self._ruling) > 1:
@@ -128,8 +130,8 @@ class AnswerGuide:
             return
         if self._forced or self._ruling or self._plan.over:
             return
-        if self._waiting:
-            self._ruling, self._waiting = self._waiting, []
+        if self._waiting and self._plan.begin is not None:
+            self._ruling, self._waiting = list(self._plan.begin(self._thought)), False
             if watcher.rest.strip():
                 self._ruling = [each for each in self._ruling if each.take_text(watcher.rest)]
             return

@@ -7,8 +7,9 @@ understands alike, in particular the one of `homebox/model/answers`.
 """
 
 import re
+import threading
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -35,6 +36,7 @@ class JsonTokens:
         ]
         self._quotes: dict[int, Bits] = {}
         self._digits: dict[int, Bits] = {}
+        self._holding: dict[bytes, Bits] = {}
 
     def _those(self, wanted: Callable[[bytes], object]) -> Bits:
         return self._vocabulary.bits(index for data, index in self._texts if wanted(data))
@@ -65,6 +67,12 @@ class JsonTokens:
             self._digits[count] = self._those(lambda data: _digits(data) > count)
         return self._digits[count]
 
+    def holding(self, text: bytes) -> Bits:
+        """Return the tokens in which a text stands."""
+        if text not in self._holding:
+            self._holding[text] = self._those(lambda data: text in data)
+        return self._holding[text]
+
     @cached_property
     def numeric(self) -> Bits:
         """The tokens that carry on a number."""
@@ -86,14 +94,24 @@ def _digits(data: bytes) -> int:
     return 0 if found is None else found.end()
 
 
+_lock = threading.Lock()
 _known: "WeakKeyDictionary[Vocabulary, JsonTokens]" = WeakKeyDictionary()
+
+
+def _tokens_of(vocabulary: Vocabulary) -> JsonTokens:
+    with _lock:
+        if vocabulary not in _known:
+            _known[vocabulary] = JsonTokens(vocabulary)
+        return _known[vocabulary]
 
 
 class JsonGuard:
     """Follows one text of JSON, or several of them with other words between."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._tokens = _known.setdefault(vocabulary, JsonTokens(vocabulary))
+    def __init__(self, vocabulary: Vocabulary, never: tuple[bytes, ...] = ()) -> None:
+        self._tokens = _tokens_of(vocabulary)
+        self._never = never  # what no text may hold
+        self.over = False  # something came behind a value that JSON cannot go on with
         self._within: list[set[bytes] | None] = []  # the keys of each object; None for an array
         self._string: bytearray | None = None
         self._escaped = False
@@ -128,7 +146,7 @@ class JsonGuard:
         return sets
 
     def _banned_in_string(self, text: bytearray) -> list[Bits]:
-        sets = []
+        sets = [each for text_end in self._never for each in self._completing(text, text_end)]
         keys = self._within[-1] if self._within else None
         if self._is_key and keys and not self._escaped:
             written = bytes(text)
@@ -140,6 +158,12 @@ class JsonGuard:
         if len(self._within) >= DEEPEST:
             sets.append(self._tokens.quoting(1) & self._tokens.opening)
         return sets
+
+    def _completing(self, text: bytearray, never: bytes) -> Iterator[Bits]:
+        yield self._tokens.holding(never)
+        for size in range(1, len(never)):
+            if text.endswith(never[:size]):
+                yield self._tokens.beginning(never[size:])
 
     def _in_string(self, code: int) -> None:
         text = self._string
@@ -164,6 +188,8 @@ class JsonGuard:
             self._value = False
             return
         self._number.clear()
+        if not self._within and code in b"\n<,":
+            self.over = True
         if code == 0x22:
             self._string = bytearray()
             inside = bool(self._within) and self._within[-1] is not None

@@ -26,14 +26,8 @@ REFUSED = frozenset(
 _ONE = ("additionalProperties", "items", "additionalItems")
 _SEVERAL = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
-_LARGE = {  # what a repetition may ask for at most
-    "minLength": 10_000,
-    "maxLength": 10_000,
-    "minItems": 1_000,
-    "maxItems": 1_000,
-    "minProperties": 200,
-    "maxProperties": 200,
-}
+_COUNTS = frozenset("minLength maxLength minItems maxItems minProperties maxProperties".split())
+MAX_MEMBERS = 1_000  # of one object, or values of one enum
 _OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -67,7 +61,7 @@ def grammar_of(schema: Any, loose: bool = False) -> str:
 
     With `loose`, oneOf counts as anyOf where its branches may overlap.
     """
-    body = {} if schema is True else {"not": {}} if schema is False else dict(schema)
+    body = {} if schema is True else {"enum": []} if schema is False else dict(schema)
     body["x-guidance"] = {**_OPTIONS, "coerce_one_of": loose}
     return "%json " + json.dumps(body)
 
@@ -89,9 +83,9 @@ def _walked(schema: Any, refuse: Callable[[str, str], None], place: str, depth: 
     if isinstance(schema, bool):
         return schema
     if not isinstance(schema, Mapping):
-        raise RequestError(f"the JSON Schema holds no schema at {place}", param=None)
+        raise RequestError(f"the JSON Schema holds no schema at {place}")
     if depth > MAX_DEPTH:
-        raise RequestError(f"the JSON Schema nests more than {MAX_DEPTH} levels", param=None)
+        raise RequestError(f"the JSON Schema nests more than {MAX_DEPTH} levels")
     out: dict[str, Any] = {}
     for key, value in schema.items():
         if key in REFUSED:
@@ -110,6 +104,10 @@ def _walked(schema: Any, refuse: Callable[[str, str], None], place: str, depth: 
             ]
         elif key in _ONE:
             value = _walked(value, refuse, f"{place}/{key}", depth + 1)
+        elif key in _COUNTS and isinstance(value, float) and value.is_integer():
+            value = int(value)  # 2.0 counts as 2
+        if isinstance(value, Mapping | list) and len(value) > MAX_MEMBERS:
+            raise RequestError(f"the JSON Schema has more than {MAX_MEMBERS} members at {place}")
         out[key] = value
     return out
 

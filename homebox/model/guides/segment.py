@@ -5,6 +5,7 @@ segment owns. Invariant: a mask allows at least one token; where the grammar is 
 that end the answer, or what may follow.
 """
 
+import re
 from collections.abc import Sequence
 
 import llguidance
@@ -15,11 +16,15 @@ from homebox.model.generation.guide import Bits
 from homebox.model.guides.json_guard import JsonGuard
 from homebox.model.guides.vocabulary import Vocabulary
 
+Json = bool | re.Pattern[bytes]
+_TAIL = 300  # bytes in which the beginning of JSON is looked for
+
 
 class Segment:
     """Follows one grammar; `param` names it in errors.
 
-    With `json`, what it writes is JSON. With `ends`, nothing may come behind it.
+    With `json`, what it writes is JSON: all of it, or what follows a match, and its texts hold
+    nothing of `never`. With `ends`, nothing may come behind it.
     """
 
     def __init__(
@@ -27,7 +32,8 @@ class Segment:
         vocabulary: Vocabulary,
         matcher: llguidance.LLMatcher,
         param: str,
-        json: bool = False,
+        json: Json = False,
+        never: tuple[bytes, ...] = (),
         ends: bool = False,
     ) -> None:
         self.ends = ends
@@ -35,7 +41,10 @@ class Segment:
         self._matcher = matcher
         self._param = param
         self._bits = np.zeros((vocabulary.size + 31) // 32, dtype=np.uint32)
-        self._guard = JsonGuard(vocabulary) if json else None
+        self._guard = JsonGuard(vocabulary) if json is True else None
+        self._begins = None if isinstance(json, bool) else json
+        self._tail = b""
+        self._never = never
 
     @property
     def complete(self) -> bool:
@@ -64,21 +73,36 @@ class Segment:
         """Take note of a token; RequestError if it cannot come here."""
         if not self._matcher.consume_token(token):
             raise self._error()
-        if self._guard is not None and token not in self._vocabulary.steering:
-            self._guard.feed(self._vocabulary.tokens[token])
+        self._told(self._vocabulary.tokens[token], token in self._vocabulary.steering)
 
     def take_text(self, text: str) -> bool:
         """Take text that was there already; tells whether the grammar allows it."""
         ids = self._vocabulary.grammars.tokenize_bytes(text.encode())
         if self._matcher.try_consume_tokens(ids) < len(ids):
             return False
-        if self._guard is not None:
-            self._guard.feed(text.encode())
+        self._told(text.encode())
         return True
 
     def ahead(self) -> Sequence[int]:
         """Return the tokens that must come next."""
         return list(self._matcher.compute_ff_tokens())
+
+    def _told(self, data: bytes, steers: bool = False) -> None:
+        """Tell the guard what was written, as far as it is JSON."""
+        if self._begins is None:
+            if self._guard is not None and not steers:
+                self._guard.feed(data)
+            return
+        if self._guard is not None:
+            self._guard.feed(b"<" if steers else data)
+            if self._guard.over:
+                self._guard, self._tail = None, b""
+        self._tail = self._tail[-_TAIL:] + data
+        found = self._begins.search(self._tail) if self._guard is None else None
+        if found is not None:
+            self._guard = JsonGuard(self._vocabulary, self._never)
+            self._guard.feed(self._tail[found.end() :])
+            self._tail = b""
 
     def _error(self) -> RequestError:
         reason = self._matcher.get_error().strip().partition("\n")[0][:300]

@@ -17,6 +17,7 @@ from homebox.model.answers.section_formats import (
     DEEPSEEK_END,
     MESSAGE,
 )
+from homebox.model.answers.tagged_formats import KEY_MARKS
 from homebox.model.guides.rules import Rules
 from homebox.model.guides.tools import Tool
 from homebox.model.guides.values import value_rule
@@ -39,6 +40,10 @@ class Words:
         index = self._vocabulary.tokenizer.special.get(text)
         return "" if index in self._vocabulary.stop_ids else self._vocabulary.mark(text)
 
+    def steers(self, text: str) -> bool:
+        """Tell whether a mark is a token."""
+        return text in self._vocabulary.tokenizer.special
+
     def known(self, text: str) -> bool:
         """Tell whether the model knows a mark."""
         return text in self._vocabulary.tokenizer.special or text in self.template
@@ -51,9 +56,10 @@ Call = Callable[[Words, Tool], str]
 class Shape:
     """One format: behind its mark `head`, then calls, `between` them, and `close`.
 
-    Only blanks of `head` may be left out or be others. `again` stands between the end of it and
-    the next mark; None if there is no next one, and then nothing else may follow either. `json`
-    tells that calls are JSON throughout. What is `weak` may also be the beginning of a text.
+    `again` stands between the end of it and the next mark; None if there is no next one, and then
+    nothing else may follow either. `before` is what stands before a value in a format in which not
+    all is JSON, %s the parameter, and `never` what no such value holds, since it would end there.
+    What is `weak` may also be the beginning of a text.
     """
 
     call: Call
@@ -62,7 +68,8 @@ class Shape:
     tail: str = ""
     close: str = ""
     again: str | None = None
-    json: bool = True
+    before: str = ""
+    never: tuple[str, ...] = ()
     weak: bool = False
 
 
@@ -100,29 +107,40 @@ def _tagged(words: Words, tool: Tool) -> str:
 def _keyed(words: Words, tool: Tool) -> str:
     """GLM's keys and values; its version 4.5 writes each on a line."""
     line = "\n" if "</arg_key>\\n" in words.template or "</arg_key>\n" in words.template else ""
-    marks = ("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
-    key, key_end, value, value_end = (words.mark(mark) for mark in marks)
+    key, key_end, value, value_end = (words.mark(mark) for mark in KEY_MARKS)
+    gap = f" {quoted(line)}" if line else ""
+    steers = words.steers("</arg_value>")
+    end, behind = ("", f" {value_end}{gap}") if steers else (f"</arg_value>{line}", "")
     parts = [quoted(tool.name + line)]
     for name in tool.parameters:
-        text = value_rule(words.rules, tool, name, ("</arg_value>",), "")
-        gap = f" {quoted(line)}" if line else ""
-        part = f"{key} {quoted(name)} {key_end}{gap} {value} {text} {value_end}{gap}"
+        text = value_rule(words.rules, tool, name, ("</arg_value>",), end)
+        part = f"{key} {quoted(name)} {key_end}{gap} {value} {text}{behind}"
         parts.append(part if name in tool.required else f"({part})?")
     return " ".join(parts)
 
 
-def _plain(words: Words, tool: Tool) -> str:
+def plain_call(words: Words, tool: Tool) -> str:
     """The built-in model's words: name key: value, key: value."""
     keys = [name for name in tool.parameters if _PLAIN_KEY.fullmatch(name)]
-    ends = ("</tool_call>", f", ({'|'.join(map(re.escape, keys))}): ")
-    said = [
-        (
-            f"{quoted(f'{name}: ')} {value_rule(words.rules, tool, name, ends, '')}",
-            name in tool.required,
-        )
-        for name in keys
-    ]
-    return f"{quoted(tool.name + ' ')} {_separated(words, said)}"
+    never = ("</tool_call>", f", ({'|'.join(map(re.escape, keys))}): ")
+    behind: dict[str, str] = {}  # the rule of what stands behind a key
+
+    def following(place: int) -> list[str]:
+        """Return the keys that may come next; the last may be "", for none."""
+        rest = keys[place:]
+        needed = next((number for number, key in enumerate(rest) if key in tool.required), None)
+        return [*rest, ""] if needed is None else rest[: needed + 1]
+
+    for place in range(len(keys), 0, -1):
+        ways = [
+            # What ends a text is part of its terminal, or the text would swallow its beginning.
+            f"{value_rule(words.rules, tool, keys[place - 1], never, f', {key}: ' if key else '')} "
+            + (behind[key] if key else "")
+            for key in following(place)
+        ]
+        behind[keys[place - 1]] = words.rules.add(" | ".join(ways))
+    begins = [f"{quoted(f'{key}: ')} {behind[key]}" if key else '""' for key in following(0)]
+    return f"{quoted(tool.name + ' ')} {words.rules.add(' | '.join(begins))}"
 
 
 def _separated(words: Words, parts: Sequence[tuple[str, bool]]) -> str:
@@ -200,13 +218,42 @@ _BRACKETED = _json()
 BARE = Shape(_json(), weak=True)
 BARE_LLAMA = Shape(_json(arguments="parameters"), weak=True)
 _SECTION_END = "<|tool_calls_section_end|>"
+_TAG = r"<parameter=%s>\n"
+_TAG_END = ("</parameter>",)
 _HERMES = Shape(_json(), head="\n", tail="\n", close="</tool_call>", again="\n")
-_TAGS = Shape(_tagged, head="\n", tail="\n", close="</tool_call>", again="\n", json=False)
-_KEYS = Shape(_keyed, close="</tool_call>", again="", json=False)
-_PLAIN = Shape(_plain, head=" ", close="</tool_call>", again="\n", json=False)
+_TAGS = Shape(
+    _tagged,
+    head="\n",
+    tail="\n",
+    close="</tool_call>",
+    again="\n",
+    before=_TAG,
+    never=("</parameter>",),
+)
+_KEYS = Shape(
+    _keyed,
+    close="</tool_call>",
+    again="",
+    before=r"<arg_key>%s</arg_key>\n?<arg_value>",
+    never=("</arg_value>",),
+)
+_PLAIN = Shape(
+    plain_call,
+    head=" ",
+    close="</tool_call>",
+    again="\n",
+    before="[ ,]%s: ",
+    never=("</tool_call>",),
+)
 _TABLE = {
     "<seed:tool_call>": Shape(
-        _tagged, head="\n", tail="\n", close="</seed:tool_call>", again="\n", json=False
+        _tagged,
+        head="\n",
+        tail="\n",
+        close="</seed:tool_call>",
+        again="\n",
+        before=_TAG,
+        never=("</parameter>",),
     ),
     "<|python_tag|>": Shape(_json(arguments="parameters")),
     "Action:": Shape(_fenced, head=" ```json\n[\n", between=",\n", tail="\n]```", weak=True),
@@ -218,14 +265,13 @@ _TABLE = {
     "<tool_calls>": Shape(
         _json(), head="[\n    ", between=",\n    ", tail="\n]", close="</tool_calls>"
     ),
-    "<|tool_call|>": Shape(_json(), head="[", between=", ", tail="]", close="<|/tool_call|>"),
     "<TOOLCALL>": Shape(_json(), head="[", between=", ", tail="]", close="</TOOLCALL>"),
     "<functioncall>": Shape(_json(), head=" ", tail=" ", close="</functioncall>", again="\n"),
     "functools": Shape(_json(), head="[", between=", ", tail="]", weak=True),
     "<|tool_call_start|>": Shape(
-        _python, head="[", between=", ", tail="]", close="<|tool_call_end|>", json=False
+        _python, head="[", between=", ", tail="]", close="<|tool_call_end|>"
     ),
-    "<function_calls>": Shape(_python, between="\n", close="</function_calls>", json=False),
+    "<function_calls>": Shape(_python, between="\n", close="</function_calls>"),
     ">>>": Shape(_on_a_line, again=""),
     CHANNEL: Shape(_harmony),
 }
@@ -241,13 +287,23 @@ def shape_of(mark: str, words: Words) -> Shape | None:
             return _KEYS
         if "<function=" in template:
             return _TAGS
-        return _HERMES if template else _PLAIN
+        return _PLAIN if not template and words.steers("</tool_call>") else _HERMES
     if mark == "<function=":
         if "<parameter=" in template:
-            return Shape(_inner_function, tail="\n", close="</tool_call>", again="\n", json=False)
+            return Shape(
+                _inner_function,
+                tail="\n",
+                close="</tool_call>",
+                again="\n",
+                before=_TAG,
+                never=("</parameter>",),
+            )
         return Shape(_function, again="")
     if mark == "[TOOL_CALLS]":
         if words.known("[ARGS]"):
             return Shape(_named, again="")
         return Shape(_BRACKETED, head="[", between=", ", tail="]")
+    if mark == "<|tool_call|>":
+        close = "<|/tool_call|>" if words.known("<|/tool_call|>") else ""
+        return Shape(_json(), head="[", between=", ", tail="]", close=close)
     return _TABLE.get(mark)

@@ -6,7 +6,6 @@ closing mark comes next, whatever the model thinks. Invariant: other tokens coun
 
 from collections.abc import Sequence
 
-from homebox.model.answers.section_formats import MESSAGE_ENDS, START
 from homebox.model.guides.vocabulary import Vocabulary
 
 
@@ -27,8 +26,6 @@ class Budget:
         if self._left is None or self._left > 0:
             return []
         text = closes[0]
-        if text in MESSAGE_ENDS:
-            text += f"{START}assistant"
-        elif text.startswith("</"):
+        if text.startswith("</"):
             text = f"\n{text}\n\n"
         return self._vocabulary.tokenizer.encode_marked(text, after="text")

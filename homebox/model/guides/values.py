@@ -80,4 +80,4 @@ def _anywhere(pattern: str) -> str | None:
 
 
 def _in_slashes(pattern: str) -> str:
-    return pattern.replace("/", "[/]")
+    return pattern.replace("/", r"\/")

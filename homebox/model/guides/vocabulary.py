@@ -39,8 +39,8 @@ class Vocabulary:
             eos_token=list(self.stop_ids),
         )
         self.only_stop = self.bits(self.stop_ids)
-        self.all_but_stop = ~self.only_stop
-        self.all_but_stop &= self.bits(range(size))
+        self.all = self.bits(index for index, data in enumerate(self.tokens) if data)
+        self.all_but_stop = self.all & ~self.only_stop
 
     def bits(self, ids: Iterable[int]) -> Bits:
         """Return a mask, uint32 (ceil(size / 32),), that allows these tokens."""
