@@ -330,6 +330,32 @@ def test_the_built_in_format_recalls(text: str) -> None:
         assert same(found.ids, spoken) < len(spoken)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama",
+        "mistralai/Mixtral-8x7B-Instruct-v0.1",
+        "HuggingFaceH4/zephyr-7b-beta (add_generation_prompt=false)",
+    ],
+)
+def test_vocabularies_that_add_spaces_are_recalled(name: str, shared: Path) -> None:
+    tokenizer = load_tokenizer(shared / "data/tokenizers/llama2-32000-tokenizer.model")
+    variables = (("bos_token", "<s>"), ("eos_token", "</s>"))
+    template = cases(shared)[name]["template"]
+    tokenizer.settings = replace(tokenizer.settings, template=template, variables=variables)
+    chat = chat_format(tokenizer, None, ())
+    asked = [ASKED[1]]
+    prompt = chat.prompt(asked)
+    ids = oddly_cut(tokenizer, "It rains \u00fcber \U0001f327 a lot\nso.")
+    decoder = StreamDecoder(tokenizer, continuation=tokenizer.is_text(prompt.ids[-1]))
+    text = "".join(map(decoder.push, ids)) + decoder.flush()
+    recall = TurnRecall()
+    recall.add(ME, ids, text)
+    history = [*asked, {"role": "assistant", "content": text}, {"role": "user", "content": "And?"}]
+    spoken = [*prompt.ids, *ids]
+    assert same(chat.prompt(history, recall.of(ME)).ids, spoken) == len(spoken)
+
+
 def chatml() -> tuple[JsonTokenizer, ChatFormat]:
     settings = Settings(template=CHATML.template)
     tokenizer = JsonTokenizer(check_tokenizer(json.loads(byte_level()), "t"), "t", settings)

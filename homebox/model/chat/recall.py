@@ -266,21 +266,35 @@ def overlap(
     None if the answer does not hold the core. The piece lies within `limits`.
     """
     # Where encoding adds a space to a text, the answer may have been spelled either way.
-    for continued in (False, True) if tokenizer.strips_space else (False,):
-        spelling = turn.spelled(tokenizer, continued)
-        said = spelling.text
-        first = said.rfind(text[core[0] : core[1]])
-        if first < 0 or core[0] == core[1]:
-            continue
-        shift = core[0] - first  # from places in the answer to places in the text
-        last = first + core[1] - core[0]
-        low, high = max(0, limits[0] - shift), min(len(said), limits[1] - shift)
-        while first > low and said[first - 1] == text[first - 1 + shift]:
-            first -= 1
-        while last < high and said[last] == text[last + shift]:
-            last += 1
-        found = spelling.tokens(first, last)
-        if found is not None:
-            begin, end, start, stop = found
-            return Splice(start + shift, stop + shift, tuple(turn.ids[begin:end]))
-    return None
+    either = (False, True) if tokenizer.strips_space else (False,)
+    found = [_overlap(turn.spelled(tokenizer, each), turn, text, core, limits) for each in either]
+    return max(
+        (splice for splice in found if splice is not None),
+        key=lambda splice: splice.end - splice.start,
+        default=None,
+    )
+
+
+def _overlap(
+    spelling: Spelling,
+    turn: Generated,
+    text: str,
+    core: tuple[int, int],
+    limits: tuple[int, int],
+) -> Splice | None:
+    said = spelling.text
+    first = said.rfind(text[core[0] : core[1]])
+    if first < 0 or core[0] == core[1]:
+        return None
+    shift = core[0] - first  # from places in the answer to places in the text
+    last = first + core[1] - core[0]
+    low, high = max(0, limits[0] - shift), min(len(said), limits[1] - shift)
+    while first > low and said[first - 1] == text[first - 1 + shift]:
+        first -= 1
+    while last < high and said[last] == text[last + shift]:
+        last += 1
+    found = spelling.tokens(first, last)
+    if found is None:
+        return None
+    begin, end, start, stop = found
+    return Splice(start + shift, stop + shift, tuple(turn.ids[begin:end]))
