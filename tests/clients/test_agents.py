@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from homebox.learning.harvest import told_by
 from homebox.memory.turns import Turn
 from tests.clients.forced_daemon import ForcedDaemon, run_client
 from tests.clients.pretender import pretending
@@ -20,6 +21,7 @@ AGENTS = {
     "openclaw exec responses": ("run_openclaw.sh", {"MODE": "exec", "API": "openai-responses"}),
     "openclaw local responses": ("run_openclaw.sh", {"MODE": "local", "API": "openai-responses"}),
 }
+REST = "Use your tools to edit the file, then reply with DONE."  # of the task
 REUSED = 0.8  # share of a second request's prompt that must be known already
 
 
@@ -42,7 +44,9 @@ def test_an_agent_edits_a_file(
     assert (tmp_path / "work/repo/fruit.txt").read_text() == "I like banana pie.\n"
     assert [each.status for each in exchanges] == [200] * len(exchanges)
     check_reuse(exchanges)
-    check_ledger(daemon.turns(), exchanges, titles=name == "opencode")
+    file = tmp_path / "work/repo/fruit.txt"
+    task = f"In the file {file} replace the word apple with banana. {REST}"
+    check_ledger(daemon.turns(), exchanges, task, titles=name == "opencode")
 
 
 def check_reuse(exchanges: list[Exchange]) -> None:
@@ -56,7 +60,7 @@ def check_reuse(exchanges: list[Exchange]) -> None:
         assert REUSED * prompt < cached <= prompt
 
 
-def check_ledger(turns: list[Turn], exchanges: list[Exchange], titles: bool) -> None:
+def check_ledger(turns: list[Turn], exchanges: list[Exchange], task: str, titles: bool) -> None:
     """Every answer is there, knows its conversation, and trusts no tool."""
     assert len(turns) == len([each for each in exchanges if each.method == "POST"])
     chats = [turn for turn in turns if turn.kind == "chat"]
@@ -70,9 +74,21 @@ def check_ledger(turns: list[Turn], exchanges: list[Exchange], titles: bool) -> 
                 assert message.provenance == "tool"
     results = [m for m in chats[-1].prompt if m.role == "tool"]
     assert len(results) == 2
-    owner = [m.text for m in chats[0].messages if m.provenance == "owner"]
-    assert len(owner) == 1
-    assert "replace the word apple with banana" in owner[0]
+    assert typed_in(chats) == [task]
+    for turn in chats:
+        assert turn.token_ids
+        assert len(turn.token_ids) == turn.completion_tokens
+
+
+def typed_in(turns: list[Turn]) -> list[str]:
+    """Return what lessons could be learned from: the words that a person typed."""
+    found = [
+        told_by(message, turn.conversation)[0].strip()
+        for turn in turns
+        for message in turn.messages
+        if message.role == "user"
+    ]
+    return [text for text in found if text]
 
 
 @pytest.mark.parametrize("name", AGENTS)
