@@ -37,7 +37,7 @@ def plan(agent: Agent, offer: Offer, path: Path) -> Change:
     # A link stays: what it points to is replaced.
     path = path.expanduser().resolve()
     fragment = agent.fragment(offer)
-    fresh = _with_defaults(fragment, agent.defaults(offer))
+    fresh = _with_defaults(agent.fragment(offer), agent.defaults(offer))
     with explained("read", path):
         try:
             text = path.read_text(encoding="utf-8-sig")

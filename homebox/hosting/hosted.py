@@ -92,7 +92,7 @@ class Hosted:
             device=self.about.device,
             name=self.about.model,
             tokenizer=getattr(model, "tokenizer", None),
-            vocabulary=int(getattr(model.config, "vocab_size", 0)),
+            vocabulary=int(getattr(getattr(model, "config", None), "vocab_size", 0)),
             guide=getattr(model, "guide", unguided),
             recall=TurnRecall.of_ledger(state.ledger),
             model=model,
