@@ -13,6 +13,7 @@ from decimal import Context, Decimal
 import numpy as np
 
 from homebox.errors import EngineError
+from homebox.model.generation.drawing import descending
 from homebox.model.strictmath import Float32, exp
 
 MAX_TOP = 20  # of the likeliest tokens, as in OpenAI's API
@@ -41,15 +42,6 @@ def token_logprob(logits: Float32, token: int, top: int) -> TokenLogprob:
     # One after the other: the order of numpy's own sum depends on the machine.
     total = float(np.cumsum(exp(np.maximum(shifted, -1000.0)))[-1])
     logarithm = float(_EXACT.ln(Decimal(total)))
-    likeliest = _likeliest(scores, top) if top else ()
+    likeliest = descending(scores, min(top, len(scores))).tolist() if top else []
     found = tuple((index, float(shifted[index]) - logarithm) for index in likeliest)
     return TokenLogprob(token, float(shifted[token]) - logarithm, found)
-
-
-def _likeliest(scores: "np.ndarray", count: int) -> tuple[int, ...]:
-    """Return ids by falling score, equal scores by rising id."""
-    count = min(count, len(scores))
-    bound = np.partition(scores, len(scores) - count)[len(scores) - count]
-    kept = np.flatnonzero(scores >= bound)
-    order = np.argsort(-scores[kept], kind="stable")[:count]
-    return tuple(int(index) for index in kept[order])

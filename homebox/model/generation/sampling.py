@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from homebox.errors import EngineError, RequestError
+from homebox.model.generation.drawing import Ids, at, descending, draw, likeliest, reach, tempered
 from homebox.model.generation.guide import Bits
 from homebox.model.generation.logprobs import MAX_TOP
 from homebox.model.strictmath import Float32, Float64, exp
@@ -24,9 +24,7 @@ from homebox.model.strictmath import Float32, Float64, exp
 MAX_STOP_STRINGS = 64
 MAX_BIASES = 4096
 BAN = -100.0  # the bias of a token that must not come
-FIRST_SORTED = 256  # tokens that top_p looks at first
 _MASK64 = (1 << 64) - 1
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +137,15 @@ class Sampler:
         if self.params.temperature == 0.0:
             chosen = int(np.argmax(scores))
         else:
-            ids, weights = candidates(scores, self.params)
-            chosen = int(ids[self._draw(weights)])
+            chosen = self._draw(scores)
         return self._remember(chosen if kept is None else int(kept[chosen]))
 
-    def _draw(self, weights: Float64) -> int:
-        totals = np.cumsum(weights)
-        point = self._generator.uniform() * totals[-1]
-        # The product may round up to the total itself, which lies after the last candidate.
-        return min(int(np.searchsorted(totals, point, side="right")), len(weights) - 1)
+    def _draw(self, scores: Float64) -> int:
+        params = self.params
+        if params.top_k == 0 and params.top_p >= 1.0 and params.min_p == 0.0:
+            return draw(tempered(scores, params.temperature), self._generator.uniform())
+        ids, weights = candidates(scores, params)
+        return int(ids[at(np.cumsum(weights), self._generator.uniform())])
 
     def _remember(self, index: int) -> int:
         self._counts[index] += 1
@@ -209,56 +207,21 @@ def candidates(scores: Float64, params: SamplingParams) -> tuple[Ids, Float64]:
     `scores` is float64 (V,) after penalties; params.temperature must be above 0. The ids come in
     the order of the scores, or all in their own order if no filter is set.
     """
-    shifted = scores - np.max(scores)
-    with np.errstate(over="ignore"):
-        shifted = np.maximum(shifted / params.temperature, -1000.0)
+    shifted = tempered(scores, params.temperature)
     if params.top_k == 0 and params.top_p >= 1.0 and params.min_p == 0.0:
         return np.arange(len(scores), dtype=np.int64), exp(shifted)
     if params.top_k == 0:
-        ids, weights = _likeliest(shifted, params)
+        ids, weights = likeliest(shifted, params.top_p, params.min_p)
     else:
-        ids = _descending(shifted, params.top_k)
+        ids = descending(shifted, params.top_k)
         weights = exp(shifted[ids])
         if params.top_p < 1.0:
-            keep = _kept(weights, params.top_p * float(np.cumsum(weights)[-1]))
+            keep = reach(weights, params.top_p * float(np.cumsum(weights)[-1]))
             ids, weights = ids[:keep], weights[:keep]
     if params.min_p > 0.0:
         keep = int(np.count_nonzero(weights >= params.min_p * weights[0]))
         ids, weights = ids[:keep], weights[:keep]
     return ids, weights
-
-
-def _likeliest(scores: Float64, params: SamplingParams) -> tuple[Ids, Float64]:
-    """Return ids and weights by falling score: as many as top_p wants, or min_p might."""
-    weights = exp(scores)
-    if params.top_p >= 1.0:
-        kept = np.flatnonzero(weights >= params.min_p)  # the largest weight is 1
-        order = np.argsort(-scores[kept], kind="stable")
-        return kept[order].astype(np.int64), weights[kept[order]]
-    share = params.top_p * float(np.cumsum(weights)[-1])
-    count = FIRST_SORTED
-    while True:  # few tokens hold most of the weight, so sorting them all is seldom needed
-        ids = _descending(scores, count)
-        keep = _kept(weights[ids], share)
-        if keep < len(ids) or len(ids) == len(scores):
-            return ids[:keep], weights[ids[:keep]]
-        count *= 16
-
-
-def _kept(weights: Float64, share: float) -> int:
-    """Return how many of the first weights it takes to reach a share of the whole."""
-    return int(np.searchsorted(np.cumsum(weights), share, side="left")) + 1
-
-
-def _descending(scores: Float64, top_k: int) -> Ids:
-    """Return ids by falling score, equal scores by rising id; only the first `top_k` unless 0."""
-    if 0 < top_k < len(scores):
-        # Sorting a whole large vocabulary costs more than the rest of sampling together.
-        bound = np.partition(scores, len(scores) - top_k)[len(scores) - top_k]
-        kept = np.flatnonzero(scores >= bound)
-        order = np.argsort(-scores[kept], kind="stable")[:top_k]
-        return kept[order].astype(np.int64)
-    return np.argsort(-scores, kind="stable").astype(np.int64)
 
 
 def _check_whole(value: object, name: str, low: int, high: int) -> None:

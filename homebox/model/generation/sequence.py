@@ -87,8 +87,8 @@ class Sequence:
 
     The slot already holds the first `cached` ids of the prompt. `on_taken` hears, after each chunk
     of the prompt and before the slot is given back, all ids that the slot holds; not after an
-    error. `guesses` counts what is guessed ahead; None: nothing is. Each step of `restored` lets the
-    slot hold more of the prompt without computing it, and yields how many ids that are then.
+    error. `guesses` counts what is guessed ahead; None: nothing is. Each step of `restored` lets
+    the slot hold more of the prompt without computing it, and yields how many ids that are then.
     """
 
     def __init__(
