@@ -6,10 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from homebox.errors import NoFreeSlotError
+from homebox.engine.graph.device import HOST
+from homebox.errors import (
+    ConfigError,
+    DeviceLostError,
+    NoFreeSlotError,
+    OutOfDeviceMemoryError,
+)
 from homebox.model import GenerationRequest, Model, SamplingParams, load
 from homebox.model.decoder.pages import PAGE
+from homebox.model.decoder.stages import Part
+from homebox.model.decoder.transformer import Transformer
+from homebox.model.loading.open_model import open_model
 from homebox.model.lora import init_adapter
+from homebox.model.model import plan_load
+from tests.unit.failing_device import LOST, Rack
 
 OWNER = "owner"
 HASH = "ab" * 32
@@ -184,3 +195,52 @@ def test_what_is_admitted_never_lacks_pages() -> None:
     assert [each.finish_reason for each in running] == ["length"] * len(running)
     assert len(small.logits(prompt(200))) == 200  # idle pages are given up for it
     assert pages.count * PAGE >= 256
+
+
+def test_a_lost_device_takes_all_prefixes_along() -> None:
+    whole = tiny(context=256)
+    layers, rack = whole.config.num_layers, Rack()
+    parts = [Part(HOST, range(1)), Part(rack.named("cl:0"), range(1, layers))]
+    weights: Any = whole.transformer.weights  # type: ignore[attr-defined]
+    transformer = Transformer(whole.config, weights, 256, 2, parts=parts, reopen=rack.named)
+    model = Model("m", open_model("tiny"), transformer, 256, 2)
+    model.stop_ids, model.speculation.on = frozenset(), False
+    ids = prompt(150)
+    wanted = answer(whole, ids, owner=None)
+    for cached in (0, 149):
+        assert answer(model, ids) == (*wanted[:2], cached)
+    request = GenerationRequest(ids, SamplingParams(max_tokens=50), owner=OWNER)
+    talking, waiting = model.start(request), model.start(request)
+    talking.step()
+    rack.device.fail(LOST)
+    with pytest.raises(DeviceLostError):
+        while True:
+            talking.step()
+    assert model.prefixes.statistics.kept_pages > 0
+    # It began with pages that are gone now, and so is not gone on with.
+    with pytest.raises(DeviceLostError, match="ask again"):
+        waiting.step()
+    for cached in (0, 149):
+        assert answer(model, ids) == (*wanted[:2], cached)
+    model.prefixes.clear()
+    assert transformer.pages.free_pages == transformer.pages.count
+
+
+def test_what_keys_and_values_are_is_said() -> None:
+    with pytest.raises(ConfigError, match="f32, f16, bf16, q8"):
+        load("tiny", kv="q4", device="cpu")
+    with pytest.raises(OutOfDeviceMemoryError, match="1 MiB holds keys and values of 192 tokens"):
+        load("tiny", 256, kv_memory=1, device="cpu")
+    shorter = plan_load("tiny", kv_memory=1, device="cpu")
+    assert (shorter.sizes.context, shorter.pages) == (192, 3)
+    (portion,) = plan_load("tiny", 256, kv_memory=7, kv="f16", device="cpu").placement.portions
+    assert 6 << 20 < portion.bytes.cache <= 7 << 20
+
+
+def test_the_host_is_not_filled_with_what_is_kept() -> None:
+    """Of a pool for all slots only as much is used as half of what is free holds."""
+    asked = plan_load("tiny", 4096, 8, device="cpu", memory=64)
+    page = asked.placement.portions[0].bytes.cache // asked.sizes.per_slot
+    assert asked.sizes.per_slot <= asked.pages < asked.sizes.pages
+    assert asked.pages * page <= 32 << 20
+    assert plan_load("tiny", 512, 2, device="cpu").pages == 3 * 8
