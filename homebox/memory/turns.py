@@ -22,9 +22,19 @@ from homebox.memory.store import canonical_json, is_name
 START = bytes(32)  # the chain before the first turn
 _ID = re.compile(r"turn_[0-9a-f]{24}")
 _COLUMNS = (
-    "number, id, conversation, time, model, adapter, sampling, finish_reason, prompt_tokens, "
-    "completion_tokens, offered, token_ids, kind, owner, parent, salt, digest, chain"
+    *("number", "id", "conversation", "time", "model", "adapter", "sampling", "finish_reason"),
+    *("prompt_tokens", "completion_tokens", "offered", "token_ids", "kind", "owner", "parent"),
+    *("salt", "digest", "chain"),
 )
+# What stands for columns that an older ledger, opened for reading only, does not have.
+_LATER = {
+    "details": "NULL",
+    "kind": f"'{CHAT}'",
+    "offered": "NULL",
+    "owner": "''",
+    "parent": "''",
+    "token_ids": "NULL",
+}
 _MOST_ID = 2**31 - 1
 _UNUSED = " AND ".join(
     f"NOT EXISTS (SELECT 1 FROM {table} WHERE {column} = texts.number)"
@@ -171,12 +181,21 @@ def _digested(message: Message) -> list[str]:
     return [*known, message.details] if message.details else known
 
 
+def _columns(
+    connection: sqlite3.Connection, table: str = "turns", names: Iterable[str] = _COLUMNS
+) -> str:
+    """Return the columns as SQL, with their defaults for those that the table does not have."""
+    known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    return ", ".join(name if name in known else _LATER[name] for name in names)
+
+
 def select(
     connection: sqlite3.Connection, condition: str, parameters: tuple[object, ...]
 ) -> list[tuple[int, Turn]]:
     """Return the numbers and turns that fit an SQL condition, erased ones left out."""
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM turns WHERE salt IS NOT NULL AND {condition}", parameters
+        f"SELECT {_columns(connection)} FROM turns WHERE salt IS NOT NULL AND {condition}",
+        parameters,
     ).fetchall()
     return [(row[0], _turn(connection, row)) for row in rows]
 
@@ -209,7 +228,8 @@ def check(
     Returns the last number, the chain there and how many links were checked; raises StateError.
     """
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM turns WHERE number > ? ORDER BY number LIMIT ?", (number, limit)
+        f"SELECT {_columns(connection)} FROM turns WHERE number > ? ORDER BY number LIMIT ?",
+        (number, limit),
     ).fetchall()
     for row in rows:
         number, salt, digest = row[0], row[-3], row[-2]
@@ -225,8 +245,9 @@ def check(
 
 def _turn(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Turn:
     parts: dict[str, list[Message]] = {"prompt": [], "new": []}
+    details_column = _columns(connection, "messages", ("details",))
     for part, role, content, provenance, details in connection.execute(
-        "SELECT part, role, content, provenance, details FROM messages "
+        f"SELECT part, role, content, provenance, {details_column} FROM messages "
         "JOIN texts ON text = texts.number WHERE turn = ? ORDER BY part, position",
         (row[0],),
     ):

@@ -128,11 +128,17 @@ def test_a_newer_ledger_is_refused_untouched(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.v*"))
 
 
-def test_an_old_ledger_that_may_only_be_read_is_not_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, len(STEPS)))
+def test_an_old_ledger_is_read_without_changing_it(tmp_path: Path, version: int) -> None:
     path = tmp_path / "ledger.db"
-    old_ledger(path, 1)
-    Ledger(path, read_only=True).close()
-    assert version_of(path) == 1
+    chain = old_ledger(path, version)
+    before = path.read_bytes()
+    ledger = Ledger(path, read_only=True)
+    (turn,) = ledger.turns()
+    assert [message.content for message in turn.messages] == [text for _, text, _ in WORDS]
+    assert (ledger.root(), ledger.verify(), ledger.lessons()) == (chain, 1, [])
+    ledger.close()
+    assert (version_of(path), path.read_bytes()) == (version, before)
 
 
 def test_generated_ids_come_back_and_are_erased(tmp_path: Path) -> None:
