@@ -198,21 +198,19 @@ class ResponsesShape:
         if item is None:
             return b""
         item.status = status if status == "completed" and item.complete else "incomplete"
-        ended = self._event("output_item.done", output_index=item.place, item=item.value())
+        return self._said_whole(item) + self._event(
+            "output_item.done", output_index=item.place, item=item.value()
+        )
+
+    def _said_whole(self, item: Item) -> bytes:
+        """Return the events that say once more, as a whole, what came of an item in pieces."""
         if item.kind == CALL:
             self._likely = []
-            return (
-                self._of(item, "function_call_arguments.done", name=item.name, arguments=item.text)
-                + ended
-            )
+            done = {"name": item.name, "arguments": item.text}
+            return self._of(item, "function_call_arguments.done", **done)
         more: dict[str, Any] = {"logprobs": item.logprobs} if item.kind == MESSAGE else {}
-        return b"".join(
-            (
-                self._of(item, *_text_event(item, "done"), text=item.text, **more),
-                self._of(item, *_part_event(item, "done"), part=item.part(item.text)),
-                ended,
-            )
-        )
+        said = self._of(item, *_text_event(item, "done"), text=item.text, **more)
+        return said + self._of(item, *_part_event(item, "done"), part=item.part(item.text))
 
     def _of(self, item: Item, kind: str, place: str = "", **fields: Any) -> bytes:
         """Return an event about an item, or about its first part by the name of its place."""
