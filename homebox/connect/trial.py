@@ -74,7 +74,16 @@ def try_agent(
     if turns and turns() == before:
         what = f"{agent.name} ended well, but the box has seen no turn"
         return Trial(False, what, seconds, (said or problem)[-SHOWN:])
-    return Trial(True, f"{agent.name} was answered by the box", seconds, said[-SHOWN:])
+    return Trial(True, f"{agent.name} was answered by the box", seconds, _text(said)[:SHOWN])
+
+
+def _text(said: str) -> str:
+    """Find the answer in what a client printed: OpenClaw's JSON has it among its payloads."""
+    try:
+        payloads = json.loads(said)["payloads"]
+        return "\n".join(str(payload["text"]) for payload in payloads)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return said
 
 
 def try_plainly(offer: Offer, timeout: float) -> Trial:
