@@ -196,6 +196,7 @@ class Model:
         keys and values that it may need. Raises ContextLengthError, RequestError,
         ModelNotFoundError (no such adapter), and NoFreeSlotError while others have that memory.
         """
+        self.prefixes.refuse_again(request)
         check_request(request, self.config.vocab_size, self.context)
         index = self.adapters.take(request.adapter)
         try:

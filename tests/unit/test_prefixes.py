@@ -186,6 +186,15 @@ def test_what_is_admitted_never_lacks_pages() -> None:
             ids = prompt(100, len(running))
             running.append(small.start(GenerationRequest(ids, sampling, owner=OWNER)))
     assert len(running) == pages.count // 4
+    waiting = GenerationRequest(prompt(100, 99), sampling, owner=OWNER)
+    with pytest.raises(NoFreeSlotError, match="pages"):
+        small.start(waiting)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small.slots, "take", lambda: pytest.fail("nothing came back since"))
+        with pytest.raises(NoFreeSlotError, match="pages"):
+            small.start(waiting)
+    running.pop().close()
+    running.append(small.start(waiting))
     # An exam has to wait like everybody else.
     with pytest.raises(NoFreeSlotError):
         small.logits(prompt(64 * (pages.count % 4) + 1))

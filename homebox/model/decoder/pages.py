@@ -62,6 +62,7 @@ class Pages:
         self.reclaim: Callable[[int], object] = lambda count: None
         self.forget: Callable[[], object] = lambda: None  # hears of `reset`
         self.lost = False  # the memory is gone: what slots and `keep` hold means nothing
+        self.returns = 0  # how often memory came back
         self.copies = 0  # pages that were copied before they were written
         self._copy_page = copy_page
         self._clear_page = clear_page
@@ -138,6 +139,7 @@ class Pages:
 
     def free(self, slot: int) -> None:
         """Give all pages of a slot back, and what was set aside for it."""
+        self.returns += bool(self._lists[slot] or self._most[slot])
         self.truncate(slot, 0)
         self._most[slot] = 0
         self._marks[slot] = None
@@ -196,6 +198,7 @@ class Pages:
         self._use(page)
         self._release(pages[at])
         pages[at] = page
+        self.returns += 1
         self._write(slot, at)
 
     def keep(self, page: int) -> None:

@@ -47,6 +47,7 @@ class Prefixes:
         self._misses = Misses(decode)
         self._uses: dict[int, _Use] = {}
         self._statistics = PrefixStatistics()
+        self._refused: tuple[GenerationRequest, int, str] | None = None
         if pages is not None:
             pages.forget = self._forget
 
@@ -56,6 +57,14 @@ class Prefixes:
         Sets the pages aside that it needs to grow to `positions`. Raises ContextLengthError if the
         pool can never hold them, NoFreeSlotError if it cannot now; the slot is then empty.
         """
+        try:
+            return self._begin(slot, request, positions)
+        except NoFreeSlotError as error:
+            if self._pages is not None:
+                self._refused = (request, self._pages.returns, str(error))
+            raise
+
+    def _begin(self, slot: int, request: GenerationRequest, positions: int) -> int:
         if self._pages is None or self.tree is None:
             return 0
         self._pages.mark(slot, request.owner)
@@ -68,6 +77,16 @@ class Prefixes:
         self._uses[slot] = _Use(space, request.conversation, ids[: match.length])
         self._tell(space, request.conversation, ids, match.length)
         return match.length
+
+    def refuse_again(self, request: GenerationRequest) -> None:
+        """Raise NoFreeSlotError for what was refused last, unless memory came back since.
+
+        Who waits asks in every round; that must not take time from those who are answered.
+        """
+        if self._pages is not None and self._refused is not None:
+            refused, returns, text = self._refused
+            if refused is request and returns == self._pages.returns:
+                raise NoFreeSlotError(text)
 
     def taken(self, slot: int, ids: Sequence[int]) -> None:
         """Hear which ids' keys and values a slot holds by now, and keep its full pages."""
