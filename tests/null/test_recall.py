@@ -244,11 +244,14 @@ def test_a_long_session_only_appends_ids(
             plain = chat.prompt(history, None, tools=described()).ids
             assert same(plain, spoken) < len(spoken)  # the control
         text = f"<think>\nStep {number}.\n</think>\n\nNow:\n" + HERMES.format("run", RUN)
+        # Engines tell the token that ended the answer as well, or another one did.
+        end = ("<|im_end|>", "", "<|endoftext|>")[number % 3]
         ids = oddly_cut(tokenizer, text, seed=number)
+        stopped = [tokenizer.special[end]] if end else []
         reply = read(tokenizer, ids, prompt.begun, continued=True)
-        recall.add(ME, ids, reply.text, reply.calls, reply.thoughts)
+        recall.add(ME, [*ids, *stopped], reply.text, reply.calls, reply.thoughts)
         answer = Message("assistant", reply.text, "assistant", reply.details())
-        say(ledger, "x", messages=(answer,), token_ids=ids, owner=ME)
+        say(ledger, "x", messages=(answer,), token_ids=[*ids, *stopped], owner=ME)
         spoken = [*prompt.ids, *ids]
         told = client(reply.message())
         history += [told, *results(told)]
