@@ -37,4 +37,4 @@ async def _prompts(body: CompletionBody, service: Service, weights: str) -> list
 
 def _shape(body: CompletionBody, exchange: Exchange, service: Service) -> CompletionsShape:
     spelling = service.tokenizer.piece_bytes
-    return CompletionsShape(exchange, spelling, bool(body.echo), body.silent)
+    return CompletionsShape(exchange, spelling, bool(body.echo))

@@ -4,6 +4,7 @@ Invariant: the chunks of a stream, joined, are the texts of the document.
 """
 
 import codecs
+from collections.abc import Iterable
 from typing import Any
 
 from homebox.api import wire
@@ -17,14 +18,15 @@ from homebox.model.generation.sequence import TokenLogprob
 class CompletionsShape:
     """OpenAI's text completion; with `echo`, texts begin with their prompts."""
 
-    def __init__(self, exchange: Exchange, spelling: Spelling, echo: bool, silent: bool) -> None:
+    def __init__(self, exchange: Exchange, spelling: Spelling, echo: bool) -> None:
         self._exchange = exchange
+        self._spelling = spelling
         self._echo = echo
-        self._silent = silent
         wanted = exchange.request.logprobs
         self._told = {
             choice.index: Likelihoods(spelling) if wanted else None for choice in exchange.choices
         }
+        self._said: dict[int, list[TokenLogprob]] = {c.index: [] for c in exchange.choices}
 
     def begin(self) -> bytes:
         """Return the prompts, where they are wanted."""
@@ -33,8 +35,9 @@ class CompletionsShape:
     def step(self, step: Step) -> bytes:
         """Return a chunk if there is text."""
         told = self._told[step.choice.index]
-        if told is not None and not self._silent:
+        if told is not None:
             told.add(step.logprobs)
+            self._said[step.choice.index] += step.logprobs
         text = "".join(event.text for event in step.events if isinstance(event, Text))
         return self._chunk(step.choice, text) if text else b""
 
@@ -61,10 +64,11 @@ class CompletionsShape:
         for choice in self._exchange.choices:
             told = self._told[choice.index]
             opening = self._prompt(choice)
-            if told is not None and self._echo and choice.plain is not None:
-                answer, told = told, Likelihoods(told.spelling)
-                told.add_prompt(choice.plain.ids, choice.plain.likely)
-                told.join(answer)
+            if told is not None:
+                told = Likelihoods(self._spelling)
+                if self._echo and choice.plain is not None:
+                    told.add_prompt(choice.plain.ids, choice.plain.likely)
+                told.add(self._said[choice.index])
             said = self._part(choice, opening + choice.reply.text, choice.reason)
             choices.append({**said, "logprobs": told.take() if told is not None else None})
         return self._value(choices, usage=self._exchange.usage.as_json())
@@ -118,16 +122,16 @@ class Likelihoods:
     """Tokens with their log-probabilities, and where in the text each begins."""
 
     def __init__(self, spelling: Spelling) -> None:
-        self.spelling = spelling
+        self._spelling = spelling
         self._entries: list[tuple[int, TokenLogprob | None]] = []
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
-    def add_prompt(self, ids: list[int], likely: "tuple[TokenLogprob, ...] | Any") -> None:
+    def add_prompt(self, ids: list[int], likely: Iterable[TokenLogprob]) -> None:
         """Take a prompt; nothing is known of how likely its first token was."""
         self._entries += zip(ids, (None, *likely), strict=False)
 
-    def add(self, likely: "tuple[TokenLogprob, ...]") -> None:
+    def add(self, likely: Iterable[TokenLogprob]) -> None:
         """Take tokens of an answer."""
         self._entries += ((each.token, each) for each in likely)
 
@@ -136,17 +140,13 @@ class Likelihoods:
         """Whether something came since the last time."""
         return bool(self._entries)
 
-    def join(self, other: "Likelihoods") -> None:
-        """Take what another one holds."""
-        self._entries += other._entries
-
     def take(self) -> dict[str, Any]:
         """Return what came since the last time."""
         entries, self._entries = self._entries, []
         offsets = []
         for token, _ in entries:
             offsets.append(self._offset)
-            self._offset += len(self._decoder.decode(self.spelling(token)))
+            self._offset += len(self._decoder.decode(self._spelling(token)))
         return {
             "tokens": [self._name(token) for token, _ in entries],
             "token_logprobs": [_bounded(likely) for _, likely in entries],
@@ -165,7 +165,7 @@ class Likelihoods:
 
     def _name(self, token: int) -> str:
         """Return a token's text; bytes that are none by themselves are written out."""
-        data = self.spelling(token)
+        data = self._spelling(token)
         try:
             return data.decode()
         except UnicodeDecodeError:
