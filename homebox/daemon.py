@@ -266,6 +266,8 @@ class Daemon:
 def serve(config: Config, parts: Parts | None = None) -> None:
     """Run a daemon in the foreground until SIGTERM or SIGINT; a second signal does not wait."""
     logging.basicConfig(level=logging.WARNING, format="homebox: %(name)s: %(message)s")
+    # Why a prompt took long is said without being asked.
+    logging.getLogger("homebox.prefixes").setLevel(logging.INFO)
 
     async def run() -> None:
         daemon = Daemon(config, parts, read_token(config))

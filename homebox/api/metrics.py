@@ -94,6 +94,13 @@ class _States(Collector):
         learning = service.engine.learning is not None
         yield GaugeMetricFamily("homebox_learning", "1 while the box learns", value=learning)
         yield GaugeMetricFamily("homebox_context_tokens", "Context", value=service.context)
+        prefixes = getattr(getattr(service.model, "prefixes", None), "statistics", None)
+        if prefixes is not None:
+            text = "Pages of keys and values that are kept, and those that no answer uses"
+            pages = GaugeMetricFamily("homebox_prefix_pages", text, labels=["state"])
+            pages.add_metric(["kept"], prefixes.kept_pages)
+            pages.add_metric(["idle"], prefixes.idle_pages)
+            yield pages
         for name, text, value in _counted(service):
             yield CounterMetricFamily(f"homebox_{name}", text, value=value)
 

@@ -146,6 +146,7 @@ def test_owners_and_weights_share_nothing(model: Model) -> None:
     assert base[1] != learned[1]
     assert answer(model, ids)[2] == 0
     assert answer(model, ids, owner="another") == base
+    assert [answer(model, ids, owner="")[2] for _ in range(2)] == [0, 149]  # who needs no key
     assert answer(model, ids, adapter=HASH) == learned
     assert answer(model, ids, adapter=HASH) == (*learned[:2], 149)
     # The same hash is the same weights, wherever they lie now; another name may be anything.

@@ -122,7 +122,9 @@ class Prefixes:
         Weights that have no hash for a name may be others tomorrow, so nothing of them is kept.
         """
         known = request.adapter == BASE or _HASH.fullmatch(request.adapter)
-        return Space(request.owner, request.adapter) if request.owner and known else None
+        if request.owner is None or not known:
+            return None
+        return Space(request.owner, request.adapter)
 
     @property
     def statistics(self) -> PrefixStatistics:
