@@ -364,3 +364,36 @@ def test_layers_on_several_devices_have_the_files_of_one(tmp_path: Path) -> None
     wanted = one.all_logits(ids, 1)
     np.testing.assert_array_equal(parts.forward(2, 128, ids[128:], 1), wanted[-1])
     assert one.numerics() != parts.numerics()
+
+
+def test_a_model_that_is_loaded_anew_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOMEBOX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(disk_room, "sources_digest", lambda folder: folder.name)
+    ids = prompt(330, 14)
+
+    def fresh(kind: str = "f32", **more: Any) -> Model:
+        loaded = tiny(kind, **more)
+        loaded.keep_prefixes(1 << 30)
+        return loaded
+
+    first = fresh()
+    cold = answer(first, ids)
+    assert answer(first, ids)[:2] == cold[:2]
+    written(first)
+    assert answer(fresh(), ids) == (*cold[:2], 4 * PAGE)
+    assert len(files(tmp_path / "prefixes")) == 1
+    # What computes other bits, or lays them out in another way, has files of its own.
+    kinds: list[dict[str, Any]] = [{}, {"kind": "f16"}, {"kind": "q8"}, {"context": 1024}]
+    kinds += [{"weights": "q8"}, {"weights": "bf16", "activations": "bf16"}]
+    found = {fresh(**kind).transformer.numerics() for kind in kinds}  # type: ignore[attr-defined]
+    assert len(found) == len(kinds)
+    assert first.transformer.numerics() in found  # type: ignore[attr-defined]
+    monkeypatch.setattr(disk_room, "sources_digest", lambda folder: "other")
+    assert answer(fresh(), ids)[2] == 0
+    # Sources that changed while this process runs: nobody knows which it has.
+    monkeypatch.setattr(disk_room, "sources_digest", lambda folder: None)
+    assert fresh().disk is None
+    first.keep_prefixes(0)
+    assert first.disk is None

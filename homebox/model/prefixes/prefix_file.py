@@ -98,6 +98,7 @@ class PrefixReader:
             head = self._head()
             self.ids, self._digests = self._parsed(head, facts)
             self._start = len(head)
+            self._content = np.empty(page_bytes, np.uint8)
         except BaseException:
             self.close()
             raise
@@ -125,8 +126,8 @@ class PrefixReader:
             os.posix_fadvise(self._handle, self._start, 0, os.POSIX_FADV_WILLNEED)
 
     def page(self, index: int) -> Bytes:
-        """Return the content of a page, checked."""
-        content = np.empty(self._page_bytes, np.uint8)
+        """Return the content of a page, checked; it is overwritten by the next one."""
+        content = self._content
         _read_at(self._handle, self._start + index * self._page_bytes, content, self.path)
         if hashlib.sha256(content.data).digest() != self._digests[index]:
             raise DamagedPrefixError(f"{self.path}: page {index} is damaged")
