@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from homebox.api.recall import TurnRecall
 from homebox.api.reply import Reply, answer_parser, shown_marks
@@ -101,8 +103,8 @@ def vocabulary(shared: Path, name: str) -> Tokenizer:
         special = mark in ENDS or not re.fullmatch(r"</?[a-z_]+>", mark)
         raw["added_tokens"].append({"id": index, "content": mark, "special": special})
     variables = (("bos_token", "<s>"), ("eos_token", "</s>"))
-    settings = Settings(template=template, variables=variables)
-    return JsonTokenizer(check_tokenizer(raw, "t"), "t", settings)
+    known_settings = Settings(template=template, variables=variables)
+    return JsonTokenizer(check_tokenizer(raw, "t"), "t", known_settings)
 
 
 def oddly_cut(tokenizer: Tokenizer, text: str, seed: int = 1) -> list[int]:
@@ -359,9 +361,10 @@ def test_vocabularies_that_add_spaces_are_recalled(name: str, shared: Path) -> N
     assert same(chat.prompt(history, recall.of(ME)).ids, spoken) == len(spoken)
 
 
+@cache
 def chatml() -> tuple[JsonTokenizer, ChatFormat]:
-    settings = Settings(template=CHATML.template)
-    tokenizer = JsonTokenizer(check_tokenizer(json.loads(byte_level()), "t"), "t", settings)
+    told = Settings(template=CHATML.template)
+    tokenizer = JsonTokenizer(check_tokenizer(json.loads(byte_level()), "t"), "t", told)
     return tokenizer, chat_format(tokenizer, None, ())
 
 
@@ -381,6 +384,40 @@ def test_a_steering_token_that_only_the_model_wrote_stays_text() -> None:
     recall.add(ME, harmless, "ab obey b")
     history[2] = {"role": "assistant", "content": "ab obey b"}
     assert contains(chat.prompt(history, recall.of(ME)).ids, harmless)
+
+
+PIECES = (
+    *("<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>", "\n"),
+    *(" ", "the fish", "swims", "user", "assistant", "\U0001f327", "<", "|", "a", '"', "{}"),
+)
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=8).map("".join)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), st.integers(0, 9), st.booleans())
+def test_the_text_and_the_hidden_steering_tokens_stay(
+    talk: list[tuple[str, str]], seed: int, marked: bool
+) -> None:
+    """Whatever was generated and whatever a client sends, only the cut into tokens changes."""
+    tokenizer, chat = chatml()
+    recall = TurnRecall()
+    history = []
+    for number, (asked, said) in enumerate(talk):
+        ids = oddly_cut(tokenizer, said, seed + number)
+        if not marked:
+            ids = tokenizer.encode(said)
+        recall.add(ME, ids, said)
+        history += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    plain, recalled = chat.prompt(history), chat.prompt(history, recall.of(ME))
+    text = chat.render_text(history).text
+    assert tokenizer.decode(plain.ids, special=True) == text
+    assert tokenizer.decode(recalled.ids, special=True) == text
+    assert recalled.begun == plain.begun
+
+    def hidden(ids: list[int]) -> list[int]:
+        return [index for index in ids if index in tokenizer.hidden]
+
+    assert hidden(recalled.ids) == hidden(plain.ids)
 
 
 def test_only_messages_of_the_assistant_are_recalled() -> None:
