@@ -14,6 +14,7 @@ from homebox.model.guides.calls import Calls
 from homebox.model.guides.compiler import matcher_of
 from homebox.model.guides.forms import is_json, param_of, rules_of
 from homebox.model.guides.guide import AnswerGuide, Plan
+from homebox.model.guides.json_guard import tokens_of
 from homebox.model.guides.segment import Segment
 from homebox.model.guides.thinking import Budget
 from homebox.model.guides.tools import offered
@@ -72,12 +73,14 @@ class _Builder:
         calls = wanted.tools and wanted.tool_choice != "none"
         if not (calls or wanted.form or wanted.thinking_budget is not None or wanted.tools):
             return None
+        tokens_of(self._vocabulary)
         watcher = Watcher(self._dialect, wanted.tools if calls else (), wanted.prompt)
         plan = Plan(parallel=wanted.parallel)
         made: Calls | None = None
         if calls:
             made = self._calls()
             plan.call = made.opened
+            made.prepare()
         elif wanted.tools:
             plan.free = self._without_marks()
         if wanted.form or must:

@@ -62,6 +62,11 @@ class Calls:
                 return segment
         return None
 
+    def prepare(self) -> None:
+        """Compile the grammars of calls, so that no answer waits for that; raises RequestError."""
+        for each in self._dialect.formats:
+            self.opened(each.opens[0], "")
+
     def wanted(self, lead: str, behind_thought: bool) -> Segment:
         """Return the grammar of an answer that is calls, behind a `lead` of blanks."""
         words = self._words()

@@ -17,7 +17,7 @@ from homebox.model.generation.guide import Bits
 from homebox.model.guides.vocabulary import Vocabulary
 
 LONGEST_NUMBER = 24  # characters, more than doubles can tell apart
-DEEPEST = 40
+DEEPEST = 24
 _EXPONENT = 2  # digits
 _DIGITS = re.compile(rb"[0-9]*")
 _OVERFLOW = re.compile(rb"[-0-9.]*[eE][-+]?[0-9]{3,}")
@@ -37,6 +37,12 @@ class JsonTokens:
         self._quotes: dict[int, Bits] = {}
         self._digits: dict[int, Bits] = {}
         self._holding: dict[bytes, Bits] = {}
+        # Now, not while somebody waits for a token.
+        for count in range(1, 5):
+            self.quoting(count)
+        for count in range(_EXPONENT + 1):
+            self.digits(count)
+        _ = self._sorted, self.numeric, self.overflowing, self.opening
 
     def _those(self, wanted: Callable[[bytes], object]) -> Bits:
         return self._vocabulary.bits(index for data, index in self._texts if wanted(data))
@@ -98,7 +104,8 @@ _lock = threading.Lock()
 _known: "WeakKeyDictionary[Vocabulary, JsonTokens]" = WeakKeyDictionary()
 
 
-def _tokens_of(vocabulary: Vocabulary) -> JsonTokens:
+def tokens_of(vocabulary: Vocabulary) -> JsonTokens:
+    """Return the sets of a vocabulary; the first call takes a second for 150,000 tokens."""
     with _lock:
         if vocabulary not in _known:
             _known[vocabulary] = JsonTokens(vocabulary)
@@ -109,7 +116,7 @@ class JsonGuard:
     """Follows one text of JSON, or several of them with other words between."""
 
     def __init__(self, vocabulary: Vocabulary, never: tuple[bytes, ...] = ()) -> None:
-        self._tokens = _tokens_of(vocabulary)
+        self._tokens = tokens_of(vocabulary)
         self._never = never  # what no text may hold
         self.over = False  # something came behind a value that JSON cannot go on with
         self._within: list[set[bytes] | None] = []  # the keys of each object; None for an array

@@ -44,7 +44,7 @@ def checked(schema: Any, param: str) -> Any:
             param=param,
         )
 
-    return _walked(schema, refuse, "#", 0)
+    return _Walk(refuse, param).schema(schema, "#", 0)
 
 
 def relaxed(schema: Any, param: str) -> Any:
@@ -53,7 +53,7 @@ def relaxed(schema: Any, param: str) -> Any:
     Raises RequestError for what is no schema at all, or too large.
     """
     _bounded(schema, param)
-    return _closed(_walked(schema, lambda keyword, place: None, "#", 0))
+    return _closed(_Walk(lambda keyword, place: None, param).schema(schema, "#", 0))
 
 
 def grammar_of(schema: Any, loose: bool = False) -> str:
@@ -75,41 +75,49 @@ def _bounded(schema: Any, param: str) -> None:
         raise RequestError(f"{param} nests more than {MAX_DEPTH} levels", param=param) from None
     except (TypeError, ValueError) as error:
         raise RequestError(f"{param} is not JSON: {error}", param=param) from None
+    if _deeper_than(schema, 2 * MAX_DEPTH + 20):
+        raise RequestError(f"{param} nests more than {MAX_DEPTH} levels", param=param)
     if size > MAX_SCHEMA:
         raise RequestError(f"{param} is longer than {MAX_SCHEMA} characters", param=param)
 
 
-def _walked(schema: Any, refuse: Callable[[str, str], None], place: str, depth: int) -> Any:
-    if isinstance(schema, bool):
-        return schema
-    if not isinstance(schema, Mapping):
-        raise RequestError(f"the JSON Schema holds no schema at {place}")
-    if depth > MAX_DEPTH:
-        raise RequestError(f"the JSON Schema nests more than {MAX_DEPTH} levels")
-    out: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in REFUSED:
-            if not (key == "uniqueItems" and value is False):
-                refuse(key, place)
-            continue
+class _Walk:
+    """Copies a schema, and tells of each keyword that cannot be enforced."""
+
+    def __init__(self, refuse: Callable[[str, str], None], param: str) -> None:
+        self._refuse = refuse
+        self._param = param
+
+    def schema(self, schema: Any, place: str, depth: int) -> Any:
+        if isinstance(schema, bool):
+            return schema
+        if not isinstance(schema, Mapping):
+            raise self._wrong(f"holds no schema at {place}")
+        if depth > MAX_DEPTH:
+            raise self._wrong(f"nests more than {MAX_DEPTH} levels")
+        out: dict[str, Any] = {}
+        for key, value in schema.items():
+            if isinstance(value, Mapping | list) and len(value) > MAX_MEMBERS:
+                raise self._wrong(f"has more than {MAX_MEMBERS} members at {place}/{key}")
+            if key not in REFUSED:
+                out[key] = self._value(key, value, f"{place}/{key}", depth + 1)
+            elif not (key == "uniqueItems" and value is False):
+                self._refuse(key, place)
+        return out
+
+    def _value(self, key: str, value: Any, place: str, depth: int) -> Any:
         if key in _NAMED and isinstance(value, Mapping):
-            value = {
-                name: _walked(inner, refuse, f"{place}/{key}/{name}", depth + 1)
-                for name, inner in value.items()
-            }
-        elif key in _SEVERAL and isinstance(value, list):
-            value = [
-                _walked(inner, refuse, f"{place}/{key}/{number}", depth + 1)
-                for number, inner in enumerate(value)
-            ]
-        elif key in _ONE:
-            value = _walked(value, refuse, f"{place}/{key}", depth + 1)
-        elif key in _COUNTS and isinstance(value, float) and value.is_integer():
-            value = int(value)  # 2.0 counts as 2
-        if isinstance(value, Mapping | list) and len(value) > MAX_MEMBERS:
-            raise RequestError(f"the JSON Schema has more than {MAX_MEMBERS} members at {place}")
-        out[key] = value
-    return out
+            return {name: self.schema(it, f"{place}/{name}", depth) for name, it in value.items()}
+        if key in _SEVERAL and isinstance(value, list):
+            return [self.schema(it, f"{place}/{n}", depth) for n, it in enumerate(value)]
+        if key in _ONE:
+            return self.schema(value, place, depth)
+        if key in _COUNTS and isinstance(value, float) and value.is_integer():
+            return int(value)  # 2.0 counts as 2
+        return value
+
+    def _wrong(self, what: str) -> RequestError:
+        return RequestError(f"{self._param} {what}", param=self._param)
 
 
 def _closed(schema: Any, inside: bool = False) -> Any:
@@ -132,3 +140,13 @@ def _closed(schema: Any, inside: bool = False) -> Any:
     if named and not (combined or inside) and not schema.get("patternProperties"):
         out.setdefault("additionalProperties", False)
     return out
+
+
+def _deeper_than(value: Any, most: int) -> bool:
+    level = [value] if isinstance(value, Mapping | list) else []
+    for _ in range(most):
+        lists = [each.values() if isinstance(each, Mapping) else each for each in level]
+        level = [it for each in lists for it in each if isinstance(it, Mapping | list)]
+        if not level:
+            return False
+    return True

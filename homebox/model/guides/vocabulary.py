@@ -15,7 +15,7 @@ import numpy as np
 from llguidance import TokenizerWrapper
 
 from homebox.model.generation.guide import Bits
-from homebox.model.tokenizer.base import Tokenizer
+from homebox.model.tokenizer.base import Tokenizer, any_of
 
 _NO_TOKEN = b""
 
@@ -33,7 +33,7 @@ class Vocabulary:
         steering = frozenset(tokenizer.special.values()) | tokenizer.hidden | set(self.stop_ids)
         self.steering = frozenset(index for index in steering if 0 <= index < size)
         self.tokens = [self._surface(index) for index in range(size)]
-        self.grammars = llguidance.LLTokenizer(  # for the package
+        self.grammars: llguidance.LLTokenizer = llguidance.LLTokenizer(  # for the package
             _Wrapper(self),
             n_vocab=size,
             eos_token=list(self.stop_ids),
@@ -76,14 +76,25 @@ class _Wrapper(TokenizerWrapper):
         self.tokens = vocabulary.tokens
         self.special_token_ids = sorted(vocabulary.steering)
         self.eos_token_id = vocabulary.stop_ids[0]
-        self._tokenizer = vocabulary.tokenizer
+        self._vocabulary = vocabulary
+        self._marks = any_of(vocabulary.tokenizer.special)
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """Return the ids of a text in the middle of an answer; no steering token is among them."""
+        """Return ids of a text in the middle of an answer: of exactly its bytes, none steers."""
         plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-        if any(mark in plain for mark in self._tokenizer.special):
-            return self._tokenizer.encode(plain, add_special=False)
-        return self._tokenizer.encode_marked(plain, after="text")
+        ids: list[int] = []
+        start = 0
+        while found := self._marks.search(plain, start):
+            # Cut in two, what looks like a mark is none.
+            ids += self._plain(plain[start : found.start() + 1])
+            start = found.start() + 1
+        ids += self._plain(plain[start:])
+        if b"".join(self.tokens[index] for index in ids) == plain.encode("utf-8", "replace"):
+            return ids
+        return self._vocabulary.grammars.greedy_tokenize(plain)
+
+    def _plain(self, text: str) -> list[int]:
+        return self._vocabulary.tokenizer.encode_marked(text, after="text") if text else []
 
 
 _LOCK = threading.Lock()
