@@ -208,10 +208,11 @@ class Sequence:
 
     # -- tokens ---------------------------------------------------------------------------------
 
-    def rows(self, guesses: int = 0) -> list[tuple[int, int, int, int]]:
+    def rows(self, guesses: int = 0, sure: bool = False) -> list[tuple[int, int, int, int]]:
         """Return slot, id, position and adapter of what is to be taken in next.
 
-        The first row is the newest token, the others are at most `guesses` that may follow it.
+        The first row is the newest token, the others are at most `guesses` that may follow it;
+        `sure`: only such as follow a long repetition.
         Raises what broke the sequence in the step before, after it had brought tokens.
         """
         if self._failure is not None:
@@ -224,7 +225,7 @@ class Sequence:
         if most > 0 and self._drafter is not None:
             ahead = self._guide.ahead() if self._guide is not None else ()
             self._forced = bool(ahead)
-            self._drafts = self._drafter.propose(most, ahead)
+            self._drafts = self._drafter.propose(most, ahead, sure)
         ids = [self._ids[-1], *self._drafts]
         return [(self._slot, id, self._position + i, self._adapter) for i, id in enumerate(ids)]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 MOST = 7  # guesses checked at once; with the newest token a full batch of a decode program
 LEAST_MATCH = 2  # repeated tokens before a guess is made
+SURE_MATCH = 8  # the same where a wrong guess costs others time
 LONGEST_MATCH = 16  # and how many are compared, to find the longest
 TRIED = 8  # earlier places that are compared
 LONGEST_PAUSE = 64  # steps without a guess after many wrong ones
@@ -122,8 +123,11 @@ class Drafter:
         self._pause = 0  # of the next wrong guess
         self._skip = 0
 
-    def propose(self, most: int, ahead: Sequence[int] = ()) -> list[int]:
-        """Return at most `most` guesses of what comes next; those of a guide (`ahead`) first."""
+    def propose(self, most: int, ahead: Sequence[int] = (), sure: bool = False) -> list[int]:
+        """Return at most `most` guesses of what comes next; those of a guide (`ahead`) first.
+
+        `sure`: only after a long repetition, as a wrong one costs others time.
+        """
         if ahead:
             return list(ahead[:most])
         if self._skip:
@@ -131,7 +135,8 @@ class Drafter:
             return []
         self._repetitions.extend(self._ids[self._known :])
         self._known = len(self._ids)
-        found, _ = self._repetitions.following(min(most, self._length), self._least)
+        least = SURE_MATCH if sure else self._least
+        found, _ = self._repetitions.following(min(most, self._length), least)
         return found
 
     def settle(self, drafted: int, accepted: int, ahead: bool = False) -> None:

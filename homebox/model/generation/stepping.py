@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from homebox.model.generation.sequence import Forward, Piece, Sequence
 
 ROWS = 8  # of one pass, tokens and guesses: the largest decode program
-# Sequences that write at most where guesses are worth their time. A pass of 8 rows takes 1.9 times
-# as long as one of a single row on a CPU, but only 1.3 times as long as one of 4.
-GUESSING = 3
+# So many tokens fill a smaller program: a guess then costs all of them a third more time on a CPU,
+# and is made only where much was repeated already. With fewer a pass of 8 rows takes less than
+# twice as long as one of 1; with more it is the larger program anyway.
+FILLED = 4
 CHUNK_SECONDS = 0.06  # that others may wait for their next token because somebody reads
 
 Outcome: TypeAlias = "Piece | Exception | None"
@@ -98,11 +99,13 @@ def _write(
     transformer: "Forward", sequences: "Ids[Sequence]", writing: list[int], outcomes: list[Outcome]
 ) -> None:
     """Take the newest tokens of sequences in, with guesses, and let them choose what follows."""
-    share = ROWS // len(writing) - 1 if len(writing) <= GUESSING else 0
+    spare = max(ROWS - len(writing), 0)
     rows: dict[int, Rows] = {}
-    for i in writing:
+    for left, i in zip(range(len(writing), 0, -1), writing, strict=True):
         try:
-            rows[i] = sequences[i].rows(share)
+            # What one does not need is for the others.
+            rows[i] = sequences[i].rows(-(-spare // left), sure=len(writing) == FILLED)
+            spare -= len(rows[i]) - 1
         except Exception as error:
             sequences[i].close()
             outcomes[i] = error
