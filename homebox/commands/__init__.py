@@ -1,1 +1,1 @@
-"""The commands of the command line, one module each: `add` declares it, `run` does it."""
+"""The commands of the command line, a module each: `add` declares it, and `run` does it."""

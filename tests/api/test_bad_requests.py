@@ -1,5 +1,7 @@
 """Whatever arrives is answered in OpenAI's error shape, or cut off; never with a 5xx."""
 
+import contextlib
+import gzip
 import json
 import random
 import socket
@@ -16,6 +18,16 @@ from tests.api.box import Box, body
 from tests.api.conftest import MakeBox
 
 USER = [{"role": "user", "content": "x"}]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
+NESTED = nested(500)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +103,20 @@ def post(content: bytes, extra: bytes = b"") -> bytes:
         ({"stop": "a" * 10_000}, "stop"),
         ({"stop": 5}, "stop"),
         ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
         ({"n": 10**9}, "n"),
+        ({"messages": USER * 16_385}, "messages"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}] * 1025}, "tools"),
+        ({"tools": [NESTED]}, "tools"),
+        ({"response_format": {"type": "json_schema", "json_schema": NESTED}}, "response_format"),
+        ({"chat_template_kwargs": NESTED}, "chat_template_kwargs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"top_logprobs": 1}, "top_logprobs"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias[]"),
+        ({"logit_bias": {"99999999": 1}}, "logit_bias"),
         ({"logprobs": "yes"}, "logprobs"),
         ({"logit_bias": {"5": "x"}}, "logit_bias[]"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
@@ -235,6 +260,88 @@ def test_who_sends_no_body_is_cut_off(make_box: MakeBox) -> None:
     box = make_box(body_timeout=0.2, linger=0.2)
     answer = raw(box, post(b"", b"")[:-21] + b"Content-Length: 50\r\n\r\n{")
     assert answer.startswith(b"HTTP/1.1 400 "), answer
+
+
+def dribbled(box: Box, first: bytes, rest: bytes) -> tuple[bytes, int]:
+    """Send bytes, then others one by one until cut off; gives the answer and how many went out."""
+    with socket.create_connection(("127.0.0.1", box.port), timeout=20) as connection:
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(first)
+            connection.settimeout(0.02)
+            for count, byte in enumerate(rest):
+                connection.sendall(bytes([byte]))
+                with contextlib.suppress(TimeoutError):
+                    while part := connection.recv(4096):
+                        received += part
+                    return received, count
+        return received, count
+
+
+def test_who_dribbles_headers_is_cut_off(make_box: MakeBox) -> None:
+    """Bytes that keep coming do not keep the connection: not in the first request, nor later."""
+    box = make_box(header_timeout=0.3, idle_timeout=0.3)
+    slow = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 3000
+    assert dribbled(box, b"", slow)[1] < len(slow) - 1
+    good = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    received, count = dribbled(box, good, slow)
+    assert received.count(b"HTTP/1.1 200 OK") == 1
+    assert count < len(slow) - 1
+
+
+def test_who_dribbles_a_body_is_cut_off(make_box: MakeBox) -> None:
+    box = make_box(body_timeout=0.3, linger=0.1)
+    slow = json.dumps(body("x" * 3000)).encode()
+    head = post(slow)[: -len(slow)]
+    received, count = dribbled(box, head, slow)
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert count < len(slow) - 1
+
+
+def test_control_patience_lets_dribblers_in(make_box: MakeBox) -> None:
+    box = make_box()
+    slow = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    received, count = dribbled(box, b"", slow)
+    assert received.startswith(b"HTTP/1.1 200 OK")
+    assert count == len(slow) - 1
+
+
+def test_what_is_packed_small_is_measured_unpacked(make_box: MakeBox) -> None:
+    box = make_box(max_body_bytes=100_000)
+    bomb = gzip.compress(b" " * 20_000_000)
+    assert len(bomb) < 100_000
+    answer = raw(box, post(bomb, b"Content-Encoding: gzip\r\n"))
+    assert answer.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 ")), answer[:200]
+    good = gzip.compress(json.dumps(body("x")).encode())
+    assert raw(box, post(good, b"Content-Encoding: gzip\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("headers", "passes"),
+    [
+        (b"X: y\r\n" * 100, True),
+        (b"X: y\r\n" * 200, False),
+        (b"X: " + b"y" * 8000 + b"\r\n", True),
+        (b"X: " + b"y" * 9000 + b"\r\n", False),
+        (b"X" * 9000 + b": y\r\n", False),
+    ],
+)
+def test_headers_have_a_size_and_a_number(box: Box, headers: bytes, passes: bool) -> None:
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    answer = raw(box, head + headers + b"\r\n")
+    assert answer[9:12] == (b"200" if passes else b"400"), answer[:200]
+
+
+def test_whoever_comes_while_it_stops_is_told_to_come_back(make_box: MakeBox) -> None:
+    box = make_box()
+    # A connection that is open already is all that still reaches a box that stops.
+    assert box.http.get("/health").status_code == 200
+    box.server._answering.stopping = True
+    refused = box.chat("x")
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"]
+    assert box.http.get("/ready").status_code == 503
+    box.server._answering.stopping = False
 
 
 def test_idle_connections_are_closed(make_box: MakeBox) -> None:
