@@ -73,6 +73,8 @@ def pages_used(request: Request, placement: Placement) -> int:
     taken = sum(portion.bytes.total - portion.bytes.cache for portion in placement.portions)
     config = request.config
     page = config.num_layers * page_bytes(config, sizes.cache)
-    # Half of it: files, other programs and training need memory too.
-    fitting = max(max(free) - taken, 0) // 2 // page
-    return min(max(fitting, sizes.per_slot), sizes.pages)
+    room = max(max(free) - taken, 0) // page
+    # Half of it: files, other programs and training need memory too. But agents ask for a title
+    # beside their work, and set aside a whole context for each.
+    wanted = max(room // 2, min(2 * sizes.per_slot, room * 9 // 10))
+    return min(max(wanted, sizes.per_slot), sizes.pages)

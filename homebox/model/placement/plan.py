@@ -21,6 +21,7 @@ from homebox.errors import OutOfDeviceMemoryError
 from homebox.model.config import ModelConfig
 from homebox.model.decoder.adapter_memory import adapter_bytes
 from homebox.model.decoder.paged_cache import page_bytes
+from homebox.model.decoder.pages import PAGE
 from homebox.model.decoder.panels import round_up
 from homebox.model.decoder.routing import block_of, most_blocks
 from homebox.model.decoder.stages import ADAPTERS, BATCHES, EVERY, Part, Sizes
@@ -329,9 +330,10 @@ def _refusal(request: Request, rooms: Sequence[Room]) -> str:
     """Say what is needed, what is free, and what would help."""
     size = request.of(range(request.config.num_layers), all(room.host for room in rooms))
     sizes = request.sizes
+    positions = f"{sizes.pool} x {PAGE}" if sizes.pool else f"{sizes.slots} x {sizes.context}"
     need = (
         f"the model needs {amount(size.total)}: weights ({request.form}) {amount(size.weights)}, "
-        f"keys and values of {sizes.slots} x {sizes.context} positions {amount(size.cache)}, "
+        f"keys and values of {positions} positions {amount(size.cache)}, "
         f"adapters {amount(size.adapters)}, programs {amount(size.programs + size.reserve)}"
     )
     free = ", ".join(
