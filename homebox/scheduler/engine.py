@@ -55,6 +55,7 @@ class Engine:
         self._waiting: deque[Place] = deque()
         self._active: list[Place] = []
         self._turns = Turns()
+        self._full = False  # there was no memory for the next one, and nothing was given back since
         self._calls: deque[tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = deque()
         self._stopping = False
         self._owed = 0.0  # seconds of answering since the last micro-step of learning
@@ -168,6 +169,7 @@ class Engine:
         while self._calls:
             function, future = self._calls.popleft()
             _settle(future, function)
+            self._full = False
         self._admit()
         begun = time.perf_counter()
         self._advance()
@@ -179,6 +181,7 @@ class Engine:
             self._owed = 0.0
             self._settle_interrupt()
             tell = learning.step()
+            self._full = False
             if tell is not None:
                 # Whoever hears that it is over may begin the next one at once.
                 self.learning = None
@@ -204,7 +207,7 @@ class Engine:
         """
         self._drop_cancelled()
         for place in list(self._waiting):
-            if len(self._active) >= self.max_active:
+            if len(self._active) >= self.max_active or self._full:
                 return
             if place.waits(self._active):
                 continue
@@ -214,6 +217,7 @@ class Engine:
             except NoFreeSlotError as error:
                 # A learning run holds a slot now and then, for its exams.
                 if self._active or self.learning is not None:
+                    self._full = True
                     return
                 self._waiting.remove(place)
                 generation.fail(error)
@@ -232,6 +236,7 @@ class Engine:
             for place in gone:
                 self._waiting.remove(place)
         for place in gone:
+            self._full = False  # the one behind it may need less
             place.generation.deliver(End(CANCELLED, len(place.generation.prompt_ids), 0))
 
     def _advance(self) -> None:
@@ -266,6 +271,7 @@ class Engine:
     def _let_go(self, place: Place, reason: str | Exception) -> None:
         """End an answer: close it and tell its reader why."""
         self._active.remove(place)
+        self._full = False
         sequence = place.sequence
         if sequence is None:
             return
