@@ -185,6 +185,13 @@ def test_only_what_is_asked_for_twice_is_written(f32: Model, tmp_path: Path) -> 
     answer(f32, prompt(330, 5), stable=255)
     answer(f32, prompt(330, 5), stable=255)
     assert not disk.idle()
+    request = GenerationRequest(
+        prompt(330, 105), SamplingParams(max_tokens=9), owner=OWNER, stable=STABLE
+    )
+    choices = [f32.start(request) for _ in range(2)]  # several answers to one request
+    while not all(sequence.finished for sequence in choices):
+        f32.step(choices)
+    assert not disk.idle()
     assert files(tmp_path) == []
     answer(f32, prompt(330, 104))
     written(f32)

@@ -87,6 +87,7 @@ class DiskPrefixes:
         self._memory, self._tree, self._folder = memory, tree, folder
         self._facts = dict(facts)
         self._asked: dict[int, tuple[Space, Int32]] = {}  # by slot, until it holds them
+        self._running: dict[int, str] = {}  # names, by slot
         self._seen: OrderedDict[str, int] = OrderedDict()
         self._known: dict[str, list[Kept]] = {}  # by the beginning of the files' names
         self._version = 0
@@ -196,16 +197,19 @@ class DiskPrefixes:
     def taken(self, slot: int, length: int) -> None:
         """Hear how many positions of its prompt a slot holds, whose pages the tree has."""
         if slot in self._asked and length >= len(self._asked[slot][1]):
-            self._ask(*self._asked.pop(slot))
+            self._ask(slot, *self._asked.pop(slot))
 
     def end(self, slot: int) -> None:
         """Hear that a slot is given back."""
         self._asked.pop(slot, None)
+        self._running.pop(slot, None)
 
-    def _ask(self, space: Space, ids: Int32) -> None:
+    def _ask(self, slot: int, space: Space, ids: Int32) -> None:
         """Count a beginning as asked for; begin to write it if that is worth it."""
         name = self._file_name(space, ids)
-        sights = self._seen[name] = self._seen.pop(name, 0) + 1
+        alone = name not in self._running.values()  # several answers to one request count once
+        self._running[slot] = name
+        sights = self._seen[name] = self._seen.pop(name, 0) + alone
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         if sights < SIGHTS or self._writing is not None or time.monotonic() < self._resting:
