@@ -42,6 +42,9 @@ class Spelling(NamedTuple):
 
         As the first of them and the one behind the last, and where the part begins and ends.
         """
+        size = len(self.text)
+        if first == 0 and last == size and self.ends and self.ends[-1] == size:
+            return 0, len(self.ends), 0, size
         begin = end = -1
         start = stop = 0
         for number, place in enumerate((0, *self.ends)):
