@@ -143,27 +143,12 @@ def test_what_a_slot_uses_stays() -> None:
     assert pages.append(1, 1).tolist() == [found.pages[1] * PAGE + 35]  # nobody else has it now
 
 
-def test_pages_from_elsewhere() -> None:
-    pages, tree = made(count=8)
-    left(pages, tree, ids(70))
-    filled: list[tuple[int, int]] = []
-    assert tree.adopt(SPACE, ids(200), "a", lambda *at: filled.append(at)) == 192
-    assert [index for index, _ in filled] == [1, 2]
-    assert tree.match(SPACE, ids(256)).length == 192
-    assert tree.holds(SPACE, ids(200)) == 192 == PAGE * len(tree.path(SPACE, ids(200)))
-    assert pages.idle_pages == len(tree) == 4 - 1 + 1
-
-    def broken(index: int, page: int) -> None:
-        if index == 1:
-            raise OSError("no")
-
-    with pytest.raises(OSError, match="no"):
-        tree.adopt(OTHER, ids(200), "b", broken)
-    assert tree.holds(OTHER, ids(200)) == 64
-    for slot in (0, 1):
-        pages.append(slot, 4 * PAGE)
-    assert tree.adopt(SPACE, ids(200), "a", broken) == 0
-    assert pages.free_pages == 0 == len(tree)
+def test_the_full_pages_of_a_prompt_are_told() -> None:
+    pages, tree = made()
+    used = left(pages, tree, ids(150))
+    assert tree.path(SPACE, ids(200)) == tree.path(SPACE, ids(128)) == tuple(used[:2])
+    assert tree.path(SPACE, ids(127)) == (used[0],)
+    assert tree.path(OTHER, ids(150)) == ()
 
 
 # Few pages

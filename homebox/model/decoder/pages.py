@@ -213,16 +213,6 @@ class Pages:
         self._kept[page] = 0
         self._release(page)
 
-    def adopt(self, mark: Hashable) -> int:
-        """Return a page that nobody holds, as one that is kept; raises NoFreeSlotError."""
-        if self.available(-1) < 1:
-            raise NoFreeSlotError("all pages of keys and values are in use; try again later")
-        self._make_room(1)
-        page = self._take(mark)
-        self._kept[page] = 1
-        self._idle += 1
-        return page
-
     def is_idle(self, page: int) -> bool:
         """Whether a page is kept and no slot uses it."""
         return self._users[page] == 1 and bool(self._kept[page])

@@ -11,7 +11,7 @@ node is never older than its children, in the order of use.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,47 +135,6 @@ class PrefixTree:
                 near = self._add(node, raw[-4 * rest :], self._pages.of(slot)[count // PAGE])
             node = near
         self._touch(node)
-
-    def adopt(
-        self, space: Hashable, ids: Int32, mark: Hashable, fill: Callable[[int, int], None]
-    ) -> int:
-        """Keep full pages of `ids` that come from elsewhere; return how many positions are there.
-
-        `fill(index, page)` writes what belongs to positions 64 * index .. 64 * index + 63 into a
-        page; if it raises, those before it are kept. Ends early where all memory is in use.
-        """
-        known = self.path(space, ids)
-        # What they hang on must stay, so it is no room for them.
-        room = self._pages.available(-1) - sum(self._pages.is_idle(page) for page in known)
-        node = self._root(space)
-        raw = ids.tobytes()
-        end = min(len(ids) // PAGE, len(known) + max(room, 0))
-        try:
-            for index in range(end):
-                key = raw[index * _BYTES : (index + 1) * _BYTES]
-                child = node.children.get(key)
-                if child is None:
-                    self._touch(node)
-                    page = self._pages.adopt(mark)
-                    child = self._hang(node, key, page)
-                    try:
-                        fill(index, page)
-                    except BaseException:
-                        self._remove(child)
-                        raise
-                node = child
-        finally:
-            self._touch(node)
-        return end * PAGE
-
-    def holds(self, space: Hashable, ids: Int32) -> int:
-        """Return how many positions of `ids` there are full pages for; counts as no use."""
-        node = self._spaces.get(space)
-        raw, at = ids.tobytes(), 0
-        while node is not None and at + PAGE <= len(ids):
-            node = node.children.get(raw[4 * at : 4 * at + _BYTES])
-            at += PAGE if node is not None else 0
-        return at
 
     def path(self, space: Hashable, ids: Int32) -> tuple[int, ...]:
         """Return the full pages that are there for `ids`, in order; counts as no use."""
