@@ -99,6 +99,7 @@ def main() -> int:
         overrides = {
             "paths.state": str(Path(root) / "state"),
             "server.port": 0,
+            "server.require_token": False,
             "model.path": args.model,
         }
         with running(load_config(None, overrides, {})) as box:

@@ -130,13 +130,14 @@ def test_the_real_command_passes_the_sdk_acceptance(
     options = ("--model", model, "--state", state, "--port", "0")
     process = Process(repository, "homebox", "serve", *options)
     try:
+        key = Path(state, "token").read_text().strip()
         script = str(shared / "clients" / "run_openai_sdk.py")
         done = subprocess.run(
             [sys.executable, script, f"{process.url}/v1", "homebox"],
             capture_output=True,
             text=True,
             timeout=300,
-            env={**os.environ, "PYTHONWARNINGS": "default"},
+            env={**os.environ, "PYTHONWARNINGS": "default", "API_KEY": key},
         )
         results = {line.split()[2]: line.split()[0] for line in done.stdout.splitlines() if line}
         # The built-in model cannot edit files; a model that can is played in test_clients.

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--model", default="fake")
     parser.add_argument("--careless", action="store_true")
     args = parser.parse_args()
-    overrides = {"paths.state": args.state, "server.port": 0}
+    overrides = {"paths.state": args.state, "server.port": 0, "server.require_token": False}
     if args.model == "fake":
         overrides["learning.steps"] = 20
         parts = fake_learner.parts()

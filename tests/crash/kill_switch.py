@@ -46,6 +46,7 @@ class Victim:
             raise RuntimeError(f"the daemon did not start: {self.process.communicate()}")
         self.url = found.group(1)
         self.control = Client(state)
+        self.key = (state / "token").read_text().strip()
 
     def ask(self) -> str:
         """Return the words of an answer."""
@@ -53,6 +54,7 @@ class Victim:
         answer = httpx.post(
             f"{self.url}/v1/chat/completions",
             json={"model": "homebox", "messages": [message], "max_tokens": 12},
+            headers={"Authorization": f"Bearer {self.key}"},
             trust_env=False,
             timeout=60,
         )

@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--careless", action="store_true")
     args = parser.parse_args()
     overrides = {"paths.state": args.state, "server.port": 0, "model.path": args.model}
+    overrides["server.require_token"] = False
     config = load_config(None, overrides, {"HOMEBOX_CONFIG": ""})
     config = dataclasses.replace(config, given=frozenset(), configured_model=args.model)
     if args.careless:
