@@ -131,6 +131,8 @@ def test_a_tool_is_called_and_its_result_is_the_tools(
         ("tool", "wrote a", "tool"),
         ("user", "now thank you", "owner"),
     ]
+    *_, turn = telling.state.ledger.turns()
+    assert json.loads(turn.prompt[-1].details)["parts"] == [4, 9]
 
 
 @pytest.mark.parametrize("eager", [True, False])

@@ -423,3 +423,14 @@ def test_unknown_ids_are_not_found(telling: Box) -> None:
     assert telling.http.get(f"/v1/responses/resp_{chat}").status_code == 404
     with pytest.raises(RequestError):
         messages_of([{"type": 3}])
+
+
+def test_words_come_back_in_the_pieces_they_came_in(telling: Box) -> None:
+    pieces = [{"type": "input_text", "text": text} for text in ("read this:", " a file", " ok")]
+    first = create(telling, input=[{"role": "user", "content": pieces}])
+    second = create(telling, input="more", previous_response_id=first["id"])
+    for id in (first["id"], second["id"]):
+        turn = telling.state.ledger.turn("turn_" + id.removeprefix("resp_"))
+        assert turn is not None
+        assert turn.prompt[0].content == "read this: a file ok"
+        assert json.loads(turn.prompt[0].details)["parts"] == [10, 7, 3]

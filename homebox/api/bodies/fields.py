@@ -56,6 +56,19 @@ def text_of(content: str | Iterable[ContentPart] | None, where: str, kinds: Iter
     return "".join(_text(part, f"{where}[{index}]", kinds) for index, part in enumerate(content))
 
 
+def parts_of(
+    content: str | list[ContentPart], where: str, kinds: Iterable[str]
+) -> str | list[ContentPart]:
+    """Return a content as a chat request has it; where its pieces end may tell whose they are."""
+    if isinstance(content, str):
+        return content
+    places = (f"{where}[{index}]" for index in range(len(content)))
+    return [
+        ContentPart("text", _text(part, place, kinds))
+        for part, place in zip(content, places, strict=True)
+    ]
+
+
 def _text(part: ContentPart, where: str, kinds: Iterable[str]) -> str:
     text = part.refusal if part.type == "refusal" else part.text
     if part.type not in kinds:

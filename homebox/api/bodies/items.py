@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from homebox.api.bodies.fields import converted, text_of
+from homebox.api.bodies.fields import converted, parts_of, text_of
 from homebox.api.requests import ChatMessage, ContentPart, FunctionCall, Name, ToolCall
 from homebox.errors import RequestError
 
@@ -59,14 +59,15 @@ def messages_of(given: str | list[dict[str, Any]], where: str = "input") -> list
         kind = item.get("type", "message")
         if kind == "message":
             message = converted(item, MessageItem, place)
-            text = text_of(message.content, f"{place}.content", TEXTS)
+            where = f"{place}.content"
             if message.role != "assistant":
                 own = None
-                messages.append(ChatMessage(message.role, text, provenance=message.provenance))
+                content = parts_of(message.content, where, TEXTS)
+                messages.append(ChatMessage(message.role, content, provenance=message.provenance))
                 continue
             if own is None or own.content is not None:
                 own = _begun(messages)
-            own.content = text
+            own.content = text_of(message.content, where, TEXTS)
         elif kind == "function_call":
             own = own or _begun(messages)
             call = converted(item, CallItem, place)

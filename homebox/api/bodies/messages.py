@@ -18,6 +18,7 @@ from homebox.api.requests import (
     TOOLS,
     ChatMessage,
     ChatRequest,
+    ContentPart,
     Count,
     FunctionCall,
     Share,
@@ -169,18 +170,17 @@ def _messages(message: Message, where: str) -> list[ChatMessage]:
     if message.role == "assistant":
         return [_assistant(blocks)]
     found: list[ChatMessage] = []
-    said: ChatMessage | None = None
+    said: list[ContentPart] | None = None  # the pieces of the words that come now
     for block, place in blocks:
         if block.type == "tool_result" and message.role == "user":
             said = None
             found.append(_result(block, place))
             continue
-        text = _text(block, place)
+        part = ContentPart("text", _text(block, place))
         if said is None:
-            said = ChatMessage(message.role, text)
-            found.append(said)
-        else:
-            said.content = said.text + text
+            said = []
+            found.append(ChatMessage(message.role, said))
+        said.append(part)
     return found or [ChatMessage(message.role, "")]
 
 

@@ -6,12 +6,14 @@ that was not to be stored.
 """
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 from homebox.api.bodies.responses import flat
 from homebox.api.exchange import Usage
-from homebox.api.requests import CLAIMED, ChatMessage, FunctionCall, ToolCall
+from homebox.api.requests import CLAIMED, ChatMessage, ContentPart, FunctionCall, ToolCall
 from homebox.api.shapes.responses import (
     CALL,
     MESSAGE,
@@ -106,10 +108,19 @@ def _again(message: Message) -> ChatMessage:
     ]
     return ChatMessage(
         message.role,  # type: ignore[arg-type]
-        message.content,
+        _content(message.content, more.get("parts") or ()),
         name=more.get("name"),
         tool_calls=calls or None,
         tool_call_id=more.get("tool_call_id"),
         reasoning_content=more.get("reasoning_content"),
         provenance=message.provenance if message.provenance in CLAIMED else None,
     )
+
+
+def _content(text: str, lengths: Sequence[int]) -> str | list[ContentPart]:
+    """Cut a content into the pieces that it came in."""
+    if not lengths:
+        return text
+    ends = list(accumulate(lengths))
+    starts = [0, *ends]
+    return [ContentPart("text", text[start:end]) for start, end in zip(starts, ends, strict=False)]
