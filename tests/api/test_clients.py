@@ -1,6 +1,5 @@
-"""Real clients: the openai SDK, and the recorded requests of agents."""
+"""The openai SDK with the fake model; tests/clients has real clients with a real one."""
 
-import json
 import os
 import subprocess
 import sys
@@ -92,25 +91,3 @@ def test_sdk_acceptance_script(box: Box, shared: Path) -> None:
     )
     results = {line.split()[2]: line.split()[0] for line in done.stdout.splitlines()[:-1] if line}
     assert {name: results.get(name) for name in REQUIRED} == dict.fromkeys(REQUIRED, "PASS")
-
-
-def test_recorded_requests_of_agents_are_answered(box: Box, shared: Path) -> None:
-    """What homebox cannot do yet is refused by name; everything else is answered."""
-    refused = ("n", "logprobs", "logit_bias", "response_format", "tool_choice", "messages")
-    files = sorted((shared / "clients" / "captures").glob("*/*POST_v1_chat_completions.json"))
-    answered = 0
-    for path in files:
-        body = json.loads(path.read_text())["body"]
-        response = box.http.post("/v1/chat/completions", json={**body, "model": "homebox"})
-        if response.status_code == 200:
-            answered += 1
-            continue
-        error = response.json()["error"]
-        assert response.status_code == 400, (path, error)
-        assert error["param"].partition("[")[0] in refused, (path, error)
-    agents = [path for path in files if path.parent.name.startswith("open")]
-    assert answered >= len(files) / 2
-    for path in agents:
-        body = json.loads(path.read_text())["body"]
-        response = box.http.post("/v1/chat/completions", json={**body, "model": "homebox"})
-        assert response.status_code == 200, (path, response.text)
