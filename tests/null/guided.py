@@ -98,8 +98,12 @@ def babble(
     most: int = 400,
     begin: Sequence[int] = (),
     hurry: int = 60,
+    liked: frozenset[int] = frozenset(),
 ) -> Said:
-    """Say allowed tokens at random: first `begin`, then such as end things after `hurry` tokens."""
+    """Say allowed tokens at random: first `begin`, then such as end things after `hurry` tokens.
+
+    Where it can it says one that is `liked`.
+    """
     ids: list[int] = []
     closing = frozenset(b'"}]>')
     script = b""
@@ -116,6 +120,7 @@ def babble(
             if ends and (late or len(ends) == len(able) or dice.random() < 0.2):
                 return Said(ids, True)
             able = [each for each in able if each not in stop_ids]
+            able = (not late and [each for each in able if each in liked]) or able
             soon = [
                 i
                 for i in able

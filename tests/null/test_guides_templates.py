@@ -28,6 +28,8 @@ FAMILIES = {
     "moonshotai/Kimi-K2-Thinking": ("<|tool_calls_section_begin|>", 2, "<|im_end|>"),
     "zai-org/GLM-5.1": ("<tool_call>", 2, None),
 }
+# Letters that JSON writes in one way only.
+PLAIN = frozenset(b' !"#$&()*+,-.:;=?@[]^_`{|}~' + b"abcdfghijklmnopqrstuvwxyz0123456789")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -59,13 +61,14 @@ def test_a_call_is_the_same_text_in_the_history(name: str, shared: Path) -> None
     for seed in range(20):
         guide = guide_for(tokenizer, tokenizer.stop_ids, want)
         assert guide is not None
-        said = babble(guide, tokenizer, tokenizer.stop_ids, random.Random(seed), most=2_000)
+        dice = random.Random(seed)
+        said = babble(guide, tokenizer, tokenizer.stop_ids, dice, most=2_000, liked=PLAIN)
         written = tokenizer.decode(said.ids)
+        if not said.ended or not re.fullmatch(r"[\n -~]*", written) or "\\" in written:
+            continue  # escapes have several spellings
         events = events_of(tokenizer, said.ids, want)
         pieces = "".join(each.text for each in events if isinstance(each, CallArguments))
         arguments = json.loads(pieces)
-        if not re.fullmatch(r"[ -~]*", written) or "\\" in written or "e" in str(arguments):
-            continue  # escapes and exponents have several spellings
         _, again = turn(case, end, message([("get_weather", arguments)], name))
         again = again[again.index(mark) :]
         compared += 1

@@ -143,6 +143,7 @@ class Calls:
             json=self._json(shape),
             never=tuple(each.encode() for each in never),
             ends=ends or not follows,
+            thinks=shape.thinks,
         )
 
     def _json(self, shape: Shape) -> Json:

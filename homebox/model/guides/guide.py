@@ -101,18 +101,26 @@ class AnswerGuide:
         return bits
 
     def _rule(self, token: int) -> None:
-        if self._watcher.thinking is not None:
-            self._waiting, self._ruling = self._plan.begin is not None, []
-            self._plan.thoughts = None
-            self._thought = True
-            return
+        opens = self._plan.thoughts
         self._plan.thoughts = None
+        if opens is not None and int(opens[token // 32]) >> (token % 32) & 1:
+            self._think()
+            return
         if len(self._ruling) > 1:
             self._ruling = [each for each in self._ruling if each.allows(token)] or self._ruling
         for segment in self._ruling:
             segment.take(token)
         if any(segment.complete for segment in self._ruling):
-            self._done()
+            thinks = any(segment.thinks for segment in self._ruling)
+            if thinks and self._watcher.thinking is not None:
+                self._think()
+            else:
+                self._done()
+
+    def _think(self) -> None:
+        self._waiting, self._ruling = self._plan.begin is not None, []
+        self._thought = True
+        self._tried = self._watcher.openings
 
     def _done(self) -> None:
         ends = any(segment.ends for segment in self._ruling)
@@ -124,11 +132,10 @@ class AnswerGuide:
     def _settle(self) -> None:
         """Begin what is to begin now."""
         watcher = self._watcher
-        if watcher.thinking is not None:
-            if not self._forced:
-                self._forced = self._budget.closing(watcher.thinking)
-            return
         if self._forced or self._ruling or self._plan.over:
+            return
+        if watcher.thinking is not None:
+            self._forced = self._budget.closing(watcher.thinking)
             return
         if self._waiting and self._plan.begin is not None:
             self._ruling, self._waiting = list(self._plan.begin(self._thought)), False

@@ -59,7 +59,7 @@ class Shape:
     `again` stands between the end of it and the next mark; None if there is no next one, and then
     nothing else may follow either. `before` is what stands before a value in a format in which not
     all is JSON, %s the parameter, and `never` what no such value holds, since it would end there.
-    What is `weak` may also be the beginning of a text.
+    What is `weak` may also be the beginning of a text; what `thinks`, that of a thought.
     """
 
     call: Call
@@ -71,6 +71,7 @@ class Shape:
     before: str = ""
     never: tuple[str, ...] = ()
     weak: bool = False
+    thinks: bool = False
 
 
 def _json(name: str = "name", arguments: str = "arguments", before: str = "") -> Call:
@@ -273,7 +274,7 @@ _TABLE = {
     ),
     "<function_calls>": Shape(_python, between="\n", close="</function_calls>"),
     ">>>": Shape(_on_a_line, again=""),
-    CHANNEL: Shape(_harmony),
+    CHANNEL: Shape(_harmony, thinks=True),
 }
 
 
