@@ -40,6 +40,11 @@ class Running(Protocol):
         ...
 
     @property
+    def stopped_by(self) -> str:
+        """The stop text that ended it; empty if none did."""
+        ...
+
+    @property
     def prompt_tokens(self) -> int:
         """How many tokens the prompt has."""
         ...

@@ -315,7 +315,13 @@ class Engine:
 
 
 def _end(sequence: Running, reason: str) -> End:
-    return End(reason, sequence.prompt_tokens, sequence.completion_tokens, sequence.cached_tokens)
+    return End(
+        reason,
+        sequence.prompt_tokens,
+        sequence.completion_tokens,
+        sequence.cached_tokens,
+        sequence.stopped_by,
+    )
 
 
 def _settle(future: "concurrent.futures.Future[T]", function: Callable[[], T]) -> None:

@@ -45,6 +45,7 @@ class End:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0  # of the prompt, which were not computed again
+    stopped_by: str = ""  # the stop text that ended it
 
 
 class Generation:

@@ -59,7 +59,6 @@ class FakeChat:
         text = "".join(f"\x01{m['role']}\x02{m['content']}" for m in messages)
         return list((text + "\x01assistant\x02" * add_generation_prompt).encode())
 
-
     def prompt(
         self, messages: list[dict[str, Any]], recall: Any = None, **variables: Any
     ) -> ChatPrompt:
@@ -163,6 +162,10 @@ class FakeSequence:
         self.finished = True
         self.finish_reason = reason
         return Piece(text, tuple(map(ord, letter)), reason, self._likely(letter))
+
+    @property
+    def stopped_by(self) -> str:
+        return self._stops.found
 
     def close(self) -> None:
         self.closed = True

@@ -22,6 +22,7 @@ class Reader:
     finished = False
     finish_reason = None
     cached_tokens = completion_tokens = 0
+    stopped_by = ""
 
     def __init__(self, prompt_tokens: int, prefilled: int = 0) -> None:
         self.prompt_tokens, self.prefilled = prompt_tokens, prefilled

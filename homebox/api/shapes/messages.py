@@ -165,7 +165,7 @@ class MessagesShape:
     def _reason(self) -> tuple[str, str | None]:
         """Return why the answer ended, and the stop text that ended it, if one did."""
         choice = self._exchange.choices[0]
-        text = getattr(choice.generation.end, "stopped_by", "")
+        text = choice.generation.end.stopped_by if choice.generation.end else ""
         if choice.reason == "stop" and text:
             return "stop_sequence", text
         return REASONS.get(choice.reason, "end_turn"), None

@@ -152,6 +152,11 @@ class Sequence:
         return not self.finished and self._position < self.prompt_tokens
 
     @property
+    def stopped_by(self) -> str:
+        """The stop text that ended the answer; empty if none did."""
+        return self._finder.found
+
+    @property
     def prefilled(self) -> int:
         """The number of prompt tokens taken in so far."""
         return min(self._position, self.prompt_tokens)

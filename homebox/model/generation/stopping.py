@@ -14,21 +14,25 @@ class StopFinder:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.stopped = False
+        self.found = ""  # the stop text that was complete
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text is complete."""
+        return bool(self.found)
 
     def push(self, text: str) -> str:
         """Return the text that is certainly part of the answer after `text` has arrived.
 
-        Sets `stopped` when a stop text is complete; what follows is dropped.
+        Sets `found` when a stop text is complete; what follows is dropped.
         """
         if self.stopped:
             return ""
         text = self._held + text
         found = [(text.find(stop), stop) for stop in self._stops]
-        ends = [(start + len(stop), start) for start, stop in found if start >= 0]
+        ends = [(start + len(stop), start, stop) for start, stop in found if start >= 0]
         if ends:
-            _, start = min(ends)
-            self.stopped = True
+            _, start, self.found = min(ends)
             self._held = ""
             return text[:start]
         held = self._held_length(text)
