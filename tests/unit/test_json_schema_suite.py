@@ -132,6 +132,13 @@ def test_a_keyword_that_cannot_be_enforced_is_named(keyword: str) -> None:
         assert keyword in str(caught.value) and caught.value.status == 400
 
 
+def test_formats_are_known_or_refused() -> None:
+    for name in ("unknown", "byte", "regex", "idn-email", 7):
+        with pytest.raises(RequestError, match="format"):
+            guide_of({"type": "string", "format": name})
+    assert accepts({"type": "integer", "format": "int32"}, "1")
+
+
 def test_notes_are_no_keywords() -> None:
     notes = {"title": "t", "description": "d", "default": 1, "examples": [1], "$comment": "c"}
     notes |= {"deprecated": True, "readOnly": True, "writeOnly": True, "x-more": {"not": {}}}

@@ -129,17 +129,7 @@ class _Builder:
         lead = self._frame(behind_thought) or self._lead(behind_thought, form)
         grammar = f"start: {lead} form\n{rules}"
         matcher = matcher_of(self._vocabulary, grammar, param_of(form))
-        first = None if is_json(form) or behind_thought else self._first()
-        return Segment(
-            self._vocabulary, matcher, param_of(form), json=is_json(form), ends=True, first=first
-        )
-
-    def _first(self) -> Bits | None:
-        """Return the tokens whose first blank the decoder takes away; None if it takes none."""
-        tokenizer = self._vocabulary.tokenizer
-        if not tokenizer.strips_space or self._continues:
-            return None
-        return self._vocabulary.bits(i for i in range(tokenizer.size) if tokenizer.is_text(i))
+        return Segment(self._vocabulary, matcher, param_of(form), json=is_json(form), ends=True)
 
     def _lead(self, behind_thought: bool, form: Form | None = None) -> str:
         """Return the blanks that may stand before what must come."""

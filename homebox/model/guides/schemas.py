@@ -27,6 +27,9 @@ _ONE = ("additionalProperties", "items", "additionalItems")
 _SEVERAL = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _COUNTS = frozenset("minLength maxLength minItems maxItems minProperties maxProperties".split())
+FORMATS = frozenset(
+    "date time date-time duration email hostname ipv4 ipv6 uri uuid".split(),
+)
 MAX_MEMBERS = 1_000  # of one object, or values of one enum
 _OPTIONS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -99,7 +102,11 @@ class _Walk:
         for key, value in schema.items():
             if isinstance(value, Mapping | list) and len(value) > MAX_MEMBERS:
                 raise self._wrong(f"has more than {MAX_MEMBERS} members at {place}/{key}")
-            if key not in REFUSED:
+            if key == "format" and value not in FORMATS:
+                # Formats are of texts; OpenAPI's int32 and the like say nothing here.
+                if "string" in str(schema.get("type", "string")):
+                    self._refuse(f"format {str(value)[:100]!r}", place)
+            elif key not in REFUSED:
                 out[key] = self._value(key, value, f"{place}/{key}", depth + 1)
             elif not (key == "uniqueItems" and value is False):
                 self._refuse(key, place)

@@ -24,8 +24,7 @@ class Segment:
     """Follows one grammar; `param` names it in errors.
 
     With `json`, what it writes is JSON: all of it, or what follows a match, and its texts hold
-    nothing of `never`. With `ends`, nothing may come behind it; with `thinks`, a thought may. Its
-    first token is among `first`.
+    nothing of `never`. With `ends`, nothing may come behind it; with `thinks`, a thought may.
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class Segment:
         json: Json = False,
         never: tuple[bytes, ...] = (),
         ends: bool = False,
-        first: Bits | None = None,
         thinks: bool = False,
     ) -> None:
         self.thinks = thinks
@@ -49,7 +47,6 @@ class Segment:
         self._begins = None if isinstance(json, bool) else json
         self._tail = b""
         self._never = never
-        self._first = first
 
     @property
     def complete(self) -> bool:
@@ -66,10 +63,8 @@ class Segment:
         self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
         if self._matcher.is_error():
             raise self._error()
-        narrower = [] if self._first is None else [self._first]
-        narrower += [~banned for banned in (self._guard.banned() if self._guard else ())]
-        for allowed in narrower:
-            kept = bits & allowed
+        for banned in self._guard.banned() if self._guard else ():
+            kept = bits & ~banned
             # A grammar may know no other way on; then its way it is.
             if kept.any():
                 bits[:] = kept
@@ -79,7 +74,6 @@ class Segment:
         """Take note of a token; RequestError if it cannot come here."""
         if not self._matcher.consume_token(token):
             raise self._error()
-        self._first = None
         self._told(self._vocabulary.tokens[token], token in self._vocabulary.steering)
 
     def take_text(self, text: str) -> bool:

@@ -8,7 +8,7 @@ Invariant: rows of the logits beyond the tokenizer's tokens are never allowed.
 import json
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import llguidance
 import numpy as np
@@ -32,7 +32,8 @@ class Vocabulary:
         self.stop_ids = tuple(sorted(index for index in stop_ids if 0 <= index < size))
         steering = frozenset(tokenizer.special.values()) | tokenizer.hidden | set(self.stop_ids)
         self.steering = frozenset(index for index in steering if 0 <= index < size)
-        self.tokens = [self._surface(index) for index in range(size)]
+        texts = {tokenizer.piece_bytes(i) for i in range(tokenizer.size) if tokenizer.is_text(i)}
+        self.tokens = [self._surface(index, texts) for index in range(size)]
         self.grammars: llguidance.LLTokenizer = llguidance.LLTokenizer(  # for the package
             _Wrapper(self),
             n_vocab=size,
@@ -53,12 +54,14 @@ class Vocabulary:
         index = self.tokenizer.special.get(text)
         return quoted(text) if index is None or index >= self.size else f"<[{index}]>"
 
-    def _surface(self, index: int) -> bytes:
+    def _surface(self, index: int, texts: Container[bytes]) -> bytes:
         if index >= self.tokenizer.size:
             return _NO_TOKEN
         if index in self.steering:
             return self.tokenizer.piece(index).encode("utf-8", "replace") or b"?"
-        return self.tokenizer.piece_bytes(index)
+        data = self.tokenizer.piece_bytes(index)
+        # A blank that is a byte is not stripped where one that is a text is.
+        return _NO_TOKEN if not self.tokenizer.is_text(index) and data in texts else data
 
 
 def quoted(text: str) -> str:
