@@ -28,7 +28,7 @@ def normal(name: str) -> str:
 
 
 def test_make_has_the_promised_targets(repository: Path) -> None:
-    for target in ("demo", "test", "test-opencl", "lint", "bench", "serve"):
+    for target in ("demo", "test", "test-opencl", "test-clients", "lint", "bench", "serve"):
         done = subprocess.run(
             ["make", "--dry-run", "--always-make", target],
             cwd=repository,
