@@ -16,7 +16,7 @@ from homebox.model.adapters import Adapters
 from homebox.model.architectures.config_file import parse_config
 from homebox.model.decoder.activations import Activations
 from homebox.model.decoder.pages import Pages
-from homebox.model.decoder.stages import Part
+from homebox.model.decoder.stages import Part, cuts
 from homebox.model.decoder.transformer import Transformer
 from homebox.model.weights.placed_weights import memory_of, moved, needed
 from tests.parity.cases import BY_NAME
@@ -364,3 +364,22 @@ def test_an_adapter_that_does_not_fit_takes_no_place() -> None:
     rack.device.allocate = allocate  # type: ignore[method-assign]
     adapters.add("new", larger)
     assert adapters.slot("new") == 1
+
+
+def test_chunks_are_cut_so_that_few_rows_are_computed_for_nothing() -> None:
+    chunks, fixed = (16, 64, 256), 42
+    for count in range(1, 257):
+        found = cuts(count, chunks, fixed)
+        assert sum(found) == count
+        cost = sum(next(size for size in chunks if rows <= size) + fixed for rows in found)
+        assert cost <= next(size for size in chunks if count <= size) + fixed
+    assert [cuts(count, chunks, fixed) for count in (64, 80, 128, 200)] == [
+        [64],
+        [64, 16],
+        [64, 64],
+        [200],
+    ]
+    assert cuts(80, chunks, 2730) == [80]  # where the weights take longer than the rows
+    model, ids = made(None, BLOCKS), ids_of(100)
+    np.testing.assert_array_equal(model.forward(0, 0, ids[:80], 1), model.all_logits(ids, 1)[79])
+    assert sorted(kind.length for kind in model.stages[0].programs if not kind.every) == [16, 64]

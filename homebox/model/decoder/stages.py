@@ -91,6 +91,20 @@ def chunks_for(devices: Iterable[Device]) -> tuple[int, ...]:
     return tuple(rows for rows in CHUNKS if rows <= most)
 
 
+def cuts(count: int, chunks: tuple[int, ...], fixed: int) -> list[int]:
+    """Return the rows to take in by one program each, `count` in all, so that it is soonest done.
+
+    A program takes the time of all its rows, also of those that are not used, and of `fixed` more.
+    `count` is at most the largest of `chunks`.
+    """
+    best: list[tuple[int, list[int]]] = [(0, [])]
+    for rows in range(1, count + 1):
+        ways = [(best[max(rows - size, 0)], size) for size in chunks]
+        cost, parts, size = min((b[0] + size + fixed, b[1], size) for b, size in ways)
+        best.append((cost, [*parts, min(size, rows)]))
+    return sorted(best[count][1], reverse=True)
+
+
 def whole(config: ModelConfig, device: Device = HOST) -> tuple[Part, ...]:
     """Return the parts of a model that is on one device."""
     return (Part(device, range(config.num_layers)),)

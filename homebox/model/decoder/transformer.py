@@ -34,6 +34,7 @@ from homebox.model.decoder.stages import (
     Sizes,
     Stage,
     chunks_for,
+    cuts,
     whole,
 )
 from homebox.model.decoder.stages import Kind as Kind
@@ -99,6 +100,7 @@ class Transformer:
         self.prefill_chunk, self.shared_chunk = self._sizes.chunks[-1], self._sizes.chunks[-2]
         self._reopen = reopen or device_named
         self._resident: dict[int, tuple[Mapping[str, np.ndarray], float]] = {}
+        self._known_cuts: dict[int, list[int]] = {}
         self._lost = ""  # what was said when a device was lost
         self._forgotten: set[int] = set()  # slots whose sequences a lost device took along
         self._retry_at = 0.0
@@ -165,8 +167,19 @@ class Transformer:
         else:
             self._revive()
             self._return_to(slot, position)
-            (logits,) = self._chunk(slot, ids, adapter, every=False)
+            at = 0
+            for count in self._cuts(len(ids)):
+                (logits,) = self._chunk(slot, ids[at : at + count], adapter, every=False)
+                at += count
         return np.array(logits, np.float32)
+
+    def _cuts(self, count: int) -> list[int]:
+        """Return how many ids of a chunk to take in at once."""
+        if count not in self._known_cuts:
+            # Reading the weights takes as long as some rows, of which a wide device has more.
+            fixed = max(part.device.busy_rows for part in self._parts) // 6
+            self._known_cuts[count] = cuts(count, self._sizes.chunks, fixed)
+        return self._known_cuts[count]
 
     def decode(
         self, slots: Sequence[int], ids: Int32, positions: Sequence[int], adapters: Sequence[int]
