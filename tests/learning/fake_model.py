@@ -12,6 +12,7 @@ from homebox.learning.exam import Question
 from homebox.model.architectures.config_file import parse_config
 from homebox.model.chat.formats import Rendered
 from homebox.model.config import ModelConfig
+from homebox.model.generation.request import GenerationRequest
 from homebox.model.training.trainer import Batch, StepResult
 
 Mind = Callable[[Question, str], str]
@@ -123,10 +124,11 @@ class FakeModel:
     def learn_questions(self, questions: Sequence[Question]) -> None:
         self.questions = {key_of(question.messages): question for question in questions}
 
-    def start(self, prompt: Sequence[int], sampling: object, adapter: str) -> FakeSequence:
-        assert adapter == "base" or adapter in self.adapters.resident
-        question = self.questions[self.chat.prompts[tuple(prompt)]]
-        self.sequences.append(FakeSequence(self.mind(question, adapter)))
+    def start(self, request: GenerationRequest) -> FakeSequence:
+        assert request.adapter == "base" or request.adapter in self.adapters.resident
+        assert request.owner is None  # exams share nothing
+        question = self.questions[self.chat.prompts[tuple(request.prompt_ids)]]
+        self.sequences.append(FakeSequence(self.mind(question, request.adapter)))
         return self.sequences[-1]
 
     def logits(self, ids: Sequence[int], adapter: str = "base") -> np.ndarray:

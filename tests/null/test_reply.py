@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homebox.api.reply import Reply, answer_parser, details, shown_marks
+from homebox.api.shapes.chat import delta_of
 from homebox.model.answers import AnswerParser, dialect_of
 from homebox.model.tokenizer import StreamDecoder
 from homebox.model.tokenizer.json_tokenizer import JsonTokenizer
@@ -68,7 +69,7 @@ def tokenizer_with(marks: tuple[str, ...]) -> JsonTokenizer:
 
 
 def read(tokenizer: JsonTokenizer, ids: list[int], tools: list[Any], shown: bool = True) -> Reply:
-    parser = answer_parser(tokenizer, tools, [])
+    parser = answer_parser(tokenizer, tools, "")
     marks = shown_marks(tokenizer, parser) if shown else frozenset()
     decoder = StreamDecoder(tokenizer, continuation=True, shown=marks)
     reply = Reply(parser)
@@ -115,15 +116,15 @@ def test_deltas_add_up_to_the_message(parts: list[str], seed: int) -> None:
     dialect = dialect_of("[TOOL_CALLS]", ("<think>", "<tool_call>"))
     dice = random.Random(seed)
     reply = Reply(AnswerParser(dialect, TOOLS))
-    deltas = []
+    events = []
     place = 0
     while place < len(text):
         end = place + dice.randint(1, 4)
-        deltas += reply.read(text[place:end])
+        events += reply.read(text[place:end])
         place = end
-    deltas += reply.end()
+    events += reply.end()
     message: dict[str, Any] = {}
-    for delta in deltas:
+    for delta in filter(None, map(delta_of, events)):
         assert len(delta) == 1  # one thing at a time
         for name in ("content", "reasoning_content"):
             if name in delta:
