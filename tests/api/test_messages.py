@@ -191,6 +191,10 @@ def test_ends_have_their_reasons(telling: Box) -> None:
     assert (ended["stop_reason"], ended["stop_sequence"]) == ("stop_sequence", "said")
     unstopped = create(telling, stop_sequences=["never"])
     assert (unstopped["stop_reason"], unstopped["stop_sequence"]) == ("end_turn", None)
+    # Clients that must name a limit name a large one.
+    assert create(telling, max_tokens=10**6)["stop_reason"] == "end_turn"
+    full = create(telling, said="endless" + "x" * 4_000, max_tokens=10**6)
+    assert full["stop_reason"] == "model_context_window_exceeded"
     events = events_of(telling, "boom")
     assert events[-1]["type"] == "error"
     assert events[-1]["error"]["type"] == "api_error"

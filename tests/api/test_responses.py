@@ -416,7 +416,7 @@ def test_too_much_is_told_as_agents_know_it(telling: Box) -> None:
 
 
 def test_unknown_ids_are_not_found(telling: Box) -> None:
-    for id in ("resp_0", "resp_" + "0" * 24, "x", "turn_1"):
+    for id in ("resp_0", "resp_" + "0" * 24, "x", "turn_1", "resp_%ED%A0%80", "resp_" + "0" * 999):
         assert telling.http.get(f"/v1/responses/{id}").status_code == 404
         assert telling.http.delete(f"/v1/responses/{id}").status_code == 404
     chat = telling.chat("hello").headers["x-homebox-turn"].removeprefix("turn_")

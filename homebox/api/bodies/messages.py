@@ -8,6 +8,7 @@ Invariant: a field that would change the answer is honoured or refused by name.
 import json
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 from homebox.api.bodies.fields import converted, refuse
@@ -26,6 +27,7 @@ from homebox.api.requests import (
     ToolCall,
 )
 from homebox.errors import RequestError
+from homebox.model.generation.sampling import SamplingParams
 
 # As the request calls a field -> as callers of this endpoint know it.
 FIELDS = {
@@ -83,6 +85,16 @@ class Output(Struct):
     effort: Annotated[str, Meta(max_length=64)] | None = None
 
 
+class MessagesChat(ChatRequest):
+    """A chat request whose caller had to name a limit: one above the context means the context."""
+
+    def sampling(self, prompt_tokens: int, context: int) -> SamplingParams:
+        """Return sampling parameters that fit into the context."""
+        most = context if self.max_tokens is None else min(self.max_tokens, context)
+        bounded = msgspec.structs.replace(self, max_tokens=most)
+        return super(MessagesChat, bounded).sampling(prompt_tokens, context)
+
+
 class MessagesBody(Struct):
     """The body as it comes."""
 
@@ -108,7 +120,7 @@ class MessagesBody(Struct):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def chat(self, counted: bool = False) -> ChatRequest:
+    def chat(self, counted: bool = False) -> MessagesChat:
         """Return the checked request; raises RequestError. `counted`: nothing will be answered."""
         refuse(self, REFUSED)
         if self.max_tokens is None and not counted:
@@ -128,7 +140,7 @@ class MessagesBody(Struct):
         choice, parallel = _chosen(self.tool_choice)
         thinking = self.thinking or Thinking("disabled")
         output = self.output_config or Output()
-        request = ChatRequest(
+        request = MessagesChat(
             model=self.model,
             messages=messages,
             stream=self.stream,

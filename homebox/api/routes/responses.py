@@ -5,6 +5,7 @@ holds is the owner's to erase.
 """
 
 import asyncio
+import re
 from functools import partial
 
 from aiohttp import web
@@ -19,6 +20,9 @@ from homebox.api.shapes.kept import KeptResponse
 from homebox.api.shapes.responses import ResponsesShape, turn_id
 from homebox.api.wire import OWNER, json_response
 from homebox.errors import RequestError, UnknownResponseError
+from homebox.memory.ledger import Ledger, Turn
+
+ID = re.compile(r"resp_[0-9a-f]{24}")
 
 
 def add(router: web.UrlDispatcher, answering: Answering) -> None:
@@ -26,9 +30,7 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
 
     async def kept(id: str, request: web.Request, param: str | None = None) -> KeptResponse:
         async with answering.door.enter() as service:
-            turn = None
-            if id.startswith("resp_") and not service.ledger.mark(_deleted(id)):
-                turn = await asyncio.to_thread(service.ledger.turn, turn_id(id))
+            turn = await asyncio.to_thread(_turn, service.ledger, id)
         response = KeptResponse.of(turn, request[OWNER])
         if response is None:
             raise UnknownResponseError(id, param)
@@ -62,6 +64,12 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
 
 def _shape(body: ResponsesBody, exchange: Exchange, service: Service) -> ResponsesShape:
     return ResponsesShape(body, exchange, service.tokenizer.piece_bytes)
+
+
+def _turn(ledger: Ledger, id: str) -> Turn | None:
+    if not ID.fullmatch(id) or ledger.mark(_deleted(id)):
+        return None
+    return ledger.turn(turn_id(id))
 
 
 def _deleted(id: str) -> str:

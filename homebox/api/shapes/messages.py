@@ -168,6 +168,9 @@ class MessagesShape:
         text = choice.generation.end.stopped_by if choice.generation.end else ""
         if choice.reason == "stop" and text:
             return "stop_sequence", text
+        asked = self._exchange.request.max_tokens
+        if choice.reason == "length" and asked is not None and choice.tokens < asked:
+            return "model_context_window_exceeded", None
         return REASONS.get(choice.reason, "end_turn"), None
 
     def _usage(self) -> dict[str, Any]:
