@@ -201,6 +201,24 @@ def test_errors(telling: Box, judge: Judge) -> None:
         judge.check("ErrorResponse", response.json())
 
 
+def test_what_the_sdk_was_seen_to_send(telling: Box, judge: Judge, shared: Path) -> None:
+    answered: Counter[str] = Counter()
+    for file in sorted((shared / "clients/captures/sdk").glob("*_POST_*.json")):
+        recorded = json.loads(file.read_text(encoding="utf-8"))
+        path, body = recorded["path"], recorded["body"] | {"model": "homebox"}
+        name = SAID[path.removeprefix("/v1")]
+        response = telling.http.post(path, json=body | {"stream": False})
+        answered[path] += response.status_code == 200
+        judge.check(name if response.status_code == 200 else "ErrorResponse", response.json())
+        if body.get("stream"):
+            for event in streamed(telling, path, body):
+                if "responses" in path:
+                    judge.check_event(event)
+    assert answered["/v1/responses"] == 3
+    assert answered["/v1/completions"] == 1
+    assert answered["/v1/chat/completions"] > 10
+
+
 def test_a_stream_that_breaks(telling: Box, judge: Judge) -> None:
     body = {"model": "homebox", "input": "boom"}
     events = list(streamed(telling, "/v1/responses", body))

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from homebox.api.bodies.items import messages_of
+from homebox.api.shapes.kept import KeptResponse
 from homebox.api.tokens import add_key, open_keys
 from homebox.errors import RequestError
 from homebox.model.guides import JsonObject, JsonSchema
@@ -289,6 +290,19 @@ def test_responses_belong_to_their_key(make_box: MakeBox, tmp_path: Path) -> Non
         with pytest.raises(openai.NotFoundError):
             them.responses.delete(id)
         assert me.responses.create(model="homebox", input="x", previous_response_id=id).output
+
+
+def test_control_without_owners_everybody_gets_everything(
+    make_box: MakeBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = open_keys(tmp_path)
+    mine, theirs = add_key(tmp_path, "mine"), add_key(tmp_path, "theirs")
+    box = make_box(TellingModel(), keys=ring)
+    kept = KeptResponse.of
+    monkeypatch.setattr(KeptResponse, "of", lambda turn, owner: kept(turn, turn.owner))
+    with client_of(box, mine) as me, client_of(box, theirs) as them:
+        id = me.responses.create(model="homebox", input="secret").id
+        assert them.responses.retrieve(id).output_text == "<base> you said: secret"
 
 
 def test_responses_outlive_the_server(tmp_path: Path) -> None:
