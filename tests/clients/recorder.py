@@ -9,11 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 HOP = {"host", "connection", "content-length", "transfer-encoding", "keep-alive"}
+
+
+class Usage(NamedTuple):
+    """Tokens of a prompt, how many of them were known already, and tokens of the answer."""
+
+    prompt: int
+    cached: int
+    answer: int
 
 
 @dataclass(frozen=True)
@@ -36,17 +44,18 @@ class Exchange:
         return [json.loads(data) for data in datas if data != "[DONE]"]
 
     @property
-    def usage(self) -> tuple[int, int]:
-        """How many tokens the prompt had, and how many of them were known already."""
+    def usage(self) -> Usage:
+        """The counts in the answer, in whichever words of the three APIs."""
         for event in reversed(self.events):
             inner = event.get("response") or event.get("message") or event
             usage = inner.get("usage") or {}
             if "prompt_tokens" in usage:
                 cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-                return usage["prompt_tokens"], cached
+                return Usage(usage["prompt_tokens"], cached, usage["completion_tokens"])
             if "input_tokens_details" in usage:
-                return usage["input_tokens"], usage["input_tokens_details"]["cached_tokens"]
-        return 0, 0
+                cached = usage["input_tokens_details"]["cached_tokens"]
+                return Usage(usage["input_tokens"], cached, usage["output_tokens"])
+        raise AssertionError("the answer counts no tokens")
 
 
 @contextmanager
