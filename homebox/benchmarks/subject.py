@@ -20,8 +20,8 @@ from homebox.model.loading.gguf_format import served_packing
 from homebox.model.loading.loaded_weights import LoadedWeights
 from homebox.model.loading.open_model import open_weights
 from homebox.model.model import choose_activations
-from homebox.model.placement.keys_and_values import cache_kind
 from homebox.model.placement.devices import room_of
+from homebox.model.placement.keys_and_values import cache_kind
 from homebox.model.training.trainer import Batch, LoraTrainer
 from homebox.model.weights.packed_layout import Packing
 from homebox.model.weights.packed_weights import PackedWeights, pack_model

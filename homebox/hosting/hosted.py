@@ -6,6 +6,7 @@ memory of a model that has gone.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
 from homebox.api.service import Service, unguided
 from homebox.config import Config
+from homebox.errors import HomeboxError
 from homebox.hosting.notifier import Notifier
 from homebox.hosting.parts import Parts, ServedModel
 from homebox.hub.catalogue import BUILT_IN
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import BASE
 from homebox.memory.state import State
+from homebox.model.guides import JsonObject, Wanted
 from homebox.scheduler import Engine, Learning, Observer
 
 
@@ -102,6 +105,12 @@ class Hosted:
         """Start the thread and load what HEAD names."""
         self.engine.start()
         await self.reload()
+        # What the first answer with a grammar would wait for: about a second, once a vocabulary.
+        self._warming = asyncio.get_running_loop().run_in_executor(None, self._warm_guides)
+
+    def _warm_guides(self) -> None:
+        with contextlib.suppress(HomeboxError):  # who asks for a form will hear of it
+            self.service.guide(Wanted(form=JsonObject()))
 
     def _beat(self) -> None:
         """Give a sign of life; one that gets no requests must not speak for the one that does."""

@@ -23,6 +23,7 @@ from homebox.errors import ConfigError
 from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
 from homebox.model.chat.formats import chat_format
 from homebox.model.decoder.activations import Activations
+from homebox.model.embedding import embedding
 from homebox.model.generation.generate import run
 from homebox.model.generation.request import GenerationRequest
 from homebox.model.generation.sampling import Sampler, SamplingParams
@@ -39,9 +40,9 @@ from homebox.model.strictmath import Float32
 from homebox.model.weights.placed_weights import Tell, moved
 
 if TYPE_CHECKING:
+    from homebox.model.decoder.stages import Sizes
     from homebox.model.generation.guide import Guide
     from homebox.model.guides import Wanted
-    from homebox.model.decoder.stages import Sizes
     from homebox.model.placement.plan import Placement
     from homebox.model.weights.packed_layout import Packing
 
@@ -75,6 +76,12 @@ class Computation(Forward, AdapterSlots, Protocol):
 
     def hidden(self, ids: npt.NDArray[np.int32], adapter: int = 0) -> Float32:
         """Return the last hidden state of each of `ids` in a fresh context, float32 (T, H)."""
+        ...
+
+    def hidden_part(
+        self, slot: int, position: int, ids: npt.NDArray[np.int32], adapter: int
+    ) -> Float32:
+        """Return the last hidden states of at most 64 ids at a position of a slot, (T, H)."""
         ...
 
     def prepare(self) -> bool:
@@ -173,21 +180,13 @@ class Model:
         finally:
             self.adapters.give_back(index)
 
-    def embed(self, ids: Ids[int], adapter: str = BASE) -> Float32:
-        """Return the mean of the last hidden states of `ids`, float32 (hidden_size,).
+    def embedding(self, ids: Ids[int], adapter: str = BASE) -> Iterator[Float32 | None]:
+        """Compute the mean of the last hidden states of `ids` step by step; see `embedding`."""
+        return embedding(self, ids, adapter)
 
-        States are added in float64, one after the other, so that the sum has one order everywhere.
-        """
-        check_prompt(ids, self.config.vocab_size, self.context + 1)
-        index = self.adapters.take(adapter)
-        try:
-            states = self.transformer.hidden(np.array(ids, dtype=np.int32), index)
-        finally:
-            self.adapters.give_back(index)
-        total = np.zeros(states.shape[1])
-        for state in states:
-            total += state
-        return (total / len(states)).astype(np.float32)
+    def embed(self, ids: Ids[int], adapter: str = BASE) -> Float32:
+        """Return the mean of the last hidden states of `ids`, float32 (hidden_size,)."""
+        return next(vector for vector in self.embedding(ids, adapter) if vector is not None)
 
     def start(self, request: GenerationRequest) -> Sequence:
         """Begin a generation that its owner steps; on the thread that owns the model.
@@ -253,7 +252,7 @@ class Model:
         self.disk = disk_prefixes(self, budget) if budget else None
 
     def _restored(self, slot: int, request: GenerationRequest, cached: int) -> Iterator[int] | None:
-        """Return what brings more of a prompt into its slot than the `cached` ids, if it is kept."""
+        """Return what brings in more of a prompt than the `cached` ids, if that is kept."""
         if self.disk is None or not self.prefixes.enabled:
             return None
         return self.disk.begin(slot, self.prefixes.space_of(request), request, cached)
@@ -318,8 +317,9 @@ def load(
     bf16 for bf16, int8 for q8 and q4. `device` is "cpu", "cl:0", several with commas, or "auto" for
     the best GPU; `memory` the most MiB to take of each (0: what is free). `kv` is what keys and
     values are kept as: f32, f16, bf16 or q8, by default f32 for f32 activations, else f16;
-    `kv_memory` the MiB for all of them (0: for all slots). `tell` hears how many bytes of the weights are packed, and then how many are on devices; `others` says what models
-    that are loaded already have, `opened` is what `open_model` gave for `path`, if that was called.
+    `kv_memory` the MiB for all of them (0: for all slots). `tell` hears how many bytes of the
+    weights are packed, and then how many are on devices; `others` says what models that are loaded
+    already have, `opened` is what `open_model` gave for `path`, if that was called.
     Raises ModelNotFoundError, ModelFormatError, ConfigError for what the model cannot have, and
     DeviceError before anything is loaded if a device cannot be used or the model does not fit.
     """

@@ -94,9 +94,12 @@ def test_choices_have_seeds_of_their_own_and_can_be_had_again(
     # Alone or beside others, a seed gives the same answer; choice i has the seed of the first + i.
     assert texts(ask(client, **options)) == texts(first)[:1]
     assert texts(ask(client, **{**options, "seed": 9})) == texts(first)[2:3]
-    assert first.usage.completion_tokens == sum(
-        len(box.state.ledger.turn(turn.id).token_ids)  # type: ignore[union-attr]
-        for turn in list(box.state.ledger.turns())[-10:-6]
+    assert (
+        first.usage.completion_tokens
+        == sum(
+            len(box.state.ledger.turn(turn.id).token_ids)  # type: ignore[union-attr]
+            for turn in list(box.state.ledger.turns())[-10:-6]
+        )
     )
 
 

@@ -105,7 +105,7 @@ def test_an_agent_that_is_only_told_so_fails(
 ) -> None:
     """Control: the scripts must see that no file was changed."""
     with pretending() as url, recorded(url) as (passed, exchanges):
-        done = run_agent(name, passed, shared, clients, tmp_path / "work", TMO="120")
+        done = run_agent(name, passed, shared, clients, tmp_path / "work")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAIL" in done.stdout
     assert (tmp_path / "work/repo/fruit.txt").read_text() == "I like apple pie.\n"

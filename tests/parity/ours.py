@@ -34,9 +34,7 @@ def prompts(case: Case) -> list[Int32]:
 def greedy(model: Model, starts: list[Int32]) -> list[list[int]]:
     """Return the likeliest ids after several prompts that run together."""
     params = SamplingParams(max_tokens=NEW)
-    running = [
-        model.start(GenerationRequest([int(i) for i in start], params)) for start in starts
-    ]
+    running = [model.start(GenerationRequest([int(i) for i in start], params)) for start in starts]
     found: list[list[int]] = [[] for _ in running]
     while not all(sequence.finished for sequence in running):
         at = [i for i, sequence in enumerate(running) if not sequence.finished]

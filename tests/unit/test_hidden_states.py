@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from homebox.errors import ContextLengthError, RequestError
+from homebox.errors import ContextLengthError, NoFreeSlotError, RequestError
 from homebox.model import load
 from homebox.model.architectures.config_file import parse_config
 from homebox.model.decoder.activations import Activations
@@ -99,3 +99,23 @@ def test_an_embedding_is_the_mean_of_the_states() -> None:
         model.embed([model.config.vocab_size])
     with pytest.raises(ContextLengthError):
         model.embed([1] * (model.context + 1))
+
+
+def test_an_embedding_takes_a_slot_and_one_chunk_a_step() -> None:
+    model = load("tiny", slots=1)
+    ids = [5 + i % 50 for i in range(200)]
+    states = model.transformer.hidden(np.array(ids, np.int32)).astype(np.float64)
+    total = np.zeros(states.shape[1])
+    for state in states:
+        total += state
+    steps = list(model.embedding(ids))
+    assert steps[:-1] == [None, None, None]
+    assert steps[-1] is not None
+    assert np.array_equal(steps[-1], (total / 200).astype(np.float32))
+    # Between its steps answers run; one that is left gives its slot back.
+    begun = model.embedding(ids)
+    assert next(begun) is None
+    with pytest.raises(NoFreeSlotError):
+        next(model.embedding(ids))
+    begun.close()  # type: ignore[attr-defined]
+    assert np.array_equal(model.embed(ids), steps[-1])

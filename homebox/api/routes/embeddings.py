@@ -2,8 +2,9 @@
 
 import asyncio
 import base64
+import contextlib
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from aiohttp import web
 from msgspec import Meta, Struct
@@ -12,8 +13,10 @@ from homebox.api.answering import Answering
 from homebox.api.requests import decoded
 from homebox.api.service import Service
 from homebox.api.wire import json_response
-from homebox.errors import ContextLengthError, RequestError
+from homebox.errors import ContextLengthError, HomeboxError, NoFreeSlotError, RequestError
 from homebox.model.strictmath import Float32
+
+PATIENCE = 60.0  # seconds to wait for a slot that answers have
 
 Token = Annotated[int, Meta(ge=0)]
 Ids = Annotated[list[Token], Meta(min_length=1)]
@@ -61,9 +64,22 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
 
 
 async def _embed(service: Service, ids: list[int], weights: str) -> Float32:
-    """Return a text's embedding; texts take turns with running answers."""
-    work = partial(service.model.embed, ids, weights)
-    return await asyncio.wrap_future(service.engine.call(work))
+    """Return a text's embedding; its steps take turns with those of running answers."""
+    call = service.engine.call
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while True:
+        steps = service.model.embedding(ids, weights)
+        try:
+            while (vector := await asyncio.wrap_future(call(partial(next, steps)))) is None:
+                pass
+            return cast(Float32, vector)
+        except NoFreeSlotError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+        finally:
+            with contextlib.suppress(HomeboxError):  # it is shutting down
+                call(steps.close)
 
 
 def _ids_of(service: Service, given: str | list[Any]) -> list[list[int]]:

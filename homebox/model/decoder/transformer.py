@@ -216,6 +216,13 @@ class Transformer:
         """
         return self._of_every(ids, adapter, self.config.hidden_size, hidden=True)
 
+    def hidden_part(self, slot: int, position: int, ids: Int32, adapter: int) -> Float32:
+        """Return the last hidden states of at most 64 ids at a position of a slot, (T, H)."""
+        self._revive()
+        self._return_to(slot, position)
+        found = self._chunk(slot, ids, adapter, every=True, hidden=True)
+        return np.array(found[: len(ids)], np.float32)
+
     def _of_every(self, ids: Int32, adapter: int, width: int, hidden: bool) -> Float32:
         slot = self._own_slot
         self._revive()
