@@ -62,7 +62,8 @@ def test_a_running_daemon_switches_and_status_says_so(
     assert shown["context"] == "4096 tokens"
     assert shown["type"] == "weights as f32; multiplied with f32"
     assert re.fullmatch(
-        r"weights 10\.\d MB, keys and values [\d.]+ kB of at most [\d.]+ MB, adapters [\d.]+ MB, "
+        r"weights 10\.\d MB, keys and values [\d.]+ kB in use and [\d.]+ kB kept, "
+        r"of at most [\d.]+ MB, adapters [\d.]+ MB, "
         r"the whole process [\d.]+ MB",
         shown["memory"],
     )

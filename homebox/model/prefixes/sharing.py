@@ -18,7 +18,7 @@ from homebox.model.adapters import BASE
 from homebox.model.decoder.pages import PAGE, Pages
 from homebox.model.generation.request import GenerationRequest
 from homebox.model.prefixes.misses import Misses, Space
-from homebox.model.prefixes.statistics import HIT, PrefixStatistics
+from homebox.model.prefixes.statistics import HIT, SHORT, PrefixStatistics
 from homebox.model.prefixes.tree import Match, PrefixTree
 
 log = logging.getLogger("homebox.prefixes")
@@ -166,4 +166,6 @@ class Prefixes:
         if reason != HIT:
             name = f" of conversation {conversation[:24]}" if conversation else ""
             why = f"{reason}: {text}" if text else reason
-            log.info("%s of %s tokens%s were there; %s", f"{reused:,}", f"{len(ids):,}", name, why)
+            level = logging.DEBUG if reason == SHORT else logging.INFO
+            counts = f"{reused:,}", f"{len(ids):,}"
+            log.log(level, "%s of %s tokens%s were there; %s", *counts, name, why)
