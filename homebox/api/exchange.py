@@ -23,7 +23,7 @@ from homebox.api.served import Lease
 from homebox.memory.ledger import Ledger, Message, new_turn_id, now
 from homebox.memory.provenance import ASSISTANT
 from homebox.model.answers import Event, Thought
-from homebox.model.generation.sequence import TokenLogprob
+from homebox.model.generation.logprobs import TokenLogprob
 from homebox.scheduler import CANCELLED, ERROR, Generation, Said
 
 

@@ -11,7 +11,7 @@ import pytest
 from homebox.model import Model, SamplingParams, load
 from homebox.model.answers import CallArguments, CallBegins, parser_for
 from homebox.model.generation.request import GenerationRequest
-from homebox.model.generation.sequence import step_all
+from homebox.model.generation.stepping import step_all
 from homebox.model.guides import JsonSchema, Regex, Wanted
 from tests.null.guide_cases import TOOLS
 from tests.null.random_schemas import random_schema

@@ -8,7 +8,7 @@ from homebox.api.exchange import Choice, Exchange, Step
 from homebox.api.shapes.logprobs import Spelling, told
 from homebox.errors import HomeboxError
 from homebox.model.answers import CallArguments, CallBegins, Event, Text, Thought
-from homebox.model.generation.sequence import TokenLogprob
+from homebox.model.generation.logprobs import TokenLogprob
 
 
 class ChatShape:

@@ -12,7 +12,7 @@ from homebox.api.exchange import Choice, Exchange, Step
 from homebox.api.shapes.logprobs import LEAST, Spelling
 from homebox.errors import HomeboxError
 from homebox.model.answers import Text
-from homebox.model.generation.sequence import TokenLogprob
+from homebox.model.generation.logprobs import TokenLogprob
 
 
 class CompletionsShape:

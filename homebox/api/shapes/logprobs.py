@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from homebox.model.generation.sequence import TokenLogprob
+from homebox.model.generation.logprobs import TokenLogprob
 
 Spelling = Callable[[int], bytes]  # the bytes that a token stands for
 LEAST = -9999.0  # JSON has no infinity

@@ -15,7 +15,7 @@ from homebox.api.exchange import Exchange, Step, Usage
 from homebox.api.shapes.logprobs import Spelling, told
 from homebox.errors import HomeboxError
 from homebox.model.answers import CallArguments, CallBegins, CallEnds, Event, Text, Thought
-from homebox.model.generation.sequence import TokenLogprob
+from homebox.model.generation.logprobs import TokenLogprob
 
 MESSAGE, REASONING, CALL = "message", "reasoning", "function_call"
 PREFIXES = {MESSAGE: "msg", REASONING: "rs", CALL: "fc"}

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from homebox.model.generation.sequence import Piece, Sequence
+from homebox.model.generation.contract import Piece
+from homebox.model.generation.sequence import Sequence
 
 
 def run(sequence: Sequence) -> Iterator[Piece]:

@@ -10,76 +10,19 @@ brought changes nothing of the answer.
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from homebox.errors import EngineError
-from homebox.model.generation.guide import Bits
-from homebox.model.generation.logprobs import TokenLogprob as TokenLogprob
-from homebox.model.generation.logprobs import token_logprob
+from homebox.model.generation.contract import Forward, MakeChooser, Piece, joined
+from homebox.model.generation.logprobs import TokenLogprob, token_logprob
 from homebox.model.generation.request import GenerationRequest
-from homebox.model.generation.sampling import Sampler, SamplingParams
+from homebox.model.generation.sampling import Sampler
 from homebox.model.generation.speculation import Drafter, Statistics
 from homebox.model.generation.stepping import step_all
 from homebox.model.generation.stopping import StopFinder
 from homebox.model.strictmath import Float32
 from homebox.model.tokenizer.load import StreamDecoder, Tokenizer
-
-
-class Forward(Protocol):
-    """The part of the transformer that a sequence needs."""
-
-    prefill_chunk: int  # most ids of one `forward`
-    shared_chunk: int  # the same while others wait for their next token
-
-    def forward(
-        self, slot: int, position: int, ids: npt.NDArray[np.int32], adapter: int
-    ) -> Float32:
-        """Take `ids` in at `position` of `slot`; return the last one's logits, float32 (V,)."""
-        ...
-
-    def decode(
-        self, slots: Ids[int], ids: npt.NDArray[np.int32], positions: Ids[int], adapters: Ids[int]
-    ) -> Float32:
-        """Take one id in for each of several rows; return their logits, float32 (B, V).
-
-        Rows of the same slot must follow each other, at positions that do.
-        """
-        ...
-
-    def truncate(self, slot: int, length: int) -> None:
-        """Forget what a slot holds from position `length` on."""
-        ...
-
-    def release(self, slot: int) -> None:
-        """Give the memory of a slot back."""
-        ...
-
-
-class Chooser(Protocol):
-    """Chooses the tokens of one sequence; `sampling.Sampler` is the one there is."""
-
-    seed: int
-
-    def next(self, logits: Float32, allowed: Bits | None = None) -> int:
-        """Return the id chosen from `logits`, float32 (V,), among the `allowed` ones."""
-        ...
-
-
-MakeChooser = Callable[[SamplingParams, Ids[int]], Chooser]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What one step brought: text (may be empty), its tokens, and at the end why it ended."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str | None = None  # "stop" or "length" in the last piece
-    logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens, if they were asked for
 
 
 class Sequence:
@@ -288,13 +231,3 @@ class Sequence:
         self.finish_reason = reason
         self.close()
         return Piece(text, (token,), reason, likely)
-
-
-def joined(pieces: Ids[Piece]) -> Piece:
-    """Return several pieces in a row as one."""
-    return Piece(
-        "".join(piece.text for piece in pieces),
-        tuple(index for piece in pieces for index in piece.token_ids),
-        pieces[-1].finish_reason,
-        tuple(each for piece in pieces for each in piece.logprobs),
-    )

@@ -9,16 +9,14 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from homebox.errors import ContextLengthError, NoFreeSlotError, RequestError
+from homebox.model.generation.contract import Forward, Piece, Steppable
 from homebox.model.generation.request import GenerationRequest
 from homebox.model.strictmath import Float32
-
-if TYPE_CHECKING:
-    from homebox.model.generation.sequence import Forward, Piece, Sequence
 
 ROWS = 8  # of one pass, tokens and guesses: the largest decode program
 # So many tokens fill a smaller program: a guess then costs all of them a third more time on a CPU,
@@ -27,7 +25,7 @@ ROWS = 8  # of one pass, tokens and guesses: the largest decode program
 FILLED = 4
 CHUNK_SECONDS = 0.06  # that others may wait for their next token because somebody reads
 
-Outcome: TypeAlias = "Piece | Exception | None"
+Outcome: TypeAlias = Piece | Exception | None
 Rows = list[tuple[int, int, int, int]]
 
 
@@ -44,7 +42,7 @@ class Pace:
         self._best: dict[int, float] = {}  # ids of a chunk -> seconds
         self._latest = (0, 0.0)
 
-    def most(self, transformer: "Forward") -> int:
+    def most(self, transformer: Forward) -> int:
         """Return how many ids the next chunk may have."""
         shared = transformer.shared_chunk
         if not self._best:
@@ -71,7 +69,7 @@ class Pace:
 
 
 def step_all(
-    transformer: "Forward", sequences: "Ids[Sequence]", pace: Pace | None = None
+    transformer: Forward, sequences: Ids[Steppable], pace: Pace | None = None
 ) -> list[Outcome]:
     """Step several sequences of a model: tokens of those that write, and one prompt chunk.
 
@@ -96,7 +94,7 @@ def step_all(
 
 
 def _write(
-    transformer: "Forward", sequences: "Ids[Sequence]", writing: list[int], outcomes: list[Outcome]
+    transformer: Forward, sequences: Ids[Steppable], writing: list[int], outcomes: list[Outcome]
 ) -> None:
     """Take the newest tokens of sequences in, with guesses, and let them choose what follows."""
     spare = max(ROWS - len(writing), 0)
@@ -134,21 +132,21 @@ def _write(
         at += len(own)
 
 
-def _decode(transformer: "Forward", rows: dict[int, Rows]) -> Float32:
+def _decode(transformer: Forward, rows: dict[int, Rows]) -> Float32:
     flat = [row for own in rows.values() for row in own]
     slots, ids, positions, adapters = zip(*flat, strict=True)
     return transformer.decode(slots, np.array(ids, np.int32), positions, adapters)
 
 
 def _break(
-    sequences: "Ids[Sequence]", rows: dict[int, Rows], outcomes: list[Outcome], error: Exception
+    sequences: Ids[Steppable], rows: dict[int, Rows], outcomes: list[Outcome], error: Exception
 ) -> None:
     for i in rows:
         sequences[i].close(broken=True)
         outcomes[i] = error
 
 
-def _settled(sequence: "Sequence", action: Callable[[], Outcome]) -> Outcome:
+def _settled(sequence: Steppable, action: Callable[[], Outcome]) -> Outcome:
     try:
         return action()
     except Exception as error:
