@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import homebox
+from homebox import log_lines
 from homebox.api.tls import tls_of
 from homebox.api.tokens import TOKEN, KeyRing, open_keys
 from homebox.config import Config
@@ -265,7 +266,7 @@ class Daemon:
 
 def serve(config: Config, parts: Parts | None = None) -> None:
     """Run a daemon in the foreground until SIGTERM or SIGINT; a second signal does not wait."""
-    logging.basicConfig(level=logging.WARNING, format="homebox: %(name)s: %(message)s")
+    log_lines.begin()
     # Why a prompt took long is said without being asked.
     logging.getLogger("homebox.prefixes").setLevel(logging.INFO)
 

@@ -13,6 +13,19 @@ DEPTH = 200  # of values in values; what nests deeper can be parsed and not be w
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 # What chat_template_kwargs may not name, as other fields of the request say it.
 RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt", "recall"})
+# Fields of other servers and older protocols that would change the answer -> what to send instead.
+_FORM = "send the form as response_format (json_schema, regex or lark)"
+REFUSED = {
+    "continue_final_message": "send the beginning as a prompt to /v1/completions",
+    "functions": "send tools",
+    "grammar": _FORM,
+    "guided_choice": _FORM,
+    "guided_grammar": _FORM,
+    "guided_json": _FORM,
+    "guided_regex": _FORM,
+    "json_schema": _FORM,
+    "structured_outputs": _FORM,
+}
 
 
 def parse(body: bytes) -> ChatRequest:
@@ -24,6 +37,9 @@ def parse(body: bytes) -> ChatRequest:
 
 def check(request: ChatRequest) -> None:
     """Check what types cannot say; raises RequestError that names the field."""
+    for name, instead in REFUSED.items():
+        if getattr(request, name):
+            raise RequestError(f"{name} is not supported: {instead}", name)
     for name in ("tools", "chat_template_kwargs", "response_format"):
         check_depth(getattr(request, name), name)
     _check_tools(request.tools or [])

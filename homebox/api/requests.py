@@ -144,6 +144,16 @@ class ChatRequest(Struct):
     chat_template_kwargs: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
+    # What other servers and older protocols know, to be refused (see checks.py).
+    continue_final_message: Any = None
+    functions: Any = None
+    grammar: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    json_schema: Any = None
+    structured_outputs: Any = None
 
     @property
     def answer_tokens(self) -> int | None:
@@ -232,7 +242,7 @@ def decoded(body: bytes, kind: type[S]) -> S:
     try:
         return cast(S, _decoder(kind).decode(body))
     except msgspec.ValidationError as error:
-        raise _named(str(error)) from None
+        raise _named(str(error), kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"The body is not valid JSON: {error}") from None
 
@@ -242,14 +252,41 @@ def _decoder(kind: type[Struct]) -> "msgspec.json.Decoder[Any]":
     return msgspec.json.Decoder(kind)
 
 
-def _named(text: str) -> RequestError:
+def _named(text: str, kind: type[Struct]) -> RequestError:
     """Turn "Expected `int`, got `str` - at `$.max_tokens`" into an error about `max_tokens`."""
     place = re.search(r" - at `\$\.?([^`]*)`$", text)
-    if place is None:
-        missing = re.search(r"missing required field `(\w+)`", text)
-        return RequestError(text, missing.group(1) if missing else None)
-    path = place.group(1).replace("[...]", "[]")
+    path = place.group(1).replace("[...]", "[]") if place else ""
+    said = text[: place.start()] if place else text
     missing = re.search(r"missing required field `(\w+)`", text)
     if missing:
-        path = f"{path}.{missing.group(1)}"
-    return RequestError(f"{path}: {text[: place.start()]}", path)
+        path = f"{path}.{missing.group(1)}".lstrip(".")
+        said = "is missing"
+    if not path:
+        return RequestError(f"The body: {said}", None)
+    if said.startswith("Invalid enum value") and (known := values_at(kind, path)):
+        said += f"; it may be {', '.join(known)}"
+    return RequestError(f"{path} {said}" if missing else f"{path}: {said}", path)
+
+
+def values_at(kind: type[Struct], path: str) -> list[str]:
+    """Return the values that the field at a path such as `messages[0].role` may have, if few."""
+    types: list[Any] = [msgspec.inspect.type_info(kind)]
+    for step in re.findall(r"\w+|\[", re.sub(r"\[\d*\]", "[", path)):
+        types = [inner for each in types for inner in _inside(each, step)]
+    return [str(value) for each in types for value in getattr(each, "values", ())]
+
+
+def _inside(given: Any, step: str) -> list[Any]:
+    """Return the types of a member of a value of type `given`: a field, or "[" for an element."""
+    if isinstance(given, msgspec.inspect.StructType):
+        found = [field.type for field in given.fields if field.encode_name == step]
+    elif isinstance(given, msgspec.inspect.ListType):
+        found = [given.item_type] if step == "[" else []
+    else:
+        found = []
+    types = [each.type if isinstance(each, msgspec.inspect.Metadata) else each for each in found]
+    return [
+        member
+        for each in types
+        for member in (each.types if isinstance(each, msgspec.inspect.UnionType) else [each])
+    ]

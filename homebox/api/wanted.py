@@ -31,9 +31,10 @@ def form_of(given: dict[str, Any] | None) -> Form | None:
     if given is None or kind == "text":
         return None
     if kind == "json_object":
-        return JsonObject()
+        # Some clients send the schema of the object along with this type.
+        return JsonObject() if given.get("schema") is None else _schema(given, _FIELD)
     if kind == "json_schema":
-        return _schema(given.get("json_schema"))
+        return _schema(given.get("json_schema"), f"{_FIELD}.json_schema")
     if kind == "regex":
         return Regex(_text(given, "regex"))
     if kind == "lark":
@@ -41,8 +42,7 @@ def form_of(given: dict[str, Any] | None) -> Form | None:
     raise RequestError(f"{_FIELD}.type must be {_KNOWN}, not {str(kind)[:100]!r}", _FIELD)
 
 
-def _schema(given: Any) -> JsonSchema:
-    where = f"{_FIELD}.json_schema"
+def _schema(given: Any, where: str) -> JsonSchema:
     if not isinstance(given, dict):
         raise RequestError(f"{where} must be an object with a name and a schema", where)
     schema = given.get("schema", {})

@@ -257,6 +257,8 @@ def _format(text: dict[str, Any]) -> dict[str, Any] | None:
     form = text.get("format")
     if form is not None and not isinstance(form, dict):
         raise RequestError("text.format must be an object with a type", "text.format")
+    if form is not None and form.get("type") == "json_schema" and "schema" not in form:
+        raise RequestError("text.format of type json_schema needs a schema", "text.format.schema")
     return form
 
 
