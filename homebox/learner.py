@@ -35,7 +35,7 @@ from homebox.model import Model
 
 __all__ = ["Progress", "Report", "run"]
 
-TURNS_A_STEP = 20
+STEP_SECONDS = 0.005  # of reading turns, of which some are long
 
 
 def run(
@@ -83,14 +83,16 @@ def run(
 
 
 def read_ledger(ledger: Ledger) -> Generator[Progress, None, Harvest]:
-    """Find every lesson in the ledger, some turns a step."""
+    """Find every lesson in the ledger, a few turns a step."""
     harvester = Harvester()
     total = ledger.count()
     yield Progress("select", 0, total, "reading the ledger")
+    begun = time.monotonic()
     for number, turn in enumerate(ledger.turns(), 1):
         harvester.read(turn)
-        if number % TURNS_A_STEP == 0:
+        if time.monotonic() - begun > STEP_SECONDS:
             yield Progress("select", number, total, "reading the ledger")
+            begun = time.monotonic()
     return harvester.found
 
 

@@ -1,7 +1,13 @@
-"""Lets a loaded model sit an exam: it answers as it is served, one small step of work at a time."""
+"""Lets a loaded model sit an exam: it answers as it is served, one small step of work at a time.
+
+The one idea: whatever is computed here, is computed in pieces that nobody minds waiting for, and
+after each of them whoever waits comes first. Invariant: how the work is cut changes no answer and
+no mark; an exam waits while others have the slots or the memory, and never fails for that.
+"""
 
 import time
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -12,12 +18,14 @@ from homebox.language.turns import Document
 from homebox.learning.packing import messages_of
 from homebox.model import GenerationRequest, Model, SamplingParams
 from homebox.model.adapters import BASE
+from homebox.model.generation.sequence import Sequence as Answer
 
 MAX_ANSWER = 48
-# A step is not shorter than this, so that handing over does not cost more than the work.
+# A step is not shorter than this while nobody waits: handing over must not cost more than the work.
 STEP_SECONDS = 0.01
 
 Float64 = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
 
 
 class ModelExaminee:
@@ -25,6 +33,8 @@ class ModelExaminee:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        # Of a prompt: as much as is read beside answers at most, in the smallest of programs.
+        self._chunk = max(model.transformer.shared_chunk // 4, 1)
 
     def answer(
         self, messages: Sequence[dict[str, Any]], adapter: str
@@ -33,22 +43,20 @@ class ModelExaminee:
         prompt = self._model.chat.render(messages)
         room = self._model.context - len(prompt)
         sampling = SamplingParams(max_tokens=max(1, min(MAX_ANSWER, room)))
-        while True:
-            try:
-                sequence = self._model.start(GenerationRequest(prompt, sampling, adapter))
-                break
-            except NoFreeSlotError:
-                yield
+        sequence = yield from self._started(GenerationRequest(prompt, sampling, adapter))
         pieces = []
         begun = time.perf_counter()
         try:
             while not sequence.finished:
-                piece = sequence.step()
+                piece = sequence.read(self._chunk) if sequence.reading else sequence.step()
                 if piece is not None:
                     pieces.append(piece.text)
-                if time.perf_counter() - begun > STEP_SECONDS:
+                if self._to_yield(begun):
                     yield
                     begun = time.perf_counter()
+        except Exception:
+            sequence.close(broken=True)
+            raise
         finally:
             sequence.close()
         return "".join(pieces)
@@ -66,9 +74,8 @@ class ModelExaminee:
             rendered = self._model.chat.render_training(messages_of(document))
             places = np.flatnonzero(np.array(rendered.mask[1:], dtype=np.bool_))
             targets = np.array(rendered.ids, dtype=np.int64)[places + 1]
-            base = _log_softmax((yield from self._logits(rendered.ids, BASE))[places])
-            yield
-            new = _log_softmax((yield from self._logits(rendered.ids, adapter))[places])
+            base = yield from self._log_softmax_at(rendered.ids, places, BASE)
+            new = yield from self._log_softmax_at(rendered.ids, places, adapter)
             divergence += float(np.sum(np.exp(base) * (base - new)))
             rows = np.arange(len(places))
             base_loss -= float(np.sum(base[rows, targets]))
@@ -79,15 +86,42 @@ class ModelExaminee:
             return float("nan"), float("nan")
         return divergence / count, (loss - base_loss) / max(base_loss, 1e-9)
 
-    def _logits(
-        self, ids: Sequence[int], adapter: str
-    ) -> Generator[None, None, npt.NDArray[np.float32]]:
-        """Return the logits after each of `ids`; waits while others have the memory for it."""
+    def _log_softmax_at(
+        self, ids: Sequence[int], places: Ints, adapter: str
+    ) -> Generator[None, None, Float64]:
+        """Return the logarithms of the probabilities after some of `ids`, float64 (P, V)."""
         while True:
             try:
-                return self._model.logits(ids, adapter)
+                return (yield from self._read(ids, places, adapter))
+            except NoFreeSlotError:
+                yield  # others have the slots or the memory for it
+
+    def _read(
+        self, ids: Sequence[int], places: Ints, adapter: str
+    ) -> Generator[None, None, Float64]:
+        found = np.zeros((len(places), self._model.config.vocab_size))
+        begun = time.perf_counter()
+        with closing(self._model.passed(ids, adapter)) as passed:
+            for at, logits in passed:
+                inside = np.flatnonzero((places >= at) & (places < at + len(logits)))
+                found[inside] = _log_softmax(logits[places[inside] - at])
+                if self._to_yield(begun):
+                    yield
+                    begun = time.perf_counter()
+        return found
+
+    def _started(self, request: GenerationRequest) -> Generator[None, None, Answer]:
+        """Begin an answer; waits while others have the slots or the memory for it."""
+        while True:
+            try:
+                return self._model.start(request)
             except NoFreeSlotError:
                 yield
+
+    def _to_yield(self, begun: float) -> bool:
+        """Whether a step was long enough: at once if somebody waits."""
+        waits = self._model.interrupt.is_set()
+        return waits or time.perf_counter() - begun > STEP_SECONDS
 
 
 def _log_softmax(logits: npt.NDArray[np.float32]) -> Float64:

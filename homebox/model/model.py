@@ -23,15 +23,17 @@ from homebox.errors import ConfigError
 from homebox.model.adapters import BASE, Adapters, AdapterSlots, Slots
 from homebox.model.chat.formats import chat_format
 from homebox.model.decoder.activations import Activations
-from homebox.model.embedding import embedding
+from homebox.model.embedding import Hidden, embedding
+from homebox.model.generation.contract import Forward, MakeChooser, Piece
 from homebox.model.generation.generate import run
 from homebox.model.generation.request import GenerationRequest
 from homebox.model.generation.sampling import Sampler, SamplingParams
-from homebox.model.generation.sequence import Forward, MakeChooser, Piece, Sequence
+from homebox.model.generation.sequence import Sequence
 from homebox.model.generation.speculation import Speculation
 from homebox.model.generation.stepping import Pace, check_prompt, check_request, step_all
 from homebox.model.loading.loader import LoadedModel, LoadedWeights
 from homebox.model.loading.open_model import model_name, open_model, open_weights
+from homebox.model.passing import Passing, passed
 from homebox.model.placement.devices import choose, lost, room_of
 from homebox.model.placement.others import NOBODY, Others
 from homebox.model.prefixes.disk import DiskPrefixes, disk_prefixes
@@ -67,7 +69,7 @@ class PlannedLoad:
     pages: int  # of 64 positions, which conversations and what is kept of them may take
 
 
-class Computation(Forward, AdapterSlots, Protocol):
+class Computation(Forward, Hidden, AdapterSlots, Protocol):
     """What a model needs of its transformer."""
 
     def all_logits(self, ids: npt.NDArray[np.int32], adapter: int = 0) -> Float32:
@@ -76,12 +78,6 @@ class Computation(Forward, AdapterSlots, Protocol):
 
     def hidden(self, ids: npt.NDArray[np.int32], adapter: int = 0) -> Float32:
         """Return the last hidden state of each of `ids` in a fresh context, float32 (T, H)."""
-        ...
-
-    def hidden_part(
-        self, slot: int, position: int, ids: npt.NDArray[np.int32], adapter: int
-    ) -> Float32:
-        """Return the last hidden states of at most 64 ids at a position of a slot, (T, H)."""
         ...
 
     def prepare(self) -> bool:
@@ -179,6 +175,10 @@ class Model:
             return self.transformer.all_logits(np.array(ids, dtype=np.int32), index)
         finally:
             self.adapters.give_back(index)
+
+    def passed(self, ids: Ids[int], adapter: str = BASE) -> Passing:
+        """Compute what `logits` does part by part; see `passing.passed`."""
+        return passed(self, ids, adapter)
 
     def embedding(self, ids: Ids[int], adapter: str = BASE) -> Iterator[Float32 | None]:
         """Compute the mean of the last hidden states of `ids` step by step; see `embedding`."""
