@@ -129,7 +129,10 @@ class Daemon:
             f"{self.url}/v1, context {about.context}, state {self.state.path}"
         ]
         if self.token and not self._token:
-            lines.append(f'clients need the key in {self.state.path / TOKEN}; see "homebox token"')
+            lines.append(
+                f'clients need the key in {self.state.path / TOKEN}; "homebox connect opencode", '
+                '"homebox connect openclaw" or "homebox connect openai" (any other) tells them'
+            )
         lines += [line for line in (about.kept, *about.plan, self._hosting.trouble) if line]
         bare = bare_line(self.state.lineage, about.base)
         return [*lines, *([bare] if bare else []), *self._hosting.first_steps()]

@@ -193,13 +193,24 @@ def error_response(path: str, error: HomeboxError) -> web.Response:
 
 
 def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
-    """Say what aiohttp found wrong."""
-    told = RequestError(error.reason, code=HTTP_CODES.get(error.status))
+    """Say what aiohttp found wrong, and what to do about it."""
+    allowed = error.headers.get("Allow")
+    told = RequestError(_reason(request, error), code=HTTP_CODES.get(error.status))
     told.status = error.status
     response = error_response(request.path, told)
-    if allowed := error.headers.get("Allow"):
+    if allowed:
         response.headers["Allow"] = allowed
     return response
+
+
+def _reason(request: web.Request, error: web.HTTPException) -> str:
+    """Say an error of aiohttp's with the path, which is the caller's own word."""
+    path = request.path[:200]
+    if error.status == 404:
+        return f"There is no {path!r} here; the base URL of clients ends in /v1"
+    if error.status == 405:
+        return f"{path!r} takes {error.headers.get('Allow', 'another method')}"
+    return error.reason
 
 
 def _bind_error(error: OSError, host: str, port: int) -> str:

@@ -174,4 +174,5 @@ def _remarks(offer: Offer, trial: Trial | None) -> None:
         )
     if trial is not None:
         shown = f": {trial.said}" if trial.said else ""
-        print(f"check: {trial.what} ({trial.seconds} s){shown}")
+        took = "" if trial.ok is None else f" ({trial.seconds} s)"
+        print(f"check: {trial.what}{took}{shown}")

@@ -117,13 +117,20 @@ def _doing_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if not found["running"]:
         return []
     learning, switch = found["learning"], found["switch"]
-    rows = [("learning", f"{learning['stage']}: {learning['text']}" if learning else "no")]
+    rows = [("learning", _progress_line(learning) if learning else "no")]
     if switch is not None:
         since = f"{switch['stage']}: {switch['text']} ({switch['seconds']} s)"
         rows.append(("switch", f"to {switch['to']}, {since}"))
     if found["trouble"]:
         rows.append(("trouble", found["trouble"]))
     return rows
+
+
+def _progress_line(learning: dict[str, Any]) -> str:
+    """Say where a learning run stands."""
+    done, total = learning["done"], learning["total"]
+    far = f" {done} of {total}" if total > 1 else ""
+    return f"{learning['stage']}{far}: {learning['text']}"
 
 
 def _without_daemon(config: Config) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`homebox token`: the keys that clients need: show the own one, change it, add named ones."""
 
 import argparse
+import sys
 
 from homebox.api.tokens import TOKEN, add_key, named_keys, new_token, open_keys, remove_key
 from homebox.commands.common import (
@@ -62,6 +63,8 @@ def _say(args: argparse.Namespace, value: dict[str, str], text: str) -> None:
         print_json(value)
     else:
         print(text)
+        if args.action == "add":
+            print("shown this once; only a digest of it is kept", file=sys.stderr)
 
 
 def _shown(config: Config) -> str:

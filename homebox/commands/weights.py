@@ -61,7 +61,10 @@ def rollback(args: argparse.Namespace) -> int:
     restored = len(move["restored_lessons"])
     print(f"served now: {short(move['new'])} (was {short(move['old'])})")
     if undone:
-        print(f"{undone} lessons undone; learning leaves them out until you approve them again")
+        print(
+            f'{undone} lessons undone; learning leaves them out: "homebox lessons --only undone" '
+            "lists them, --approve HASH lets one be learned again"
+        )
     if restored:
         print(f"{restored} lessons are known again")
     return 0

@@ -29,7 +29,8 @@ class Offer:
             return ""
         return (
             f"a context of {self.context} tokens is too small for agents, which need "
-            f"{AGENT_CONTEXT} or more: serve with a larger --context, or a model that has one"
+            f'{AGENT_CONTEXT} or more: bring a model that has it ("homebox pull"), serve it '
+            '("homebox use NAME --context 32768"), and connect again'
         )
 
 

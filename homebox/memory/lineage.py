@@ -167,11 +167,12 @@ class Lineage:
         found = [weights for weights in kept if word and weights.startswith(word)]
         if len(found) == 1:
             return found[0]
-        candidates = ", ".join(short(weights) for weights in found or kept[-8:]) or "none yet"
+        candidates = ", ".join(short(weights) for weights in found or ["base", *kept[-8:]])
         if found:
             raise AmbiguousWeightsError(f"{name!r} fits several checkpoints: {candidates}")
         raise UnknownWeightsError(
-            f"no checkpoint of this model is called {name!r}; there are: base, {candidates}"
+            f"no checkpoint of this model is called {name!r}; there are: {candidates}"
+            + ("" if kept else " (nothing was learned yet)")
         )
 
     def checkpoints(self, base: str) -> list[str]:

@@ -108,7 +108,7 @@ class Engine:
         with self._condition:
             self._refuse_if_dead()
             if self.learning is not None:
-                raise BusyError("learning is running already; wait for it to end")
+                raise BusyError('learning is running already; "homebox status" shows how far it is')
             self.learning = Learning(steps)
             self._owed = 0.0
             self._condition.notify()
@@ -205,6 +205,8 @@ class Engine:
         One for which there is no memory waits on, and all behind it; one whose prompt is being read
         for another lets others pass.
         """
+        if not self._waiting:
+            return
         self._drop_cancelled()
         for place in list(self._waiting):
             if len(self._active) >= self.max_active or self._full:

@@ -193,6 +193,28 @@ def test_unknown_things(box: Box) -> None:
     assert wrong.status_code == 405
     assert wrong.headers["allow"] == "POST"
     assert wrong.json()["error"]["code"] == "method_not_allowed"
+    assert "POST" in wrong.json()["error"]["message"]
+    assert "/v1/nothing" in box.http.get("/v1/nothing").json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "said"),
+    [
+        ({}, "model", "model is missing"),
+        ({"model": "base"}, "messages", "messages is missing"),
+        ({"model": "base", "messages": [{"content": "x"}]}, "messages[0].role", "is missing"),
+        (
+            {"model": "base", "messages": [{"role": "boss"}]},
+            "messages[0].role",
+            "may be assistant, developer, system, tool, user",
+        ),
+        ({"model": "base", "messages": USER, "top_p": 2}, "top_p", "<= 1.0"),
+    ],
+)
+def test_errors_say_what_may_stand_there(given: dict[str, Any], param: str, said: str) -> None:
+    with pytest.raises(RequestError, match=said) as caught:
+        parse(json.dumps(given).encode())
+    assert caught.value.param == param
 
 
 def test_large_bodies(make_box: MakeBox) -> None:

@@ -46,6 +46,7 @@ def converted(value: Any, kind: type[S], where: str) -> S:
         missing = re.search(r"missing required field `(\w+)`", text)
         if missing:
             path = f"{path}.{missing.group(1)}"
+            raise RequestError(f"{path} is missing", path) from None
         raise RequestError(f"{path}: {text}", path) from None
 
 
