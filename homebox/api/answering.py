@@ -27,6 +27,7 @@ from homebox.api.requests import ChatRequest
 from homebox.api.service import Service
 from homebox.api.shape import Shape
 from homebox.api.wanted import wanted_of
+from homebox.api.writing import Writing
 from homebox.errors import ContextLengthError, DaemonError, HomeboxError, RequestError
 from homebox.model.chat.prompt import ChatPrompt
 from homebox.model.generation.request import GenerationRequest
@@ -219,34 +220,26 @@ class Answering:
         response.headers["Cache-Control"] = "no-store"
         response.headers["X-Accel-Buffering"] = "no"
         await response.prepare(request)
+        with Writing(request, response, self._limits.write_timeout) as writing:
+            await self._told(writing, exchange, shape)
+            await writing.finish()
+        return response
+
+    async def _told(self, writing: Writing, exchange: Exchange, shape: Shape) -> None:
         try:
-            await self._send(request, response, shape.begin())
+            await writing.send(shape.begin())
             async for step in exchange.steps(self._limits.patience):
                 said = shape.silence() if step is None else shape.step(step)
-                await self._send(request, response, said)
+                await writing.send(said)
             await exchange.finish()
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
             with contextlib.suppress(Exception):
                 await exchange.abandon()
-            await self._send(request, response, shape.failure(shown(error)))
-            return response
-        await self._send(request, response, shape.end())
-        await response.write_eof()
-        return response
-
-    async def _send(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-        """Write to a stream; a reader that takes nothing for long counts as gone."""
-        if not data:
-            return
-        try:
-            async with asyncio.timeout(self._limits.write_timeout):
-                await response.write(data)
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("the reader takes nothing") from None
+            await writing.send(shape.failure(shown(error)))
+        else:
+            await writing.send(shape.end())
 
     def _background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

@@ -8,6 +8,7 @@ from aiohttp import web
 from homebox.errors import BusyError, HomeboxError, RequestError
 
 JSON = "application/json"
+encoded = msgspec.json.Encoder().encode
 EVENTS = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
 RETRY_AFTER = "2"  # seconds
@@ -17,16 +18,14 @@ OWNER = web.RequestKey("owner", str)  # of a request: a digest of the key that i
 def event(value: Any, name: str = "") -> bytes:
     """Encode one server-sent event, with a name where a protocol has them."""
     head = b"event: " + name.encode() + b"\n" if name else b""
-    return head + b"data: " + msgspec.json.encode(value) + b"\n\n"
+    return head + b"data: " + encoded(value) + b"\n\n"
 
 
 def json_response(
     value: Any, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
     """Answer with a JSON value."""
-    return web.Response(
-        body=msgspec.json.encode(value), status=status, content_type=JSON, headers=headers
-    )
+    return web.Response(body=encoded(value), status=status, content_type=JSON, headers=headers)
 
 
 def error_value(error: HomeboxError) -> dict[str, Any]:

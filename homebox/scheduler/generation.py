@@ -16,6 +16,7 @@ from homebox.model.generation.logprobs import TokenLogprob
 from homebox.model.generation.request import GenerationRequest
 from homebox.model.generation.sampling import SamplingParams
 from homebox.scheduler.contract import Chunk
+from homebox.scheduler.deadline import Deadline
 
 CANCELLED = "cancelled"
 ERROR = "error"
@@ -68,6 +69,7 @@ class Generation:
         self._failure: BaseException | None = None
         self._announced = False  # something is there to be read, and the loop was or is told
         self._waiter: asyncio.Future[None] | None = None
+        self._deadline = Deadline(self._rouse)
         self._wake = wake
 
     @property
@@ -102,26 +104,23 @@ class Generation:
             self.ids += said.ids
             return said
         self.end = last
+        self._deadline.close()
         if failure is not None:
             raise failure
         return None
 
     async def _arrival(self, patience: float | None) -> bool:
         """Wait until there is something to be read; False if nothing came in time."""
-        # A future and a timer: asyncio's own events and time-outs cost more than all else here.
-        ends = None if patience is None else self._loop.time() + patience
-        while not self._announced:
-            self._waiter = self._loop.create_future()
-            timer = None if ends is None else self._loop.call_at(ends, self._rouse)
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                if timer is not None:
-                    timer.cancel()
-            if ends is not None and not self._announced and self._loop.time() >= ends:
-                return False
-        return True
+        # A future: asyncio's own events and time-outs cost more than all else here.
+        self._waiter = self._loop.create_future()
+        if patience is not None:
+            self._deadline.set(patience)
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._deadline.drop()
+        return self._announced
 
     def _rouse(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -17,6 +17,9 @@ class ChatShape:
     def __init__(self, exchange: Exchange, spelling: Spelling) -> None:
         self._exchange = exchange
         self._spelling = spelling
+        # What all chunks begin with is encoded once.
+        head = self._head("chat.completion.chunk", [])
+        self._opening = wire.event(head).removesuffix(b"]}\n\n")
         # The first chunk says who speaks, and only that one: some clients join all that they get.
         self._silent = {choice.index for choice in exchange.choices}
         self._waiting: dict[int, list[TokenLogprob]] = {}
@@ -75,7 +78,7 @@ class ChatShape:
             delta = {"role": "assistant", **delta}
         logprobs = self._logprobs(self._waiting.pop(index, []))
         part = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return wire.event(self._head("chat.completion.chunk", [part]))
+        return b"%b%b]}\n\n" % (self._opening, wire.encoded(part))
 
     def _logprobs(self, logprobs: Iterable[TokenLogprob]) -> dict[str, Any] | None:
         if not self._exchange.request.logprobs:

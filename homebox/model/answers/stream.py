@@ -90,7 +90,7 @@ class AnswerParser:
 
     def _go_on(self) -> list[Event]:
         next(self._steps, None)
-        events = merged(self._events)
+        events = self._events[:] if len(self._events) < 2 else merged(self._events)
         self._events.clear()
         return events
 
