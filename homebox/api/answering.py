@@ -21,7 +21,7 @@ from homebox.api.door import Door
 from homebox.api.exchange import Choice, Exchange
 from homebox.api.guard import check_content_type
 from homebox.api.metrics import Metrics
-from homebox.api.plain import COMPLETION, Plain, plain_reply
+from homebox.api.plain import COMPLETION, Plain, begun, plain_reply
 from homebox.api.reply import Reply, answer_parser, shown_marks
 from homebox.api.requests import ChatRequest
 from homebox.api.service import Service
@@ -183,8 +183,8 @@ class Answering:
         choices: list[Choice] = []
         try:
             _check_bias(chat, service.vocabulary)
-            wanted = wanted_of(chat, "")
             for plain in await prompts(service, lease.weights):
+                wanted = wanted_of(chat, begun(service, plain.ids))
                 sampling = chat.sampling(len(plain.ids), service.context)
                 for index in range(chat.n or 1):
                     guide = await asyncio.to_thread(service.guide, wanted)

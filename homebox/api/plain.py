@@ -39,6 +39,12 @@ def plain_reply() -> Reply:
     return Reply(AnswerParser(Dialect()))
 
 
+def begun(service: Service, ids: list[int]) -> str:
+    """Return the end of a prompt as guides see it; empty where the answer carries on no text."""
+    tokenizer = service.tokenizer
+    return str(tokenizer.decode(ids[-1:], special=True)) if tokenizer.is_text(ids[-1]) else ""
+
+
 def plain_prompt(service: Service, given: str | list[int]) -> Plain:
     """Return a prompt; raises RequestError and ContextLengthError."""
     tokenizer = service.tokenizer

@@ -283,12 +283,13 @@ class Engine:
         except Exception as error:
             reason = error if isinstance(reason, str) else reason
         end = _end(sequence, reason if isinstance(reason, str) else ERROR)
+        # Counted first: whoever has the answer finds it in the counts.
+        if self.observer is not None:
+            self.observer.ended(end.prompt_tokens, end.cached_tokens, end.completion_tokens)
         if isinstance(reason, str):
             place.generation.deliver(end)
         else:
             place.generation.fail(reason, end)
-        if self.observer is not None:
-            self.observer.ended(end.prompt_tokens, end.cached_tokens, end.completion_tokens)
 
     def _abandon_all(self) -> None:
         """Tell everybody who still waits that nothing more will come."""

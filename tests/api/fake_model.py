@@ -42,6 +42,9 @@ class FakeTokenizer:
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         return bytes(ids).decode(errors="replace")
 
+    def is_text(self, index: int) -> bool:
+        return True
+
 
 class FakeChat:
     """Keeps what it was given last."""

@@ -66,7 +66,7 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
         chat = decoded(await answering.body(request), ChatRequest)
         check(chat)
         async with answering.door.enter() as service:
-            prompt = await answering.prompt(service, chat, request[OWNER])
+            prompt = await answering.prompt(service, chat, request[OWNER], bounded=False)
             text = service.tokenizer.decode(prompt.ids, special=True)
         return json_response({"prompt": text})
 
@@ -80,7 +80,7 @@ async def _ids_of_messages(
 ) -> list[int]:
     chat = ChatRequest(given.model, given.messages or [], tools=given.tools)
     check(chat)
-    return (await answering.prompt(service, chat, owner)).ids
+    return (await answering.prompt(service, chat, owner, bounded=False)).ids
 
 
 def _text_of(given: TokenizeBody) -> str:
