@@ -75,7 +75,8 @@ def _no_password() -> str:
 
 
 def _explained(error: ssl.SSLError, certificate: Path, key: Path) -> str:
-    if error.reason == "KEY_VALUES_MISMATCH":
+    # The last is said of a key of another kind than the certificate's.
+    if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
         return f"server.tls_key: {key} does not belong to the certificate {certificate}"
     try:
         client_context(certificate)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from homebox.commands.doctor_devices import Machine
 
 LIBRARIES = (
-    *("aiohttp", "jinja2", "llvmlite", "msgspec", "numpy", "safetensors", "sentencepiece"),
-    "tokenizers",
+    *("aiohttp", "jinja2", "llguidance", "llvmlite", "msgspec", "numpy", "prometheus_client"),
+    *("safetensors", "sentencepiece", "tokenizers"),
 )
 
 

@@ -141,6 +141,8 @@ def test_missing_halves(one: Files) -> None:
         (lambda f, t, other: t.certificate.write_bytes(b"\xff\x00" * 99), "no certificate in PEM"),
         (lambda f, t, other: t.key.write_text("x"), r"tls_key: .*no key in PEM"),
         (lambda f, t, other: shutil.copy(other.key, t.key), r"tls_key: .*does not belong"),
+        # A key of another kind, which OpenSSL tells in other words.
+        (lambda f, t, other: openssl("genrsa", "-out", str(t.key), "2048"), "does not belong"),
         (lambda f, t, other: encrypt(t), r"tls_key: .*without a password"),
         (lambda f, t, other: t.certificate.write_bytes(t.key.read_bytes()), "no certificate"),
         (lambda f, t, other: (t.key.unlink(), t.key.mkdir()), r"tls_key: .*cannot be read"),
