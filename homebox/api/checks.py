@@ -11,6 +11,7 @@ from homebox.errors import RequestError
 BIASES = 1_024
 DEPTH = 200  # of values in values; what nests deeper can be parsed and not be written again
 TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
+_KINDS = {dict: "a JSON schema, an object", str: "a text", bool: "true or false"}
 # What chat_template_kwargs may not name, as other fields of the request say it.
 RESERVED = frozenset({"self", "messages", "tools", "add_generation_prompt", "recall"})
 # Fields of other servers and older protocols that would change the answer -> what to send instead.
@@ -110,10 +111,17 @@ def _check_tools(tools: list[dict[str, Any]]) -> None:
                 "functions",
                 f"{where}.type",
             )
-        function = tool.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
+        given = tool.get("function")
+        function: dict[str, Any] = given if isinstance(given, dict) else {}
+        name = function.get("name")
         if not isinstance(name, str) or not 0 < len(name) <= 256:
             raise RequestError(f"{where}: a function needs a name", f"{where}.function.name")
+        kinds = {"parameters": dict, "description": str, "strict": bool}
+        for field, kind in kinds.items():
+            if not isinstance(function.get(field), kind | None):
+                raise RequestError(
+                    f"{where}: {field} must be {_KINDS[kind]}", f"{where}.function.{field}"
+                )
 
 
 def _check_history(messages: list[ChatMessage]) -> None:

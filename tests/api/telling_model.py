@@ -3,7 +3,7 @@
 Its logits are drawn from the place and the id, so that a test can compute what they must give.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,9 @@ class TellingModel(FakeModel):
         drawn = [np.random.default_rng([place, index]) for place, index in enumerate(ids)]
         return np.array([each.standard_normal(VOCABULARY) for each in drawn], dtype=np.float32)
 
-    def embed(self, ids: Sequence[int], adapter: str = "base") -> np.ndarray:
-        return np.array([len(ids), *ids[:3], 0.5], dtype=np.float32)
+    def embedding(self, ids: Sequence[int], adapter: str = "base") -> Iterator[np.ndarray | None]:
+        yield None
+        yield np.array([len(ids), *ids[:3], 0.5], dtype=np.float32)
 
 
 @pytest.fixture(autouse=True)

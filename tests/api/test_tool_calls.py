@@ -285,6 +285,9 @@ def test_a_history_that_nobody_can_read_is_refused(make_box: MakeBox, arguments:
     assert response.json()["error"]["param"].startswith("messages[1].tool_calls")
 
 
+PARAMETERS = "tools[0].function.parameters"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -292,6 +295,8 @@ def test_a_history_that_nobody_can_read_is_refused(make_box: MakeBox, arguments:
         ({"tools": [WEATHER, {"type": "function"}]}, "tools[1].function.name"),
         ({"tools": [{"function": {"name": ""}}]}, "tools[0].function.name"),
         ({"tools": [{"function": {"name": 3}}]}, "tools[0].function.name"),
+        ({"tools": [{"function": {"name": "f", "parameters": True}}]}, PARAMETERS),
+        ({"tools": [{"function": {"name": "f", "strict": "yes"}}]}, "tools[0].function.strict"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
         ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
@@ -327,7 +332,7 @@ def test_variables_cannot_break_the_rendering(make_box: MakeBox) -> None:
 @pytest.mark.parametrize("depth", [150, 250, *range(960, 1000, 3), 100_000])
 def test_what_nests_deeply_is_answered_or_refused(box: Box, depth: int) -> None:
     deep = "[" * depth + "]" * depth
-    tool = {"type": "function", "function": {"name": "f", "parameters": "@"}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"x": "@"}}}
     for fields in ({"chat_template_kwargs": {"x": "@"}}, {"tools": [tool]}):
         data = json.dumps(body("x", **fields)).replace('"@"', deep)
         headers = {"content-type": "application/json"}
