@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from homebox.api.service import Service
 
 # When each series began: twice as many lines, which nobody asks for.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds: from a token of a small model on a card to a long prompt on a laptop.
