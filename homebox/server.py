@@ -207,7 +207,10 @@ def _reason(request: web.Request, error: web.HTTPException) -> str:
     """Say an error of aiohttp's with the path, which is the caller's own word."""
     path = request.path[:200]
     if error.status == 404:
-        return f"There is no {path!r} here; the base URL of clients ends in /v1"
+        return (
+            f"There is no {path!r} here; the base URL of OpenAI's clients ends in /v1, that of "
+            "Anthropic's ends before it"
+        )
     if error.status == 405:
         return f"{path!r} takes {error.headers.get('Allow', 'another method')}"
     return error.reason

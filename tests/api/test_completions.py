@@ -223,7 +223,7 @@ def test_what_cannot_be_done_is_refused_by_name(
 
 def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(telling: Box) -> None:
     error = create(telling, 400, prompt="x" * 5000)["error"]
-    assert error["code"] == "context_length_exceeded"
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
     assert telling.state.ledger.count() == 0
 
 

@@ -47,6 +47,7 @@ def test_responses_and_messages_are_held_to_their_forms(box: Box) -> None:
     ("form", "param"),
     [
         ({"type": "sound"}, "response_format"),
+        ({"type": "regex", "regex": "(a"}, "response_format.regex"),
         ({"type": "json_object", "schema": 123}, "response_format.schema"),
         (
             {"type": "json_object", "schema": {"type": "hiccup"}},
@@ -65,6 +66,17 @@ def test_responses_and_messages_are_held_to_their_forms(box: Box) -> None:
 def test_forms_that_are_none_are_refused(box: Box, form: Any, param: str) -> None:
     response = box.chat("hi", response_format=form)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_what_is_wrong_with_a_regular_expression_is_said(box: Box) -> None:
+    response = box.chat("hi", response_format={"type": "regex", "regex": "(a"})
+    assert "unclosed group" in response.json()["error"]["message"]
+
+
+def test_a_text_that_is_too_long_to_embed_is_the_input(box: Box) -> None:
+    response = box.http.post("/v1/embeddings", json={"input": "hello " * 5000})
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
 
 
 @pytest.mark.parametrize("form", [{}, {"name": "word"}, {"name": "word", "schema": []}])

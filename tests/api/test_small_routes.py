@@ -77,7 +77,7 @@ def test_embeddings_of_ids_are_those_of_their_text(box: Box) -> None:
         ({"input": {"a": 1}}, "input"),
         ({"input": "x", "dimensions": 3}, "dimensions"),
         ({"input": "x", "encoding_format": "int8"}, "encoding_format"),
-        ({"input": "word " * 10_000}, "messages"),
+        ({"input": "word " * 10_000}, "input"),
         ({}, "input"),
     ],
 )

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from homebox.api.answering import Answering
 from homebox.api.bodies.completions import CompletionBody
+from homebox.api.bodies.fields import told_as
 from homebox.api.exchange import Exchange
 from homebox.api.plain import Plain, plain_prompt, with_likelihoods
 from homebox.api.requests import decoded
@@ -28,7 +29,9 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
 
 async def _prompts(body: CompletionBody, service: Service, weights: str) -> list[Plain]:
     """Return the prompts, with their likelihoods where these are to be told."""
-    prompts = [await asyncio.to_thread(plain_prompt, service, given) for given in body.prompts()]
+    with told_as({"messages": "prompt"}):
+        given = body.prompts()
+        prompts = [await asyncio.to_thread(plain_prompt, service, each) for each in given]
     if not body.echo or body.logprobs is None:
         return prompts
     top = body.logprobs

@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from homebox.api.answering import Answering
+from homebox.api.bodies.fields import told_as
 from homebox.api.requests import decoded
 from homebox.api.service import Service
 from homebox.api.wire import json_response
@@ -40,7 +41,8 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
         async with answering.door.enter() as service:
             lease = await service.served.acquire(given.model)
             try:
-                texts = await asyncio.to_thread(_ids_of, service, given.input)
+                with told_as({"messages": "input"}):
+                    texts = await asyncio.to_thread(_ids_of, service, given.input)
                 found = [await _embed(service, ids, lease.weights) for ids in texts]
             finally:
                 lease.release()

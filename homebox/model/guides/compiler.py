@@ -95,5 +95,8 @@ def check_nesting(text: str, param: str) -> None:
 
 
 def _first_line(error: str) -> str:
-    line = _PLACE.sub("", error.strip().partition("\n")[0])
+    first, *rest = error.strip().splitlines() or [""]
+    # What is wrong with a regular expression is said below a drawing of it.
+    reasons = [each.strip() for each in rest if each.strip().startswith("error:")]
+    line = " ".join([_PLACE.sub("", first), *reasons[:1]])
     return line if len(line) <= 300 else line[:297] + "..."
