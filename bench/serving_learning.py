@@ -210,12 +210,13 @@ async def _streams(url: str, learner: Learner | None) -> tuple[list[Told], int]:
     async def stream(session: aiohttp.ClientSession, number: int) -> None:
         nonlocal dropped
         for count in range(10**9):
-            if count >= len(QUESTIONS) and (learner is None or not learner.alive):
-                return
+            over = learner is None or not learner.alive
             try:
                 told.append(await _tell(session, url, QUESTIONS[(number + count) % len(QUESTIONS)]))
             except aiohttp.ClientError:
                 dropped += 1
+            if over and count >= len(QUESTIONS) - 1:
+                return  # the last one began after the end
             if learner is not None and learner.stage != "gate":
                 await asyncio.sleep(1.0)  # the run is to come to its end
 
@@ -299,7 +300,7 @@ def main(words: Sequence[str] | None = None) -> int:
     args = arguments(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
-        peer = Beside(args.model, args.threads, Path(folder), max(args.lengths) + 512)
+        peer = Beside(args.model, args.threads, Path(folder), max(4096, max(args.lengths) + 512))
         with peer.running() as url:
             tell = [
                 {"model": "homebox", "messages": [{"role": "user", "content": f}]} for f in FACTS

@@ -8,10 +8,12 @@ nothing but the list of lessons.
 
 import time
 from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 from homebox.config import Config
 from homebox.errors import EngineError, LearningError
+from homebox.learning.beside import NOBODY, beside
 from homebox.learning.checkpoint import load_spec, save_adapter, save_spec
 from homebox.learning.gate import limits_for
 from homebox.learning.harvest import Harvest, Harvester
@@ -25,6 +27,7 @@ from homebox.learning.report import (
     report_data,
 )
 from homebox.learning.selection import Selection, select
+from homebox.learning.topics import told
 from homebox.learning.train import Recipe, job_spec, recipe_of
 from homebox.learning.trial import Candidate, Trial
 from homebox.memory.ledger import Ledger, now
@@ -53,6 +56,8 @@ def run(
     """
     begun = time.monotonic()
     head = lineage.head(model.base_hash)
+    interrupt = getattr(model, "interrupt", NOBODY)
+    yield from beside(read_wordings, Progress("select", 0, 1, "learning to read"), interrupt)
     found = yield from read_ledger(ledger)
     if dry_run:
         return _dry(found, head)
@@ -66,9 +71,14 @@ def run(
     try:
         recipe = recipe_of(settings.learning)
         limits = limits_for(model.config, settings.gate)
-        candidate = yield from patient(
-            lambda: Trial(model, selection, limits, recipe.seed, head).attempt(recipe), pauses
-        )
+
+        def attempt() -> Generator[Progress, None, Candidate]:
+            progress = Progress("prepare", 0, 1, "writing the exam")
+            made = partial(Trial, model, selection, limits, recipe.seed, head)
+            trial = yield from beside(made, progress, interrupt)
+            return (yield from trial.attempt(recipe))
+
+        candidate = yield from patient(attempt, pauses, interrupt)
     except (LearningError, EngineError) as error:
         return _unchanged(head, str(error), {"counts": selection.counts, **_told(pauses)})
     seconds = time.monotonic() - begun
@@ -80,6 +90,11 @@ def run(
     weights = promote(candidate, selection, model, store, lineage, head)
     line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
     return Report(True, weights, head, [line], {**data, "weights": weights, "previous": head})
+
+
+def read_wordings() -> None:
+    """Make the tables that messages are read with: that takes a second, once a process."""
+    told("nothing of the kind was ever said")
 
 
 def read_ledger(ledger: Ledger) -> Generator[Progress, None, Harvest]:

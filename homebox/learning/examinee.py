@@ -21,6 +21,7 @@ from homebox.model.adapters import BASE
 from homebox.model.generation.sequence import Sequence as Answer
 
 MAX_ANSWER = 48
+READ = 16  # ids of a prompt in one step
 # A step is not shorter than this while nobody waits: handing over must not cost more than the work.
 STEP_SECONDS = 0.01
 
@@ -33,8 +34,6 @@ class ModelExaminee:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        # Of a prompt: as much as is read beside answers at most, in the smallest of programs.
-        self._chunk = max(model.transformer.shared_chunk // 4, 1)
 
     def answer(
         self, messages: Sequence[dict[str, Any]], adapter: str
@@ -48,15 +47,12 @@ class ModelExaminee:
         begun = time.perf_counter()
         try:
             while not sequence.finished:
-                piece = sequence.read(self._chunk) if sequence.reading else sequence.step()
+                piece = sequence.step(READ)
                 if piece is not None:
                     pieces.append(piece.text)
                 if self._to_yield(begun):
                     yield
                     begun = time.perf_counter()
-        except Exception:
-            sequence.close(broken=True)
-            raise
         finally:
             sequence.close()
         return "".join(pieces)
@@ -99,16 +95,16 @@ class ModelExaminee:
     def _read(
         self, ids: Sequence[int], places: Ints, adapter: str
     ) -> Generator[None, None, Float64]:
-        found = np.zeros((len(places), self._model.config.vocab_size))
+        found: list[Float64] = []
         begun = time.perf_counter()
         with closing(self._model.passed(ids, adapter)) as passed:
             for at, logits in passed:
                 inside = np.flatnonzero((places >= at) & (places < at + len(logits)))
-                found[inside] = _log_softmax(logits[places[inside] - at])
+                found.append(_log_softmax(logits[places[inside] - at]))
                 if self._to_yield(begun):
                     yield
                     begun = time.perf_counter()
-        return found
+        return np.concatenate(found)
 
     def _started(self, request: GenerationRequest) -> Generator[None, None, Answer]:
         """Begin an answer; waits while others have the slots or the memory for it."""

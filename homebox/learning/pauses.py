@@ -12,22 +12,26 @@ from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from homebox.errors import DeviceLostError, LearningError, OutOfDeviceMemoryError
+from homebox.learning.beside import NOBODY, Interrupt, nap
 from homebox.learning.report import Progress
 
 log = logging.getLogger(__name__)
 
 WAITS = (30.0, 120.0, 600.0)  # seconds before the second, third and last try
-TURN = 0.02  # seconds that one turn of waiting takes
+TURN = 0.02  # seconds that one turn of waiting takes while nobody is there
 
 T = TypeVar("T")
 
 
 def patient(
-    attempt: Callable[[], Generator[Progress, None, T]], pauses: list[str]
+    attempt: Callable[[], Generator[Progress, None, T]],
+    pauses: list[str],
+    interrupt: Interrupt = NOBODY,
 ) -> Generator[Progress, None, T]:
     """Run `attempt`; where a device fails, wait and run it again from the beginning.
 
-    Each reason is added to `pauses`. Raises LearningError if the device fails in every try.
+    Each reason is added to `pauses`. `interrupt` says that somebody wants the thread meanwhile.
+    Raises LearningError if the device fails in every try.
     """
     for wait in (*WAITS, None):
         try:
@@ -39,14 +43,14 @@ def patient(
         log.warning("learning pauses: %s", reason)
         gc.collect()
         if wait is not None:
-            yield from _waiting(wait, reason)
+            yield from _waiting(wait, reason, interrupt)
     advice = "; more learning.parts or a smaller learning.batch takes less memory" if full else ""
     raise LearningError(f"learning gave up after {len(pauses)} tries: {pauses[-1]}{advice}")
 
 
-def _waiting(seconds: float, reason: str) -> Generator[Progress, None, None]:
+def _waiting(seconds: float, reason: str, interrupt: Interrupt) -> Generator[Progress, None, None]:
     """Let time pass in short turns."""
     begun = time.monotonic()
     while (passed := time.monotonic() - begun) < seconds:
         yield Progress("pause", int(passed), int(seconds), f"waiting for the device: {reason}")
-        time.sleep(min(TURN, seconds - passed))
+        nap(min(TURN, seconds - passed), interrupt)

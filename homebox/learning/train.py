@@ -3,15 +3,13 @@
 import dataclasses
 import gc
 import math
-import threading
 from collections.abc import Generator
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from homebox.config import LearningConfig
 from homebox.errors import LearningError
+from homebox.learning.beside import beside
 from homebox.learning.checkpoint import Tensors
 from homebox.learning.examples import Examples, write_examples
 from homebox.learning.packing import Mixer, Pool, encode
@@ -156,39 +154,26 @@ def _pausing(
 def _prepared(
     model: Model, topics: list[Topic], recipe: Recipe
 ) -> Generator[Progress, None, tuple[Mixer, Trainer]]:
-    """Write the examples and compile beside the thread that answers, which only looks in."""
-    result: Future[tuple[Mixer, Trainer]] = Future()
+    """Write the examples and compile beside the thread that answers."""
 
-    def prepare() -> None:
-        try:
-            r = recipe
-            mixer = mixed(model, write_examples(topics, r.seed), r)
-            trainer = trainer_for(
-                model,
-                r.rank,
-                r.alpha,
-                r.rows,
-                r.length,
-                r.seed,
-                parts=r.parts,
-                numerics=r.numerics,
-            )
-            settle = partial(result.set_result, (mixer, trainer))
-        except BaseException as error:
-            settle = partial(result.set_exception, error)
-        if not result.set_running_or_notify_cancel():
-            model.forget_copies()  # the run was stopped: whoever stopped it came too early for that
-            return
-        settle()
+    def prepare() -> tuple[Mixer, Trainer]:
+        r = recipe
+        mixer = mixed(model, write_examples(topics, r.seed), r)
+        trainer = trainer_for(
+            model,
+            r.rank,
+            r.alpha,
+            r.rows,
+            r.length,
+            r.seed,
+            parts=r.parts,
+            numerics=r.numerics,
+        )
+        return mixer, trainer
 
-    threading.Thread(target=prepare, name="homebox-prepare", daemon=True).start()
-    try:
-        while not result.done():
-            yield Progress("prepare", 0, 1, "writing examples, compiling the training step")
-            wait([result], timeout=0.02)
-        return result.result()
-    finally:
-        result.cancel()
+    progress = Progress("prepare", 0, 1, "writing examples, compiling the training step")
+    # Whoever stopped the run came too early to drop what is only made now.
+    return (yield from beside(prepare, progress, model.interrupt, dropped=model.forget_copies))
 
 
 def mixed(model: Model, examples: Examples, recipe: Recipe) -> Mixer:

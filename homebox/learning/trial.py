@@ -13,6 +13,7 @@ from homebox.errors import DeviceError, EngineError, ModelNotFoundError
 from homebox.language.dice import Dice
 from homebox.language.values import Values
 from homebox.language.world import WORLD_NAMES
+from homebox.learning.beside import beside
 from homebox.learning.checkpoint import Tensors
 from homebox.learning.exam import RECALL, Examinee, write_exam
 from homebox.learning.examinee import ModelExaminee
@@ -94,6 +95,7 @@ class Trial:
         self._forget()
         adapters.add(CANDIDATE, tensors, alpha)  # type: ignore[arg-type]
         try:
+            yield from self._ready()
             sitting = sit(self._examinee, self._questions, self._anchor, CANDIDATE, self._base)
             marks = yield from _told(sitting, "gate", total)
         except DeviceError:
@@ -105,6 +107,13 @@ class Trial:
             self._forget()
         self._base = marks.base
         return marks
+
+    def _ready(self) -> Generator[Progress, None, None]:
+        """Compile what answers with and without an adapter run, beside those that are given."""
+        progress = Progress("prepare", 0, 1, "compiling what the exam needs")
+        while (make := self._model.missing()) is not None:
+            keep = yield from beside(make, progress, self._model.interrupt)
+            keep()
 
     def _forget(self) -> None:
         with contextlib.suppress(ModelNotFoundError):

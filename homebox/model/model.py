@@ -42,7 +42,7 @@ from homebox.model.strictmath import Float32
 from homebox.model.weights.placed_weights import Tell, moved
 
 if TYPE_CHECKING:
-    from homebox.model.decoder.stages import Sizes
+    from homebox.model.decoder.stages import Making, Sizes
     from homebox.model.generation.guide import Guide
     from homebox.model.guides import Wanted
     from homebox.model.placement.plan import Placement
@@ -82,6 +82,10 @@ class Computation(Forward, Hidden, AdapterSlots, Protocol):
 
     def prepare(self) -> bool:
         """Make one program ready; False if all of them are."""
+        ...
+
+    def missing(self) -> "Making | None":
+        """Return what makes a program on any thread; see `Transformer.missing`."""
         ...
 
 
@@ -268,6 +272,10 @@ class Model:
         That is what the first answers would wait for, then what the next process can begin with.
         """
         return self.transformer.prepare() or (self.disk is not None and self.disk.idle())
+
+    def missing(self) -> "Making | None":
+        """Return what makes a program on any thread; see `Transformer.missing`."""
+        return self.transformer.missing()
 
     def reserve(self) -> bool:
         """Do a part of what `prepare` does if that takes memory of a device; False at the end.

@@ -33,7 +33,7 @@ class FakeSequence:
     def finished(self) -> bool:
         return self._at >= len(self._pieces)
 
-    def step(self) -> Piece:
+    def step(self, most: int = 0) -> Piece:
         self._at += 1
         return Piece((" " if self._at > 1 else "") + self._pieces[self._at - 1])
 
@@ -117,6 +117,16 @@ class FakeModel:
 
     def reserve(self) -> bool:
         return False
+
+    def missing(self) -> None:
+        return None
+
+    def passed(
+        self, ids: Sequence[int], adapter: str = "base"
+    ) -> Generator[tuple[int, np.ndarray], None, None]:
+        logits = self.logits(ids, adapter)
+        for at in range(0, len(ids), 8):
+            yield at, logits[at : at + 8]
 
     def forget_copies(self) -> None:
         self.forgotten += 1

@@ -8,8 +8,9 @@ programs that a model without stages would run, by the same keys.
 
 import gc
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ ADAPTERS = (0, 1, 2, 4)  # adapters of a program
 EVERY = 64  # rows of the programs that return something of every row
 
 Inputs = Mapping[str, npt.NDArray[np.generic]]
+Making: TypeAlias = Callable[[], Callable[[], None]]  # what it gives keeps what was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,22 @@ class Stage:
             with using(self.device):
                 self.programs[kind] = self._capture(kind)
         return self.programs[kind]
+
+    def making(self, kind: Kind) -> Making:
+        """Return what makes a program on any thread, and gives what keeps it on the owner's."""
+        adapters = self.adapters
+
+        def make() -> Callable[[], None]:
+            with using(self.device):
+                program = self._capture(kind)
+
+            def keep() -> None:
+                if self.adapters is adapters:  # else it reads memory that is no longer theirs
+                    self.programs.setdefault(kind, program)
+
+            return keep
+
+        return make
 
     def _capture(self, kind: Kind) -> Program:
         count = kind.batch * kind.length

@@ -30,6 +30,7 @@ from homebox.model.decoder.stages import (
     BATCHES,
     EVERY,
     Inputs,
+    Making,
     Part,
     Sizes,
     Stage,
@@ -428,6 +429,19 @@ class Transformer:
                 self._ready(stage, missing[0])
                 return True
         return False
+
+    def missing(self) -> Making | None:
+        """Return what makes a program that base or adapter will ask for; None if there are all.
+
+        It may run on any thread; what it gives then is for the thread that owns the transformer.
+        """
+        kinds = [Kind(size, 1, n, False) for n in (0, 1) for size in BATCHES]
+        kinds += [Kind(1, length, n, False) for n in (0, 1) for length in self._sizes.chunks]
+        for stage in () if self._lost else self.stages:
+            for kind in kinds:
+                if kind not in stage.programs and (stage.adapters or not kind.adapters):
+                    return stage.making(kind)
+        return None
 
     def _ready(self, stage: Stage, kind: Kind) -> None:
         try:

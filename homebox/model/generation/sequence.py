@@ -104,11 +104,18 @@ class Sequence:
         """The number of prompt tokens taken in so far."""
         return min(self._position, self.prompt_tokens)
 
-    def step(self) -> Piece | None:
+    def step(self, most: int = 0) -> Piece | None:
         """Do one forward pass: a chunk of the prompt, or one token and what was guessed right.
 
-        Returns None while the prompt is not complete, and after the end.
+        Takes in at most `most` ids of the prompt, 0: as many as is fastest. Returns None while the
+        prompt is not complete, and after the end.
         """
+        if most and self.reading:
+            try:
+                return self.read(most)
+            except Exception:
+                self.close(broken=True)
+                raise
         (outcome,) = step_all(self._transformer, [self])
         if isinstance(outcome, Exception):
             raise outcome

@@ -1,0 +1,75 @@
+"""Does what takes long beside the thread that answers, which only looks in.
+
+The one idea: reading, writing and compiling need no model, so they need not hold up whoever talks
+to it. Invariant: while the other thread works, the one that answers waits for nothing longer than a
+glance if somebody is there.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from functools import partial
+from typing import Protocol, TypeVar
+
+from homebox.learning.report import Progress
+
+NAP = 0.02  # seconds between two looks while nobody waits
+GLANCE = 0.001  # seconds in which somebody who waits is noticed
+
+T = TypeVar("T")
+
+
+class Interrupt(Protocol):
+    """Says whether somebody waits."""
+
+    def is_set(self) -> bool:
+        """Whether somebody does."""
+        ...
+
+
+class _Nobody:
+    def is_set(self) -> bool:
+        return False
+
+
+NOBODY: Interrupt = _Nobody()
+
+
+def beside(
+    work: Callable[[], T],
+    progress: Progress,
+    interrupt: Interrupt,
+    dropped: Callable[[], None] = lambda: None,
+) -> Generator[Progress, None, T]:
+    """Run `work` on a thread of its own and return what it gives; raises what it raises.
+
+    `dropped` is called on that thread if nobody wants the result any more when it is there.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            settle = partial(result.set_result, work())
+        except BaseException as error:
+            settle = partial(result.set_exception, error)
+        if result.set_running_or_notify_cancel():
+            settle()
+        else:
+            dropped()
+
+    threading.Thread(target=run, name="homebox-prepare", daemon=True).start()
+    try:
+        while not result.done():
+            yield progress
+            nap(NAP, interrupt, result.done)
+        return result.result()
+    finally:
+        result.cancel()
+
+
+def nap(seconds: float, interrupt: Interrupt, over: Callable[[], bool] = lambda: False) -> None:
+    """Let time pass until somebody waits or it is over."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not over() and not interrupt.is_set():
+        time.sleep(min(GLANCE, left))
