@@ -9,6 +9,7 @@ import pytest
 from homebox.api.bodies.completions import CompletionBody
 from homebox.api.bodies.messages import MessagesBody, Output, Thinking
 from homebox.api.bodies.responses import Reasoning, ResponsesBody
+from homebox.api.metrics import Metrics
 from homebox.api.requests import ChatMessage, ChatRequest
 from homebox.api.routes.embeddings import EmbeddingsBody
 from homebox.api.routes.feedback import FeedbackBody
@@ -45,3 +46,10 @@ def test_every_field_is_documented(repository: Path, heading: str) -> None:
 
 def test_a_field_that_is_missing_would_be_found() -> None:
     assert undocumented("takes `turn` and `rating`", (FeedbackBody,)) == ["text"]
+
+
+def test_every_metric_is_documented(repository: Path) -> None:
+    text = section((repository / "docs" / "serving.md").read_text(encoding="utf-8"), "Metrics")
+    found = re.findall(r"^# TYPE homebox_(\w+)", Metrics().page().decode(), re.MULTILINE)
+    assert len(found) >= 4
+    assert [name for name in found if f"`{name}" not in text] == []
