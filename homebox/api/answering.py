@@ -159,7 +159,9 @@ class Answering:
                     prompt.stable,
                     guide,
                 )
-                choices.append(Choice(index, service.engine.submit(asked), Reply(parser)))
+                generation = service.engine.submit(asked)
+                made = Choice(index, generation, Reply(parser), tokenizer=service.tokenizer)
+                choices.append(made)
         except BaseException:
             for choice in choices:
                 choice.generation.cancel()

@@ -22,8 +22,9 @@ from homebox.api.requests import ChatMessage, ChatRequest
 from homebox.api.served import Lease
 from homebox.memory.ledger import Ledger, Message, new_turn_id, now
 from homebox.memory.provenance import ASSISTANT
-from homebox.model.answers import Event, Thought
+from homebox.model.answers import Event
 from homebox.model.generation.logprobs import TokenLogprob
+from homebox.model.tokenizer import StreamDecoder, Tokenizer
 from homebox.scheduler import CANCELLED, ERROR, Generation, Said
 
 
@@ -35,8 +36,8 @@ class Choice:
     generation: Generation
     reply: Reply
     id: str = field(default_factory=new_turn_id)
-    thinking_tokens: int = 0
     plain: Plain | None = None  # the prompt of its own that it answers
+    tokenizer: object = None  # the model's, to count thoughts by
 
     @property
     def reason(self) -> str:
@@ -49,12 +50,26 @@ class Choice:
         """How many tokens were made, once it has ended."""
         return self.generation.end.completion_tokens if self.generation.end else 0
 
-    def read(self, said: Said) -> list[Event]:
-        """Take the next part of the answer."""
-        events = self.reply.read(said.text)
-        if events and all(isinstance(event, Thought) for event in events):
-            self.thinking_tokens += len(said.ids)
-        return events
+    @property
+    def thinking_tokens(self) -> int:
+        """How many tokens came before the end of its thoughts, once it has ended.
+
+        Counted by the ids alone: how many of them come at once depends on time.
+        """
+        place, tokenizer = self.reply.thoughts_end, self.tokenizer
+        if not place or self.generation.end is None or not isinstance(tokenizer, Tokenizer):
+            return 0
+        request = self.generation.request
+        shown = request.sampling.shown
+        goes_on = tokenizer.is_text(request.prompt_ids[-1])
+        decoder = StreamDecoder(tokenizer, continuation=goes_on, shown=shown)
+        length = 0
+        for count, index in enumerate(self.generation.ids):
+            length += len(decoder.push(index))
+            if length >= place:
+                # A mark may complete what the thought left open, but is none of it.
+                return count + (index not in shown)
+        return len(self.generation.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +154,7 @@ class Exchange:
         told = clock()
         async with contextlib.aclosing(self._said(patience)) as parts:
             async for choice, said in parts:
-                events = choice.reply.end() if said is None else choice.read(said)
+                events = choice.reply.end() if said is None else choice.reply.read(said.text)
                 logprobs = said.logprobs if said is not None else ()
                 # Text may come and yet wait until it is known what it is.
                 if events or logprobs:

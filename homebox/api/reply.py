@@ -68,6 +68,16 @@ class Reply:
         return "".join(self._thoughts)
 
     @property
+    def thoughts_end(self) -> int:
+        """Where in `raw` the thoughts end; 0 if there were none."""
+        thoughts = self.thoughts
+        if not thoughts.strip():
+            return 0
+        place = self.raw.find(thoughts)
+        # Thoughts in several places end behind the first by no less than their length.
+        return min(max(place, 0) + len(thoughts), len(self.raw))
+
+    @property
     def raw(self) -> str:
         """Everything that the model wrote, marks included."""
         return "".join(self._raw)

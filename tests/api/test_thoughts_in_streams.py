@@ -67,22 +67,22 @@ def test_without_a_budget_all_is_thought(box: Box) -> None:
     thought, text, reason, usage = whole(box, asked())
     assert (bool(thought), text, reason) == (True, "", "length")
     assert usage["completion_tokens"] == MOST
-    assert 0 < usage["completion_tokens_details"]["reasoning_tokens"] <= MOST
+    assert MOST - 2 <= usage["completion_tokens_details"]["reasoning_tokens"] <= MOST
 
 
 @pytest.mark.parametrize("budget", [0, 1, 5, 20])
 def test_a_budget_ends_the_thought_and_the_answer_follows(box: Box, budget: int) -> None:
     found = whole(box, asked(reasoning_budget=budget))
     thought, text, reason, usage = found
-    assert usage["completion_tokens_details"]["reasoning_tokens"] <= budget
+    assert max(budget - 2, 0) <= usage["completion_tokens_details"]["reasoning_tokens"] <= budget
     assert (bool(thought), bool(text), reason) == (budget > 0, True, "length")
     assert "think>" not in text
     # It is the thought that would have been, up to there.
     assert whole(box, asked())[0].startswith(thought.strip())
     said = streamed(box, asked(reasoning_budget=budget))
     assert said[:3] == found[:3]
-    assert said[3]["completion_tokens_details"]["reasoning_tokens"] <= budget
-    assert said[3]["completion_tokens"] == usage["completion_tokens"]
+    for name in ("completion_tokens", "completion_tokens_details"):
+        assert said[3][name] == usage[name]
 
 
 def test_a_form_is_for_what_follows_the_thought(box: Box) -> None:
