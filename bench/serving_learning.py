@@ -23,7 +23,6 @@ from typing import Any
 
 import aiohttp
 
-from bench.serving import warm_up
 from bench.serving_load import KEY, Answer, fixed, percentile, run
 from bench.serving_peers import Homebox
 from homebox.control import Client
@@ -161,8 +160,7 @@ def measure(url: str, state: Path, args: argparse.Namespace) -> dict[int, Times]
                 if learner is None or learner.stage == stage:
                     times[length].answers.setdefault(stage, []).append(answer)
 
-    warm_up(url)  # programs are compiled, memory is touched
-    for length in cycle:
+    for length in cycle:  # programs are compiled, memory is touched
         chats.ask(length)
     for number in range(args.rounds):
         some(None)
@@ -300,7 +298,7 @@ def main(words: Sequence[str] | None = None) -> int:
     args = arguments(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
-        peer = Beside(args.model, args.threads, Path(folder), max(4096, max(args.lengths) + 512))
+        peer = Beside(args.model, args.threads, Path(folder), max(args.lengths) + 512)
         with peer.running() as url:
             tell = [
                 {"model": "homebox", "messages": [{"role": "user", "content": f}]} for f in FACTS

@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
@@ -43,6 +44,9 @@ from homebox.server import Server, ServerSettings
 log = logging.getLogger("homebox.daemon")
 
 T = TypeVar("T")
+# Seconds for which one thread of Python may keep the others waiting: what prepares learning beside
+# an answer would else cost that one Python's usual 5 ms at every call into compiled code.
+HANDOVER = 0.0002
 ROLLED_BACK = "learning was stopped by a rollback; nothing was promoted"
 IMPORTED = "learning was stopped by an import; nothing was promoted"
 
@@ -272,6 +276,7 @@ def serve(config: Config, parts: Parts | None = None) -> None:
     log_lines.begin()
     # Why a prompt took long is said without being asked.
     logging.getLogger("homebox.prefixes").setLevel(logging.INFO)
+    sys.setswitchinterval(HANDOVER)
 
     async def run() -> None:
         daemon = Daemon(config, parts, read_token(config))
