@@ -117,7 +117,7 @@ def test_resolve_accepts_unique_prefixes_and_names_the_candidates(state: State) 
     for name in ("zzz", "", "homebox@", made[0] + "0", "previous1", "../x"):
         with pytest.raises(UnknownWeightsError, match=f"base, .*{made[-1][:12]}"):
             state.lineage.resolve(BASE, name)
-    with pytest.raises(UnknownWeightsError, match="base .nothing was learned yet"):
+    with pytest.raises(UnknownWeightsError, match=r"base .nothing was learned yet"):
         state.lineage.resolve(OTHER, made[0])
 
 
