@@ -156,7 +156,7 @@ def test_status_while_learning_and_switching(
     found["switch"] = {"to": "pet", "stage": "drain", "text": "waiting", "seconds": 2.5}
     monkeypatch.setattr(Client, "call", lambda *_, **__: found)
     shown = rows(homebox("status"))
-    assert shown["learning"] == "train: step 3"
+    assert shown["learning"] == "train 3 of 9: step 3"
     assert shown["switch"] == "to pet, drain: waiting (2.5 s)"
 
 
