@@ -19,6 +19,7 @@ from homebox.commands.common import (
     daemon_of,
     print_json,
     show_plan,
+    spelled,
 )
 from homebox.config import Config
 from homebox.connect.address import Address, address_of
@@ -141,7 +142,7 @@ class Conversation:
             for piece in self._stream():
                 answer += piece
                 if not self._as_json:
-                    print(piece, end="", flush=True)
+                    print(spelled(piece), end="", flush=True)
         except BaseException:
             self.messages.pop()
             raise

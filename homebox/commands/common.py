@@ -21,6 +21,12 @@ ENGINE_VARIABLES = frozenset({"HOMEBOX_CACHE_DIR", "HOMEBOX_CPU", "HOMEBOX_THREA
 Run = Callable[[argparse.Namespace], int]
 Subparsers = Any  # argparse's own type for this is private
 
+_OBEYED = {
+    code: repr(chr(code))[1:-1]
+    for code in (*range(0x20), *range(0x7F, 0xA0))
+    if chr(code) not in "\n\t"
+}
+
 
 def add_command(
     subparsers: Subparsers,
@@ -118,6 +124,14 @@ def show_plan(model: Any) -> None:
         print("\n".join(placement.table()), file=sys.stderr)
 
 
+def spelled(text: str) -> str:
+    """Return a text that a terminal only shows: what it would obey is spelled out.
+
+    Models, and whoever a box was asked by, may write anything.
+    """
+    return text.translate(_OBEYED)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON that people can read too."""
     print(json.dumps(value, ensure_ascii=False, indent=2))
@@ -128,7 +142,7 @@ def print_table(rows: Sequence[tuple[str, ...]], gap: str = "  ") -> None:
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        print(gap.join([*cells, row[-1]]).rstrip())
+        print(spelled(gap.join([*cells, row[-1]]).rstrip()))
 
 
 class Bar:

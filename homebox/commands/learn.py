@@ -14,6 +14,7 @@ from homebox.commands.common import (
     open_for_writing,
     print_json,
     show_plan,
+    spelled,
 )
 from homebox.config import Config
 from homebox.errors import LearningError
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(report)
     else:
-        print("\n".join(report["lines"]))
+        print(spelled("\n".join(report["lines"])))
     return 0 if args.dry_run or report["promoted"] else LearningError.exit_code
 
 

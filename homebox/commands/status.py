@@ -15,6 +15,7 @@ from homebox.commands.common import (
     open_for_writing,
     print_json,
     print_table,
+    spelled,
 )
 from homebox.config import Config
 from homebox.errors import HomeboxError, StateError
@@ -189,7 +190,7 @@ def _print_turn(turn: Turn, whole: bool) -> None:
     )
     messages = (*turn.prompt, turn.messages[-1]) if whole else turn.messages
     for message in messages:
-        said = "\n".join(part for part in (message.content, *_calls(message)) if part)
+        said = spelled("\n".join(part for part in (message.content, *_calls(message)) if part))
         print(f"  {message.role}: {said if whole else _shortened(said)}")
 
 
@@ -236,5 +237,6 @@ def _move_lesson(args: argparse.Namespace, config: Config) -> int:
     if args.json:
         print_json(changed)
     else:
-        print(f"{short(changed['hash'])} is {changed['state']} now: {changed['statement']}")
+        statement = spelled(changed["statement"])
+        print(f"{short(changed['hash'])} is {changed['state']} now: {statement}")
     return 0

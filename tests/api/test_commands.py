@@ -115,9 +115,12 @@ def test_without_a_daemon(homebox: Any, state: Path) -> None:
 
 
 def test_the_loop_without_a_daemon(homebox: Any) -> None:
+    obeyed = homebox("chat", "--once", "a\x1b[2Jb\x9bc")  # a terminal would clear its screen
+    assert obeyed.out == "<base> you said: a\\x1b[2Jb\\x9bc\n"
+    assert "\x1b" not in homebox("log", "-n", "1").out
     said = homebox("chat", "--once", "I am Ada")
     assert (said.code, said.out) == (0, "<base> you said: I am Ada\n")
-    assert homebox("learn", "--dry-run").out == "I am Ada\n"
+    assert homebox("learn", "--dry-run").out == "a\\x1b[2Jb\\x9bc\nI am Ada\n"
     learned = homebox("learn", "--now", "--json")
     assert learned.code == 0
     weights = learned.json["weights"]
