@@ -5,6 +5,8 @@ to it. Invariant: while the other thread works, the one that answers waits for n
 glance if somebody is there.
 """
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -14,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from homebox.learning.report import Progress
 
+LOWEST = 19  # priority of the thread, where threads have one
 NAP = 0.02  # seconds between two looks while nobody waits
 GLANCE = 0.001  # seconds in which somebody who waits is noticed
 
@@ -49,6 +52,9 @@ def beside(
     result: Future[T] = Future()
 
     def run() -> None:
+        # Whoever answers needs the processors more; threads that this one begins are like it.
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
         try:
             settle = partial(result.set_result, work())
         except BaseException as error:
