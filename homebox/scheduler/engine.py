@@ -13,7 +13,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 # While answers run, learning gets one micro-step after this many times its own duration.
 ANSWERS_PER_LEARNING = 4.0
+GUEST_BEAT = 0.01  # seconds between two looks while all memory is a guest's
 IDLE_BEAT = 1.0  # seconds between two signs of life while there is nothing to do
 
 
@@ -55,6 +56,7 @@ class Engine:
         self._waiting: deque[Place] = deque()
         self._active: list[Place] = []
         self._turns = Turns()
+        self._guests = 0  # who hold memory besides answers and learning
         self._full = False  # there was no memory for the next one, and nothing was given back since
         self._calls: deque[tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = deque()
         self._stopping = False
@@ -103,6 +105,21 @@ class Engine:
             self._wake(interrupt=True)
         return future
 
+    @contextlib.contextmanager
+    def guest(self) -> Iterator[None]:
+        """Count somebody who holds memory of the model between calls: answers wait for it."""
+        with self._condition:
+            self._guests += 1
+        try:
+            yield
+        finally:
+            # Behind all that was called before, so behind what gives the memory back.
+            with contextlib.suppress(HomeboxError):
+                self.call(self._guest_left)
+
+    def _guest_left(self) -> None:
+        self._guests -= 1
+
     def learn(self, steps: Generator[Any, None, Any]) -> Learning:
         """Begin a run whose every `next` is one micro-step; raises BusyError if one runs."""
         with self._condition:
@@ -147,6 +164,8 @@ class Engine:
                 with self._condition:
                     if not self._has_work():
                         idle = not self._condition.wait(IDLE_BEAT)
+                    elif self._full and not (self._active or self._calls or self.learning):
+                        self._condition.wait(GUEST_BEAT)
                 self.heartbeat()
                 if idle and unprepared:
                     unprepared = self._prepare()
@@ -218,7 +237,7 @@ class Engine:
                 sequence = self.model.start(generation.request)
             except NoFreeSlotError as error:
                 # A learning run holds a slot now and then, for its exams.
-                if self._active or self.learning is not None:
+                if self._active or self._guests or self.learning is not None:
                     self._full = True
                     return
                 self._waiting.remove(place)

@@ -340,3 +340,25 @@ def test_patience_ends_without_text_and_loses_none() -> None:
         return [first, await generation.next(10), await generation.next(0.01)]
 
     assert asyncio.run(run()) == [Said(), Said("a", (7,)), Said()]
+
+
+def test_answers_wait_for_a_guest_who_holds_all_memory() -> None:
+    model = FakeModel(slots=1)
+    engine = Engine(model)
+    engine.start()
+    taken = model.start(asked(model, "hold"))
+
+    async def run() -> str:
+        with engine.guest():
+            answer = asyncio.ensure_future(ask_once(engine, model))
+            await asyncio.sleep(0.1)
+            assert not answer.done()
+            await asyncio.wrap_future(engine.call(taken.close))
+        return await answer
+
+    assert asyncio.run(run()) == "<base> you said: x"
+    # The control: nobody told the engine of this one.
+    model.start(asked(model, "hold"))
+    with pytest.raises(NoFreeSlotError):
+        asyncio.run(ask_once(engine, model))
+    engine.stop()

@@ -71,17 +71,18 @@ async def _embed(service: Service, ids: list[int], weights: str) -> Float32:
     deadline = asyncio.get_running_loop().time() + PATIENCE
     while True:
         steps = service.model.embedding(ids, weights)
-        try:
-            while (vector := await asyncio.wrap_future(call(partial(next, steps)))) is None:
-                pass
-            return cast(Float32, vector)
-        except NoFreeSlotError:
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(0.05)
-        finally:
-            with contextlib.suppress(HomeboxError):  # it is shutting down
-                call(steps.close)
+        with service.engine.guest():
+            try:
+                while (vector := await asyncio.wrap_future(call(partial(next, steps)))) is None:
+                    pass
+                return cast(Float32, vector)
+            except NoFreeSlotError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            finally:
+                with contextlib.suppress(HomeboxError):  # it is shutting down
+                    call(steps.close)
+        await asyncio.sleep(0.05)
 
 
 def _ids_of(service: Service, given: str | list[Any]) -> list[list[int]]:
