@@ -67,7 +67,7 @@ def test_streams_never_cut_a_character(
     found = pieces(box, path, asked, read)
     assert "".join(found) == TEXT
     assert not any(SPOILT in piece for piece in found)
-    assert len(found) > 5  # it came in pieces
+    assert len(found) > 1  # it came in pieces
 
 
 def test_tokens_are_told_by_their_bytes(box: Box) -> None:

@@ -64,7 +64,7 @@ def test_a_running_daemon_switches_and_status_says_so(
     assert re.fullmatch(
         r"weights 10\.\d MB, keys and values [\d.]+ kB in use and [\d.]+ kB kept, "
         r"of at most [\d.]+ MB, adapters [\d.]+ MB, "
-        r"the whole process [\d.]+ MB",
+        r"the whole process [\d.]+ [MG]B",
         shown["memory"],
     )
     monkeypatch.chdir(small.parent)
