@@ -14,9 +14,10 @@ from typing import Any
 from homebox.config import Config
 from homebox.errors import EngineError, LearningError
 from homebox.learning.beside import NOBODY, beside
-from homebox.learning.checkpoint import load_spec, save_adapter, save_spec
+from homebox.learning.checkpoint import load_spec, save_adapter
 from homebox.learning.gate import limits_for
 from homebox.learning.harvest import Harvest, Harvester
+from homebox.learning.jobs import KIND, Job
 from homebox.learning.pauses import patient
 from homebox.learning.report import (
     Progress,
@@ -28,7 +29,7 @@ from homebox.learning.report import (
 )
 from homebox.learning.selection import Selection, select
 from homebox.learning.topics import told
-from homebox.learning.train import Recipe, job_spec, recipe_of
+from homebox.learning.train import NUMERICS, recipe_of
 from homebox.learning.trial import Candidate, Trial
 from homebox.memory.ledger import Ledger, now
 from homebox.memory.lineage import Lineage
@@ -121,10 +122,9 @@ def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -
     if head == BASE:
         return ""
     spec = load_spec(store, head)
-    if spec.get("kind") != "lora":  # imported: it was built from no lessons
-        return ""
-    recipe = Recipe(**spec["recipe"])
-    if spec == job_spec(model.base_hash, selection.active, selection.superseded, recipe):
+    if spec.get("kind") != KIND or spec.get("numerics") != NUMERICS:
+        return ""  # imported, and so built from no lessons, or built with other bits
+    if spec.get("curriculum") == selection.curriculum.hash:
         return f"there is nothing new to learn: the weights {head[:12]} know every lesson"
     return ""
 
@@ -142,8 +142,8 @@ def promote(
     The lessons become active with the move. A crash before it leaves objects that nobody names.
     """
     base = model.base_hash
-    spec = job_spec(base, selection.active, selection.superseded, candidate.recipe)
-    weights = save_adapter(store, base, save_spec(store, spec), candidate.tensors)
+    job = Job(base, selection.curriculum.save(store), candidate.recipe)
+    weights = save_adapter(store, base, job.save(store), candidate.tensors)
     # Without clock values: the same run gives the same report, and so the same name.
     report = report_data(candidate.marks, candidate.verdict, selection)
     lineage.promote(
@@ -155,7 +155,7 @@ def promote(
             report=store.put(canonical_json(report)),
             time=now(),
             reason=f"learned {len(selection.fresh)} of {len(selection.topics)} topics",
-            lessons=tuple(sorted(lesson.hash for lesson in selection.active)),
+            lessons=tuple(sorted(lesson.hash for lesson in selection.curriculum.lessons)),
         )
     )
     return weights

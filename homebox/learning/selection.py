@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from homebox.learning.curriculum import Curriculum, curriculum_of
 from homebox.learning.harvest import Harvest
 from homebox.learning.teach import Topic, topics_of
 from homebox.learning.topics import MANY
@@ -14,10 +15,9 @@ from homebox.memory.lessons import ALIVE, Lesson
 
 @dataclass(frozen=True)
 class Selection:
-    """The lessons of a run."""
+    """What a run is to teach: the curriculum, and its lessons grouped by topic."""
 
-    active: list[Lesson]
-    superseded: list[Lesson]
+    curriculum: Curriculum
     topics: list[Topic]
     ledger_root: str
     counts: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +56,8 @@ def select(found: Harvest, ledger: Ledger, learned: Collection[str], since: str)
         "refused": dict(refused),
         "superseded": max(0, len(superseded) - before),
     }
-    return Selection(active, superseded, topics_of(active, superseded, learned), root, counts)
+    topics = topics_of(active, superseded, learned)
+    return Selection(curriculum_of(active, superseded), topics, root, counts)
 
 
 def settle(found: Harvest, ledger: Ledger) -> None:

@@ -1,21 +1,20 @@
-"""Builds a candidate adapter from the base: the recipe, its job spec and the training loop."""
+"""Builds a candidate adapter from the base: the recipe and the training loop."""
 
 import dataclasses
 import gc
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
 
 from homebox.config import LearningConfig
 from homebox.errors import LearningError
 from homebox.learning.beside import beside
 from homebox.learning.checkpoint import Tensors
+from homebox.learning.curriculum import Curriculum
 from homebox.learning.examples import Examples, write_examples
 from homebox.learning.packing import Mixer, Pool, encode
 from homebox.learning.report import Progress
-from homebox.learning.teach import Topic
-from homebox.memory.lessons import Lesson, lesson_set_hash
+from homebox.learning.teach import topics_of
 from homebox.model import Model
 from homebox.model.training.data_parallel import Trainer, trainer_for
 from homebox.model.training.trainer import StepResult
@@ -75,41 +74,21 @@ def recipe_of(settings: LearningConfig) -> Recipe:
     )
 
 
-def job_spec(
-    base: str, active: list[Lesson], superseded: list[Lesson], recipe: Recipe
-) -> dict[str, Any]:
-    """Name everything that determines the adapter, as plain JSON without clocks or row numbers."""
-    return {
-        "base": base,
-        "kind": "lora",
-        "lessons": lesson_set_hash(active),
-        "numerics": NUMERICS,
-        "recipe": _written(recipe),
-        "superseded": lesson_set_hash(superseded),
-    }
-
-
-def _written(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as JSON; one part is not mentioned, as in specs before there were more."""
-    found = dataclasses.asdict(recipe)
-    if recipe.parts == 1:
-        del found["parts"]
-    return found
-
-
 def rate_at(recipe: Recipe, step: int) -> float:
     """Return the learning rate of a step: a short warm-up, then a linear decay."""
     decay = max(LEAST_RATE, 1.0 - step / recipe.steps)
     return recipe.rate * min(1.0, (step + 1) / WARM_UP) * decay
 
 
-def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progress, None, Tensors]:
+def build(
+    model: Model, curriculum: Curriculum, recipe: Recipe
+) -> Generator[Progress, None, Tensors]:
     """Train an adapter from the base; each yield is one micro-step.
 
     Raises LearningError if the loss stops being a number.
     """
     try:
-        return (yield from _trained(model, topics, recipe))
+        return (yield from _trained(model, curriculum, recipe))
     finally:
         model.forget_copies()
         # Trainers and their programs refer to each other, and hold memory of a device.
@@ -117,11 +96,11 @@ def build(model: Model, topics: list[Topic], recipe: Recipe) -> Generator[Progre
 
 
 def _trained(
-    model: Model, topics: list[Topic], recipe: Recipe
+    model: Model, curriculum: Curriculum, recipe: Recipe
 ) -> Generator[Progress, None, Tensors]:
     while model.reserve():
         yield Progress("prepare", 0, 1, "making room for answers")
-    mixer, trainer = yield from _prepared(model, topics, recipe)
+    mixer, trainer = yield from _prepared(model, curriculum, recipe)
     progress = Progress("train", 0, recipe.steps, "training begins")
     for step in range(recipe.steps):
         steps = trainer.steps(mixer.batch(), rate_at(recipe, step), model.interrupt)
@@ -152,12 +131,13 @@ def _pausing(
 
 
 def _prepared(
-    model: Model, topics: list[Topic], recipe: Recipe
+    model: Model, curriculum: Curriculum, recipe: Recipe
 ) -> Generator[Progress, None, tuple[Mixer, Trainer]]:
     """Write the examples and compile beside the thread that answers."""
 
     def prepare() -> tuple[Mixer, Trainer]:
         r = recipe
+        topics = topics_of(curriculum.lessons, curriculum.superseded)
         mixer = mixed(model, write_examples(topics, r.seed), r)
         trainer = trainer_for(
             model,

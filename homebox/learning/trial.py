@@ -71,7 +71,7 @@ class Trial:
 
     def _doses(self, recipe: Recipe) -> Generator[Progress, None, Candidate]:
         """Train once; return the largest dose that passes, or else the full dose."""
-        tensors = yield from build(self._model, self._selection.topics, recipe)
+        tensors = yield from build(self._model, self._selection.curriculum, recipe)
         full = yield from self._examined(tensors, recipe, SCALES[0])
         candidate = full
         for scale in SCALES[1:]:

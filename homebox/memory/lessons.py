@@ -11,15 +11,17 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from homebox.errors import StateError
 from homebox.memory.store import canonical_json
 
 KINDS = ("fact", "preference", "correction", "demonstration")
+ORIGINS = ("rule", "model", "owner", "feedback")
 STATES = ("new", "quarantined", "active", "undone", "superseded", "deleted")
 ALIVE = ("new", "active")  # in the prompt memory and in later builds
 
-_COLUMNS = "kind, subject, statement, value, sources, state, supersedes, time"
+_COLUMNS = "kind, subject, statement, value, sources, state, supersedes, time, origin, reason, body"
 _ALIVE_SUCCESSOR = """
     WITH RECURSIVE successors (hash, state) AS (
         SELECT hash, state FROM lessons WHERE supersedes = ?
@@ -47,17 +49,25 @@ class Lesson:
     state: str = "new"
     supersedes: str | None = None  # hash of the lesson that this one replaces
     time: str = ""  # when it was first told, ISO 8601 in UTC
+    origin: str = "rule"  # who found it: rule | model | owner (told outright) | feedback
+    reason: str = ""  # why it waits in quarantine
+    body: str = ""  # canonical JSON of what a demonstration or correction shows; see `learning`
 
     @property
-    def hash(self) -> str:
-        """The name: sha256 of what the lesson says."""
+    def content(self) -> dict[str, str]:
+        """What the lesson says, and nothing of when, where or by whom that was found."""
         content = {
             "kind": self.kind,
             "statement": self.statement,
             "subject": self.subject,
             "value": self.value,
         }
-        return hashlib.sha256(canonical_json(content)).hexdigest()
+        return {**content, "body": self.body} if self.body else content
+
+    @property
+    def hash(self) -> str:
+        """The name: sha256 of what the lesson says."""
+        return hashlib.sha256(canonical_json(self.content)).hexdigest()
 
 
 def lesson_set_hash(lessons: Iterable[Lesson]) -> str:
@@ -71,8 +81,10 @@ def add(connection: sqlite3.Connection, lesson: Lesson) -> str:
     A known lesson with a source that it did not have was told again: unless it is to be
     quarantined, it comes back to life. Whatever a living lesson supersedes is superseded.
     """
-    if lesson.kind not in KINDS or lesson.state not in STATES:
-        raise StateError(f"a lesson cannot be {lesson.kind!r} and {lesson.state!r}")
+    if lesson.kind not in KINDS or lesson.state not in STATES or lesson.origin not in ORIGINS:
+        raise StateError(
+            f"a lesson cannot be {lesson.kind!r}, {lesson.state!r} and found by {lesson.origin!r}"
+        )
     known = get(connection, lesson.hash)
     if known is None:
         _insert(connection, lesson)
@@ -155,14 +167,14 @@ def _supersede(connection: sqlite3.Connection, lesson: Lesson) -> None:
 
 def _insert(connection: sqlite3.Connection, lesson: Lesson) -> None:
     connection.execute(
-        f"INSERT INTO lessons (hash, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO lessons (hash, {_COLUMNS}) VALUES ({', '.join('?' * 12)})",
         (lesson.hash, *_row(lesson)),
     )
 
 
 def _update(connection: sqlite3.Connection, lesson: Lesson) -> None:
     connection.execute(
-        f"UPDATE lessons SET ({_COLUMNS}) = (?, ?, ?, ?, ?, ?, ?, ?) WHERE hash = ?",
+        f"UPDATE lessons SET ({_COLUMNS}) = ({', '.join('?' * 11)}) WHERE hash = ?",
         (*_row(lesson), lesson.hash),
     )
 
@@ -170,14 +182,24 @@ def _update(connection: sqlite3.Connection, lesson: Lesson) -> None:
 def _row(lesson: Lesson) -> tuple[str | None, ...]:
     sources = json.dumps(lesson.sources)
     words = (lesson.kind, lesson.subject, lesson.statement, lesson.value)
-    return (*words, sources, lesson.state, lesson.supersedes, lesson.time)
+    state = (sources, lesson.state, lesson.supersedes, lesson.time)
+    return (*words, *state, lesson.origin, lesson.reason, lesson.body)
 
 
 def _select(
     connection: sqlite3.Connection, condition: str, parameters: tuple[object, ...]
 ) -> list[Lesson]:
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM lessons {condition}", parameters)
-    return [
-        Lesson(kind, subject, statement, value, tuple(json.loads(sources)), state, supersedes, time)
-        for kind, subject, statement, value, sources, state, supersedes, time in rows
-    ]
+    rows = connection.execute(f"SELECT {_columns(connection)} FROM lessons {condition}", parameters)
+    return [_lesson(row) for row in rows]
+
+
+def _lesson(row: tuple[Any, ...]) -> Lesson:
+    kind, subject, statement, value, sources, *rest = row
+    return Lesson(kind, subject, statement, value, tuple(json.loads(sources)), *rest)
+
+
+def _columns(connection: sqlite3.Connection) -> str:
+    """Name the columns; what an older ledger, opened for reading only, lacks has its default."""
+    there = {row[1] for row in connection.execute("PRAGMA table_info(lessons)")}
+    later = {"origin": "'rule'", "reason": "''", "body": "''"}
+    return ", ".join(name if name in there else later[name] for name in _COLUMNS.split(", "))

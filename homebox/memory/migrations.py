@@ -82,4 +82,20 @@ STEPS: tuple[tuple[str, ...], ...] = (
             time TEXT NOT NULL
         ) STRICT""",
     ),
+    (
+        # Who found a lesson, why it waits, and what a demonstration or correction shows; the salt
+        # of the digests that stand for secrets; conversations that are not written down.
+        "ALTER TABLE lessons ADD COLUMN origin TEXT NOT NULL DEFAULT 'rule'",
+        "ALTER TABLE lessons ADD COLUMN reason TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE lessons ADD COLUMN body TEXT NOT NULL DEFAULT ''",
+        """CREATE TABLE salts (
+            purpose TEXT PRIMARY KEY,
+            salt BLOB NOT NULL
+        ) STRICT""",
+        """CREATE TABLE private_conversations (
+            conversation TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            PRIMARY KEY (conversation, owner)
+        ) STRICT, WITHOUT ROWID""",
+    ),
 )

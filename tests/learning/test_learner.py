@@ -13,6 +13,7 @@ from homebox.errors import EngineError
 from homebox.learning import examples, train, trial
 from homebox.learning.checkpoint import MAX_SPEC_BYTES, load_adapter, load_spec
 from homebox.learning.exam import RECALL, UNTOLD, WORLD_KEPT, Question, write_exam
+from homebox.learning.jobs import Job
 from homebox.learning.report import Progress, Report
 from homebox.memory.manifest import Manifest
 from homebox.memory.state import State, open_state
@@ -380,7 +381,7 @@ def test_parts_of_a_step_belong_to_the_recipe_and_one_part_is_not_mentioned(
     spec = load_spec(state.store, report.weights)["recipe"]
     assert spec["parts"] == 3
     recipe = train.Recipe(**spec)
-    whole = train.job_spec("b", [], [], replace(recipe, parts=1))["recipe"]
+    whole = Job("b", "c", replace(recipe, parts=1)).spec()["recipe"]
     assert whole == {name: value for name, value in spec.items() if name != "parts"}
     assert train.Recipe(**whole).parts == 1
 

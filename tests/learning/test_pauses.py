@@ -12,6 +12,7 @@ import pytest
 from homebox.config import LearningConfig
 from homebox.errors import DeviceError, DeviceLostError, LearningError, OutOfDeviceMemoryError
 from homebox.learning import pauses, train
+from homebox.learning.curriculum import Curriculum
 from homebox.learning.pauses import patient
 from homebox.learning.report import Progress
 from homebox.memory.state import State
@@ -117,7 +118,7 @@ def test_a_run_that_is_stopped_while_it_prepares_keeps_no_copy_of_the_base(
 
     monkeypatch.setattr(train, "trainer_for", slow)
     monkeypatch.setattr(train, "mixed", lambda *given: None)
-    steps = train.build(model, [], train.recipe_of(LearningConfig()))  # type: ignore[arg-type]
+    steps = train.build(model, Curriculum(), train.recipe_of(LearningConfig()))  # type: ignore[arg-type]
     assert next(steps).stage == "prepare"
     (thread,) = (t for t in threading.enumerate() if t.name == "homebox-prepare")
     steps.close()
@@ -134,7 +135,7 @@ def test_answers_get_their_memory_before_training_takes_the_rest(
     monkeypatch.setattr(model, "reserve", lambda: order.append("answers") or len(order) < 3)
     monkeypatch.setattr(train, "trainer_for", lambda *given, **more: order.append("training"))
     monkeypatch.setattr(train, "mixed", lambda *given: None)
-    steps = train.build(model, [], train.recipe_of(LearningConfig()))  # type: ignore[arg-type]
+    steps = train.build(model, Curriculum(), train.recipe_of(LearningConfig()))  # type: ignore[arg-type]
     with pytest.raises(AttributeError):  # such a trainer cannot train
         list(steps)
     assert order == ["answers"] * 3 + ["training"]
@@ -155,7 +156,7 @@ def test_a_trainer_is_gone_when_training_is_over(monkeypatch: pytest.MonkeyPatch
     recipe = dataclasses.replace(train.recipe_of(LearningConfig()), steps=0)
     gc.disable()
     try:
-        list(train.build(FakeModel(), [], recipe))  # type: ignore[arg-type]
+        list(train.build(FakeModel(), Curriculum(), recipe))  # type: ignore[arg-type]
         assert [each() for each in made] == [None]
     finally:
         gc.enable()
