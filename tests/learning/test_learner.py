@@ -123,7 +123,7 @@ def test_what_was_promoted_is_complete_and_small(
     assert tensors.keys() == made.keys()
     assert all(np.array_equal(tensors[name], made[name]) for name in made)
     spec = load_spec(state.store, report.weights)
-    assert set(spec) == {"base", "kind", "lessons", "numerics", "recipe", "superseded"}
+    assert set(spec) == {"base", "curriculum", "kind", "numerics", "recipe"}
     assert len(canonical_json(spec)) < MAX_SPEC_BYTES
     (entry,) = state.lineage.history("b" * 64)
     assert set(entry.lessons) == {lesson.hash for lesson in state.ledger.lessons()}

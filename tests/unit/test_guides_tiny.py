@@ -1,7 +1,9 @@
 """The built-in model under guides: whatever it would rather say, it keeps to schemas and calls."""
 
+import gc
 import json
 import random
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from homebox.model.answers import CallArguments, CallBegins, parser_for
 from homebox.model.generation.request import GenerationRequest
 from homebox.model.generation.stepping import step_all
 from homebox.model.guides import JsonSchema, Regex, Wanted
+from homebox.model.guides.json_guard import tokens_of
+from homebox.model.guides.vocabulary import vocabulary_of
 from tests.null.guide_cases import TOOLS
 from tests.null.random_schemas import random_schema
 
@@ -80,6 +84,20 @@ def test_without_guides_they_do_not(model: Model) -> None:
     for text in answers(model, [None] * 8, most=20):
         with pytest.raises(ValueError):
             json.loads(text or "{")
+
+
+def test_what_guides_know_of_a_vocabulary_goes_with_its_model() -> None:
+    there = load("tiny", context=64, slots=1)
+    guide = there.guide(Wanted(form=JsonSchema({"type": "object"}), prompt=PROMPT))
+    vocabulary = vocabulary_of(there.tokenizer, there.stop_ids, there.config.vocab_size)
+    known = weakref.ref(vocabulary), weakref.ref(tokens_of(vocabulary))
+    assert tokens_of(vocabulary) is known[1]()  # made once
+    del guide, vocabulary
+    gc.collect()
+    assert None not in [each() for each in known]
+    del there
+    gc.collect()
+    assert [each() for each in known] == [None, None]
 
 
 def test_calls_of_the_built_in_model(model: Model) -> None:

@@ -6,7 +6,6 @@ text; an answer gets a copy. Invariant: no grammar, however hostile, costs more 
 
 import re
 import threading
-from collections import OrderedDict
 
 import llguidance
 
@@ -15,7 +14,7 @@ from homebox.model.guides.vocabulary import Vocabulary
 
 MAX_GRAMMAR = 1 << 20  # characters
 MAX_NESTING = 100  # brackets within brackets of a grammar or a regular expression
-KEPT = 32  # compiled grammars
+KEPT = 32  # compiled grammars of a vocabulary
 KEPT_SIZE = 4 << 20  # characters of them together
 LIMITS = llguidance.LLParserLimits(
     max_items_in_row=2_000,
@@ -29,7 +28,6 @@ LIMITS = llguidance.LLParserLimits(
 
 _PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
 _lock = threading.Lock()
-_kept: OrderedDict[tuple[Vocabulary, str], llguidance.LLMatcher] = OrderedDict()
 
 
 def matcher_of(vocabulary: Vocabulary, grammar: str, param: str) -> llguidance.LLMatcher:
@@ -37,19 +35,19 @@ def matcher_of(vocabulary: Vocabulary, grammar: str, param: str) -> llguidance.L
 
     Raises RequestError naming `param` for a grammar that is none, or too large.
     """
-    key = (vocabulary, grammar)
+    kept = vocabulary.compiled
     with _lock:
-        known = _kept.get(key)
+        known = kept.get(grammar)
         if known is not None:
-            _kept.move_to_end(key)
+            kept.move_to_end(grammar)
     if known is None:
         known = _compiled(vocabulary, grammar, param)
         with _lock:
-            _kept[key] = known
-            while len(_kept) > KEPT or sum(len(text) for _, text in _kept) > KEPT_SIZE:
-                if len(_kept) == 1:
+            kept[grammar] = known
+            while len(kept) > KEPT or sum(map(len, kept)) > KEPT_SIZE:
+                if len(kept) == 1:
                     break
-                _kept.popitem(last=False)
+                kept.popitem(last=False)
     return known.deep_copy()
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from weakref import WeakKeyDictionary
 
 from homebox.model.generation.guide import Bits
-from homebox.model.guides.vocabulary import Vocabulary
+from homebox.model.guides.vocabulary import Vocabulary, bits_of
 
 LONGEST_NUMBER = 24  # characters, more than doubles can tell apart
 DEEPEST = 24
@@ -25,10 +25,13 @@ _NUMBER_BYTES = frozenset(b"+-.0123456789eE")
 
 
 class JsonTokens:
-    """Sets of tokens by what they would do to JSON; made once for a vocabulary."""
+    """Sets of tokens by what they would do to JSON; made once for a vocabulary.
+
+    They do not refer to it, so that they are gone when it is.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
+        self._size = vocabulary.size
         self._texts = [
             (data, index)
             for index, data in enumerate(vocabulary.tokens)
@@ -45,7 +48,7 @@ class JsonTokens:
         _ = self._sorted, self.numeric, self.overflowing, self.opening
 
     def _those(self, wanted: Callable[[bytes], object]) -> Bits:
-        return self._vocabulary.bits(index for data, index in self._texts if wanted(data))
+        return bits_of(self._size, (index for data, index in self._texts if wanted(data)))
 
     @cached_property
     def _sorted(self) -> list[tuple[bytes, int]]:
@@ -59,7 +62,7 @@ class JsonTokens:
         while place < len(tokens) and tokens[place][0].startswith(start):
             found.append(tokens[place][1])
             place += 1
-        return self._vocabulary.bits(found)
+        return bits_of(self._size, found)
 
     def quoting(self, count: int) -> Bits:
         """Return the tokens with at least `count` quotation marks."""

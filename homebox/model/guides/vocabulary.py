@@ -8,6 +8,7 @@ Invariant: rows of the logits beyond the tokenizer's tokens are never allowed.
 import json
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Container, Iterable
 
 import llguidance
@@ -39,15 +40,14 @@ class Vocabulary:
             n_vocab=size,
             eos_token=list(self.stop_ids),
         )
+        self.compiled: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()  # by grammar
         self.only_stop = self.bits(self.stop_ids)
         self.all = self.bits(index for index, data in enumerate(self.tokens) if data)
         self.all_but_stop = self.all & ~self.only_stop
 
     def bits(self, ids: Iterable[int]) -> Bits:
         """Return a mask, uint32 (ceil(size / 32),), that allows these tokens."""
-        flags = np.zeros((self.size + 31) // 32 * 32, dtype=np.uint8)
-        flags[np.fromiter(ids, dtype=np.int64)] = 1
-        return np.packbits(flags, bitorder="little").view(np.uint32)
+        return bits_of(self.size, ids)
 
     def mark(self, text: str) -> str:
         """Return how a grammar in Lark's syntax says a mark: as a token where it is one."""
@@ -62,6 +62,13 @@ class Vocabulary:
         data = self.tokenizer.piece_bytes(index)
         # A blank that is a byte is not stripped where one that is a text is.
         return _NO_TOKEN if not self.tokenizer.is_text(index) and data in texts else data
+
+
+def bits_of(size: int, ids: Iterable[int]) -> Bits:
+    """Return a mask of `size` tokens, uint32 (ceil(size / 32),), that allows these."""
+    flags = np.zeros((size + 31) // 32 * 32, dtype=np.uint8)
+    flags[np.fromiter(ids, dtype=np.int64)] = 1
+    return np.packbits(flags, bitorder="little").view(np.uint32)
 
 
 def quoted(text: str) -> str:
@@ -79,7 +86,8 @@ class _Wrapper(TokenizerWrapper):
         self.tokens = vocabulary.tokens
         self.special_token_ids = sorted(vocabulary.steering)
         self.eos_token_id = vocabulary.stop_ids[0]
-        self._vocabulary = vocabulary
+        # The package's object, which no garbage collector looks into, holds this one.
+        self._vocabulary = weakref.proxy(vocabulary)
         self._marks = any_of(vocabulary.tokenizer.special)
 
     def __call__(self, text: str | bytes) -> list[int]:
@@ -101,18 +109,21 @@ class _Wrapper(TokenizerWrapper):
 
 
 _LOCK = threading.Lock()
-_KNOWN: "weakref.WeakKeyDictionary[Tokenizer, dict[object, Vocabulary]]"
-_KNOWN = weakref.WeakKeyDictionary()
 
 
 def vocabulary_of(
     tokenizer: Tokenizer, stop_ids: Iterable[int], size: int | None = None
 ) -> Vocabulary:
-    """Return the vocabulary of a tokenizer, for logits of `size` numbers; made at most once."""
+    """Return the vocabulary of a tokenizer, for logits of `size` numbers; made at most once.
+
+    The tokenizer keeps it: a table by weak keys would keep both for good, since each value holds
+    its key.
+    """
     ends = frozenset(stop_ids)
-    key = (ends, size)
     with _LOCK:
-        known = _KNOWN.setdefault(tokenizer, {})
-        if key not in known:
-            known[key] = Vocabulary(tokenizer, ends, tokenizer.size if size is None else size)
-        return known[key]
+        known: dict[object, Vocabulary] = tokenizer.derived.setdefault(Vocabulary, {})
+        made = known.get((ends, size))
+        if made is None:
+            made = Vocabulary(tokenizer, ends, tokenizer.size if size is None else size)
+            known[ends, size] = made
+        return made

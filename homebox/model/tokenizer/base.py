@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from homebox.errors import RequestError
 
@@ -89,6 +89,8 @@ class Tokenizer(ABC):
         self._bytes = tuple(
             b"" if index in hidden else data for index, data in enumerate(surfaces.data)
         )
+        # What others made of this vocabulary, by who made it; gone when this is.
+        self.derived: dict[object, Any] = {}
         self._find_marks()
 
     def narrow(self, size: int) -> bool:
