@@ -87,7 +87,7 @@ class _Wrapper(TokenizerWrapper):
         self.special_token_ids = sorted(vocabulary.steering)
         self.eos_token_id = vocabulary.stop_ids[0]
         # The package's object, which no garbage collector looks into, holds this one.
-        self._vocabulary = weakref.proxy(vocabulary)
+        self._vocabulary: Vocabulary = weakref.proxy(vocabulary)
         self._marks = any_of(vocabulary.tokenizer.special)
 
     def __call__(self, text: str | bytes) -> list[int]:
