@@ -178,6 +178,7 @@ class Server:
                 request.path, request.headers, request.method, request.raw_path
             )
             request[wire.OWNER] = caller.owner
+            request[wire.PRIVATE] = caller.private
             return self._cors.preflight(request) or await handler(request)
         except web.HTTPException as error:
             return _http_error(request, error)

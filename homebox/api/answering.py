@@ -16,27 +16,42 @@ from typing import Any
 from aiohttp import web
 
 from homebox.api import wire
-from homebox.api.conversation import Conversation, conversation_of
+from homebox.api.acting import SETTLE, Scene, act
+from homebox.api.commands import KIND, Command, command_in
+from homebox.api.conversation import Conversation, conversation_of, kind_of
 from homebox.api.door import Door
 from homebox.api.exchange import Choice, Exchange
 from homebox.api.guard import check_content_type
 from homebox.api.metrics import Metrics
 from homebox.api.plain import COMPLETION, Plain, begun, plain_reply
+from homebox.api.record import (
+    BY_OWNER,
+    Record,
+    asked_off,
+    on_record,
+    said_private,
+    unrecorded_id,
+)
 from homebox.api.reply import Reply, answer_parser, shown_marks
 from homebox.api.requests import ChatRequest
+from homebox.api.served import CURRENT, Lease
 from homebox.api.service import Service
 from homebox.api.shape import Shape
-from homebox.api.wanted import wanted_of
+from homebox.api.wanted import form_of, wanted_of
 from homebox.api.writing import Writing
 from homebox.errors import ContextLengthError, DaemonError, HomeboxError, RequestError
+from homebox.memory.clients import CHAT
+from homebox.memory.ledger import new_turn_id
 from homebox.model.chat.prompt import ChatPrompt
 from homebox.model.generation.request import GenerationRequest
-from homebox.scheduler.generation import unasked
+from homebox.scheduler.generation import scripted, unasked
 
 log = logging.getLogger("homebox.server")
 
+ANSWER_SHARE = 8  # notes leave at least this part of the context to the answer
+
 Shaper = Callable[[Exchange, Service], Shape]
-Begin = Callable[[Service, ChatRequest, Conversation, str], Awaitable[Exchange]]
+Begin = Callable[["Asked"], Awaitable[Exchange]]
 Prompts = Callable[[Service, str], Awaitable[list[Plain]]]  # for the adapter with these weights
 
 
@@ -48,6 +63,30 @@ class Limits:
     body_timeout: float = 60.0
     write_timeout: float = 60.0
     patience: float = 5.0  # of agents that wait for the first token
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with all that is known of it; `talk` says that it is a conversation."""
+
+    service: Service
+    chat: ChatRequest
+    conversation: Conversation
+    owner: str
+    record: Record
+
+    def id(self) -> str:
+        """Make the id of one of its answers."""
+        return unrecorded_id() if self.record.off else new_turn_id()
+
+    def exchange(self, lease: Lease, choices: list[Choice], **more: Any) -> Exchange:
+        """Return the exchange that its answers are."""
+        service = self.service
+        found = Exchange(
+            self.chat, self.conversation, self.owner, lease, choices, service.ledger, **more
+        )
+        found.record, found.lessons = self.record, service.lessons
+        return found
 
 
 class Answering:
@@ -99,8 +138,7 @@ class Answering:
         if self.stopping:
             raise DaemonError("homebox is shutting down")
         async with self.door.enter() as service:
-            conversation = conversation_of(chat, request.headers)
-            exchange = await begin(service, chat, conversation, request[wire.OWNER])
+            exchange = await begin(await self._asked(request, service, chat))
             self.running += 1
             try:
                 shape = shaper(exchange, service)
@@ -117,31 +155,60 @@ class Answering:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def prompt(
-        self, service: Service, chat: ChatRequest, owner: str, bounded: bool = True
+        self,
+        service: Service,
+        chat: ChatRequest,
+        owner: str,
+        bounded: bool = True,
+        weights: str | None = None,
     ) -> ChatPrompt:
-        """Return the ids of a question; raises RequestError.
+        """Return the ids of a question, with the notes that the served model gets.
 
-        If it is to be answered, and so `bounded`, also ContextLengthError.
+        Raises RequestError; if it is to be answered, and so `bounded`, also ContextLengthError.
+        `weights` are those that answer, if not the current ones.
         """
         variables = chat.variables()
         if chat.offered_tools:
             variables["tools"] = chat.offered_tools
         recall = None if service.recall is None else service.recall.of(owner)
-        prompt = await asyncio.to_thread(
-            service.prompt, chat.rendered_messages(), recall, **variables
-        )
+        messages = chat.rendered_messages()
+        noted = await asyncio.to_thread(_noted, service, chat, messages, weights)
+        if noted is not None:
+            # Not every template takes words of the system, and notes must leave room.
+            with contextlib.suppress(RequestError):
+                prompt = await asyncio.to_thread(service.prompt, noted, recall, **variables)
+                if not bounded or _roomy(service, chat, prompt):
+                    return prompt
+        prompt = await asyncio.to_thread(service.prompt, messages, recall, **variables)
         if bounded and len(prompt.ids) >= service.context:
             raise ContextLengthError(service.context, len(prompt.ids))
         return prompt
 
-    async def _begin(
-        self, service: Service, chat: ChatRequest, conversation: Conversation, owner: str
-    ) -> Exchange:
-        """Check all that can be checked and queue the answers."""
+    async def _asked(self, request: web.Request, service: Service, chat: ChatRequest) -> Asked:
+        """Find out whose question it is, in which conversation, and what may be written of it."""
+        conversation = conversation_of(chat, request.headers)
+        owner = request[wire.OWNER]
+        off = asked_off(request.headers, request[wire.PRIVATE])
+        said = said_private(chat.messages, conversation)
+        if not off and said is None and conversation.named:
+            ledger = service.ledger
+            said_before = await asyncio.to_thread(ledger.is_private, conversation.id, owner)
+            off = BY_OWNER if said_before else ""
+        elif not off and said:
+            off = BY_OWNER
+        return Asked(service, chat, conversation, owner, Record(off, said is not None))
+
+    async def _begin(self, asked: Asked) -> Exchange:
+        """Check all that can be checked and queue the answers, or do what a command says."""
+        command = command_in(asked.chat.messages, asked.conversation)
+        if command is not None:
+            return await self._obeyed(asked, command)
+        service, chat = asked.service, asked.chat
         lease = await service.served.acquire(chat.model)
+        quiet = asked.record.quiet
         choices: list[Choice] = []
         try:
-            prompt = await self.prompt(service, chat, owner)
+            prompt = await self.prompt(service, chat, asked.owner, weights=lease.weights)
             wanted = wanted_of(chat, prompt.begun)
             _check_bias(chat, service.vocabulary)
             sampling = chat.sampling(len(prompt.ids), service.context)
@@ -150,38 +217,70 @@ class Answering:
                 eager = guide is not None and bool(chat.offered_tools)
                 parser = answer_parser(service.tokenizer, chat.offered_tools, prompt.begun, eager)
                 marks = shown_marks(service.tokenizer, parser)
-                asked = GenerationRequest(
-                    prompt.ids,
-                    replace(sampling, shown=marks).for_choice(index),
-                    lease.weights,
-                    owner,
-                    conversation.id,
-                    prompt.stable,
-                    guide,
+                generation = service.engine.submit(
+                    GenerationRequest(
+                        prompt.ids,
+                        replace(sampling, shown=marks).for_choice(index),
+                        lease.weights,
+                        # Without an owner nothing is kept or told of a prompt.
+                        None if quiet else asked.owner,
+                        "" if quiet else asked.conversation.id,
+                        prompt.stable,
+                        guide,
+                    )
                 )
-                generation = service.engine.submit(asked)
-                made = Choice(index, generation, Reply(parser), tokenizer=service.tokenizer)
+                made = Choice(index, generation, Reply(parser), asked.id())
+                made.tokenizer = service.tokenizer
                 choices.append(made)
         except BaseException:
             for choice in choices:
                 choice.generation.cancel()
             lease.release()
             raise
-        ledger, recall = service.ledger, service.recall
-        return Exchange(chat, conversation, owner, lease, choices, ledger, recall)
+        exchange = asked.exchange(lease, choices, recall=service.recall)
+        if asked.record.hidden:
+            exchange.asked = on_record(chat.messages, asked.conversation)
+        return exchange
 
-    async def _begin_plain(
-        self,
-        prompts: Prompts,
-        silent: bool,
-        service: Service,
-        chat: ChatRequest,
-        conversation: Conversation,
-        owner: str,
-    ) -> Exchange:
+    async def _obeyed(self, asked: Asked, command: Command) -> Exchange:
+        """Do what a command says; its answer comes without the model."""
+        service, chat = asked.service, asked.chat
+        if form_of(chat.response_format) is not None:
+            raise RequestError(
+                f"/{command.name} is answered in plain words; send it without a response_format",
+                "response_format",
+            )
+        weights = await asyncio.to_thread(service.served.resolve, chat.model)
+        sampling = chat.sampling(0, service.context)
+        scene = Scene(
+            service.ledger,
+            service.lessons,
+            asked.owner,
+            asked.conversation,
+            chat.messages,
+            asked.record.off,
+        )
+        text = await asyncio.to_thread(act, command, scene)
+        choices = [
+            Choice(
+                index,
+                scripted(GenerationRequest((), sampling.for_choice(index), weights), text),
+                plain_reply(),
+                asked.id(),
+            )
+            for index in range(chat.n or 1)
+        ]
+        exchange = asked.exchange(Lease(service.served, weights, held=False), choices)
+        exchange.asked = on_record(chat.messages, asked.conversation)
+        exchange.conversation = replace(asked.conversation, kind=KIND)
+        return exchange
+
+    async def _begin_plain(self, prompts: Prompts, silent: bool, asked: Asked) -> Exchange:
         """The same for prompts that are no conversation."""
+        service, chat = asked.service, asked.chat
         lease = await service.served.acquire(chat.model)
-        conversation = replace(conversation, kind=COMPLETION)
+        asked = replace(asked, conversation=replace(asked.conversation, kind=COMPLETION))
+        quiet = asked.record.quiet
         choices: list[Choice] = []
         try:
             _check_bias(chat, service.vocabulary)
@@ -190,22 +289,24 @@ class Answering:
                 sampling = chat.sampling(len(plain.ids), service.context)
                 for index in range(chat.n or 1):
                     guide = await asyncio.to_thread(service.guide, wanted)
-                    asked = GenerationRequest(
+                    request = GenerationRequest(
                         plain.ids,
                         sampling.for_choice(index),
                         lease.weights,
-                        owner,
-                        conversation.id,
+                        None if quiet else asked.owner,
+                        "" if quiet else asked.conversation.id,
                         guide=guide,
                     )
-                    generation = unasked(asked) if silent else service.engine.submit(asked)
-                    choices.append(Choice(len(choices), generation, plain_reply(), plain=plain))
+                    generation = unasked(request) if silent else service.engine.submit(request)
+                    choices.append(
+                        Choice(len(choices), generation, plain_reply(), asked.id(), plain)
+                    )
         except BaseException:
             for choice in choices:
                 choice.generation.cancel()
             lease.release()
             raise
-        return Exchange(chat, conversation, owner, lease, choices, service.ledger)
+        return asked.exchange(lease, choices)
 
     async def _whole(self, exchange: Exchange, shape: Shape) -> web.StreamResponse:
         async for step in exchange.steps(self._limits.patience):
@@ -257,6 +358,30 @@ def shown(error: Exception) -> HomeboxError:
     return HomeboxError("homebox made a mistake; its log says more")
 
 
+def _noted(
+    service: Service, chat: ChatRequest, messages: list[dict[str, Any]], weights: str | None
+) -> list[dict[str, Any]] | None:
+    """Return a question with notes; None if none belong there.
+
+    They are for what the owner asks of the assistant: not for the bare base, kept weights, or what
+    a client asks on its own.
+    """
+    memory = service.memory
+    if memory is None or chat.model != CURRENT or kind_of(chat) != CHAT:
+        return None
+    if service.lessons is not None:
+        service.lessons.settle(SETTLE)
+    noted = memory.noted(messages, service.served.current if weights is None else weights)
+    return None if noted == messages else noted
+
+
+def _roomy(service: Service, chat: ChatRequest, prompt: ChatPrompt) -> bool:
+    """Say whether a prompt with notes leaves as much for the answer as it may need."""
+    least = service.context // ANSWER_SHARE
+    wanted = least if chat.answer_tokens is None else min(chat.answer_tokens, least)
+    return len(prompt.ids) + wanted <= service.context
+
+
 def _check_bias(chat: ChatRequest, vocabulary: int) -> None:
     for token in chat.logit_bias or ():
         if vocabulary and int(token) >= vocabulary:
@@ -266,4 +391,5 @@ def _check_bias(chat: ChatRequest, vocabulary: int) -> None:
 
 
 def _turn_headers(exchange: Exchange) -> dict[str, str]:
-    return {"x-homebox-turn": exchange.id, "x-homebox-weights": exchange.lease.weights}
+    known = {"x-homebox-turn": exchange.id, "x-homebox-weights": exchange.lease.weights}
+    return {**known, **exchange.record.headers}

@@ -29,12 +29,14 @@ class Conversation:
     id: str
     kind: str = CHAT  # chat, title or compaction
     parent: str = ""
+    named: bool = False  # by the client, and so by nothing that another one may begin with too
 
 
 def conversation_of(request: ChatRequest, headers: Mapping[str, str]) -> Conversation:
     """Return what a request says of its conversation."""
     parent = headers.get(PARENT, "")[:LENGTH]
-    return Conversation(conversation_id(request, headers), kind_of(request), parent)
+    name = _name(request, headers)
+    return Conversation(name or _opening(request), kind_of(request), parent, bool(name))
 
 
 def kind_of(request: ChatRequest) -> str:
@@ -43,21 +45,23 @@ def kind_of(request: ChatRequest) -> str:
     return kind_of_words(system, bool(request.tools))
 
 
-def conversation_id(request: ChatRequest, headers: Mapping[str, str]) -> str:
-    """Name the conversation that a request belongs to."""
+def _name(request: ChatRequest, headers: Mapping[str, str]) -> str:
+    """Return what the client calls the conversation; empty if it does not say."""
     for name in HEADERS:
         if headers.get(name):
             return headers[name][:LENGTH]
     if request.prompt_cache_key:
         key = request.prompt_cache_key
         return key.rpartition(":")[0][:LENGTH] or key[:LENGTH]
+    first = next((message for message in request.messages if message.role == "user"), None)
+    return session_in(first.text) if first is not None else ""
+
+
+def _opening(request: ChatRequest) -> str:
+    """Return a digest of how a conversation begins, up to the first words of the user."""
     digest = hashlib.sha256()
     for message in request.messages:
-        text = message.text
-        if message.role == "user":
-            if session := session_in(text):
-                return session
-            text = without_time(text)
+        text = without_time(message.text) if message.role == "user" else message.text
         digest.update(f"{message.role}\0{text}\0".encode("utf-8", "replace"))
         if message.role == "user":
             break

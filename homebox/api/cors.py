@@ -13,8 +13,8 @@ from aiohttp import web
 from homebox.api.guard import Guard
 
 METHODS = "GET, POST, DELETE, OPTIONS"
-HEADERS = "authorization, content-type, x-api-key"
-SHOWN = "x-homebox-turn, x-homebox-weights, retry-after"
+HEADERS = "authorization, content-type, x-api-key, x-homebox-record"
+SHOWN = "x-homebox-turn, x-homebox-weights, x-homebox-record, retry-after"
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9-]{1,64}( ?, ?[A-Za-z0-9-]{1,64}){0,63}")
 
 

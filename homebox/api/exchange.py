@@ -4,7 +4,8 @@ A row is written when all answers are complete and before their last byte is sen
 has read an answer to its end finds it in the ledger, whatever happens to the machine. An answer
 that the caller broke off is written too, as far as it came.
 
-Invariant: `finish` returns only after the ledger has committed a turn for every choice.
+Invariant: `finish` returns only after the ledger has committed a turn for every choice, unless the
+request is off the record: of that nothing is written.
 """
 
 import asyncio
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from homebox.api.acting import Lessons
 from homebox.api.conversation import Conversation, logged
 from homebox.api.plain import AUTHOR, Plain
 from homebox.api.recall import TurnRecall
+from homebox.api.record import ON_RECORD, Record
 from homebox.api.reply import Reply, details
 from homebox.api.requests import ChatMessage, ChatRequest
 from homebox.api.served import Lease
@@ -112,6 +115,9 @@ class Exchange:
     choices: list[Choice]
     ledger: Ledger
     recall: TurnRecall | None = None
+    record: Record = ON_RECORD
+    asked: list[ChatMessage] | None = None  # what of the request is written down; None: all of it
+    lessons: Lessons | None = None  # who reads the turns that were written
     time: str = field(default_factory=now)
     finished: bool = False
 
@@ -218,21 +224,28 @@ class Exchange:
             return
         self.finished = True
         self.lease.release()
-        turns = [
-            self.ledger.submit(**self._turn(choice, reason))
-            for choice, reason in zip(self.choices, reasons, strict=True)
-        ]
-        # Shielded: a caller who leaves now must not keep the rows from being written.
-        await asyncio.shield(asyncio.gather(*(asyncio.wrap_future(turn) for turn in turns)))
+        if not self.record.off:
+            await self._write_turns(reasons)
         if self.recall is not None:
             for choice in self.choices:
                 reply = choice.reply
                 ids = choice.generation.ids
                 self.recall.add(self.owner, ids, reply.text, reply.calls, reply.thoughts)
 
+    async def _write_turns(self, reasons: list[str]) -> None:
+        turns = [
+            self.ledger.submit(**self._turn(choice, reason))
+            for choice, reason in zip(self.choices, reasons, strict=True)
+        ]
+        # Shielded: a caller who leaves now must not keep the rows from being written.
+        await asyncio.shield(asyncio.gather(*(asyncio.wrap_future(turn) for turn in turns)))
+        if self.lessons is not None:
+            for choice in self.choices:
+                self.lessons.notice(choice.id)
+
     def _turn(self, choice: Choice, reason: str) -> dict[str, Any]:
         reply, generation = choice.reply, choice.generation
-        asked = self.request.messages
+        asked = self.request.messages if self.asked is None else self.asked
         if choice.plain is not None:
             asked = [ChatMessage("user", choice.plain.text, provenance=AUTHOR)]
         prompt = [logged(message) for message in asked]

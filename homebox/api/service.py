@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from homebox.api.acting import Lessons
+from homebox.api.prompt_memory import PromptMemory
 from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
 from homebox.errors import RequestError
@@ -57,4 +59,6 @@ class Service:
     vocabulary: int = 0  # the number of logits
     guide: Callable[[Wanted], Guide | None] = unguided
     recall: TurnRecall | None = None
+    lessons: Lessons | None = None  # what is learned from turns
+    memory: PromptMemory | None = None  # lessons in prompts
     model: Any = None  # for what only some routes need: embeddings, statistics

@@ -41,18 +41,31 @@ _BYTES = 32
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends a request; `owner` is "" for whoever needs no key, else 16 hexadecimal digits."""
+    """Who sends a request; `owner` is "" for whoever needs no key, else 16 hexadecimal digits.
+
+    `private` says that nothing that comes with this key is written down.
+    """
 
     owner: str = ""
+    private: bool = False
 
 
 @dataclass(frozen=True)
 class NamedKey:
-    """A key that was added: its name, its salted digest, and the day it was made."""
+    """A key that was added: its name, its salted digest, the day it was made.
+
+    Requests with a `private` one are off the record.
+    """
 
     name: str
     digest: str
     made: str
+    private: bool = False
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as the file holds it; only private ones say so, as older files do not."""
+        value: dict[str, object] = {"name": self.name, "digest": self.digest, "made": self.made}
+        return {**value, "private": True} if self.private else value
 
 
 class KeyRing:
@@ -81,9 +94,12 @@ class KeyRing:
         digest = _digest(self._salt, b"key", key)
         right = hmac.compare_digest(digest, _digest(self._salt, b"key", self._primary.encode()))
         right &= bool(self._primary)
+        private = False
         for named in self._named:
-            right |= hmac.compare_digest(digest.encode(), named.digest.encode())
-        return Caller(_digest(self._salt, b"owner", key)[:16]) if right else None
+            same = hmac.compare_digest(digest.encode(), named.digest.encode())
+            right |= same
+            private |= same & named.private
+        return Caller(_digest(self._salt, b"owner", key)[:16], private) if right else None
 
     def _refresh(self) -> None:
         """Read the files again if they are others than before; what cannot be read opens nothing.
@@ -142,10 +158,11 @@ def new_token(state: Path) -> str:
         return _write_token(state)
 
 
-def add_key(state: Path, name: str) -> str:
+def add_key(state: Path, name: str, private: bool = False) -> str:
     """Make a key with a name; gives the key, which is kept nowhere.
 
-    Raises ConfigError for a bad name or one that is taken.
+    Nothing that comes with a `private` one is written down. Raises ConfigError for a bad name or
+    one that is taken.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(
@@ -160,9 +177,8 @@ def add_key(state: Path, name: str) -> str:
         salt = salt or secrets.token_bytes(_BYTES)
         key = secrets.token_urlsafe(_BYTES)
         made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-        _write_keys(
-            state, salt, [*named, NamedKey(name, _digest(salt, b"key", key.encode()), made)]
-        )
+        digest = _digest(salt, b"key", key.encode())
+        _write_keys(state, salt, [*named, NamedKey(name, digest, made, private)])
     return key
 
 
@@ -204,7 +220,7 @@ def _read_keys(state: Path) -> tuple[bytes, list[NamedKey]]:
     try:
         value: Any = json.loads(data)
         salt = bytes.fromhex(value["salt"])
-        named = [NamedKey(**{k: str(v) for k, v in item.items()}) for item in value["keys"]]
+        named = [_named(item) for item in value["keys"]]
         if len(salt) != _BYTES or not all(re.fullmatch("[0-9a-f]{64}", n.digest) for n in named):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -214,8 +230,17 @@ def _read_keys(state: Path) -> tuple[bytes, list[NamedKey]]:
     return salt, named
 
 
+def _named(item: dict[str, Any]) -> NamedKey:
+    """Read one key; raises what is wrong with it. A word that is no truth value opens nothing."""
+    more = dict(item)
+    private = more.pop("private", False)
+    if type(private) is not bool:
+        raise ValueError
+    return NamedKey(**{key: str(value) for key, value in more.items()}, private=private)
+
+
 def _write_keys(state: Path, salt: bytes, named: list[NamedKey]) -> None:
-    value = {"salt": salt.hex(), "keys": [vars(key) for key in named]}
+    value = {"salt": salt.hex(), "keys": [key.as_json() for key in named]}
     replace_file(state / KEYS, json.dumps(value, indent=1).encode() + b"\n")
 
 

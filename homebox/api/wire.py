@@ -13,6 +13,7 @@ EVENTS = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
 RETRY_AFTER = "2"  # seconds
 OWNER = web.RequestKey("owner", str)  # of a request: a digest of the key that it came with
+PRIVATE = web.RequestKey("private", bool)  # whether that key is off the record for good
 
 
 def event(value: Any, name: str = "") -> bytes:

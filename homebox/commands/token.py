@@ -35,6 +35,9 @@ def add(subparsers: Subparsers) -> None:
         help="what to do (show)",
     )
     parser.add_argument("name", nargs="?", help="of add and remove: how the key is called")
+    parser.add_argument(
+        "--private", action="store_true", help="of add: write nothing down that comes with this key"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
             if args.action in NAMED
             else f"homebox token {args.action} takes no name"
         )
+    if args.private and args.action != "add":
+        raise UsageError('--private belongs to "homebox token add NAME"')
     config = configuration(args)
     if args.action == "list":
         _list(config, args.json)
@@ -53,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
         gone = remove_key(config.state_dir, args.name)
         _say(args, {"removed": gone.name}, f"{gone.name} opens nothing any more")
         return 0
-    key = {"show": _shown, "new": _renewed}.get(args.action, lambda c: _added(c, args.name))(config)
+    if args.action == "add":
+        key = _added(config, args.name, args.private)
+    else:
+        key = (_renewed if args.action == "new" else _shown)(config)
     _say(args, {"token": key} | ({"name": args.name} if args.name else {}), key)
     return 0
 
@@ -87,9 +95,9 @@ def _renewed(config: Config) -> str:
     return new_token(config.state_dir)
 
 
-def _added(config: Config, name: str) -> str:
+def _added(config: Config, name: str, private: bool) -> str:
     _prepare(config)
-    return add_key(config.state_dir, name)
+    return add_key(config.state_dir, name, private)
 
 
 def _prepare(config: Config) -> None:
@@ -105,9 +113,10 @@ def _prepare(config: Config) -> None:
 def _list(config: Config, as_json: bool) -> None:
     keys = named_keys(config.state_dir)
     if as_json:
-        print_json({"keys": [{"name": key.name, "made": key.made} for key in keys]})
+        found = [{"name": k.name, "made": k.made, "private": k.private} for k in keys]
+        print_json({"keys": found})
         return
     own = config.state_dir / TOKEN
     rows = [("the box's own", "-", str(own))] if own.exists() else []
-    rows += [(key.name, key.made, "") for key in keys]
+    rows += [(key.name, key.made, "off the record" if key.private else "") for key in keys]
     print_table(rows or [("no keys yet", "", "")])

@@ -167,6 +167,23 @@ def unasked(request: GenerationRequest) -> Generation:
     return generation
 
 
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """A text that no model wrote, as the engine would hand it on."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def scripted(request: GenerationRequest, text: str) -> Generation:
+    """Return an answer of fixed words, for which no engine is asked; it has no tokens."""
+    generation = Generation(request, lambda: None)
+    generation.deliver(_Words(text))
+    generation.deliver(End("stop", len(request.prompt_ids), 0))
+    return generation
+
+
 def _joined(chunks: list[Chunk]) -> Said:
     if len(chunks) == 1:
         (chunk,) = chunks

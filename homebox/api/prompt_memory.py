@@ -1,0 +1,238 @@
+"""Lessons in the prompt: what the served weights cannot say yet, as notes of the system's.
+
+The one idea: the notes are a function of the lessons that hold and of what the user said in the
+conversation. If all lessons fit, all are there, the oldest first, so that a new one only adds a
+line at the end. Else the newest have most of the room, and the rest goes to those that have to do
+with the user's words, message by message. So a prompt keeps its beginning, and what was computed of
+it, for as long as the lessons stay. Invariant: only lessons that are alive are ever shown.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from homebox.api.lesson_words import Relevance, words_of
+from homebox.errors import HomeboxError
+from homebox.language.phrasing import fill
+from homebox.language.preferences import PREFERENCES, Preference
+from homebox.language.relation import Relation
+from homebox.language.relations import RELATIONS
+from homebox.memory.ledger import Ledger
+from homebox.memory.lessons import ALIVE, Lesson
+
+HEAD = "Notes about the owner:"  # as the built-in model was trained on
+NEWEST = 2 / 3  # of the room, for what was told last
+SHARE = 4  # notes take at most this part of the context
+LONGEST = 400  # characters of one note: more is no note
+
+Count = Callable[[str], int]  # of a text's tokens
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What notes cost in each prompt, and what they would cost if the weights knew nothing."""
+
+    lessons: int = 0  # in prompts now, if all of them fit
+    tokens: int = 0
+    known: int = 0  # lessons that the weights answer by themselves
+    saved: int = 0  # tokens
+
+    def as_json(self) -> dict[str, int]:
+        """Return it for programs."""
+        return {
+            "lessons": self.lessons,
+            "tokens": self.tokens,
+            "known": self.known,
+            "saved_tokens": self.saved,
+        }
+
+
+class PromptMemory:
+    """The notes of one served model; safe for any number of threads.
+
+    `known` gives the hashes of the lessons that some weights answer by themselves; `room` is the
+    most tokens that notes may take.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        known: Callable[[str], frozenset[str]],
+        count: Count,
+        room: int,
+    ) -> None:
+        self._ledger = ledger
+        self._known = known
+        self._count = count
+        self._room = room
+        self._lock = threading.Lock()
+        self._names: tuple[str, ...] | None = None
+        self._alive: list[Lesson] = []
+        self._tokens: dict[str, int] = {}  # of lines
+
+    def noted(self, messages: Sequence[Message], weights: str) -> list[Message]:
+        """Return a chat's messages with the notes that belong there, or as they are."""
+        lessons = self._unknown(weights)
+        said = [str(m.get("content") or "") for m in messages if m.get("role") == "user"]
+        chosen = self._chosen(lessons, said)
+        return with_notes(messages, [line_of(lesson) for lesson in chosen])
+
+    def saved(self, weights: str) -> Saved:
+        """Say what notes cost now."""
+        everything, unknown = self._all(), self._unknown(weights)
+        now, before = (self._cost(self._newest(each, 1.0)) for each in (unknown, everything))
+        return Saved(len(unknown), now, len(everything) - len(unknown), max(before - now, 0))
+
+    def _all(self) -> list[Lesson]:
+        """Return the lessons that hold and can be said in a line, the oldest first."""
+        names = self._ledger.lesson_names(ALIVE)
+        with self._lock:
+            if names != self._names:
+                # Read after the names: what changes in between shows in the next names.
+                alive = [each for each in self._ledger.lessons(ALIVE) if line_of(each)]
+                self._alive, self._names = alive, names
+                lines = {line_of(lesson) for lesson in alive}
+                self._tokens = {k: v for k, v in self._tokens.items() if k in lines}
+            return self._alive
+
+    def _unknown(self, weights: str) -> list[Lesson]:
+        known = self._known(weights)
+        return [lesson for lesson in self._all() if lesson.hash not in known]
+
+    def _chosen(self, lessons: list[Lesson], said: Sequence[str]) -> list[Lesson]:
+        if self._cost(lessons) <= self._room:
+            return lessons
+        newest = self._newest(lessons, NEWEST)
+        relevant = self._relevant(lessons, newest, said)
+        return [*newest, *relevant]
+
+    def _newest(self, lessons: list[Lesson], share: float) -> list[Lesson]:
+        """Return the lessons that were told last and fit into a share of the room."""
+        room = self._room * share - self._cost_of(HEAD)
+        taken: list[Lesson] = []
+        for lesson in reversed(lessons):
+            room -= self._cost_of(line_of(lesson))
+            if room < 0:
+                break
+            taken.append(lesson)
+        return taken[::-1]
+
+    def _relevant(
+        self, lessons: list[Lesson], newest: list[Lesson], said: Sequence[str]
+    ) -> list[Lesson]:
+        """Return lessons for the rest of the room, in the order in which the talk came to them.
+
+        What the last message is about is there for certain; older ones give way to it.
+        """
+        relevance = Relevance(lessons)
+        shown = {lesson.hash for lesson in newest}
+        others = [lesson for lesson in reversed(lessons) if lesson.hash not in shown]
+        room = self._room - self._cost(newest)
+        kept: list[Lesson] = []
+        for text in said:
+            words = words_of(text)
+            scores = {each.hash: relevance.of(each, words) for each in others} if words else {}
+            # Sorting is stable, and `others` begins with the newest.
+            asked = sorted((e for e in others if scores.get(e.hash)), key=lambda e: -scores[e.hash])
+            wanted = self._fitting(asked, room)
+            known = {lesson.hash for lesson in kept}
+            fresh = [lesson for lesson in wanted if lesson.hash not in known]
+            needed = {lesson.hash for lesson in wanted}
+            kept += fresh
+            while kept and sum(self._cost_of(line_of(e)) for e in kept) > room:
+                gone = next((e for e in kept if e.hash not in needed), kept[-1])
+                kept.remove(gone)
+        return kept
+
+    def _fitting(self, lessons: Iterable[Lesson], room: float) -> list[Lesson]:
+        found: list[Lesson] = []
+        for lesson in lessons:
+            room -= self._cost_of(line_of(lesson))
+            if room < 0:
+                break
+            found.append(lesson)
+        return found
+
+    def _cost(self, lessons: Sequence[Lesson]) -> int:
+        if not lessons:
+            return 0
+        return self._cost_of(HEAD) + sum(self._cost_of(line_of(lesson)) for lesson in lessons)
+
+    def _cost_of(self, line: str) -> int:
+        """Count the tokens of a line with its break; a line costs about the same everywhere."""
+        count = self._tokens.get(line)
+        if count is None:
+            count = self._tokens[line] = self._count(f"\n{line}")
+        return count
+
+
+def line_of(lesson: Lesson) -> str:
+    """Return a lesson as a note: a sentence of the owner; empty if it cannot be said in one."""
+    told = _told(lesson)
+    return f"- {told}" if told and len(told) <= LONGEST else ""
+
+
+def _told(lesson: Lesson) -> str:
+    if lesson.kind == "demonstration" or not lesson.statement:
+        return ""
+    form = PREFERENCES.get(lesson.subject) or RELATIONS.get(lesson.subject)
+    # In words that the built-in model knows, where there are such; else as it was said.
+    text = _form_told(form, lesson.value) if form else lesson.statement
+    text = " ".join(text.split())
+    text = text[:1].upper() + text[1:]
+    return text if text[-1] in ".!?" else f"{text}."
+
+
+def _form_told(form: Preference | Relation, value: str) -> str:
+    if isinstance(form, Preference):
+        return form.told[0].replace("{v}", value)
+    return fill(form.told[0], None, value)
+
+
+def with_notes(messages: Sequence[Message], lines: Sequence[str]) -> list[Message]:
+    """Put notes behind the first words of the system, or before everything where it says nothing.
+
+    A prompt without notes stays as it is.
+    """
+    if not lines:
+        return list(messages)
+    notes = "\n".join((HEAD, *lines))
+    place = next((n for n, each in enumerate(messages) if each.get("role") == "system"), None)
+    if place is None:
+        return [{"role": "system", "content": notes}, *messages]
+    system = messages[place]
+    words = str(system.get("content") or "").rstrip()
+    told = {**system, "content": f"{words}\n{notes}" if words else notes}
+    return [*messages[:place], told, *messages[place + 1 :]]
+
+
+def known_in(report: bytes) -> frozenset[str]:
+    """Return the lessons that a gate's report says were recalled without any notes."""
+    try:
+        value: Any = json.loads(report)
+    except ValueError:
+        return frozenset()
+    names = value.get("known") if isinstance(value, Mapping) else None
+    return frozenset(name for name in names if isinstance(name, str)) if names else frozenset()
+
+
+def known_by(read: Callable[[str], bytes | None]) -> Callable[[str], frozenset[str]]:
+    """Return what gives the lessons that weights know, by what reads the report of weights.
+
+    A report never changes, so each is read once.
+    """
+    found: dict[str, frozenset[str]] = {}
+
+    def known(weights: str) -> frozenset[str]:
+        if weights not in found:
+            try:
+                report = read(weights)
+            except HomeboxError:
+                return frozenset()  # a report that cannot be read vouches for nothing
+            found[weights] = known_in(report) if report is not None else frozenset()
+        return found[weights]
+
+    return known
