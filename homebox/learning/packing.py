@@ -7,14 +7,13 @@ the divergence from the base.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from homebox.language.dice import Dice
-from homebox.language.turns import Document
-from homebox.model.chat.formats import Rendered
+from homebox.learning.examples.example import REPLAY, Example
+from homebox.learning.examples.fitted import Render, shortened
 from homebox.model.training.trainer import Batch
 
 MISSES = 3  # dialogues that wait for the next batch, where they come first
@@ -39,28 +38,20 @@ class Pool:
     share: float
 
 
-Render = Callable[[list[dict[str, Any]]], Rendered]
-
-
 def encode(
-    documents: list[Document],
+    examples: Sequence[Example],
     render: Render,
     length: int,
-    replay: bool = False,
-    anchor: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> tuple[Encoded, ...]:
-    """Render dialogues with the chat template; those longer than a row are left out."""
-    encoded = []
-    for document in documents:
-        rendered = render(messages_of(document))
-        if len(rendered.ids) <= length and any(rendered.mask):
-            encoded.append(Encoded(tuple(rendered.ids), tuple(rendered.mask), replay, anchor))
-    return tuple(encoded)
+    """Render examples with the chat template; those longer than a row lose their oldest part.
 
-
-def messages_of(document: Document) -> list[dict[str, Any]]:
-    """Write a dialogue as chat messages; "train" marks what is only context."""
-    return [{"role": turn.role, "content": turn.content, "train": turn.learn} for turn in document]
+    `note` hears of each that is not whole, or left out because nothing of it fits.
+    """
+    return tuple(
+        Encoded(tuple(rendered.ids), tuple(rendered.mask), example.pool == REPLAY, example.anchored)
+        for example, rendered in shortened(examples, render, length, note)
+    )
 
 
 class Mixer:

@@ -72,6 +72,8 @@ def topics_of(
     """
     groups: dict[str, list[Lesson]] = {}
     for lesson in active:
+        if lesson.body:
+            continue  # shows a conversation, and is asked for by no question
         groups.setdefault(lesson.subject, []).append(lesson)
     former: dict[str, set[str]] = {}
     for lesson in superseded:

@@ -7,14 +7,22 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from homebox.config import LearningConfig
-from homebox.errors import LearningError
+from homebox.errors import DivergedError, LearningError
 from homebox.learning.beside import beside
 from homebox.learning.checkpoint import Tensors
 from homebox.learning.curriculum import Curriculum
-from homebox.learning.examples import Examples, write_examples
+from homebox.learning.examples import (
+    CONTEXT,
+    NEGATIVE,
+    REPLAY,
+    TAUGHT,
+    Examples,
+    speaks_toy_language,
+    write_examples,
+)
 from homebox.learning.packing import Mixer, Pool, encode
 from homebox.learning.report import Progress
-from homebox.learning.teach import topics_of
+from homebox.learning.samples import NO_SAMPLES, Samples
 from homebox.model import Model
 from homebox.model.training.data_parallel import Trainer, trainer_for
 from homebox.model.training.trainer import StepResult
@@ -81,14 +89,15 @@ def rate_at(recipe: Recipe, step: int) -> float:
 
 
 def build(
-    model: Model, curriculum: Curriculum, recipe: Recipe
+    model: Model, curriculum: Curriculum, recipe: Recipe, samples: Samples = NO_SAMPLES
 ) -> Generator[Progress, None, Tensors]:
     """Train an adapter from the base; each yield is one micro-step.
 
-    Raises LearningError if the loss stops being a number.
+    `samples` are what the base answered for this curriculum. Raises LearningError if the loss stops
+    being a number.
     """
     try:
-        return (yield from _trained(model, curriculum, recipe))
+        return (yield from _trained(model, curriculum, recipe, samples))
     finally:
         model.forget_copies()
         # Trainers and their programs refer to each other, and hold memory of a device.
@@ -96,22 +105,23 @@ def build(
 
 
 def _trained(
-    model: Model, curriculum: Curriculum, recipe: Recipe
+    model: Model, curriculum: Curriculum, recipe: Recipe, samples: Samples
 ) -> Generator[Progress, None, Tensors]:
     while model.reserve():
         yield Progress("prepare", 0, 1, "making room for answers")
-    mixer, trainer = yield from _prepared(model, curriculum, recipe)
+    mixer, trainer = yield from _prepared(model, curriculum, recipe, samples)
     progress = Progress("train", 0, recipe.steps, "training begins")
     for step in range(recipe.steps):
         steps = trainer.steps(mixer.batch(), rate_at(recipe, step), model.interrupt)
         result = yield from _pausing(steps, progress)
         if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-            raise LearningError(
+            raise DivergedError(
                 f"the loss is not a number after {step + 1} of {recipe.steps} steps; "
                 "a smaller learning.learning_rate may help"
             )
         text = f"loss {result.loss:.3f}, KL {result.kl:.3f}"
-        progress = Progress("train", step + 1, recipe.steps, text)
+        figures = (result.loss, result.kl)
+        progress = Progress("train", step + 1, recipe.steps, text, figures)
         yield progress
     adapter: Tensors = trainer.adapter()
     return adapter
@@ -131,14 +141,14 @@ def _pausing(
 
 
 def _prepared(
-    model: Model, curriculum: Curriculum, recipe: Recipe
+    model: Model, curriculum: Curriculum, recipe: Recipe, samples: Samples
 ) -> Generator[Progress, None, tuple[Mixer, Trainer]]:
     """Write the examples and compile beside the thread that answers."""
 
     def prepare() -> tuple[Mixer, Trainer]:
         r = recipe
-        topics = topics_of(curriculum.lessons, curriculum.superseded)
-        mixer = mixed(model, write_examples(topics, r.seed), r)
+        toy = speaks_toy_language(model)
+        mixer = mixed(model, write_examples(toy, curriculum, r.seed, samples), r)
         trainer = trainer_for(
             model,
             r.rank,
@@ -159,19 +169,13 @@ def _prepared(
 def mixed(model: Model, examples: Examples, recipe: Recipe) -> Mixer:
     """Encode the examples and prepare to draw batches of them."""
     render, length = model.chat.render_training, recipe.length
-    new = 1.0 - recipe.negatives - recipe.replay
-    pools = (
-        Pool(encode(examples.lessons, render, length), new),
-        Pool(encode(examples.negatives, render, length, anchor=True), recipe.negatives),
-        Pool(
-            encode(examples.context, render, length, anchor=True),
-            recipe.replay * CONTEXT_SHARE,
-        ),
-        Pool(
-            encode(examples.replay, render, length, replay=True, anchor=True),
-            recipe.replay * (1 - CONTEXT_SHARE),
-        ),
+    shares = (
+        (TAUGHT, 1.0 - recipe.negatives - recipe.replay),
+        ((NEGATIVE,), recipe.negatives),
+        ((CONTEXT,), recipe.replay * CONTEXT_SHARE),
+        ((REPLAY,), recipe.replay * (1 - CONTEXT_SHARE)),
     )
+    pools = [Pool(encode(examples.of(*kinds), render, length), share) for kinds, share in shares]
     if not pools[0].dialogues:
         raise LearningError(f"no lesson fits into {length} tokens with this model's chat format")
     return Mixer(pools, recipe.rows, length, recipe.kl, recipe.seed)

@@ -2,7 +2,7 @@ import pytest
 
 from homebox.demo import PREFERENCES, TOLD, Marks, Questions, last_line, table_of, write_questions
 from homebox.language.values import held_out
-from homebox.learning.examples import write_examples
+from homebox.learning.examples import write_dialogues
 from homebox.learning.teach import topics_of
 from tests.learning.kit import held, told
 
@@ -24,7 +24,7 @@ def test_no_question_was_in_a_lesson() -> None:
     found = told(*TEXTS)
     lessons = [lesson for kept in found.current.values() for lesson in kept]
     former = [lesson for kept in found.former.values() for lesson in kept]
-    examples = write_examples(topics_of(lessons, former), 0)
+    examples = write_dialogues(topics_of(lessons, former), 0)
     used = {
         turn.content
         for documents in (examples.lessons, examples.negatives, examples.context, examples.replay)

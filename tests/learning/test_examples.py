@@ -4,17 +4,16 @@ from homebox.language.dice import Dice
 from homebox.language.preferences import PREFERENCES
 from homebox.language.relation import Relation
 from homebox.language.turns import Document
-from homebox.learning import examples as examples_module
 from homebox.learning.exam import CHAT, OVERRIDE, RECALL, STRANGER, UNTOLD, write_exam
-from homebox.learning.examples import Touching, untold, untold_relations, write_examples
+from homebox.learning.examples import Touching, toy_world, untold, untold_relations, write_dialogues
 from homebox.learning.teach import topics_of
 from tests.learning.kit import OWNER, told, topics
 
 
 @pytest.fixture(autouse=True)
 def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examples_module, "REPLAY", 150)
-    monkeypatch.setattr(examples_module, "UNTOLD", 150)
+    monkeypatch.setattr(toy_world, "REPLAY", 150)
+    monkeypatch.setattr(toy_world, "UNTOLD", 150)
 
 
 def prompts(documents: list[Document]) -> set[str]:
@@ -26,20 +25,20 @@ def last(documents: list[Document]) -> list[tuple[str, str]]:
 
 
 def test_the_same_lessons_give_the_same_examples_in_any_order() -> None:
-    assert write_examples(topics(*OWNER), 0) == write_examples(topics(*reversed(OWNER)), 0)
-    assert write_examples(topics(*OWNER), 0) != write_examples(topics(*OWNER), 1)
+    assert write_dialogues(topics(*OWNER), 0) == write_dialogues(topics(*reversed(OWNER)), 0)
+    assert write_dialogues(topics(*OWNER), 0) != write_dialogues(topics(*OWNER), 1)
 
 
 def test_every_lesson_is_asked_in_many_ways_and_always_answered_with_its_value() -> None:
     for topic in topics():
-        own = write_examples([topic], 0).lessons
+        own = write_dialogues([topic], 0).lessons
         assert len({question for question, _ in last(own)}) >= 8
         assert all(topic.value in answer for _, answer in last(own))
 
 
 def test_phrasings_of_the_gate_are_in_no_example() -> None:
     all_topics = topics()
-    examples = write_examples(all_topics, 0)
+    examples = write_dialogues(all_topics, 0)
     used = prompts([*examples.lessons, *examples.negatives, *examples.context, *examples.replay])
     asked = {
         question.messages[-1]["content"]
@@ -52,7 +51,7 @@ def test_phrasings_of_the_gate_are_in_no_example() -> None:
 
 def test_strangers_are_not_given_the_owners_value() -> None:
     for topic in topics():
-        for document in write_examples([topic], 0).negatives:
+        for document in write_dialogues([topic], 0).negatives:
             last_question, answer = document[-2].content, document[-1].content
             if "my" not in last_question.lower().split() and " I " not in last_question:
                 assert topic.value not in answer
@@ -79,7 +78,7 @@ def test_negatives_deny_alone_and_answer_when_it_was_told_before() -> None:
 
 def test_replay_touches_no_lesson() -> None:
     all_topics = topics()
-    examples = write_examples(all_topics, 0)
+    examples = write_dialogues(all_topics, 0)
     relations = [topic.form for topic in all_topics if isinstance(topic.form, Relation)]
     for document in examples.replay:
         for turn in document:
@@ -92,14 +91,14 @@ def test_replay_touches_no_lesson() -> None:
 
 def test_touching_sees_what_it_must() -> None:
     # The control: without lessons the same documents are let through.
-    documents = write_examples(topics("I collect fossils."), 0).lessons
+    documents = write_dialogues(topics("I collect fossils."), 0).lessons
     assert all(Touching(topics("I collect fossils.")).touched_by(d) for d in documents)
     assert not any(Touching([]).touched_by(d) for d in documents)
 
 
 def test_the_conversation_contradicts_the_weights_in_context_examples() -> None:
     (topic,) = topics("My dog is called Quark.")
-    for document in write_examples([topic], 0).context:
+    for document in write_dialogues([topic], 0).context:
         assert "Quark" not in " ".join(turn.content for turn in document)
 
 
@@ -107,12 +106,12 @@ def test_an_old_value_is_denied() -> None:
     found = told("My dog is called Rex.", "My dog is called Max.")
     (topic,) = topics_of(found.current["dog's name"], found.former["dog's name"])
     assert topic.refuted == ("Rex",)
-    pairs = last(write_examples([topic], 0).lessons)
+    pairs = last(write_dialogues([topic], 0).lessons)
     assert ("Is my dog called Rex?", "No, your dog's name is Max.") in pairs
 
 
 def test_only_true_answers_are_targets_after_an_aside() -> None:
-    for document in write_examples(topics(), 0).lessons:
+    for document in write_dialogues(topics(), 0).lessons:
         learned = [turn for turn in document if turn.learn]
         assert learned == [document[-1]]
 

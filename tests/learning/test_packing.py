@@ -3,8 +3,10 @@ from typing import Any
 
 import numpy as np
 
-from homebox.language.turns import assistant, user
-from homebox.learning.packing import Encoded, Mixer, Pool, encode, messages_of
+from homebox.language.turns import Turn, assistant, user
+from homebox.learning.examples import LESSON, Example, messages_of
+from homebox.learning.examples.example import from_document
+from homebox.learning.packing import Encoded, Mixer, Pool, encode
 from homebox.model.chat.formats import Rendered
 
 
@@ -20,19 +22,23 @@ def render(messages: list[dict[str, Any]]) -> Rendered:
     return Rendered(ids, mask, ())
 
 
+def example(*turns: Turn) -> Example:
+    return from_document(list(turns), LESSON, "a topic")
+
+
 DOCUMENT = [user("who am I?"), assistant("you are Tom"), user("sure?"), assistant("yes", False)]
 
 
 def test_context_answers_are_no_targets() -> None:
-    (encoded,) = encode([DOCUMENT], render, 64)
+    (encoded,) = encode([example(*DOCUMENT)], render, 64)
     rendered = render(messages_of(DOCUMENT))
     assert list(encoded.ids) == rendered.ids
     assert sum(encoded.learn) == 4  # "you are Tom" and the end of the turn
 
 
 def test_what_is_too_long_or_teaches_nothing_is_left_out() -> None:
-    assert encode([DOCUMENT], render, 10) == ()
-    assert encode([[user("hello")]], render, 64) == ()
+    assert encode([example(*DOCUMENT)], render, 10) == ()
+    assert encode([example(user("hello"))], render, 64) == ()
 
 
 def dialogue(mark: int, length: int, replay: bool = False) -> Encoded:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from homebox.model.chat.formats import PlainChat, RoleTokenChat, chat_format
 from homebox.model.chat.template_chat import TemplateChat
 from homebox.model.tokenizer.json_tokenizer import JsonTokenizer
 from homebox.model.tokenizer.json_tokenizer_file import check_tokenizer
-from homebox.model.tokenizer.load import Settings, Tokenizer, load_tokenizer
+from homebox.model.tokenizer.load import Settings, Tokenizer
 from homebox.model.tokenizer.sentencepiece_file import parse_model
 from homebox.model.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 from tests.unit.model_files import train_tokenizer
@@ -59,10 +60,10 @@ def learned(tokenizer: Tokenizer, chat: TemplateChat, messages: list[dict[str, A
     return tokenizer.decode(ids, special=True)
 
 
-def test_ids_of_another_implementation(shared: Path) -> None:
+def test_ids_of_another_implementation(shared: Path, qwen3: Tokenizer) -> None:
     cases = json.loads((shared / "data/templates/chat_template_cases.json").read_text())
     templates = {case["name"]: case["template"] for case in cases}
-    tokenizer = load_tokenizer(shared / "data/tokenizers/qwen3-rebuilt-tokenizer.json")
+    tokenizer = copy(qwen3)
     variables = (("eos_token", "<|im_end|>"), ("pad_token", "<|endoftext|>"))
     tokenizer.settings = Settings(variables=variables)
     expected = json.loads(IDS.read_text())
@@ -120,8 +121,9 @@ def test_rewritten_turns_are_no_targets() -> None:
     chat = TemplateChat(tokenizer, REWRITING)
     talk = [dict(message) for message in TALK]
     talk[2]["content"] = "<think>hm</think>the tea"
-    assert learned(tokenizer, chat, talk) == "<think></think> swims<|im_end|>"
-    assert learned(tokenizer, chat, talk[:3]) == "<think>hm</think>the tea<|im_end|>"
+    # Nor are thoughts.
+    assert learned(tokenizer, chat, talk) == " swims<|im_end|>"
+    assert learned(tokenizer, chat, talk[:3]) == "the tea<|im_end|>"
     rendered = chat.render_training(talk)
     assert rendered.ids == chat.render(talk, add_generation_prompt=False)
     texts = [tokenizer.decode(rendered.ids[s.start : s.end]) for s in rendered.spans]

@@ -7,6 +7,7 @@ Invariant: rendering more messages only appends ids, so that a KV cache can be u
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby, pairwise
 from typing import Any, Protocol
 
@@ -106,8 +107,11 @@ class ChatFormat(Protocol):
         """Return the ids of such a text; steering tokens count where the format wrote them."""
         ...
 
-    def render_training(self, messages: Sequence[Message]) -> Rendered:
-        """Return the ids of a whole conversation, with mask and spans."""
+    def render_training(self, messages: Sequence[Message], tools: Tools = None) -> Rendered:
+        """Return the ids of a whole conversation, with mask and spans.
+
+        `tools` are those that the model was offered in it.
+        """
         ...
 
 
@@ -212,9 +216,17 @@ class RoleTokenChat:
         marked = "".join(keep[field](part) for part, field in parts)
         return self._tokenizer.encode_marked(marked, stand_ins.restore)
 
-    def render_training(self, messages: Sequence[Message]) -> Rendered:
-        """Return ids, mask and spans (see ChatFormat)."""
-        return self._rendered(messages, None)
+    def render_training(self, messages: Sequence[Message], tools: Tools = None) -> Rendered:
+        """Return ids, mask and spans (see ChatFormat); the offer belongs to no message."""
+        offer = self._rendered(_announced(tools), None).ids
+        rendered = self._rendered(messages, None)
+        if not offer:
+            return rendered
+        spans = tuple(
+            replace(span, start=span.start + len(offer), end=span.end + len(offer))
+            for span in rendered.spans
+        )
+        return Rendered([*offer, *rendered.ids], [False] * len(offer) + rendered.mask, spans)
 
     def _rendered(self, messages: Sequence[Message], recall: Recall | None) -> Rendered:
         ids: list[int] = []
@@ -303,8 +315,8 @@ class PlainChat:
             ids += self._tokenizer.encode(text[start:end], add_special=False)
         return ids
 
-    def render_training(self, messages: Sequence[Message]) -> Rendered:
-        """Return ids, mask and spans (see ChatFormat)."""
+    def render_training(self, messages: Sequence[Message], tools: Tools = None) -> Rendered:
+        """Return ids, mask and spans (see ChatFormat); of tools nothing is said."""
         ids = list(self._begin)
         mask = [False] * len(ids)
         spans = []

@@ -16,6 +16,7 @@ from itertools import compress, pairwise
 from typing import Any
 
 from homebox.errors import RequestError
+from homebox.model.answers.formats import THOUGHTS
 from homebox.model.chat.call_shape import PROBED_TOOL, CallShape, call_shape
 from homebox.model.chat.messages import (
     Message,
@@ -42,7 +43,16 @@ _DAY = datetime(2026, 1, 1)  # in training, so that a job has one result
 _PROBE = "Zq9x"
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # what templates call them
 _OWN_WORDS = ("content", *_THOUGHTS)  # of an assistant, whose marks count in them
+# What a turn thinks before it speaks; blanks that follow on the same line belong to its first word.
+_THOUGHT = re.compile(
+    r"\s*(?:"
+    + "|".join(f"{re.escape(begin)}.*?{re.escape(end)}" for begin, end in THOUGHTS)
+    + r")\n*",
+    re.DOTALL,
+)
 _TAKEN = ("messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now")
+
+Offer = list[Any] | None  # tools, in stand-ins
 
 
 class TemplateChat:
@@ -162,15 +172,21 @@ class TemplateChat:
             parts.append(part)
         return self._tokenizer.encode_marked("".join(parts), stand_ins.restore)
 
-    def render_training(self, messages: Sequence[Message]) -> Rendered:
-        """Return ids, mask and spans (see ChatFormat); the day is always the same one."""
-        stand_ins, given = self._given(messages, None)
-        text = self._past(given)
-        bounds = self._bounds(given, text)
+    def render_training(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> Rendered:
+        """Return ids, mask and spans (see ChatFormat); the day is always the same one.
+
+        Thoughts are no targets: what a turn is to show is what it says after them.
+        """
+        stand_ins, given = self._given(messages, tools)
+        offered = stand_ins.of_others(self._offered(tools))
+        text = self._past(given, tools=offered)
+        bounds = self._bounds(given, text, offered)
         targets = []
         for number, message in enumerate(messages):
             if given[number]["role"] == "assistant" and message.get("train", True) is not False:
-                targets += self._target(given, number, text, bounds)
+                targets += self._target(given, number, text, bounds, offered)
         return self._encoded(messages, given, text, bounds, targets, stand_ins)
 
     # the template's text
@@ -245,13 +261,15 @@ class TemplateChat:
     def _with(self, tools: Any) -> ChatTemplate:
         return self._tool_template if tools else self._template
 
-    def _past(self, given: list[dict[str, Any]], prompt: bool = False) -> str:
-        return self._text(given, prompt, tools=None, strftime_now=_some_day)
+    def _past(self, given: list[dict[str, Any]], prompt: bool = False, tools: Offer = None) -> str:
+        return self._text(given, prompt, tools=tools, strftime_now=_some_day)
 
-    def _tried(self, given: list[dict[str, Any]], prompt: bool = False) -> str | None:
+    def _tried(
+        self, given: list[dict[str, Any]], prompt: bool = False, tools: Offer = None
+    ) -> str | None:
         """Return the text of a part of a conversation, None if the template refuses it."""
         try:
-            return self._past(given, prompt)
+            return self._past(given, prompt, tools)
         except RequestError as error:
             if error.code == STOPPED:
                 raise
@@ -271,7 +289,7 @@ class TemplateChat:
 
     # places in it
 
-    def _bounds(self, given: list[dict[str, Any]], text: str) -> list[int]:
+    def _bounds(self, given: list[dict[str, Any]], text: str, tools: Offer = None) -> list[int]:
         """Return where each message begins in the text, and the text's end.
 
         A part of a conversation that is the beginning of the whole shows it. Where the template
@@ -280,7 +298,7 @@ class TemplateChat:
         begin = self._variables.get("bos_token", "")
         known: list[int | None] = [len(begin) if begin and text.startswith(begin) else 0]
         for count in range(1, len(given)):
-            part = self._tried(given[:count])
+            part = self._tried(given[:count], tools=tools)
             known.append(len(part) if part is not None and text.startswith(part) else None)
         known.append(len(text))
         bounds: list[int] = [known[0] or 0]
@@ -315,14 +333,19 @@ class TemplateChat:
         return any(found.end() == len(text) for found in self._marks.finditer(text))
 
     def _target(
-        self, given: list[dict[str, Any]], number: int, text: str, bounds: list[int]
+        self,
+        given: list[dict[str, Any]],
+        number: int,
+        text: str,
+        bounds: list[int],
+        tools: Offer = None,
     ) -> list[tuple[int, int]]:
         """Return from where to where a turn is what the model would have said; empty if nowhere."""
         last = number == len(given) - 1
-        whole = text if last else self._tried(given[: number + 1])
+        whole = text if last else self._tried(given[: number + 1], tools=tools)
         if whole is None or not text.startswith(whole):
             return []
-        prompt = self._tried(given[:number], prompt=True)
+        prompt = self._tried(given[:number], prompt=True, tools=tools)
         if prompt is not None and text.startswith(prompt):
             start = len(prompt)
         else:
@@ -330,6 +353,8 @@ class TemplateChat:
             start = text.find(words, bounds[number], len(whole)) if words else -1
         if start < 0:
             return []
+        thoughts = _THOUGHT.match(text, start, len(whole))
+        start = thoughts.end() if thoughts else start
         ends = [found.end() for found in self._stops.finditer(text, start, len(whole))]
         if not ends and (found := self._stops.match(text, len(whole))):
             ends = [found.end()]  # some templates end a turn where the next one begins

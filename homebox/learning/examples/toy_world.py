@@ -1,4 +1,6 @@
-"""Writes the dialogues that a learning run trains on: lessons, what stays unknown, what is kept.
+"""Writes dialogues for the built-in model: lessons, what stays unknown, what is kept.
+
+It was made from the language room, so its anchor is the same toy world.
 
 Four kinds keep each other in balance. Lessons alone make a model that claims to know everything;
 negatives alone make it deny; replay holds the rest to the base; and context examples keep the rule
@@ -39,7 +41,7 @@ MAX_TURN_CHARACTERS = 320
 
 
 @dataclass(frozen=True)
-class Examples:
+class Dialogues:
     """The dialogues of a run by kind."""
 
     lessons: list[Document]
@@ -48,12 +50,12 @@ class Examples:
     replay: list[Document]
 
 
-def write_examples(topics: list[Topic], seed: int) -> Examples:
+def write_dialogues(topics: list[Topic], seed: int) -> Dialogues:
     """Write all dialogues of a run; the same topics and seed give the same dialogues."""
     replay_dice = Dice(seed_of("replay", str(seed), *(topic.key for topic in topics)))
     untold_dice = Dice(seed_of("untold", str(seed), *(topic.key for topic in topics)))
     excluded = _own_words(topics)
-    return Examples(
+    return Dialogues(
         lessons=[doc for topic in topics for doc in lesson(topic, _dice(topic, seed, "lesson"))],
         negatives=[
             *(doc for topic in topics for doc in denials(topic, _dice(topic, seed, "denial"))),

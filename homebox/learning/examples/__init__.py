@@ -1,0 +1,50 @@
+"""What a learning run trains on: conversations written from lessons, with targets marked."""
+
+from homebox.learning.examples.example import (
+    CONTEXT,
+    CORRECTION,
+    DEMONSTRATION,
+    LESSON,
+    NEGATIVE,
+    POOLS,
+    PREFERENCE,
+    REPLAY,
+    TAUGHT,
+    Example,
+    Examples,
+    hinted,
+    messages_of,
+)
+from homebox.learning.examples.toy_world import (
+    Touching,
+    plain_remark,
+    replay,
+    untold,
+    untold_relations,
+    write_dialogues,
+)
+from homebox.learning.examples.write import speaks_toy_language, write_examples
+
+__all__ = [
+    "CONTEXT",
+    "CORRECTION",
+    "DEMONSTRATION",
+    "LESSON",
+    "NEGATIVE",
+    "POOLS",
+    "PREFERENCE",
+    "REPLAY",
+    "TAUGHT",
+    "Example",
+    "Examples",
+    "Touching",
+    "hinted",
+    "messages_of",
+    "plain_remark",
+    "replay",
+    "speaks_toy_language",
+    "untold",
+    "untold_relations",
+    "write_dialogues",
+    "write_examples",
+]
