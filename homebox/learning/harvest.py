@@ -1,22 +1,25 @@
 """Walks the ledger and turns what the owner said into lessons: newest wins, nothing is revived.
 
-Every run walks all turns again. A lesson is named by its content and remembers its turns, so that
-walking twice changes nothing, and only something said anew brings an undone lesson back.
+The one idea: the lessons of a ledger follow from its turns alone, in their order. A lesson is named
+by its content and remembers its turns, so that walking twice changes nothing, and only something
+said anew brings an undone lesson back. Invariant: reading a turn takes no longer because many
+lessons are known.
 """
 
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from homebox.language.relation import Relation
-from homebox.language.relation_data import ALL
+from homebox.learning.known import Known
+from homebox.learning.remembering import COMMAND, command_of, remembered
+from homebox.learning.rule_files import Rules
 from homebox.learning.rules import Claim, Refusal, read_message
-from homebox.learning.teach import form_for, sentence_for
-from homebox.learning.topics import MANY
+from homebox.learning.teach import sentence_for
 from homebox.memory.clients import CHAT, kind_of_words, parts_of_message, typed_words
+from homebox.memory.clients import COMMAND as ORDER
 from homebox.memory.lessons import Lesson
 from homebox.memory.provenance import OWNER, may_teach
 from homebox.memory.turns import Message, Turn
@@ -24,6 +27,8 @@ from homebox.memory.turns import Message, Turn
 FOREIGN = "was worded by a tool, a file or a web page"
 RETRIES = 120  # seconds in which clients ask again
 OPENCODE = "ses_"  # how its ids of conversations begin
+MOST = 100_000  # characters of one message that are read
+MOST_FOREIGN = 2_000_000  # characters of tools and files that one conversation is compared with
 _WORDS = re.compile(r"\w+")
 
 
@@ -37,13 +42,22 @@ class Quarantined:
 
 @dataclass
 class Harvest:
-    """What a walk through the ledger found."""
+    """What a walk through the ledger found, in the order in which it was told."""
 
     lessons: list[Lesson] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)  # time of the turn, reason
-    current: dict[str, list[Lesson]] = field(default_factory=dict)  # what holds now, by subject
-    former: dict[str, list[Lesson]] = field(default_factory=dict)  # what held once
+    known: Known = field(default_factory=Known)
+
+    @property
+    def current(self) -> Mapping[str, Sequence[Lesson]]:
+        """What holds now, by subject."""
+        return self.known.current()
+
+    @property
+    def former(self) -> Mapping[str, Sequence[Lesson]]:
+        """What held once, by subject."""
+        return self.known.former()
 
 
 @dataclass
@@ -57,16 +71,30 @@ class _Conversation:
 
 
 class Harvester:
-    """Reads turns one by one, in the order in which they were said."""
+    """Reads turns one by one, in the order in which they were said.
 
-    def __init__(self) -> None:
+    `rules` are those of the owner's rule files. `extracted` has what a model found in turns, by
+    their ids; it is told after what the rules find there.
+    """
+
+    def __init__(
+        self,
+        rules: Rules = Rules(),  # noqa: B008  # frozen
+        extracted: Mapping[str, Sequence[Lesson]] | None = None,
+        provenance: bool = True,
+    ) -> None:
+        """`provenance` off takes everybody's words for the owner's; for control runs only."""
         self.found = Harvest()
+        self._rules = rules
+        self._extracted = extracted if extracted is not None else {}
+        self._provenance = provenance
         self._conversations: dict[str, _Conversation] = {}
 
-    def read(self, turn: Turn) -> None:
-        """Add what the owner's words in this turn tell."""
-        if _kind(turn) != CHAT:
-            return
+    def read(self, turn: Turn) -> list[Lesson]:
+        """Add what the owner's words in this turn tell; returns those lessons, in order."""
+        if self._provenance and _kind(turn) not in (CHAT, ORDER):
+            return []
+        told, waiting = len(self.found.lessons), len(self.found.quarantined)
         talk = self._conversations.setdefault(turn.conversation or turn.id, _Conversation())
         # A client that asks again, or for several answers, says nothing anew.
         again = (
@@ -76,37 +104,83 @@ class Harvester:
         )
         talk.asked, talk.time = turn.prompt, turn.time
         for message in turn.messages[-1:] if again else turn.messages:
-            _read(self.found, talk, turn, message)
+            self._read(talk, turn, message)
+        for lesson in self._extracted.get(turn.id, ()):
+            self.tell(dataclasses.replace(lesson, sources=(turn.id,), supersedes=None))
+        fresh = self.found.lessons[told:]
+        return [*fresh, *(item.lesson for item in self.found.quarantined[waiting:])]
+
+    def tell(self, lesson: Lesson) -> Lesson:
+        """Add a lesson that somebody else found in the owner's words; returns it in its place."""
+        if lesson.state == "quarantined":
+            self.found.quarantined.append(Quarantined(lesson, lesson.reason))
+            return lesson
+        self.found.lessons.append(self.found.known.placed(lesson))
+        return self.found.lessons[-1]
+
+    def _read(self, talk: _Conversation, turn: Turn, message: Message) -> None:
+        if not self._provenance:
+            self._tell(talk, turn, message.content)
+            return
+        if message.role == "assistant":
+            talk.subject = self.found.known.subject_of_answer(message.content) or talk.subject
+            return
+        if not may_teach(message.provenance):
+            if message.provenance != "system":
+                _hear(talk, message.content)
+            return
+        if message.role != "user":
+            return
+        typed, foreign = told_by(message, turn.conversation)
+        _hear(talk, foreign)
+        self._tell(talk, turn, typed)
+
+    def _tell(self, talk: _Conversation, turn: Turn, typed: str) -> None:
+        command, rest = command_of(typed)
+        if command and command != COMMAND:
+            return  # an order to the box; what it says of answers is in the feedback
+        items = remembered(rest, self._rules) if command else read_message(typed, self._rules)
+        for item in items:
+            if isinstance(item, Refusal):
+                self.found.refused.append((turn.time, item.reason))
+                continue
+            known = self.found.known
+            subject = item.subject or known.holder(item.refuted, talk.subject) or talk.subject
+            if subject is not None:
+                self._keep(item, subject, talk, turn, outright=bool(command))
+
+    def _keep(
+        self, claim: Claim, subject: str, talk: _Conversation, turn: Turn, outright: bool
+    ) -> None:
+        statement = " ".join(claim.statement.split())
+        foreign = not outright and _normal(statement) in talk.foreign
+        reason = FOREIGN if foreign else claim.reason
+        if claim.subject is None:
+            statement = sentence_for(subject, claim.value)
+        lesson = Lesson(
+            kind=claim.kind,
+            subject=subject,
+            statement=statement,
+            value=claim.value,
+            sources=(turn.id,),
+            state="quarantined" if reason else "new",
+            time=turn.time,
+            origin="owner" if outright else "rule",
+            reason=reason,
+        )
+        talk.subject = subject
+        if reason:
+            self.found.quarantined.append(Quarantined(lesson, reason))
+            return
+        self.found.lessons.append(self.found.known.placed(lesson, claim.refuted))
 
 
-def harvest(turns: Iterable[Turn]) -> Harvest:
+def harvest(turns: Iterable[Turn], provenance: bool = True) -> Harvest:
     """Read all turns in order and return every lesson that the owner's words give."""
-    harvester = Harvester()
+    harvester = Harvester(provenance=provenance)
     for turn in turns:
         harvester.read(turn)
     return harvester.found
-
-
-def _read(found: Harvest, talk: _Conversation, turn: Turn, message: Message) -> None:
-    if message.role == "assistant":
-        talk.subject = subject_of_answer(message.content, found) or talk.subject
-        return
-    if not may_teach(message.provenance):
-        if message.provenance != "system":
-            talk.foreign += " " + _normal(message.content)
-        return
-    if message.role != "user":
-        return
-    typed, foreign = told_by(message, turn.conversation)
-    if foreign:
-        talk.foreign += " " + _normal(foreign)
-    for item in read_message(typed):
-        if isinstance(item, Refusal):
-            found.refused.append((turn.time, item.reason))
-            continue
-        subject = item.subject or _subject_with(item.refuted, talk, found) or talk.subject
-        if subject is not None:
-            _keep(found, item, subject, talk, turn)
 
 
 def told_by(message: Message, conversation: str = "") -> tuple[str, str]:
@@ -146,71 +220,10 @@ def _kind(turn: Turn) -> str:
     return kind_of_words(system, bool(offered.get("tools")))
 
 
-def subject_of_answer(text: str, found: Harvest) -> str | None:
-    """Name the topic that an answer of the assistant spoke of last."""
-    openings = {relation.opening(None): relation.key for relation in ALL}
-    for subject, lessons in found.current.items():
-        form = form_for(subject, lessons[-1].value)
-        if isinstance(form, Relation):
-            openings[form.opening(None)] = subject
-    hits = [(text.rfind(opening), len(opening), key) for opening, key in openings.items()]
-    place, _, key = max(hits, default=(-1, 0, ""))
-    return key if place >= 0 else None
-
-
-def _subject_with(value: str | None, talk: _Conversation, found: Harvest) -> str | None:
-    if value is None:
-        return None
-    holders = [
-        subject
-        for subject, lessons in found.current.items()
-        if any(lesson.value.casefold() == value.casefold() for lesson in lessons)
-    ]
-    return talk.subject if talk.subject in holders else (holders[-1] if holders else None)
-
-
-def _keep(found: Harvest, claim: Claim, subject: str, talk: _Conversation, turn: Turn) -> None:
-    statement = " ".join(claim.statement.split())
-    reason = FOREIGN if _normal(statement) in talk.foreign else claim.reason
-    if claim.subject is None:
-        statement = sentence_for(subject, claim.value)
-    lesson = Lesson(
-        kind=claim.kind,
-        subject=subject,
-        statement=statement,
-        value=claim.value,
-        sources=(turn.id,),
-        state="quarantined" if reason else "new",
-        time=turn.time,
-    )
-    talk.subject = subject
-    if reason:
-        found.quarantined.append(Quarantined(lesson, reason))
-        return
-    found.lessons.append(_placed(found, lesson, claim.refuted))
-
-
-def _placed(found: Harvest, lesson: Lesson, refuted: str | None) -> Lesson:
-    """Put a lesson in the place of what held before; the same thing said again stays one lesson."""
-    subject = lesson.subject
-    current = found.current.setdefault(subject, [])
-    former = found.former.setdefault(subject, [])
-    known = next((old for old in (*current, *former) if _same(old, lesson)), None)
-    if known is not None:
-        lesson = dataclasses.replace(known, sources=lesson.sources, supersedes=None)
-    leaving = [old for old in current if not _same(old, lesson)]
-    if subject in MANY:
-        leaving = [old for old in leaving if refuted and old.value.casefold() == refuted.casefold()]
-    if leaving:
-        lesson = dataclasses.replace(lesson, supersedes=leaving[-1].hash)
-    former[:] = [old for old in former if not _same(old, lesson)] + leaving
-    current[:] = [old for old in current if old not in leaving and not _same(old, lesson)]
-    current.append(lesson)
-    return lesson
-
-
-def _same(one: Lesson, other: Lesson) -> bool:
-    return one.subject == other.subject and one.value.casefold() == other.value.casefold()
+def _hear(talk: _Conversation, text: str) -> None:
+    """Remember foreign words, so that they stay foreign in the owner's mouth."""
+    if text and len(talk.foreign) < MOST_FOREIGN:
+        talk.foreign += " " + _normal(text[:MOST_FOREIGN])
 
 
 def _normal(text: str) -> str:

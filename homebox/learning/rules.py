@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from homebox.learning.clauses import Clause, owner_clauses
 from homebox.learning.guard import secret_in, suspicion
-from homebox.learning.topics import Told, expanded, plain_value, told
+from homebox.learning.manners import wished
+from homebox.learning.rule_files import NO_RULES, Rules
+from homebox.learning.told import Told
+from homebox.learning.topics import expanded, plain_value, told
 
 _LEAD = re.compile(
     r"^(?:(?:oh|hey|hi|hello|hiya|well|so|ok|okay|and|also|but|yes|yeah|btw|fyi|ps"
@@ -125,8 +128,8 @@ class Refusal:
     reason: str
 
 
-def read_message(text: str) -> list[Claim | Refusal]:
-    """Return what one message of the owner claims, in order."""
+def read_message(text: str, rules: Rules = NO_RULES) -> list[Claim | Refusal]:
+    """Return what one message of the owner claims, in order; `rules` are the owner's own."""
     small = text.islower()
     found: list[Claim | Refusal] = []
     corrected = False
@@ -137,12 +140,21 @@ def read_message(text: str) -> list[Claim | Refusal]:
             continue
         body, here = _without_leads(clause.text)
         corrected = corrected or here
-        claim = _claim(Clause(body, clause.question), corrected, small)
+        claim = _claim(Clause(body, clause.question), corrected, small, rules)
         if claim is not None:
             found.append(claim)
         if body:
             corrected = False
     return found
+
+
+def announces_correction(text: str) -> bool:
+    """Say whether a message begins by telling that what was said before is wrong."""
+    clauses = owner_clauses(text)
+    if not clauses or clauses[0].question:
+        return False
+    rest, correcting = _without_leads(clauses[0].text)
+    return correcting and bool(rest or len(clauses) > 1)
 
 
 def _without_leads(text: str) -> tuple[str, bool]:
@@ -160,9 +172,14 @@ def _without_leads(text: str) -> tuple[str, bool]:
         )
 
 
-def _claim(clause: Clause, correcting: bool, small: bool) -> Claim | None:
+def _claim(clause: Clause, correcting: bool, small: bool, rules: Rules) -> Claim | None:
     text = expanded(clause.text)
-    if clause.question or _hypothetical(text):
+    if clause.question or (_QUESTION.match(text) and not _INSTRUCTION_WHEN.match(text)):
+        return None
+    listed = rules.read(clause.text) or wished(text)
+    if listed is not None:
+        return _finished(listed, clause.text, None, correcting)
+    if _hypothetical(text):
         return None
     moved = _NO_LONGER.match(text)
     if moved:

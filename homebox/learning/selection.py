@@ -1,14 +1,15 @@
 """Chooses the lessons of a run: keeps the new ones in the ledger and groups what holds by topic."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from homebox.learning.curriculum import Curriculum, curriculum_of
 from homebox.learning.harvest import Harvest
+from homebox.learning.signals import NO_SIGNALS, Signals
 from homebox.learning.teach import Topic, topics_of
-from homebox.learning.topics import MANY
+from homebox.learning.topics import MANY, NOTE
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import ALIVE, Lesson
 
@@ -33,42 +34,66 @@ class Selection:
         return [topic.key for topic in self.topics if not topic.fresh]
 
 
-def select(found: Harvest, ledger: Ledger, learned: Collection[str], since: str) -> Selection:
+def select(
+    found: Harvest,
+    ledger: Ledger,
+    learned: Collection[str],
+    since: str,
+    signals: Signals = NO_SIGNALS,
+) -> Selection:
     """Keep new lessons and return all that hold.
 
     `learned` holds the hashes of the lessons in the served weights; refusals are counted from
-    the time `since` on.
+    the time `since` on. Notes stay out: they work from the prompt only.
     """
     root = ledger.root()
-    known = {lesson.hash: set(lesson.sources) for lesson in ledger.lessons()}
-    before = len(ledger.lessons("superseded"))
-    for lesson in (*found.lessons, *(item.lesson for item in found.quarantined)):
-        if lesson.hash not in known or not known[lesson.hash].issuperset(lesson.sources):
-            ledger.add_lesson(lesson)
-    settle(found, ledger)
-    active = ledger.lessons(ALIVE)
+    keep(found, ledger, signals.lessons)
+    active = [lesson for lesson in ledger.lessons(ALIVE) if lesson.subject != NOTE]
     superseded = ledger.lessons("superseded")
-    refused = Counter(item.reason for item in found.quarantined if item.lesson.hash not in known)
-    refused.update(reason for told, reason in found.refused if told > since)
     counts = {
         "active": len(active),
         "new": sum(lesson.hash not in learned for lesson in active),
-        "refused": dict(refused),
-        "superseded": max(0, len(superseded) - before),
+        "refused": _refused(found, since),
+        "superseded": _replaced(active, superseded, learned, since),
     }
-    topics = topics_of(active, superseded, learned)
-    return Selection(curriculum_of(active, superseded), topics, root, counts)
+    topics = topics_of(
+        [lesson for lesson in active if not lesson.body],
+        [lesson for lesson in superseded if not lesson.body],
+        learned,
+    )
+    curriculum = curriculum_of(active, superseded, signals.pairs, signals.thumbs, signals.prompts)
+    return Selection(curriculum, topics, root, counts)
 
 
-def settle(found: Harvest, ledger: Ledger) -> None:
-    """Leave one living lesson a topic, the newest, where rollbacks brought older ones back."""
-    alive: dict[str, list[Lesson]] = {}
-    for lesson in ledger.lessons(ALIVE):
-        if lesson.subject not in MANY:
-            alive.setdefault(lesson.subject, []).append(lesson)
-    for subject, lessons in alive.items():
-        said_last = {lesson.hash for lesson in found.current.get(subject, [])[-1:]}
-        newest = max(lessons, key=lambda lesson: (lesson.hash in said_last, lesson.time))
-        for lesson in lessons:
-            if lesson.hash != newest.hash:
-                ledger.set_lesson_state(lesson.hash, "superseded")
+def keep(found: Harvest, ledger: Ledger, more: Sequence[Lesson] = ()) -> None:
+    """Keep in the ledger what it does not have yet, and leave one living lesson a topic."""
+    known = {lesson.hash: set(lesson.sources) for lesson in ledger.lessons()}
+    told = [*found.lessons, *(item.lesson for item in found.quarantined), *more]
+    missing = [
+        lesson
+        for lesson in told
+        if lesson.hash not in known or not known[lesson.hash].issuperset(lesson.sources)
+    ]
+    ledger.add_lessons(missing, MANY)
+
+
+def _refused(found: Harvest, since: str) -> dict[str, int]:
+    """Count what was refused since then, by reason, and what began to wait."""
+    waiting = Counter(
+        {
+            item.lesson.hash: item.reason for item in found.quarantined if item.lesson.time > since
+        }.values()
+    )
+    waiting.update(reason for told, reason in found.refused if told > since)
+    return dict(waiting)
+
+
+def _replaced(
+    active: Sequence[Lesson], superseded: Sequence[Lesson], learned: Collection[str], since: str
+) -> int:
+    """Count the lessons that gave way since then to one that the served weights do not have."""
+    fresh = {lesson.subject for lesson in active if lesson.hash not in learned}
+    return sum(
+        lesson.subject in fresh and (lesson.hash in learned or lesson.time > since)
+        for lesson in superseded
+    )

@@ -6,7 +6,6 @@ accepted only where it looks like something that lasts.
 """
 
 import re
-from dataclasses import dataclass
 from functools import cache
 
 from homebox.language.preferences import PREFERENCES
@@ -15,6 +14,7 @@ from homebox.language.relations import RELATIONS, kind_of, relation_for
 from homebox.language.statements import match_preference, match_statement
 from homebox.language.values import DAYS, MONTHS
 from homebox.learning.clauses import GAP
+from homebox.learning.told import Told
 from homebox.learning.words import (
     CLAUSAL,
     COUNTED_IN_PASSING,
@@ -123,18 +123,10 @@ _NAMED = tuple(
     )
 )
 _DATE = re.compile(rf"\d|{_MONTH}|easter|christmas|{'|'.join(DAYS)}", re.IGNORECASE)
+NOTE = "note"  # the topic of what was to be remembered and has none of its own
 # Topics of which several values hold at once.
-MANY = frozenset({"liking", "preferring"})
-_PREFERRED = frozenset({"preferred drink", *MANY})
-
-
-@dataclass(frozen=True)
-class Told:
-    """One topic with its value; `kind` is "fact" or "preference"."""
-
-    subject: str
-    value: str
-    kind: str = "fact"
+MANY = frozenset({"liking", "preferring", NOTE})
+_PREFERRED = frozenset({"preferred drink", "liking", "preferring"})
 
 
 def told(clause: str, small: bool = False) -> Told | None:

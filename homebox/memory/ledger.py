@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from homebox.errors import StateError
 from homebox.memory import feedback as feedback_table
@@ -21,6 +21,7 @@ from homebox.memory import turns as turn_table
 from homebox.memory.clients import CHAT
 from homebox.memory.database import Database
 from homebox.memory.feedback import Feedback
+from homebox.memory.history import Event, replay
 from homebox.memory.lessons import Lesson
 from homebox.memory.store import canonical_json
 from homebox.memory.turns import START, Answered, Message, Turn, clean, cleaned
@@ -28,6 +29,19 @@ from homebox.memory.turns import START, Answered, Message, Turn, clean, cleaned
 __all__ = ["Feedback", "Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]
 
 PAGE = 256  # turns that are read at once
+# Marks that say after which turn something happened: a move of HEAD ("move 3"), and a decision of
+# the owner ("decision 000001 3 deleted <hash>": the first, after move 3).
+MOVE = "move "
+DECISION = "decision "
+
+
+class Outline(NamedTuple):
+    """A turn without its words."""
+
+    number: int  # its place in the chain
+    id: str
+    conversation: str
+    time: str
 
 
 def new_turn_id() -> str:
@@ -103,6 +117,17 @@ class Ledger:
             found = turn_table.select(connection, "id = ?", (id,))
         return found[0][1] if found else None
 
+    def last_turns(self, conversation: str, owner: str, most: int) -> list[Turn]:
+        """Return the last `most` whole answers of a chat, the newest first."""
+        with self._database.reader() as connection:
+            found = turn_table.select(
+                connection,
+                "conversation = ? AND owner = ? AND kind = ? AND finish_reason NOT IN "
+                "('error', 'cancelled') ORDER BY number DESC LIMIT ?",
+                (clean(conversation), clean(owner), CHAT, most),
+            )
+        return [turn for _, turn in found]
+
     def turns(self, since: str | None = None) -> Iterator[Turn]:
         """Yield the turns in the order of their commits, those after the turn `since`.
 
@@ -149,12 +174,32 @@ class Ledger:
         """Forget what a turn said, for good; its place in the chain stays."""
         number = self._number(id)
 
+        self._database.write(lambda connection: _erase(connection, number)).result()
+        self._database.checkpoint()  # the write-ahead log still holds the words
+
+    def forget(
+        self,
+        ids: Iterable[str],
+        events: Iterable[Event],
+        many: frozenset[str],
+        marks: Iterable[str] = (),
+    ) -> None:
+        """Erase turns for good, and make the lessons anew from what happened without them.
+
+        All or nothing, also if the power fails. `many` as in `lessons.settle`; `marks` are
+        forgotten, too. Raises StateError if a turn is unknown.
+        """
+        numbers = [self._number(id) for id in ids]
+        happened, names = list(events), list(marks)
+
         def work(connection: sqlite3.Connection) -> None:
-            feedback_table.erase(connection, number)
-            turn_table.erase(connection, number)
+            for number in numbers:
+                _erase(connection, number)
+            connection.executemany("DELETE FROM marks WHERE name = ?", [(name,) for name in names])
+            replay(connection, happened, many)
 
         self._database.write(work).result()
-        self._database.checkpoint()  # the write-ahead log still holds the words
+        self._database.checkpoint()
 
     def give_feedback(self, owner: str, feedback: Feedback) -> "Future[str]":
         """Begin to keep an opinion about a turn of `owner`; the Future may raise StateError."""
@@ -173,12 +218,36 @@ class Ledger:
             lambda connection: lesson_table.add(connection, lesson)
         ).result()
 
+    def add_lessons(self, lessons: Sequence[Lesson], many: frozenset[str]) -> None:
+        """Keep lessons in the order in which they were told; `many` as in `lessons.settle`."""
+        if lessons:
+            self._database.write(
+                lambda connection: lesson_table.add_all(connection, lessons, many)
+            ).result()
+
+    def decide(self, hash: str, state: str, many: frozenset[str]) -> None:
+        """Move a lesson as the owner wants it, and remember when that was; raises StateError."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            lesson_table.decide(connection, hash, state, many)
+            before = [int(name.split()[1]) for name in _marks(connection, DECISION)]
+            number, moves = max(before, default=0) + 1, _mark(connection, "moves")
+            name = f"{DECISION}{number:06} {moves} {state} {hash}"
+            connection.execute("INSERT INTO marks VALUES (?, ?)", (name, _last(connection)))
+
+        self._database.write(work).result()
+
     def lessons(self, state: str | Iterable[str] | None = None) -> list[Lesson]:
         """Return the lessons in that state (or one of several, or any), oldest first."""
         states = lesson_table.STATES if state is None else state
         wanted = (states,) if isinstance(states, str) else tuple(states)
         with self._database.reader() as connection:
             return lesson_table.select(connection, wanted)
+
+    def lesson_names(self, states: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the hashes of the lessons in some states, in the order of `lessons`."""
+        with self._database.reader() as connection:
+            return lesson_table.names(connection, states)
 
     def find_lessons(self, prefix: str) -> list[Lesson]:
         """Return the lessons whose hash begins with `prefix`."""
@@ -190,6 +259,45 @@ class Ledger:
         self._database.write(
             lambda connection: lesson_table.set_state(connection, hash, state)
         ).result()
+
+    def marks(self, prefix: str) -> dict[str, int]:
+        """Return the numbers that were kept under names with that prefix, by name, sorted."""
+        with self._database.reader() as connection:
+            return _marks(connection, prefix)
+
+    def positions(self) -> dict[str, int]:
+        """Map the root that the chain had after each turn to that turn's number."""
+        with self._database.reader() as connection:
+            rows = connection.execute("SELECT chain, number FROM turns")
+            return {chain.hex(): number for chain, number in rows}
+
+    def outline(self) -> list[Outline]:
+        """List the turns that were not erased, in order, without their words."""
+        with self._database.reader() as connection:
+            rows = connection.execute(
+                "SELECT number, id, conversation, time FROM turns "
+                "WHERE salt IS NOT NULL ORDER BY number"
+            )
+            return [Outline(*row) for row in rows]
+
+    def set_private(self, conversation: str, owner: str, private: bool = True) -> None:
+        """Remember whether a conversation of an owner is off the record from now on."""
+        row = (clean(conversation), clean(owner))
+        statement = (
+            "INSERT OR IGNORE INTO private_conversations VALUES (?, ?)"
+            if private
+            else "DELETE FROM private_conversations WHERE conversation = ? AND owner = ?"
+        )
+        self._database.write(lambda connection: connection.execute(statement, row)).result()
+
+    def is_private(self, conversation: str, owner: str) -> bool:
+        """Say whether a conversation of an owner is off the record."""
+        with self._database.reader() as connection:
+            found = connection.execute(
+                "SELECT 1 FROM private_conversations WHERE conversation = ? AND owner = ?",
+                (clean(conversation), clean(owner)),
+            ).fetchone()
+        return found is not None
 
     def mark(self, name: str) -> int:
         """Return a number that was kept under `name`; 0 if there is none."""
@@ -217,6 +325,8 @@ class Ledger:
                 return False
             lesson_table.move(connection, undone, active)
             connection.execute("INSERT OR REPLACE INTO marks VALUES ('moves', ?)", (number,))
+            moved = (f"{MOVE}{number}", _last(connection))
+            connection.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", moved)
             return True
 
         return self._database.write(work).result()
@@ -231,6 +341,24 @@ class Ledger:
         if row is None:
             raise StateError(f'the ledger has no turn {id!r}; "homebox log" lists them')
         return int(row[0])
+
+
+def _erase(connection: sqlite3.Connection, number: int) -> None:
+    feedback_table.erase(connection, number)
+    turn_table.erase(connection, number)
+
+
+def _marks(connection: sqlite3.Connection, prefix: str) -> dict[str, int]:
+    rows = connection.execute(
+        "SELECT name, value FROM marks WHERE substr(name, 1, ?) = ? ORDER BY name",
+        (len(prefix), prefix),
+    )
+    return dict(rows.fetchall())
+
+
+def _last(connection: sqlite3.Connection) -> int:
+    """Return the number of the last turn; 0 if there is none."""
+    return int(connection.execute("SELECT ifnull(max(number), 0) FROM turns").fetchone()[0])
 
 
 def _mark(connection: sqlite3.Connection, name: str) -> int:

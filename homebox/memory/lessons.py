@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ ORIGINS = ("rule", "model", "owner", "feedback")
 STATES = ("new", "quarantined", "active", "undone", "superseded", "deleted")
 ALIVE = ("new", "active")  # in the prompt memory and in later builds
 
+_VARIABLES = 900  # of one statement; SQLite's own limit was 999 for long
 _COLUMNS = "kind, subject, statement, value, sources, state, supersedes, time, origin, reason, body"
 _ALIVE_SUCCESSOR = """
     WITH RECURSIVE successors (hash, state) AS (
@@ -106,6 +107,69 @@ def add(connection: sqlite3.Connection, lesson: Lesson) -> str:
     return lesson.hash
 
 
+def add_all(
+    connection: sqlite3.Connection, lessons: Iterable[Lesson], many: frozenset[str]
+) -> None:
+    """Add lessons in the order in which they were told, then settle their subjects."""
+    touched: dict[str, None] = {}
+    for lesson in lessons:
+        add(connection, lesson)
+        touched[lesson.subject] = None
+    settle(connection, tuple(touched), many)
+
+
+def settle(connection: sqlite3.Connection, subjects: Collection[str], many: frozenset[str]) -> None:
+    """Leave one living lesson a subject, the one told last.
+
+    Several may live where a rollback brought an older one back. Of the subjects in `many` any
+    number of lessons hold at once.
+    """
+    rivals: dict[str, list[Lesson]] = {}
+    for lesson in _alive_of(connection, [item for item in subjects if item not in many]):
+        rivals.setdefault(lesson.subject, []).append(lesson)
+    for lessons in rivals.values():
+        if len(lessons) > 1:
+            newest = max(lessons, key=lambda lesson: (_told_last(connection, lesson), lesson.time))
+            for lesson in lessons:
+                if lesson.hash != newest.hash:
+                    _change(connection, lesson.hash, "superseded", ALIVE)
+
+
+def decide(connection: sqlite3.Connection, name: str, state: str, many: frozenset[str]) -> None:
+    """Move a lesson as the owner wants it: what is approved takes the place of what held."""
+    set_state(connection, name, state)
+    lesson = get(connection, name)
+    if lesson is None or state not in ALIVE or lesson.subject in many:
+        return
+    for rival in _alive_of(connection, [lesson.subject]):
+        if rival.hash != name:
+            _change(connection, rival.hash, "superseded", ALIVE)
+
+
+def _alive_of(connection: sqlite3.Connection, subjects: Collection[str]) -> list[Lesson]:
+    """Return the living lessons of some subjects, in the order in which they were first told."""
+    found = []
+    wanted = list(subjects)
+    for start in range(0, len(wanted), _VARIABLES):
+        part = wanted[start : start + _VARIABLES]
+        marks = ", ".join("?" * len(part))
+        found += _select(
+            connection,
+            f"WHERE subject IN ({marks}) AND state IN ('new', 'active') ORDER BY number",
+            tuple(part),
+        )
+    return found
+
+
+def _told_last(connection: sqlite3.Connection, lesson: Lesson) -> int:
+    """Return the number of the last turn that said it; 0 if the ledger has none of them."""
+    marks = ", ".join("?" * min(len(lesson.sources), _VARIABLES))
+    row = connection.execute(
+        f"SELECT max(number) FROM turns WHERE id IN ({marks})", lesson.sources[-_VARIABLES:]
+    ).fetchone()
+    return 0 if row[0] is None else int(row[0])
+
+
 def get(connection: sqlite3.Connection, name: str) -> Lesson | None:
     """Return the lesson with exactly that hash."""
     found = _select(connection, "WHERE hash = ?", (name,))
@@ -116,6 +180,15 @@ def select(connection: sqlite3.Connection, states: tuple[str, ...]) -> list[Less
     """Return the lessons in one of `states`, in the order in which they were first told."""
     marks = ", ".join("?" * len(states))
     return _select(connection, f"WHERE state IN ({marks}) ORDER BY number", states)
+
+
+def names(connection: sqlite3.Connection, states: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the hashes of the lessons in one of `states`, in the order of `select`."""
+    marks = ", ".join("?" * len(states))
+    rows = connection.execute(
+        f"SELECT hash FROM lessons WHERE state IN ({marks}) ORDER BY number", states
+    )
+    return tuple(row[0] for row in rows)
 
 
 def find(connection: sqlite3.Connection, prefix: str) -> list[Lesson]:

@@ -184,6 +184,14 @@ class Lineage:
         """List the promotions of this base, oldest first."""
         return [self._entry(str(move["entry"])) for move in self._moves(base) if move.get("entry")]
 
+    def entry(self, name: str) -> LineageEntry:
+        """Return the entry that a line of the reflog names."""
+        return self._entry(name)
+
+    def heads(self) -> dict[str, str]:
+        """Map every base that ever had learned weights to those served: a hash or "base"."""
+        return self._heads()
+
     def reflog(self) -> list[dict[str, Any]]:
         """List every line of the reflog, oldest first, numbered from 1.
 
