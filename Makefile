@@ -15,8 +15,10 @@ demo: $(VENV)/.installed$(if $(filter cl%,$(DEVICE)),-opencl)
 serve: $(VENV)/.installed
 	$(BIN)/homebox serve
 
+# Files of tests are dealt out to so many processes; kernels of both go through one cache.
+WORKERS ?= 2
 test: $(VENV)/.installed-test,opencl-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # All that runs on OpenCL devices; `make test` leaves out the parts that take long.
 test-opencl: $(VENV)/.installed-test,opencl-test

@@ -1,5 +1,6 @@
 """Fixtures that every room's tests use."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,12 @@ settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from looking at what stays to the end: it is called often, and waits."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

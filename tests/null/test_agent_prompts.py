@@ -8,7 +8,7 @@ import pytest
 from homebox.api.checks import parse
 from homebox.errors import RequestError
 from homebox.model.chat.template_chat import TemplateChat
-from homebox.model.tokenizer import load_tokenizer
+from homebox.model.tokenizer.base import Tokenizer
 
 # Templates that write tools and calls of tools.
 MODELS = (
@@ -21,12 +21,12 @@ MODELS = (
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_request_renders_and_every_tool_is_offered(shared: Path, model: str) -> None:
+def test_every_request_renders_and_every_tool_is_offered(
+    shared: Path, qwen3: Tokenizer, model: str
+) -> None:
     cases = json.loads((shared / "data/templates/chat_template_cases.json").read_text())
     template = next(case["template"] for case in cases if case["name"] == model)
-    chat = TemplateChat(
-        load_tokenizer(shared / "data/tokenizers/qwen3-rebuilt-tokenizer.json"), template
-    )
+    chat = TemplateChat(qwen3, template)
     rendered, called = 0, 0
     for path in sorted((shared / "clients/captures").glob("*/*POST_v1_chat_completions.json")):
         try:

@@ -10,7 +10,6 @@ from homebox.api.checks import parse
 from homebox.errors import RequestError
 from homebox.model.chat import chat_format
 from homebox.model.chat.template_chat import TemplateChat
-from homebox.model.tokenizer import load_tokenizer
 from homebox.model.tokenizer.base import Tokenizer
 from homebox.model.tokenizer.json_tokenizer import JsonTokenizer
 from homebox.model.tokenizer.json_tokenizer_file import check_tokenizer
@@ -69,16 +68,15 @@ def test_ids_are_those_of_render_in_every_template(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B", "meta-llama/Llama-3.1-8B-Instruct"])
-def test_what_stays_is_the_system_and_the_tools(shared: Path, model: str) -> None:
+def test_what_stays_is_the_system_and_the_tools(shared: Path, qwen3: Tokenizer, model: str) -> None:
     cases = json.loads((shared / "data/templates/chat_template_cases.json").read_text())
     template = next(case["template"] for case in cases if case["name"] == model)
-    tokenizer = load_tokenizer(shared / "data/tokenizers/qwen3-rebuilt-tokenizer.json")
-    chat = TemplateChat(tokenizer, template)
+    chat = TemplateChat(qwen3, template)
     path = next((shared / "clients/captures/opencode").glob("005*"))
     request = parse(json.dumps(json.loads(path.read_text())["body"]).encode())
     messages, tools = request.rendered_messages(), request.offered_tools
     found = chat.prompt(messages, tools=tools)
-    head = tokenizer.decode(found.ids[: found.stable], special=True)
+    head = qwen3.decode(found.ids[: found.stable], special=True)
     other = chat.prompt([messages[0], {"role": "user", "content": "Hello!"}], tools=tools)
     assert other.stable == found.stable
     assert other.ids[: found.stable] == found.ids[: found.stable]
