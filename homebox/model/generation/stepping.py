@@ -23,6 +23,7 @@ ROWS = 8  # of one pass, tokens and guesses: the largest decode program
 # and is made only where much was repeated already. With fewer a pass of 8 rows takes less than
 # twice as long as one of 1; with more it is the larger program anyway.
 FILLED = 4
+FASTER = 3 / 4  # of the time for each id, for which a longer chunk is taken
 CHUNK_SECONDS = 0.06  # that others may wait for their next token because somebody reads
 
 Outcome: TypeAlias = Piece | Exception | None
@@ -40,6 +41,7 @@ class Pace:
     def __init__(self, seconds: float = CHUNK_SECONDS) -> None:
         self._seconds = seconds
         self._best: dict[int, float] = {}  # ids of a chunk -> seconds
+        self._once: set[int] = set()  # sizes that were taken once: perhaps they were compiled then
         self._latest = (0, 0.0)
 
     def most(self, transformer: Forward) -> int:
@@ -49,11 +51,25 @@ class Pace:
             return shared
         sizes = sorted({max(shared // 4, 1), shared, transformer.prefill_chunk})
         fitting = [size for size in sizes if self._expected(size) <= self._seconds]
-        return max(fitting, default=sizes[0])
+        chosen = max(fitting, default=sizes[0])
+        return next((size for size in sizes if self._pays(size, chosen)), chosen)
+
+    def _pays(self, larger: int, chosen: int) -> bool:
+        """Whether a chunk that takes up to twice as long as it may reads so much faster.
+
+        A large model's weights are read once a chunk, whatever its size: with small ones whoever
+        waits to begin waits for most of the time for nothing.
+        """
+        taken = self._expected(larger)
+        each, now = taken / larger, self._expected(chosen) / chosen
+        return larger > chosen and taken <= 2 * self._seconds and each <= FASTER * now
 
     def note(self, count: int, seconds: float) -> None:
         """Hear how long a chunk of `count` ids took."""
-        if count not in self._best:
+        if count in self._best:
+            self._once.discard(count)
+        else:
+            self._once.add(count)
             # As if the machine were at its best, as what is known of other sizes.
             known, latest = self._latest
             self._best[count] = seconds * (self._best[known] / latest if known else 1.0)
@@ -62,10 +78,12 @@ class Pace:
 
     def _expected(self, size: int) -> float:
         count, seconds = self._latest
-        if size in self._best:
-            return self._best[size] * seconds / self._best[count]
         # Four times the ids cost less than four times as much.
-        return float(seconds * (size / count) ** 0.75)
+        supposed = float(seconds * (size / count) ** 0.75)
+        if size not in self._best:
+            return supposed
+        known = self._best[size] * seconds / self._best[count]
+        return min(known, supposed) if size in self._once else known
 
 
 def step_all(

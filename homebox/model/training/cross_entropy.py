@@ -6,15 +6,20 @@ With q = softmax(student), p = softmax(base) and a row's shares w (cross-entropy
 
     loss = w (log sum exp s - s[target]) + a sum p (log p - log q)
     dloss / ds = w (q - onehot(target)) + a (q - p)
+
+and what `distillation` adds where a teacher's opinion is given. A weight may be negative: then the
+token's probability falls (`preference`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from homebox.engine.graph.device import HOST, Buffer, Device
 from homebox.engine.graph.tensor import Tensor, size_of
 from homebox.model.decoder.gated import capped_logits, uncapped
+from homebox.model.training.distillation import Distillation, Taught
 from homebox.model.training.frozen_base import FrozenBase
 
 BUFFER_BYTES = 32 << 20  # stay in a CPU's last cache
@@ -24,15 +29,23 @@ _ROWS = 16  # chunks are a multiple of this
 
 @dataclass(frozen=True)
 class Shares:
-    """What each place asks for, all (N,): the next token, its weight, and that of the KL."""
+    """What each place asks for, all (N,): the next token, its weight, and that of the KL.
+
+    `taught` is what a teacher thinks of the places, in programs that distill.
+    """
 
     target: Tensor
     weight: Tensor
     anchor: Tensor
+    taught: Taught | None = None
 
-    def all(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the three."""
-        return self.target, self.weight, self.anchor
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Shares":
+        """Return the same with every tensor changed."""
+        taught = self.taught
+        if taught is not None:
+            given = (taught.ids, taught.probabilities, taught.share)
+            taught = Taught(*(change(t) for t in given))
+        return Shares(change(self.target), change(self.weight), change(self.anchor), taught)
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ class CrossEntropy:
         kl: list[Tensor] = []
         student, base, gathered = self._student, self._anchor, self._gradient
         for start in range(0, self.count, self.rows):
-            part = Shares(*(self._cut(t, start) for t in shares.all()))
+            part = shares.each(partial(self._cut, start=start))
             student = self._logits(student, self._cut(hidden, start))
             if base is not None and anchor is not None:
                 base = self._logits(base, self._cut(anchor, start))
@@ -98,6 +111,16 @@ class CrossEntropy:
                 gathered = gathered.store(d, Tensor.iota(self.rows) + start)
         total_kl = _total(kl) if kl else Tensor.full((), 0.0)
         return Losses(_total(cross), total_kl, gathered if backward else None)
+
+    def likelihoods(self, hidden: Tensor, shares: Shares) -> Tensor:
+        """Return the logarithm of each target's probability for hidden states (N, H): (N,)."""
+        found: list[Tensor] = []
+        student = self._student
+        for start in range(0, self.count, self.rows):
+            student = self._logits(student, self._cut(hidden, start))
+            chunk = Chunk(student, None, shares.each(partial(self._cut, start=start)))
+            found.append(chunk.likelihoods().contiguous())
+        return found[0].cat(*found[1:]).slice(0, 0, self.count)
 
     def _cut(self, x: Tensor, start: int) -> Tensor:
         """Return the rows of a chunk; the last chunk ends with zeros, which weigh nothing."""
@@ -117,13 +140,23 @@ class Chunk:
         # In memory: what is computed from them overwrites the logits.
         self.total = _log_sum_exp(student)  # (rows, 1)
         self.base_total = None if base is None else _log_sum_exp(base)
+        taught = shares.taught
+        self.taught = None if taught is None else Distillation(student, self.total, taught)
 
     def cross(self) -> Tensor:
-        """Return the weighted cross-entropy."""
+        """Return the weighted cross-entropy, and the distillation if there is one."""
+        cross = (self._unlikely() * self.shares.weight).sum()
+        return cross if self.taught is None else cross + self.taught.loss()
+
+    def likelihoods(self) -> Tensor:
+        """Return the logarithms of the targets' probabilities, (rows,)."""
+        return self._unlikely() * -1.0
+
+    def _unlikely(self) -> Tensor:
         rows, vocabulary = (size_of(d) for d in self.student.shape)
         at = Tensor.iota(rows) * vocabulary + self.shares.target
         hit = self.student.reshape((rows * vocabulary,)).gather(at)
-        return ((self.total.reshape((rows,)) - hit) * self.shares.weight).sum()
+        return self.total.reshape((rows,)) - hit
 
     def kl(self) -> Tensor:
         """Return the weighted KL(base || student) = sum p (log p - s) + log sum exp s."""
@@ -138,9 +171,9 @@ class Chunk:
         place = Tensor.iota(vocabulary).reshape((1, vocabulary))
         hit = place.equal(_column(self.shares.target))
         d = _column(self.shares.weight) * (q - hit.where(1.0, 0.0))
-        if self.base is None:
-            return d
-        return d + _column(self.shares.anchor) * (q - self._log_p().exp())
+        if self.base is not None:
+            d = d + _column(self.shares.anchor) * (q - self._log_p().exp())
+        return d if self.taught is None else d + self.taught.d_logits(q)
 
     def _log_p(self) -> Tensor:
         if self.base is None or self.base_total is None:

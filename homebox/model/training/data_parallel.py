@@ -11,9 +11,10 @@ import logging
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from homebox.engine.graph.device import Device
 from homebox.engine.graph.tensor import Tensor
@@ -22,7 +23,11 @@ from homebox.errors import OutOfDeviceMemoryError
 from homebox.model.config import ModelConfig
 from homebox.model.placement.devices import alike
 from homebox.model.strictmath import Float32
-from homebox.model.training.trainer import Batch, LoraTrainer, StepResult
+from homebox.model.training.batches import Batch, Teaching
+from homebox.model.training.parameters import State
+from homebox.model.training.trainer import LoraTrainer, StepResult
+
+Array = npt.NDArray[Any]
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +43,24 @@ class Trainer(Protocol):
         """Train on one batch with pauses."""
         ...
 
+    def gather(self, batch: Batch, stop: StopFlag) -> Generator[None, None, tuple[float, float]]:
+        """Add a batch's gradient to that of the next step; return (loss, KL)."""
+        ...
+
+    def likelihoods(self, batch: Batch, stop: StopFlag) -> Generator[None, None, Float32]:
+        """Return log p(target) of every place of a batch with the adapter as it is."""
+        ...
+
     def adapter(self) -> dict[str, Float32]:
         """Return a copy of the adapter as it is now."""
+        ...
+
+    def state(self) -> State:
+        """Return a copy of what the next step depends on, beside its batch."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Go on where `state` was taken."""
         ...
 
 
@@ -78,8 +99,13 @@ def trainer_for(
     *,
     parts: int = 1,
     numerics: str = "f32",
+    anchored: bool = True,
+    taught: bool = False,
+    scored: bool = False,
 ) -> Trainer:
     """Return a trainer for batches of `rows` rows, cut into `parts`, on the model's devices.
+
+    `anchored` and `taught` are those of `LoraTrainer`; `scored` makes `likelihoods` ready as well.
 
     Which device computes a part is a matter of chance, so devices that round differently from the
     first one are left out, and so are further ones that have no room; the log says so. Raises
@@ -91,9 +117,22 @@ def trainer_for(
 
     def made(device: Device) -> LoraTrainer:
         base = _Copy(model.config, model.tensors_on(device))
-        return LoraTrainer(base, rank, alpha, size, length, seed, numerics=numerics, device=device)
+        return LoraTrainer(
+            base,
+            rank,
+            alpha,
+            size,
+            length,
+            seed,
+            numerics=numerics,
+            anchored=anchored,
+            taught=taught,
+            device=device,
+        )
 
     replicas = [made(first)]
+    if scored:
+        replicas[0].prepare_likelihoods()
     for device in others:
         if not alike([first, device], strict=numerics == "f32"):
             log.warning("training leaves %s out: it rounds unlike %s", device.name, first.name)
@@ -107,17 +146,21 @@ def trainer_for(
 
 def cut(batch: Batch, parts: int, rows: int) -> list[Batch]:
     """Cut a batch into parts of `rows` rows; what is missing in the last are rows of padding."""
-    found = []
-    for i in range(parts):
-        fields = {}
-        for field in dataclasses.fields(Batch):
-            array = getattr(batch, field.name)
-            part = np.zeros((rows, array.shape[1]), array.dtype)
-            given = array[i * rows : (i + 1) * rows]
-            part[: len(given)] = given
-            fields[field.name] = part
-        found.append(Batch(**fields))
-    return found
+
+    def part(array: Array, i: int) -> Array:
+        found = np.zeros((rows, *array.shape[1:]), array.dtype)
+        given = array[i * rows : (i + 1) * rows]
+        found[: len(given)] = given
+        return found
+
+    def teaching(i: int) -> Teaching | None:
+        whole = batch.teaching
+        if whole is None:
+            return None
+        return Teaching(part(whole.ids, i), part(whole.probabilities, i), part(whole.share, i))
+
+    whole = (batch.ids, batch.segment, batch.position, batch.target, batch.weight, batch.anchor)
+    return [Batch(*(part(a, i) for a in whole), teaching(i)) for i in range(parts)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +222,7 @@ class ParallelTrainer:
     def __init__(self, replicas: Sequence[LoraTrainer], parts: int) -> None:
         self.replicas = list(replicas)
         self.parts = parts
+        self._gathered: list[_Gradient] = []
         self._threads = ThreadPoolExecutor(len(self.replicas), "homebox-train")
 
     @property
@@ -200,18 +244,48 @@ class ParallelTrainer:
         """Like `step`, but yield whenever `stop` has suspended it; others may compute meanwhile."""
         return self._steps(batch, rate, stop)
 
+    def gather(self, batch: Batch, stop: StopFlag) -> Generator[None, None, tuple[float, float]]:
+        """Add a batch's gradient to that of the next step; return (loss, KL)."""
+        found = yield from self._parts(batch, stop)
+        self._gathered += found
+        return sum(p.loss for p in found), sum(p.kl for p in found)
+
+    def likelihoods(self, batch: Batch, stop: StopFlag) -> Generator[None, None, Float32]:
+        """Return log p(target) of every place of a batch with the adapter as it is."""
+        first, found = self.replicas[0], []
+        for part in cut(batch, self.parts, first.shape[0]):
+            found.append((yield from first.likelihoods(part, stop)))
+        return np.concatenate(found)[: len(batch.ids)]
+
     def adapter(self) -> dict[str, Float32]:
         """Return a copy of the adapter as it is now."""
         return self.replicas[0].adapter()
 
+    def state(self) -> State:
+        """Return a copy of what the next step depends on, beside its batch."""
+        return self.replicas[0].state()
+
+    def restore(self, state: State) -> None:
+        """Go on where `state` was taken; raises ConfigError if it is that of another adapter."""
+        for replica in self.replicas:
+            replica.restore(state)
+
     def _steps(
         self, batch: Batch, rate: float, stop: StopFlag | None
     ) -> Generator[None, None, StepResult]:
+        found = yield from self._parts(batch, stop)
+        gathered, self._gathered = self._gathered, []
+        result = self._update([*gathered, *found], rate)
+        return dataclasses.replace(
+            result, loss=sum(p.loss for p in found), kl=sum(p.kl for p in found)
+        )
+
+    def _parts(self, batch: Batch, stop: StopFlag | None) -> Generator[None, None, list[_Gradient]]:
         work = _Work(cut(batch, self.parts, self.replicas[0].shape[0]))
         lanes = [_Lane(replica) for replica in self.replicas]
         while not self._advance(lanes, work, stop):
             yield
-        return self._update([part for part in work.found if part is not None], rate)
+        return [part for part in work.found if part is not None]
 
     def _advance(self, lanes: Sequence[_Lane], work: _Work, stop: StopFlag | None) -> bool:
         """Let all devices work at once; whether all parts are done."""

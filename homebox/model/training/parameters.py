@@ -9,8 +9,10 @@ Invariant: the order of the numbers, and so that of the norm's sum, follows from
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Buffer, using
@@ -18,6 +20,7 @@ from homebox.engine.graph.formats import F32, PANEL
 from homebox.engine.graph.ops import Op, node
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import Program, Spec, capture
+from homebox.errors import ConfigError
 from homebox.model.config import ModelConfig
 from homebox.model.lora import adapter_shapes
 from homebox.model.strictmath import Float32
@@ -26,6 +29,8 @@ from homebox.model.training.optimiser import Scalars, StepScalars, adamw, clip_f
 GROUPS = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
 BETAS = (0.9, 0.999)
 CLIP = 1.0
+STATE = ("values", "first", "second", "powers")  # what training goes on from
+State = dict[str, npt.NDArray[Any]]
 _WIDTH = 1024  # of the rows in which updates walk through the memory
 
 
@@ -142,6 +147,27 @@ class Parameters:
     def put_values(self, flat: Float32) -> None:
         """Set all values to those of other parameters of the same shape."""
         self.values.buffer.write(flat)
+
+    def state(self) -> State:
+        """Return a copy of all that the next update depends on, once gradients are forgotten."""
+        wholes = (self.values, *self._moments)
+        found: State = {
+            name: whole.buffer.read().copy() for name, whole in zip(STATE, wholes, strict=False)
+        }
+        return found | {STATE[-1]: self._scalars.powers.copy()}
+
+    def restore(self, state: State) -> None:
+        """Go on where `state` was taken; raises ConfigError if it is that of another adapter."""
+        size = math.prod(self._flat)
+        wanted = dict.fromkeys(STATE[:-1], ((size,), np.float32)) | {STATE[-1]: ((2,), np.float64)}
+        for name, (shape, kind) in wanted.items():
+            given = state.get(name)
+            if given is None or given.size != math.prod(shape) or given.dtype != kind:
+                raise ConfigError(f"this is no state of an adapter of {size} numbers: {name}")
+        for name, whole in zip(STATE, (self.values, *self._moments), strict=False):
+            whole.buffer.write(state[name])
+        self._scalars.powers = state[STATE[-1]].astype(np.float64)
+        self.take_gradient()
 
     def update(self, rate: float) -> float:
         """Take a step of AdamW along the gathered gradient, forget it, and return its norm."""

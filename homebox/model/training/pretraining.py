@@ -18,6 +18,7 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import Program, Spec, capture
 from homebox.model.config import PROJECTIONS, ModelConfig
 from homebox.model.lora import uniform
+from homebox.model.training.batches import Floats, Ints
 from homebox.model.training.optimiser import (
     Scalars,
     StepScalars,
@@ -27,7 +28,7 @@ from homebox.model.training.optimiser import (
     muon,
 )
 from homebox.model.training.packed_rows import Rotary, Rows, hidden_states
-from homebox.model.training.trainer import Floats, Ints, log_probabilities
+from homebox.model.training.trainer import log_probabilities
 
 
 @dataclass(frozen=True)

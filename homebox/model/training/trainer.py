@@ -11,27 +11,23 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import HOST, Buffer, Device, using
 from homebox.engine.graph.grad import gradient
 from homebox.engine.graph.tensor import Tensor
-from homebox.engine.runtime.capture import Program, Spec, capture
+from homebox.engine.runtime.capture import Program, capture
 from homebox.engine.runtime.stop_flag import StopFlag
-from homebox.model.config import ModelConfig
+from homebox.model.config import ModelConfig, Rope
 from homebox.model.lora import init_adapter
+from homebox.model.training.batches import Batch, Floats, set_inputs, specs, tensors_of
 from homebox.model.training.checkpoint import check_policy, layer_backward
 from homebox.model.training.cross_entropy import CrossEntropy, Shares, buffer_bytes
 from homebox.model.training.frozen_base import FrozenBase
-from homebox.model.training.lora_layer import Kept, LoraLayer, Low
-from homebox.model.training.packed_rows import Rotary, Rows, rms_norm
-from homebox.model.training.parameters import Parameters, groups_of
-from homebox.model.training.row_attention import RowAttention
+from homebox.model.training.lora_layer import LoraLayer
+from homebox.model.training.packed_rows import Rotary, Rows
+from homebox.model.training.parameters import Parameters, State
+from homebox.model.training.row_decoder import RowDecoder
 
-Ints = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float32]
+__all__ = ["Batch", "LoraTrainer", "StepResult", "Trainable"]
 
 
 class Trainable(Protocol):
@@ -42,23 +38,6 @@ class Trainable(Protocol):
     def base_tensors(self) -> dict[str, Tensor]:
         """Return the frozen weights by name."""
         ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Packed rows, each array (rows, length).
-
-    `segment` numbers the documents of a row from 1 (0 = padding), each in one piece; `weight` is
-    the share of the cross-entropy of predicting `target` at a place, `anchor` the share of
-    KL(base || student).
-    """
-
-    ids: Ints
-    segment: Ints
-    position: Ints
-    target: Ints
-    weight: Floats
-    anchor: Floats
 
 
 @dataclass(frozen=True)
@@ -82,8 +61,8 @@ class LoraTrainer:
 
     `numerics` is "f32" (strict bits) or "bf16" (products with frozen weights take rounded
     activations; faster). `checkpoint` is a policy of `checkpoint`; it changes memory and time, not
-    results. Without `anchored` a batch's anchor is ignored and the base is not run. All of it lies
-    on `device`, where the model's tensors must be.
+    results. Without `anchored` a batch's anchor is ignored and the base is not run; without `taught`
+    its teaching is ignored. All of it lies on `device`, where the model's tensors must be.
     """
 
     def __init__(
@@ -98,6 +77,7 @@ class LoraTrainer:
         numerics: str = "f32",
         checkpoint: str = "matmul",
         anchored: bool = True,
+        taught: bool = False,
         logits_bytes: int | None = None,
         device: Device = HOST,
     ) -> None:
@@ -106,16 +86,17 @@ class LoraTrainer:
         self.shape = (rows, length)
         self.device = device
         self._policy = check_policy(checkpoint)
-        self._anchored = anchored
+        self._anchored, self._taught = anchored, taught
         with using(device):
-            self.rotary = {rope: Rotary(rope, length) for rope in model.config.ropes}
             self.base = FrozenBase.of(model.config, model.base_tensors(), numerics)
+            self._decoder = RowDecoder(model.config, self.base, self.shape)
             start = init_adapter(model.config, rank, seed)
             self.parameters = Parameters(model.config, rank, start)
             limit = logits_bytes or buffer_bytes(device)
             self._entropy = CrossEntropy(self.base, rows * length, anchored, limit)
         self.program = self._capture(self._gradients, "lora gradients")
         self._evaluation: Program | None = None
+        self._scores: Program | None = None
 
     def step(self, batch: Batch, rate: float) -> StepResult:
         """Train on one batch with this learning rate."""
@@ -124,16 +105,23 @@ class LoraTrainer:
 
     def steps(self, batch: Batch, rate: float, stop: StopFlag) -> Generator[None, None, StepResult]:
         """Like `step`, but yield whenever `stop` has suspended it; others may compute meanwhile."""
-        self.set_batch(batch)
-        finished = self.program.run(stop=stop)
-        while not finished:
-            yield
-            finished = self.program.resume(stop)
-        return StepResult(*self.losses(), self.update(rate))
+        loss, kl = yield from self.gather(batch, stop)
+        return StepResult(loss, kl, self.update(rate))
+
+    def gather(self, batch: Batch, stop: StopFlag) -> Generator[None, None, tuple[float, float]]:
+        """Like `accumulate`, with pauses; the next step follows this gradient as well."""
+        yield from self._run(self.program, batch, stop)
+        return self.losses()
+
+    def likelihoods(self, batch: Batch, stop: StopFlag) -> Generator[None, None, Floats]:
+        """Return log p(target) of every place with the adapter as it is, (rows, length)."""
+        yield from self._run(self._scoring(), batch, stop)
+        found: Floats = self._scoring().output(0).numpy().reshape(self.shape).copy()
+        return found
 
     def set_batch(self, batch: Batch) -> None:
         """Make a batch the input of `program`, which adds its gradient."""
-        _set(self.program, batch)
+        set_inputs(self.program, batch, self._taught)
 
     def losses(self) -> tuple[float, float]:
         """Return (loss, KL) of the last run of `program`."""
@@ -141,7 +129,9 @@ class LoraTrainer:
 
     def accumulate(self, batch: Batch) -> tuple[float, float]:
         """Add a batch's gradient to what `update` will follow; return (loss, KL)."""
-        return _run(self.program, batch)
+        self.set_batch(batch)
+        self.program.run()
+        return self.losses()
 
     def update(self, rate: float) -> float:
         """Take one step of AdamW along the gathered gradient and return its norm."""
@@ -151,65 +141,67 @@ class LoraTrainer:
         """Return (loss, KL) of a batch and learn nothing; compiles a program at the first call."""
         if self._evaluation is None:
             self._evaluation = self._capture(self._losses, "lora evaluation")
-        return _run(self._evaluation, batch)
+        set_inputs(self._evaluation, batch, self._taught)
+        self._evaluation.run()
+        return _losses_of(self._evaluation)
+
+    def state(self) -> State:
+        """Return a copy of what the next step depends on, beside its batch."""
+        return self.parameters.state()
+
+    def restore(self, state: State) -> None:
+        """Go on where `state` was taken; raises ConfigError if it is that of another adapter."""
+        self.parameters.restore(state)
+
+    def prepare_likelihoods(self) -> None:
+        """Compile what `likelihoods` runs, which else its first call does."""
+        self._scoring()
+
+    def _scoring(self) -> Program:
+        if self._scores is None:
+            self._scores = self._capture(self._likelihoods, "lora likelihoods")
+        return self._scores
+
+    def _run(self, program: Program, batch: Batch, stop: StopFlag) -> Generator[None, None, None]:
+        set_inputs(program, batch, self._taught)
+        finished = program.run(stop=stop)
+        while not finished:
+            yield
+            finished = program.resume(stop)
 
     def adapter(self) -> dict[str, Floats]:
         """Return a copy of the adapter as it is now."""
         return self.parameters.adapter()
 
+    @property
+    def rotary(self) -> dict[Rope, Rotary]:
+        """The tables of rotations."""
+        return self._decoder.rotary
+
     # -- the graph ------------------------------------------------------------------------------
 
-    def _layers(self, rows: Rows, adapted: bool) -> list[LoraLayer]:
-        return [self._layer(i, rows, adapted) for i in range(self.config.num_layers)]
-
-    def _layer(self, i: int, rows: Rows, adapted: bool) -> LoraLayer:
-        norms = None
-        if self.config.qk_norm:
-            first, second = (self.base.tensors[f"layers.{i}.{n}_norm"] for n in "qk")
-            norms = first, second
-        rope = self.config.layers[i].rope
-        rotary = None if rope is None else self.rotary[rope]
-        sinks = self.base.tensors[f"layers.{i}.sinks"] if self.config.sinks else None
-        attention = RowAttention(self.config, i, rotary, rows, norms, sinks)
-        low: dict[str, Low] = {}
-        if adapted:
-            groups = groups_of(self.config, i)
-            low = {group: self._low(i, group, groups[group]) for group in groups}
-        return LoraLayer(self.base, i, attention, low)
-
-    def _low(self, layer: int, group: str, members: tuple[str, ...]) -> Low:
-        a = self.parameters.a(f"layers.{layer}.{group}.A")
-        b = tuple(self.parameters.b(f"layers.{layer}.{member}.B") for member in members)
-        return Low(a, b, self.scale)
-
-    def _hidden(self, rows: Rows, layers: list[LoraLayer]) -> tuple[Tensor, list[Kept]]:
-        """Return the hidden states before the last norm, and what each layer keeps."""
-        x = self.base.tensors["embed"].gather(rows.ids.reshape((self.shape[0] * self.shape[1],)))
-        if self.config.embed_scale != 1.0:
-            x = x * self.config.embed_scale
-        x = x.contiguous()
-        keeps = []
-        for layer in layers:
-            x, kept = layer.forward(x)
-            keeps.append(kept)
-        return x, keeps
-
-    def _normed(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.base.tensors["norm"], self.config.rms_eps)
+    def _adapted(self, rows: Rows) -> list[LoraLayer]:
+        return self._decoder.layers(rows, self.parameters, self.scale)
 
     def _losses(self, rows: Rows, shares: Shares) -> list[Tensor]:
-        hidden, _ = self._hidden(rows, self._layers(rows, True))
-        losses = self._entropy(self._normed(hidden), self._anchor(rows), shares, backward=False)
+        hidden, _ = self._decoder.hidden(rows, self._adapted(rows))
+        losses = self._entropy(
+            self._decoder.normed(hidden), self._anchor(rows), shares, backward=False
+        )
         return [losses.cross + losses.kl, losses.kl]
 
+    def _likelihoods(self, rows: Rows, shares: Shares) -> list[Tensor]:
+        hidden, _ = self._decoder.hidden(rows, self._adapted(rows))
+        return [self._entropy.likelihoods(self._decoder.normed(hidden), shares)]
+
     def _gradients(self, rows: Rows, shares: Shares) -> list[Tensor]:
-        layers = self._layers(rows, True)
-        hidden, keeps = self._hidden(rows, layers)
-        losses = self._entropy(self._normed(hidden), self._anchor(rows), shares)
+        layers = self._adapted(rows)
+        hidden, keeps = self._decoder.hidden(rows, layers)
+        losses = self._entropy(self._decoder.normed(hidden), self._anchor(rows), shares)
         if losses.d_hidden is None:
             raise ValueError("the loss came without a gradient")
         x = hidden if self._policy == "none" else hidden.again("hidden")
-        (g,) = gradient(self._normed(x), [x], losses.d_hidden)
+        (g,) = gradient(self._decoder.normed(x), [x], losses.d_hidden)
         g = g.contiguous()
         stores: list[Tensor] = []
         for layer, kept in zip(reversed(layers), reversed(keeps), strict=True):
@@ -222,7 +214,7 @@ class LoraTrainer:
     def _anchor(self, rows: Rows) -> Tensor | None:
         if not self._anchored:
             return None
-        return self._normed(self._hidden(rows, self._layers(rows, False))[0])
+        return self._decoder.normed(self._decoder.hidden(rows, self._decoder.layers(rows))[0])
 
     def _key(self) -> str:
         """Return a text that changes with everything that decides the programs."""
@@ -232,51 +224,23 @@ class LoraTrainer:
                 self.base.numerics,
                 self.base.layout(),
                 [self.parameters.rank, self.scale, self._policy],
-                [self.shape, self._anchored, self._entropy.rows],
+                [self.shape, self._anchored, self._taught, self._entropy.rows],
             ]
         )
 
     def _buffers(self) -> dict[str, Buffer]:
         """Return all memory that the programs use, by names that are the same everywhere."""
-        tables: dict[str, Buffer] = {}
-        for i, rotary in enumerate(self.rotary.values()):
-            tables |= {f"rotary:{i}:cos": rotary.cos.buffer, f"rotary:{i}:sin": rotary.sin.buffer}
-        own = self.parameters.buffers | self._entropy.buffers()
-        return self.base.buffers() | tables | own
+        return self._decoder.buffers() | self.parameters.buffers | self._entropy.buffers()
 
     def _capture(self, build: Callable[[Rows, Shares], list[Tensor]], name: str) -> Program:
-        count = self.shape[0] * self.shape[1]
+        def graph(**given: Tensor) -> list[Tensor]:
+            return build(*tensors_of(given))
 
-        def graph(
-            ids: Tensor,
-            segment: Tensor,
-            position: Tensor,
-            target: Tensor,
-            weight: Tensor,
-            anchor: Tensor,
-        ) -> list[Tensor]:
-            shares = Shares(*(t.reshape((count,)) for t in (target, weight, anchor)))
-            return build(Rows(ids, segment, position), shares)
-
-        ints = {k: Spec(self.shape, dt.i32) for k in ("ids", "segment", "position", "target")}
-        floats = {k: Spec(self.shape) for k in ("weight", "anchor")}
-        inputs = {**ints, **floats}
+        inputs = specs(self.shape, self._taught)
         with using(self.device):
             return capture(graph, inputs, name=name, key=self._key(), buffers=self._buffers())
-
-
-def _set(program: Program, batch: Batch) -> None:
-    for name in ("ids", "segment", "position", "target", "weight", "anchor"):
-        program.set_input(name, getattr(batch, name))
 
 
 def _losses_of(program: Program) -> tuple[float, float]:
     """Return the last two outputs of a run, loss and KL."""
     return float(program.output(-2)), float(program.output(-1))
-
-
-def _run(program: Program, batch: Batch) -> tuple[float, float]:
-    """Run a program on a batch and return its loss and KL."""
-    _set(program, batch)
-    program.run()
-    return _losses_of(program)
