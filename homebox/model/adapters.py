@@ -116,6 +116,12 @@ class Slots:
         self._lock = threading.Lock()
         self._free = list(range(count - 1, -1, -1))
 
+    @property
+    def free(self) -> int:
+        """How many slots nobody has."""
+        with self._lock:
+            return len(self._free)
+
     def take(self) -> int:
         """Return a free slot; raises NoFreeSlotError."""
         with self._lock:

@@ -168,6 +168,12 @@ def _letter_case(value: str) -> Check | None:
     return checks.UPPER_CASE if _has(value, "upper|capital|caps") else None
 
 
+def _tone(value: str) -> Check | None:
+    if _has(value, "informal|casual|relaxed|chatty"):
+        return checks.INFORMAL
+    return checks.FORMAL if _has(value, "formal") else None
+
+
 def _dates(value: str) -> Check | None:
     if _has(value, r"iso|\d{4}-\d\d-\d\d|y{4}-m"):
         return checks.ISO_DATES
@@ -222,6 +228,7 @@ _ALL = (
     Style("greeting", _words(checks.begins_with)),
     Style("sign-off", _words(checks.ends_with)),
     Style("letter case", _letter_case),
+    Style("tone", _tone),
     Style("answer language", lambda value: checks.language(value.split()[0]) if value else None),
     Style("time format", _clock, "times"),
     Style("date format", _dates, "dates"),

@@ -156,6 +156,20 @@ def _begins_idly(answer: str) -> bool:
 
 ANSWER_FIRST = Check(lambda a: bool(a.strip()) and not _begins_idly(a), _begins_idly)
 
+_CONTRACTED = re.compile(
+    r"\b\w+(?:n't|'(?:ll|re|ve|m|d))\b|\b(?:it|that|here|there|what|let)'s\b"
+    r"|\b(?:gonna|wanna|gotta|yeah|yep|nope|hey|cool|awesome|stuff|kinda|guys)\b",
+    re.IGNORECASE,
+)
+
+
+def _casual(answer: str) -> bool:
+    return bool(_CONTRACTED.search(answer.replace("\u2019", "'")))
+
+
+FORMAL = Check(lambda a: bool(a.strip()) and not _casual(a), _casual)
+INFORMAL = Check(_casual, lambda a: False)
+
 
 def _letters(answer: str) -> str:
     return "".join(letter for letter in _CODE.sub(" ", answer) if letter.isalpha())
