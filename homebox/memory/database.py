@@ -90,6 +90,13 @@ class Database:
         with self._explained(), contextlib.closing(self._connect()) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def empty(self) -> None:
+        """Leave nothing of what was deleted: not in the log, nor in copies of older schemas."""
+        self.checkpoint()
+        for copy in self.path.parent.glob(f"{self.path.name}.v*"):
+            with explained("remove", copy):
+                copy.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Finish all pending writes and close the file; may be called twice."""
         with self._closing:

@@ -5,6 +5,7 @@ or foreign turn is noticed, while content and salt can be erased without breakin
 Invariant: an id that `append` returned is on the disk, exactly once.
 """
 
+import dataclasses
 import json
 import secrets
 import sqlite3
@@ -18,17 +19,21 @@ from homebox.errors import StateError
 from homebox.memory import feedback as feedback_table
 from homebox.memory import lessons as lesson_table
 from homebox.memory import turns as turn_table
+from homebox.memory.chain import Chain
 from homebox.memory.clients import CHAT
+from homebox.memory.concealment import Concealer
 from homebox.memory.database import Database
 from homebox.memory.feedback import Feedback
 from homebox.memory.history import Event, replay
 from homebox.memory.lessons import Lesson
+from homebox.memory.records import Hit, Link, digests_in, links, salt_of, search
 from homebox.memory.store import canonical_json
-from homebox.memory.turns import START, Answered, Message, Turn, clean, cleaned
+from homebox.memory.turns import Answered, Message, Turn, clean, cleaned
 
 __all__ = ["Feedback", "Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]
 
 PAGE = 256  # turns that are read at once
+ERASED = 64  # turns that are erased at once
 # Marks that say after which turn something happened: a move of HEAD ("move 3"), and a decision of
 # the owner ("decision 000001 3 deleted <hash>": the first, after move 3).
 MOVE = "move "
@@ -57,9 +62,19 @@ def now() -> str:
 class Ledger:
     """The turns and the lessons; safe for any number of threads."""
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
-        """Open or make the file; raises StateError if it is foreign, newer or unreadable."""
+    def __init__(self, path: Path, read_only: bool = False, redact: bool = True) -> None:
+        """Open or make the file; raises StateError if it is foreign, newer or unreadable.
+
+        Without `redact`, secrets are written like all else.
+        """
         self._database = Database(path, read_only)
+        self._chain = Chain(self._database)
+        try:
+            self.salt = salt_of(self._database, read_only)
+        except BaseException:
+            self._database.close()
+            raise
+        self._concealer = Concealer(self.salt, redact)
 
     def submit(
         self,
@@ -105,7 +120,10 @@ class Ledger:
             parent=clean(parent),
         )
         turn_table.validate(turn)
-        return self._database.write(lambda connection: turn_table.insert(connection, turn))
+        # On the writer's thread, as to search a long prompt takes a while.
+        return self._database.write(
+            lambda connection: turn_table.insert(connection, self._concealer.turn(turn))
+        )
 
     def append(self, **turn: Any) -> str:
         """Write a turn (the arguments of `submit`), wait until it is durable, return its id."""
@@ -160,22 +178,71 @@ class Ledger:
         with self._database.reader() as connection:
             return turn_table.head(connection).hex()
 
-    def verify(self) -> int:
-        """Recompute the chain and return its length; raises StateError at the first wrong turn."""
-        number, chain, count = 0, START, 0
-        while True:
-            with self._database.reader() as connection:
-                number, chain, checked = turn_table.check(connection, number, chain, PAGE)
-            count += checked
-            if checked < PAGE:
-                return count
+    def verify(self, known: bool = False) -> int:
+        """Recompute the chain and return its length; raises StateError at the first wrong turn.
+
+        With `known`, links that were checked before are not, unless another process has written.
+        """
+        return self._chain.verify(PAGE, known)
 
     def erase(self, id: str) -> None:
         """Forget what a turn said, for good; its place in the chain stays."""
-        number = self._number(id)
+        self._erase([self._number(id)])
 
-        self._database.write(lambda connection: _erase(connection, number)).result()
-        self._database.checkpoint()  # the write-ahead log still holds the words
+    def delete(self, name: str) -> list[str]:
+        """Forget what a turn, or every turn of a conversation, said; return the turns' ids.
+
+        Raises StateError if no turn and no conversation is called so.
+        """
+        with self._database.reader() as connection:
+            rows = connection.execute(
+                "SELECT number, id FROM turns WHERE (id = ?1 OR conversation = ?1) "
+                "AND salt IS NOT NULL ORDER BY number",
+                (clean(name),),
+            ).fetchall()
+        if not rows or not name:
+            raise StateError(
+                f'the ledger has no turn or conversation {name!r}; "homebox log" lists them'
+            )
+        self._erase([row[0] for row in rows])
+        return [row[1] for row in rows]
+
+    def expire(self, before: str, spared: Iterable[str] = ()) -> int:
+        """Forget what turns from before a time (ISO 8601) said; return how many there were.
+
+        Those whose ids are `spared` stay.
+        """
+        kept = frozenset(spared)
+        with self._database.reader() as connection:
+            rows = connection.execute(
+                "SELECT number, id FROM turns WHERE time < ? AND salt IS NOT NULL ORDER BY number",
+                (before,),
+            ).fetchall()
+        numbers = [number for number, id in rows if id not in kept]
+        self._erase(numbers)
+        return len(numbers)
+
+    def search(self, text: str, most: int = 100, conversation: str = "") -> list[Hit]:
+        """Return the last `most` messages in which a text occurs, whatever its case."""
+        with self._database.reader() as connection:
+            return search(connection, text, most, clean(conversation))
+
+    def links(self, conversation: str = "") -> Iterator[Link]:
+        """Yield the chain's links with their turns; see `records.link_lines`."""
+        number = 0
+        while True:
+            with self._database.reader() as connection:
+                page = links(connection, number, conversation, PAGE)
+            for link in page:
+                yield link
+                number = link.number
+            if len(page) < PAGE:
+                return
+
+    def secret_digests(self) -> frozenset[str]:
+        """Return the digests of all secrets that were replaced in what is kept."""
+        with self._database.reader() as connection:
+            return digests_in(connection)
 
     def forget(
         self,
@@ -199,12 +266,16 @@ class Ledger:
             replay(connection, happened, many)
 
         self._database.write(work).result()
-        self._database.checkpoint()
+        self._database.empty()
 
     def give_feedback(self, owner: str, feedback: Feedback) -> "Future[str]":
         """Begin to keep an opinion about a turn of `owner`; the Future may raise StateError."""
         return self._database.write(
-            lambda connection: feedback_table.put(connection, owner, feedback)
+            lambda connection: feedback_table.put(
+                connection,
+                owner,
+                dataclasses.replace(feedback, text=self._concealer.text(clean(feedback.text))),
+            )
         )
 
     def feedback(self) -> list[Feedback]:
@@ -215,14 +286,16 @@ class Ledger:
     def add_lesson(self, lesson: Lesson) -> str:
         """Keep a lesson, or merge it with the same one told before; return its hash."""
         return self._database.write(
-            lambda connection: lesson_table.add(connection, lesson)
+            lambda connection: lesson_table.add(connection, self._concealer.lesson(lesson))
         ).result()
 
     def add_lessons(self, lessons: Sequence[Lesson], many: frozenset[str]) -> None:
         """Keep lessons in the order in which they were told; `many` as in `lessons.settle`."""
         if lessons:
             self._database.write(
-                lambda connection: lesson_table.add_all(connection, lessons, many)
+                lambda connection: lesson_table.add_all(
+                    connection, [self._concealer.lesson(each) for each in lessons], many
+                )
             ).result()
 
     def decide(self, hash: str, state: str, many: frozenset[str]) -> None:
@@ -334,6 +407,18 @@ class Ledger:
     def close(self) -> None:
         """Finish all pending writes and close the file."""
         self._database.close()
+
+    def _erase(self, numbers: Sequence[int]) -> None:
+        """Erase turns, some at a time, so that answers are written in between."""
+        for start in range(0, len(numbers), ERASED):
+
+            def work(connection: sqlite3.Connection, some: Any = numbers[start:][:ERASED]) -> None:
+                for number in some:
+                    _erase(connection, number)
+
+            self._database.write(work).result()
+        if numbers:
+            self._database.empty()  # the write-ahead log still holds the words
 
     def _number(self, id: str) -> int:
         with self._database.reader() as connection:

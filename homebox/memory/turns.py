@@ -91,7 +91,7 @@ class Answered(NamedTuple):
 def insert(connection: sqlite3.Connection, turn: Turn) -> str:
     """Add a turn as the next link of the chain; raises StateError if its id was used before."""
     salt = secrets.token_bytes(16)
-    digest = _digest(turn, salt)
+    digest = digest_of(turn, salt)
     chain = hashlib.sha256(head(connection) + digest).digest()
     sampling = canonical_json(turn.sampling).decode()
     offered = _text(connection, turn.offered) if turn.offered else None
@@ -136,13 +136,20 @@ def _text(connection: sqlite3.Connection, content: str) -> int:
 
 def erase(connection: sqlite3.Connection, number: int) -> None:
     """Delete a turn's words, those texts that no other turn shares, and its salt."""
+    held = connection.execute(
+        "SELECT text FROM messages WHERE turn = ?1 UNION SELECT details FROM messages "
+        "WHERE turn = ?1 UNION SELECT offered FROM turns WHERE number = ?1",
+        (number,),
+    ).fetchall()
     connection.execute("DELETE FROM messages WHERE turn = ?", (number,))
     connection.execute(
         "UPDATE turns SET salt = NULL, conversation = '', sampling = '{}', offered = NULL, "
         "token_ids = NULL, owner = '', parent = '' WHERE number = ?",
         (number,),
     )
-    connection.execute(f"DELETE FROM texts WHERE {_UNUSED}")
+    connection.executemany(
+        f"DELETE FROM texts WHERE number = ? AND {_UNUSED}", [row for row in held if row[0]]
+    )
 
 
 def head(connection: sqlite3.Connection) -> bytes:
@@ -151,7 +158,8 @@ def head(connection: sqlite3.Connection) -> bytes:
     return START if row is None else bytes(row[0])
 
 
-def _digest(turn: Turn, salt: bytes) -> bytes:
+def digest_of(turn: Turn, salt: bytes) -> bytes:
+    """Return the digest of everything that a turn says, with its salt."""
     content: dict[str, Any] = {
         "adapter": turn.adapter,
         "completion_tokens": turn.completion_tokens,
@@ -234,11 +242,11 @@ def check(
     for row in rows:
         number, salt, digest = row[0], row[-3], row[-2]
         chain = hashlib.sha256(chain + digest).digest()
-        wrong = salt is not None and _digest(_turn(connection, row), salt) != digest
+        wrong = salt is not None and digest_of(_turn(connection, row), salt) != digest
         if wrong or chain != row[-1]:
             raise StateError(
-                f"turn {row[1]} of the ledger is damaged (hash mismatch); restore the ledger from "
-                "a backup of the state"
+                f"turn {row[1]} (row {number}) of the ledger is damaged (hash mismatch); restore "
+                "the ledger from a backup of the state"
             )
     return number, chain, len(rows)
 
