@@ -159,8 +159,18 @@ def cut(batch: Batch, parts: int, rows: int) -> list[Batch]:
             return None
         return Teaching(part(whole.ids, i), part(whole.probabilities, i), part(whole.share, i))
 
-    whole = (batch.ids, batch.segment, batch.position, batch.target, batch.weight, batch.anchor)
-    return [Batch(*(part(a, i) for a in whole), teaching(i)) for i in range(parts)]
+    return [
+        Batch(
+            part(batch.ids, i),
+            part(batch.segment, i),
+            part(batch.position, i),
+            part(batch.target, i),
+            part(batch.weight, i),
+            part(batch.anchor, i),
+            teaching(i),
+        )
+        for i in range(parts)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,8 +61,8 @@ class LoraTrainer:
 
     `numerics` is "f32" (strict bits) or "bf16" (products with frozen weights take rounded
     activations; faster). `checkpoint` is a policy of `checkpoint`; it changes memory and time, not
-    results. Without `anchored` a batch's anchor is ignored and the base is not run; without `taught`
-    its teaching is ignored. All of it lies on `device`, where the model's tensors must be.
+    results. Without `anchored` a batch's anchor is ignored and the base is not run; its teaching is
+    ignored without `taught`. All of it lies on `device`, where the model's tensors must be.
     """
 
     def __init__(
