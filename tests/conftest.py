@@ -2,6 +2,8 @@
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("HOMEBOX_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def servers_go() -> Iterator[None]:
+    """Let a test's servers go, and their models: aiohttp keeps handlers, and what they hold."""
+    yield
+    if found := sys.modules.get("aiohttp.web_app"):
+        found._cached_build_middleware.cache_clear()
