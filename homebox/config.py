@@ -20,6 +20,7 @@ from homebox.errors import ConfigError
 CONFIG_VARIABLE = "HOMEBOX_CONFIG"
 PREFIX = "HOMEBOX_"
 
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 _DEVICE = r"(cpu(:\d+)?|cl:\d+)"
 
 Value = str | int | float | bool
@@ -90,6 +91,22 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LessonsConfig:
+    """What is learned, and how it is used before the weights know it."""
+
+    prompt: bool = True
+    prompt_tokens: int = _bounded(1024, 0, 65_536)
+
+
+@dataclass(frozen=True)
+class LedgerConfig:
+    """What is written down, and for how long."""
+
+    redact: bool = True
+    keep_days: int = _bounded(0, 0, 36_500)
+
+
+@dataclass(frozen=True)
 class LearningConfig:
     """The recipe of a learning run; goes into the job spec."""
 
@@ -116,6 +133,20 @@ class GateConfig:
 
 
 @dataclass(frozen=True)
+class ScheduleConfig:
+    """When the box learns on its own."""
+
+    enabled: bool = True
+    begin: str = _written("01:00", _CLOCK, "01:00")
+    end: str = _written("06:00", _CLOCK, "06:00")
+    idle_minutes: float = _bounded(10.0, 0.0, 1440.0)
+    max_load: float = _bounded(0.3, 0.0, 1.0)
+    mains_only: bool = True
+    max_minutes: int = _bounded(0, 0, 1440)
+    max_watt_hours: float = _bounded(0.0, 0.0, 100_000.0)
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything; `state_configured` is true if the file (not the command line) named the state.
 
@@ -126,6 +157,8 @@ class Config:
     paths: PathsConfig = PathsConfig()
     server: ServerConfig = ServerConfig()
     model: ModelConfig = ModelConfig()
+    lessons: LessonsConfig = LessonsConfig()
+    ledger: LedgerConfig = LedgerConfig()
     learning: LearningConfig = LearningConfig()
     gate: GateConfig = GateConfig()
     state_configured: bool = False
@@ -154,6 +187,8 @@ SECTIONS: dict[str, type] = {
     "paths": PathsConfig,
     "server": ServerConfig,
     "model": ModelConfig,
+    "lessons": LessonsConfig,
+    "ledger": LedgerConfig,
     "learning": LearningConfig,
     "gate": GateConfig,
 }

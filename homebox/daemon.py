@@ -9,7 +9,6 @@ the next step of the engine thread, which follows it.
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -28,6 +27,7 @@ from homebox.config import Config
 from homebox.control import ControlServer, Tell
 from homebox.errors import ConfigError, UsageError
 from homebox.hosting.hosted import Hosted, bare_line
+from homebox.hosting.listening import Listening
 from homebox.hosting.notifier import Notifier as Notifier
 from homebox.hosting.parts import Outcome, ServedModel
 from homebox.hosting.parts import Parts as Parts
@@ -36,6 +36,9 @@ from homebox.hosting.parts import most_rank as most_rank
 from homebox.hosting.parts import plain as plain
 from homebox.hosting.parts import real_parts as real_parts
 from homebox.hosting.switching import Hosting
+from homebox.hosting.upkeep import let_go
+from homebox.learning import deciding
+from homebox.learning.live import live_lessons, rules_of
 from homebox.memory.lineage import Move, short
 from homebox.memory.state import State, open_state
 from homebox.scheduler import Engine, run_inline
@@ -48,6 +51,7 @@ T = TypeVar("T")
 # an answer would else cost that one Python's usual 5 ms at every call into compiled code.
 HANDOVER = 0.0002
 ROLLED_BACK = "learning was stopped by a rollback; nothing was promoted"
+FORGOTTEN = "learning was stopped, as something is to be forgotten; nothing was promoted"
 IMPORTED = "learning was stopped by an import; nothing was promoted"
 
 
@@ -75,20 +79,26 @@ class Daemon:
     async def _start(self) -> None:
         config = self._config
         self.state = self._closing.enter_context(
-            open_state(config.state_dir, config.state_configured)
+            open_state(config.state_dir, config.state_configured, redact=config.ledger.redact)
         )
         self._keys = keys_of(config, self.state.path, self._token)
         self._settings = settings = server_settings(config, self._keys)
-        self._hosting = Hosting(config, self.state, self._parts, self._notifier)
+        live = live_lessons(self.state.ledger, rules_of(self.state.path))
+        listening = Listening(self.state.ledger, live)
+        self._closing.callback(listening.close)
+        self._hosting = Hosting(config, self.state, self._parts, self._notifier, listening)
         self._closing.push_async_callback(self._hosting.close)
         hosted = await self._hosting.begin()
         server = Server(hosted.service, settings, self._hosting.metrics)
         self._hosting.through(server.door)
         self.url = await server.start()
         self._closing.push_async_callback(server.stop)
+        upkeep = asyncio.ensure_future(let_go(self.state.ledger, config.ledger.keep_days))
+        self._closing.callback(upkeep.cancel)
         control = ControlServer(self.state.path, self._commands())
         await control.start()
         self._closing.push_async_callback(control.stop)
+        listening.start()
 
     async def stop(self) -> None:
         """Let running answers end, then close everything."""
@@ -207,9 +217,25 @@ class Daemon:
         async with self._hosting.steady() as hosted:
             return await hosted.reload()
 
-    async def set_lesson(self, prefix: str, state: str) -> dict[str, Any]:
-        """Approve or forget a lesson."""
-        return await asyncio.to_thread(set_lesson, self.state, prefix, state)
+    async def decide(self, action: str, prefix: str) -> dict[str, Any]:
+        """Approve or reject a lesson."""
+        return await asyncio.to_thread(deciding.decide, self.state.ledger, action, prefix)
+
+    async def edit(self, prefix: str, value: str) -> dict[str, Any]:
+        """Give a lesson's topic another value."""
+        return await asyncio.to_thread(deciding.edit, self.state.ledger, prefix, value)
+
+    async def remember(self, text: str) -> dict[str, Any]:
+        """Keep what the owner said outright."""
+        return await asyncio.to_thread(deciding.remember, self.state.ledger, text)
+
+    async def forget(self, name: str, everywhere: bool) -> dict[str, Any]:
+        """Forget for good; a running learning run, which has read it, is stopped first."""
+        async with self._hosting.steady() as hosted:
+            await asyncio.to_thread(deciding.forgets, self.state.ledger, name)  # or refuse now
+            await hosted.stop_learning(FORGOTTEN)
+            ledger, lineage = self.state.ledger, self.state.lineage
+            return await asyncio.to_thread(deciding.forgotten, ledger, lineage, name, everywhere)
 
     def _run_learner(self, hosted: Hosted, dry_run: bool = False) -> Generator[Any, None, Any]:
         state = self.state
@@ -222,6 +248,7 @@ class Daemon:
         report: Outcome = yield from self._run_learner(hosted)
         if report.promoted:
             hosted.served.switch_to_head()
+            hosted.tell_notes(report)
         return report
 
     def _commands(self) -> dict[str, Any]:
@@ -257,7 +284,20 @@ class Daemon:
             return await self.use(_text(arguments, "name"), tell, kept, context)
 
         async def lesson(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return await self.set_lesson(_text(arguments, "prefix"), _text(arguments, "state"))
+            return await self.decide(_text(arguments, "action"), _text(arguments, "prefix"))
+
+        async def edit(arguments: Mapping[str, Any], tell: Tell) -> Any:
+            return await self.edit(_text(arguments, "prefix"), _text(arguments, "value"))
+
+        async def remember(arguments: Mapping[str, Any], tell: Tell) -> Any:
+            return await self.remember(_text(arguments, "text"))
+
+        async def forget(arguments: Mapping[str, Any], tell: Tell) -> Any:
+            return await self.forget(_text(arguments, "name"), bool(arguments.get("everywhere")))
+
+        async def delete_turns(arguments: Mapping[str, Any], tell: Tell) -> Any:
+            name = _text(arguments, "name")
+            return {"deleted": await asyncio.to_thread(self.state.ledger.delete, name)}
 
         return {
             "status": status,
@@ -268,6 +308,10 @@ class Daemon:
             "reload": reload,
             "use": use,
             "lesson": lesson,
+            "edit": edit,
+            "remember": remember,
+            "forget": forget,
+            "delete_turns": delete_turns,
         }
 
 
@@ -409,18 +453,6 @@ def memory_status(state: State) -> dict[str, Any]:
     for lesson in state.ledger.lessons():
         lessons[lesson.state] = lessons.get(lesson.state, 0) + 1
     return {"state": str(state.path), "turns": state.ledger.count(), "lessons": lessons}
-
-
-def set_lesson(state: State, prefix: str, wanted: str) -> dict[str, Any]:
-    """Move the lesson whose hash begins with `prefix` to another state."""
-    found = state.ledger.find_lessons(prefix) if prefix else []
-    if len(found) != 1:
-        candidates = ", ".join(short(lesson.hash) for lesson in found[:8])
-        problem = f"fits several lessons: {candidates}" if found else "fits no lesson"
-        raise UsageError(f'{prefix!r} {problem}; "homebox lessons" lists them')
-    state.ledger.set_lesson_state(found[0].hash, wanted)
-    changed = dataclasses.replace(found[0], state=wanted)
-    return {**dataclasses.asdict(changed), "hash": changed.hash}
 
 
 def _text(arguments: Mapping[str, Any], name: str) -> str:

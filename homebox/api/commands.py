@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from homebox.api.conversation import Conversation, logged
 from homebox.api.requests import ChatMessage
-from homebox.memory.clients import CHAT, Part, parts_of_message, typed_words
+from homebox.memory.clients import CHAT, COMMAND, Part, parts_of_message, typed_words
 from homebox.memory.provenance import OWNER, SYSTEM
 
 GOOD, BAD, FIX, REMEMBER, FORGET = "good", "bad", "fix", "remember", "forget"
 PRIVATE, HELP = "private", "help"
-KIND = "command"  # of turns in the ledger: they teach nothing
+KIND = COMMAND  # of turns in the ledger: of these only what is to be remembered is read
 OPENCODE = "ses_"  # how its ids of conversations begin
 _COMMAND = re.compile(rf"/({'|'.join((GOOD, BAD, FIX, REMEMBER, FORGET, PRIVATE, HELP))})(?=\s|\Z)")
 

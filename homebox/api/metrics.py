@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from homebox.api.service import Service
+from homebox.memory.lessons import STATES
 
 # When each series began: twice as many lines, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -102,6 +103,7 @@ class _States(Collector):
         yield GaugeMetricFamily("homebox_answers_waiting", "Answers in the queue", value=waiting)
         learning = service.engine.learning is not None
         yield GaugeMetricFamily("homebox_learning", "1 while the box learns", value=learning)
+        yield from _learning(service)
         yield GaugeMetricFamily("homebox_context_tokens", "Context", value=service.context)
         prefixes = getattr(getattr(service.model, "prefixes", None), "statistics", None)
         if prefixes is not None:
@@ -112,6 +114,26 @@ class _States(Collector):
             yield pages
         for name, text, value in _counted(service):
             yield CounterMetricFamily(f"homebox_{name}", text, value=value)
+
+
+def _learning(service: Service) -> Iterator[Metric]:
+    """Give how far a learning run is, the lessons, and what they take of prompts."""
+    progress = service.engine.learning.progress if service.engine.learning is not None else None
+    total = getattr(progress, "total", 0)
+    done = getattr(progress, "done", 0) / total if total else 0.0
+    text = "How far the step is that a learning run is at, from 0 to 1"
+    yield GaugeMetricFamily("homebox_learning_progress", text, value=done)
+    lessons = GaugeMetricFamily("homebox_lessons", "Lessons by state", labels=["state"])
+    for state in STATES:
+        lessons.add_metric([state], len(service.ledger.lesson_names((state,))))
+    yield lessons
+    if service.memory is not None:
+        saved = service.memory.saved(service.served.current)
+        text = "Tokens that lessons take of each prompt, and those that the weights save"
+        notes = GaugeMetricFamily("homebox_notes_tokens", text, labels=["kind"])
+        notes.add_metric(["taken"], saved.tokens)
+        notes.add_metric(["saved"], saved.saved)
+        yield notes
 
 
 def _counted(service: Service) -> Iterator[tuple[str, str, float]]:

@@ -64,7 +64,9 @@ def asked_off(headers: Mapping[str, str], private_key: bool) -> str:
 
 def said_private(messages: Sequence[ChatMessage], conversation: Conversation) -> bool | None:
     """Return what the owner said last of privacy in a history; None if nothing."""
-    said = (_told(message, conversation) for message in reversed(messages))
+    # What a client asks on its own of a private conversation is private too, but orders nothing.
+    history = messages if conversation.kind == CHAT else messages[:-1]
+    said = (_told(message, conversation) for message in reversed(history))
     return next((not command.off for command in said if command is not None), None)
 
 
@@ -89,7 +91,6 @@ def on_record(messages: Sequence[ChatMessage], conversation: Conversation) -> li
 def _told(message: ChatMessage, conversation: Conversation) -> Command | None:
     if f"/{PRIVATE}" not in message.text:
         return None
-    # What a client asks on its own of a private conversation is private too.
     command = command_of(message, replace(conversation, kind=CHAT))
     return command if command is not None and command.name == PRIVATE else None
 

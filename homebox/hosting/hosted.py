@@ -9,10 +9,13 @@ import asyncio
 import contextlib
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from homebox.api.acting import Lessons
+from homebox.api.prompt_memory import SHARE, PromptMemory, known_by
 from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
 from homebox.api.service import Service, unguided
@@ -63,8 +66,12 @@ class Hosted:
         parts: Parts,
         notifier: Notifier,
         observer: Observer | None = None,
+        lessons: Lessons | None = None,
     ) -> None:
-        """`name` is the model's in the catalogue, or empty; `observer` hears how answers go."""
+        """`name` is the model's in the catalogue, or empty; `observer` hears how answers go.
+
+        `lessons` is who reads turns.
+        """
         self.model = model
         self.config = config
         self.current = False  # new requests come here
@@ -98,6 +105,8 @@ class Hosted:
             vocabulary=int(getattr(getattr(model, "config", None), "vocab_size", 0)),
             guide=getattr(model, "guide", unguided),
             recall=TurnRecall.of_ledger(state.ledger),
+            lessons=lessons,
+            memory=prompt_memory(model, state, config),
             model=model,
         )
 
@@ -127,9 +136,48 @@ class Hosted:
         if learning is not None:
             await ended(learning)
 
+    def notes(self) -> dict[str, int] | None:
+        """Say what lessons take of each prompt, and what the weights save; None if switched off."""
+        memory = self.service.memory
+        return None if memory is None else memory.saved(self.served.current).as_json()
+
+    def tell_notes(self, report: Any) -> None:
+        """Put into the report of a learning run what its weights save of each prompt."""
+        notes = self.notes()
+        if notes is None or not isinstance(getattr(report, "data", None), dict):
+            return
+        report.data["notes"] = notes
+        if notes["saved_tokens"]:
+            report.lines.append(f"prompts: {notes_line(notes)}")
+
     def memory(self) -> dict[str, int]:
         """Say what the model takes, in bytes."""
         return memory_of(self.model)
+
+
+def prompt_memory(model: Any, state: State, config: Config) -> PromptMemory | None:
+    """Return what puts lessons into a model's prompts; None where that is switched off."""
+    room = min(config.lessons.prompt_tokens, model.context // SHARE)
+    if not config.lessons.prompt or not room:
+        return None
+
+    def count(text: str) -> int:
+        return len(model.tokenizer.encode(text))
+
+    def report(weights: str) -> bytes | None:
+        entries = state.lineage.history(model.base_hash)
+        name = next((each.report for each in reversed(entries) if each.weights == weights), None)
+        return None if name is None else state.store.get(name)
+
+    return PromptMemory(state.ledger, known_by(report), count, room)
+
+
+def notes_line(notes: Mapping[str, int]) -> str:
+    """Say what lessons take of each prompt, and what the weights save."""
+    return (
+        f"{notes['lessons']} lessons as notes ({notes['tokens']} tokens a request); "
+        f"{notes['known']} known by the weights ({notes['saved_tokens']} tokens saved a request)"
+    )
 
 
 async def ended(learning: Learning) -> None:

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from homebox.api.acting import Lessons
 from homebox.api.door import Door
 from homebox.api.metrics import Metrics
 from homebox.api.service import Service
@@ -61,12 +62,23 @@ SWITCHED = "learning was stopped by a switch to another model; nothing was promo
 class Hosting:
     """What a daemon serves. Everything here belongs to its event loop."""
 
-    def __init__(self, config: Config, state: State, parts: Parts, notifier: Notifier) -> None:
-        """`config` is as it was read: the choice of `homebox use` is looked up here."""
+    def __init__(
+        self,
+        config: Config,
+        state: State,
+        parts: Parts,
+        notifier: Notifier,
+        lessons: Lessons | None = None,
+    ) -> None:
+        """`config` is as it was read: the choice of `homebox use` is looked up here.
+
+        `lessons` is who reads turns.
+        """
         self._config = config
         self._state = state
         self._parts = parts
         self._notifier = notifier
+        self._lessons = lessons
         self.metrics = Metrics()
         self._hosted: Hosted | None = None
         self._about: About | None = None  # of what serves, or of what did until a moment ago
@@ -110,6 +122,7 @@ class Hosting:
             "answering": sum(active for active, _ in loads),
             "waiting": sum(queued for _, queued in loads) + (door.waiting if door else 0),
             "learning": None if learning is None else plain(learning.progress),
+            "notes": hosted.notes() if hosted is not None else None,
             "switch": None if switch is None else switch.as_json(),
             "trouble": self.trouble,
         }
@@ -350,7 +363,7 @@ class Hosting:
             if beating is not None:
                 beating.cancel()
         name = await asyncio.to_thread(listed, self._config, Path(config.model.path))
-        parts = (self._state, self._parts, self._notifier, self.metrics)
+        parts = (self._state, self._parts, self._notifier, self.metrics, self._lessons)
         return Hosted(model, config, name, *parts)
 
     def _told(self, switch: Switch) -> Callable[[int, int], None]:

@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from homebox.learning.known import Known
-from homebox.learning.remembering import COMMAND, command_of, remembered
+from homebox.learning.remembering import REMEMBER, command_of, remembered
 from homebox.learning.rule_files import Rules
 from homebox.learning.rules import Claim, Refusal, read_message
 from homebox.learning.teach import sentence_for
-from homebox.memory.clients import CHAT, kind_of_words, parts_of_message, typed_words
+from homebox.memory.clients import CHAT, Part, kind_of_words, parts_of_message, typed_words
 from homebox.memory.clients import COMMAND as ORDER
 from homebox.memory.lessons import Lesson
 from homebox.memory.provenance import OWNER, may_teach
+from homebox.memory.spans import lengths_of, spans_of
 from homebox.memory.turns import Message, Turn
 
 FOREIGN = "was worded by a tool, a file or a web page"
@@ -137,8 +138,9 @@ class Harvester:
 
     def _tell(self, talk: _Conversation, turn: Turn, typed: str) -> None:
         command, rest = command_of(typed)
-        if command and command != COMMAND:
-            return  # an order to the box; what it says of answers is in the feedback
+        obeyed = turn.kind == ORDER or not self._provenance
+        if command and (command != REMEMBER or not obeyed):
+            return  # what an order says of answers is in the feedback
         items = remembered(rest, self._rules) if command else read_message(typed, self._rules)
         for item in items:
             if isinstance(item, Refusal):
@@ -188,7 +190,11 @@ def told_by(message: Message, conversation: str = "") -> tuple[str, str]:
 
     What a client adds besides (times, reminders, its own orders) is in neither.
     """
-    parts = parts_of_message(message.content, _lengths(message))
+    if message.provenance == OWNER:
+        spans = spans_of(message)
+        parts = [Part(message.content[start:end], whose) for start, end, whose in spans]
+    else:
+        parts = parts_of_message(message.content, lengths_of(message))
     typed = "\n\n".join(part.text for part in parts if part.provenance == OWNER)
     if conversation.startswith(OPENCODE):
         typed = typed_words(typed)
@@ -201,14 +207,6 @@ def _seconds(earlier: str, later: str) -> float:
         return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
     except (ValueError, TypeError):
         return float("inf")
-
-
-def _lengths(message: Message) -> list[int]:
-    if not message.details:
-        return []
-    lengths = json.loads(message.details).get("parts")
-    known = isinstance(lengths, list) and all(type(length) is int for length in lengths)
-    return lengths if known else []
 
 
 def _kind(turn: Turn) -> str:

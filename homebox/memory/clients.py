@@ -16,6 +16,7 @@ from homebox.memory.provenance import ASSISTANT, FILE, OWNER, SYSTEM, TOOL
 CHAT = "chat"  # somebody talks with the model
 TITLE = "title"  # a name for a conversation
 COMPACTION = "compaction"  # a summary that takes the place of a conversation
+COMMAND = "command"  # an order of the owner's to the box, which no model answered
 
 _KINDS = (
     (COMPACTION, re.compile(r"\bcontext summari[sz]ation (?:agent|assistant)\b", re.I)),

@@ -11,9 +11,12 @@ import httpx
 import numpy as np
 
 from homebox.api.metrics import Metrics
+from homebox.api.prompt_memory import PromptMemory
 from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
 from homebox.api.service import Service, unguided
+from homebox.hosting.listening import Listening
+from homebox.learning.live import live_lessons
 from homebox.memory.ledger import Turn, now
 from homebox.memory.manifest import LineageEntry, Manifest
 from homebox.memory.state import State, open_state
@@ -67,6 +70,17 @@ class Box:
         self.model = model or FakeModel()
         self.state = open_state(root)
         max_waiting = settings.pop("max_waiting", 16)
+        room = settings.pop("notes", 0)  # tokens for lessons in prompts; 0: turns teach nothing
+        self.listening: Listening | None = None
+        memory = None
+        if room:
+            ledger = self.state.ledger
+            self.listening = Listening(ledger, live_lessons(ledger))
+            self.known: set[str] = set()
+            encode = self.model.tokenizer.encode
+            memory = PromptMemory(
+                ledger, lambda _: frozenset(self.known), lambda text: len(encode(text)), room
+            )
         self.metrics = Metrics()
         self.engine = Engine(
             self.model,
@@ -93,6 +107,8 @@ class Box:
             model=self.model,
             vocabulary=getattr(getattr(self.model, "config", None), "vocab_size", 256),
             guide=getattr(self.model, "guide", unguided),
+            lessons=self.listening,
+            memory=memory,
         )
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -124,6 +140,8 @@ class Box:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
+        if self.listening is not None:
+            self.listening.close()
         self.state.close()
 
 
