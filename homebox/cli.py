@@ -19,6 +19,8 @@ from homebox.commands import (
     graph,
     late,
     learn,
+    lessons,
+    log,
     models,
     serve,
     status,
@@ -56,8 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"homebox {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    served = (serve, token, connect, models, use, chat, learn, weights, adapters, status)
-    for module in (*served, late, doctor, bench, graph):
+    served = (serve, token, connect, models, use, chat, learn, weights, adapters, status, log)
+    for module in (*served, lessons, late, doctor, bench, graph):
         module.add(subparsers)
     return parser
 

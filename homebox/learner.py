@@ -8,26 +8,29 @@ nothing but the list of lessons.
 
 import time
 from collections.abc import Generator
-from functools import partial
 from typing import Any
 
 from homebox.config import Config
-from homebox.errors import EngineError, LearningError
+from homebox.errors import EngineError, LearningError, StateError
 from homebox.learning.beside import NOBODY, beside
 from homebox.learning.checkpoint import load_spec, save_adapter
-from homebox.learning.gate import limits_for
+from homebox.learning.evidence import gather
 from homebox.learning.harvest import Harvest, Harvester
 from homebox.learning.jobs import KIND, Job
+from homebox.learning.limits import limits_for
+from homebox.learning.live import LiveLessons, live_lessons
+from homebox.learning.morning import morning_line, report_data
 from homebox.learning.pauses import patient
 from homebox.learning.report import (
     Progress,
     Report,
     lesson_json,
     lesson_line,
-    morning_line,
-    report_data,
 )
+from homebox.learning.samples import NO_SAMPLES, Samples
+from homebox.learning.sampling import gather as ask_base
 from homebox.learning.selection import Selection, select
+from homebox.learning.signals import Listener, Signals
 from homebox.learning.topics import told
 from homebox.learning.train import NUMERICS, recipe_of
 from homebox.learning.trial import Candidate, Trial
@@ -59,12 +62,17 @@ def run(
     head = lineage.head(model.base_hash)
     interrupt = getattr(model, "interrupt", NOBODY)
     yield from beside(read_wordings, Progress("select", 0, 1, "learning to read"), interrupt)
-    found = yield from read_ledger(ledger)
+    checking = Progress("verify", 0, 1, "checking the ledger")
+    yield from beside(lambda: ledger.verify(known=True), checking, interrupt)
     if dry_run:
-        return _dry(found, head)
+        return _dry((yield from read_ledger(ledger)), head)
+    live = live_lessons(ledger)
+    yield from follow(live, ledger)
     served = [entry for entry in lineage.history(model.base_hash) if entry.weights == head]
     learned = served[-1].lessons if served else ()
-    selection = select(found, ledger, learned, served[-1].time if served else "")
+    signals = yield from read_signals(ledger)
+    since = served[-1].time if served else ""
+    selection = select(live.found, ledger, learned, since, signals)
     reason = nothing_to_do(selection, store, head, model)
     if reason:
         return _unchanged(head, reason, {"counts": selection.counts})
@@ -73,9 +81,21 @@ def run(
         recipe = recipe_of(settings.learning)
         limits = limits_for(model.config, settings.gate)
 
+        def ask() -> Generator[Progress, None, Samples]:
+            folder = settings.cache_dir / "samples"
+            before = samples_behind(store, head)
+            return (yield from ask_base(model, selection.curriculum, folder, before))
+
+        samples = yield from patient(ask, pauses, interrupt)
+
         def attempt() -> Generator[Progress, None, Candidate]:
             progress = Progress("prepare", 0, 1, "writing the exam")
-            made = partial(Trial, model, selection, limits, recipe.seed, head)
+            cache = settings.cache_dir / "exams"
+
+            def made() -> Trial:
+                kept_out = gather(ledger)
+                return Trial(model, selection, limits, recipe.seed, head, kept_out, cache, samples)
+
             trial = yield from beside(made, progress, interrupt)
             return (yield from trial.attempt(recipe))
 
@@ -83,12 +103,11 @@ def run(
     except (LearningError, EngineError) as error:
         return _unchanged(head, str(error), {"counts": selection.counts, **_told(pauses)})
     seconds = time.monotonic() - begun
-    data = report_data(candidate.marks, candidate.verdict, selection, seconds) | _told(pauses)
+    data = report_of(candidate, selection, seconds) | _told(pauses)
     if not candidate.verdict.passed:
-        failures = "; ".join(map(str, candidate.verdict.failures))
-        return _unchanged(head, f"the gate refused the new weights: {failures}", data)
+        return _unchanged(head, f"the gate refused the new weights: {candidate.why}", data)
     yield Progress("promote", 0, 1, "keeping the new weights")
-    weights = promote(candidate, selection, model, store, lineage, head)
+    weights = promote(candidate, selection, samples, model, store, lineage, head)
     line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
     return Report(True, weights, head, [line], {**data, "weights": weights, "previous": head})
 
@@ -98,9 +117,30 @@ def read_wordings() -> None:
     told("nothing of the kind was ever said")
 
 
+def follow(live: LiveLessons, ledger: Ledger) -> Generator[Progress, None, None]:
+    """Keep the lessons of turns that nobody has read yet, a few turns a step."""
+    yield Progress("select", 0, ledger.count(), "reading the ledger")
+    steps = live.steps()
+    for done, total in steps:
+        yield Progress("select", done, total, "reading the ledger")
+
+
+def read_signals(ledger: Ledger) -> Generator[Progress, None, Signals]:
+    """Find what was thought of answers, a few turns a step."""
+    listener = Listener()
+    total = ledger.count()
+    begun = time.monotonic()
+    for number, turn in enumerate(ledger.turns(), 1):
+        listener.read(turn)
+        if time.monotonic() - begun > STEP_SECONDS:
+            yield Progress("select", number, total, "reading what was thought of answers")
+            begun = time.monotonic()
+    return listener.signals(ledger.feedback(), ledger.lessons())
+
+
 def read_ledger(ledger: Ledger) -> Generator[Progress, None, Harvest]:
-    """Find every lesson in the ledger, a few turns a step."""
-    harvester = Harvester()
+    """Find every lesson in the ledger, a few turns a step, and keep none."""
+    harvester = Harvester(live_lessons(ledger).rules)
     total = ledger.count()
     yield Progress("select", 0, total, "reading the ledger")
     begun = time.monotonic()
@@ -129,9 +169,19 @@ def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -
     return ""
 
 
+def samples_behind(store: Store, head: str) -> Samples:
+    """Return what the base answered for the served weights, as far as it is still there."""
+    try:
+        name = load_spec(store, head).get("samples") if head != BASE else None
+        return Samples.load(store, name) if name else NO_SAMPLES
+    except StateError:
+        return NO_SAMPLES
+
+
 def promote(
     candidate: Candidate,
     selection: Selection,
+    samples: Samples,
     model: Model,
     store: Store,
     lineage: Lineage,
@@ -142,10 +192,11 @@ def promote(
     The lessons become active with the move. A crash before it leaves objects that nobody names.
     """
     base = model.base_hash
-    job = Job(base, selection.curriculum.save(store), candidate.recipe)
+    asked = samples.save(store) if samples.all else ""
+    job = Job(base, selection.curriculum.save(store), candidate.recipe, samples=asked)
     weights = save_adapter(store, base, job.save(store), candidate.tensors)
     # Without clock values: the same run gives the same report, and so the same name.
-    report = report_data(candidate.marks, candidate.verdict, selection)
+    report = report_of(candidate, selection)
     lineage.promote(
         LineageEntry(
             weights=weights,
@@ -159,6 +210,14 @@ def promote(
         )
     )
     return weights
+
+
+def report_of(
+    candidate: Candidate, selection: Selection, seconds: float | None = None
+) -> dict[str, Any]:
+    """Return the gate's report about a candidate; see `report_data`."""
+    marks, verdict = candidate.marks, candidate.verdict
+    return report_data(marks, verdict, selection, seconds, candidate.course)
 
 
 def _told(pauses: list[str]) -> dict[str, Any]:

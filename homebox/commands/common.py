@@ -107,7 +107,7 @@ def open_for_reading(config: Config) -> State:
 
 def open_for_writing(config: Config) -> State:
     """Open the configured state alone; raises StateError if a daemon has it."""
-    return open_state(config.state_dir, config.state_configured)
+    return open_state(config.state_dir, config.state_configured, redact=config.ledger.redact)
 
 
 def base_hash(config: Config) -> str:

@@ -9,6 +9,8 @@ import math
 import re
 from collections import Counter
 
+from homebox.memory.redaction import SIGN, find_secrets
+
 _SECRET_WORD = (
     r"(pass(word|phrase|code)|pwd|pin( code| number)?|api[ -]?key|secret( key)?|private key"
     r"|access (key|token|code)|auth(entication)? (code|token)|token|credentials?"
@@ -18,13 +20,6 @@ _SECRET_WORD = (
     r"|security (code|answer|question)|license key|otp|2fa)"
 )
 _SECRET = re.compile(rf"\b{_SECRET_WORD}s?\b", re.IGNORECASE)
-_KEYS = re.compile(
-    r"\b(sk|pk|rk)[-_][A-Za-z0-9_-]{8,}|\bAKIA[A-Z0-9]{12,}|\bgh[pousr]_[A-Za-z0-9]{16,}"
-    r"|\bxox[abprs]-[A-Za-z0-9-]{8,}|\beyJ[A-Za-z0-9_-]{10,}\.|-----BEGIN|\bAIza[A-Za-z0-9_-]{20,}"
-)
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b")
-_DIGITS = re.compile(r"(?:\d[ -]?){12,19}")
-_SOCIAL = re.compile(r"\b\d{3}-\d{2}-\d{4}\b")
 _WORD = re.compile(r"[^\s,;\"'()]{16,}")
 
 _SUSPICIOUS = (
@@ -58,9 +53,7 @@ _SUSPICIONS = [(reason, re.compile(text, re.IGNORECASE)) for reason, text in _SU
 
 def secret_in(text: str) -> bool:
     """Say whether a text names or carries a password, key, token, card, account or the like."""
-    if _SECRET.search(text) or _KEYS.search(text) or _IBAN.search(text) or _SOCIAL.search(text):
-        return True
-    if any(_luhn(re.sub(r"\D", "", digits)) for digits in _DIGITS.findall(text)):
+    if _SECRET.search(text) or SIGN in text or find_secrets(text):
         return True
     return any(_random_looking(word) for word in _WORD.findall(text))
 
@@ -71,15 +64,6 @@ def suspicion(text: str) -> str | None:
         if pattern.search(text):
             return f"speaks of {reason}"
     return None
-
-
-def _luhn(digits: str) -> bool:
-    # ISO/IEC 7812-1, annex B.
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        number = int(digit) * (1 + place % 2)
-        total += number - 9 if number > 9 else number
-    return 12 <= len(digits) <= 19 and total % 10 == 0
 
 
 def _random_looking(word: str) -> bool:

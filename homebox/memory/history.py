@@ -28,6 +28,7 @@ class Selected:
     weights: str
     parent: str  # what was served before
     imported: bool = False  # and so built from nothing that was told
+    left_out: frozenset[str] = frozenset()  # subjects that no weights learn
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class _Replay:
             table.add_all(self.connection, event.lessons, self.many)
         elif isinstance(event, Selected):
             known = () if event.imported else table.select(self.connection, ALIVE)
-            alive = tuple(item.hash for item in known)
+            alive = tuple(item.hash for item in known if item.subject not in event.left_out)
             self.built[event.weights] = alive
             self.parents.setdefault(event.weights, event.parent)
             table.move(self.connection, (), alive)

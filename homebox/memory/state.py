@@ -64,8 +64,12 @@ class State:
         self.close()
 
 
-def open_state(path: Path, configured: bool = False, read_only: bool = False) -> State:
+def open_state(
+    path: Path, configured: bool = False, read_only: bool = False, redact: bool = True
+) -> State:
     """Open a state directory, for writing by default.
+
+    Secrets are replaced in what is written to its ledger, unless `redact` is false.
 
     A missing or empty directory is initialised, unless it is `configured` (named in the
     configuration file) or opened `read_only`. Read-only needs no lock and works beside a daemon.
@@ -92,7 +96,7 @@ def open_state(path: Path, configured: bool = False, read_only: bool = False) ->
             )
         store = Store(path / "objects")
         store.clean()
-        ledger = Ledger(path / LEDGER)
+        ledger = Ledger(path / LEDGER, redact=redact)
         try:
             lineage = Lineage(path, store, ledger)
             lineage.settle()
