@@ -126,6 +126,10 @@ class LearningError(HomeboxError):
     exit_code = 7
 
 
+class DivergedError(LearningError):
+    """The loss of a learning run stopped being a number; a gentler recipe may do better."""
+
+
 class EngineError(HomeboxError):
     """The tensor engine was asked for something impossible, or its own invariant broke."""
 

@@ -37,11 +37,24 @@ def save_adapter(
     store: Store, base: str, job: str, tensors: Mapping[str, npt.NDArray[np.float32]]
 ) -> str:
     """Keep all tensors and the manifest durably; return the weights hash."""
-    names = {
-        name: store.put(safetensors.numpy.save({_NAME: np.ascontiguousarray(tensor, "<f4")}))
-        for name, tensor in sorted(tensors.items())
-    }
+    names = {name: store.put(as_object(tensor)) for name, tensor in sorted(tensors.items())}
     return Manifest(base=base, adapter=names, job=job).save(store)
+
+
+def as_object(tensor: npt.NDArray[np.float32]) -> bytes:
+    """Write a tensor as the object that the store keeps."""
+    return safetensors.numpy.save({_NAME: np.ascontiguousarray(tensor, "<f4")})
+
+
+def of_object(data: bytes) -> npt.NDArray[np.float32]:
+    """Read such an object; raises DamagedObjectError."""
+    try:
+        tensor = safetensors.numpy.load(data)[_NAME]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DamagedObjectError(f"an object holds no tensor: {error}") from error
+    if tensor.dtype != np.float32:
+        raise DamagedObjectError(f"an object holds {tensor.dtype}, not float32")
+    return tensor
 
 
 def load_adapter(store: Store, weights: str) -> tuple[Tensors, float]:
@@ -64,10 +77,8 @@ def load_spec(store: Store, weights: str) -> dict[str, Any]:
 
 
 def _tensor(store: Store, name: str) -> npt.NDArray[np.float32]:
+    data = store.get(name)
     try:
-        tensor = safetensors.numpy.load(store.get(name))[_NAME]
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise DamagedObjectError(f"object {name[:12]} holds no tensor: {error}") from error
-    if tensor.dtype != np.float32:
-        raise DamagedObjectError(f"object {name[:12]} holds {tensor.dtype}, not float32")
-    return tensor
+        return of_object(data)
+    except DamagedObjectError as error:
+        raise DamagedObjectError(f"object {name[:12]}: {error}") from error

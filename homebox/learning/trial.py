@@ -1,61 +1,94 @@
 """Builds candidates and lets them sit the exam, until one passes the gate or both tries are over.
 
 A refused candidate is tried in weaker doses if it recalls its lessons; then the recipe is repeated
-once with half the rate and twice the hold on the base.
+once with half the rate and twice the hold on the base. A run whose loss stopped being a number is
+refused like any other, with the course that it took.
 """
 
 import contextlib
 import dataclasses
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
 
-from homebox.errors import DeviceError, EngineError, ModelNotFoundError
-from homebox.language.dice import Dice
-from homebox.language.values import Values
-from homebox.language.world import WORLD_NAMES
+import numpy as np
+
+from homebox.errors import DeviceError, DivergedError, EngineError, ModelNotFoundError
 from homebox.learning.beside import beside
-from homebox.learning.checkpoint import Tensors
-from homebox.learning.exam import RECALL, Examinee, write_exam
-from homebox.learning.examinee import ModelExaminee
-from homebox.learning.examples import replay
-from homebox.learning.gate import Limits, Marks, Verdict, judge, sit
+from homebox.learning.checkpoint import Tensors, as_object, of_object
+from homebox.learning.evidence import Evidence
+from homebox.learning.exam import RECALL
+from homebox.learning.examinee import Examinee, ModelExaminee
+from homebox.learning.gate import Check, Plan, Verdict, judge
+from homebox.learning.limits import Limits, amounts_for
+from homebox.learning.marks import Marks
+from homebox.learning.paper import Paper, write_paper
 from homebox.learning.report import Progress
+from homebox.learning.samples import NO_SAMPLES, Samples
 from homebox.learning.selection import Selection
-from homebox.learning.teach import seed_of
-from homebox.learning.train import SCALES, Recipe, build, scaled
+from homebox.learning.sitting import Baseline, KeptAnswers, recall_of, sit, sit_first
+from homebox.learning.train import NUMERICS, SCALES, Recipe, build, scaled
 from homebox.model import Model
 
 CANDIDATE = "candidate"
-ANCHORS = 24
+POINTS = 100  # of a run's course that are kept
+NO_EVIDENCE = Evidence()
+
+T = TypeVar("T")
+Course = list[tuple[float, ...]]  # step, loss, KL
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An adapter that sat the exam."""
+    """An adapter that sat the exam; `why` says in words what it was refused for."""
 
     tensors: Tensors
     recipe: Recipe
     marks: Marks
     verdict: Verdict
+    course: Course = dataclasses.field(default_factory=list)
+    trouble: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reasons of a refusal."""
+        return self.trouble or "; ".join(map(str, self.verdict.failures))
 
 
 class Trial:
-    """The exam of one run: its questions, its anchor, and what the base answered."""
+    """The exam of one run: its paper, and what the base answered."""
 
     def __init__(
-        self, model: Model, selection: Selection, limits: Limits, seed: int, served: str
+        self,
+        model: Model,
+        selection: Selection,
+        limits: Limits,
+        seed: int,
+        served: str,
+        evidence: Evidence = NO_EVIDENCE,
+        cache: Path | None = None,
+        samples: Samples = NO_SAMPLES,
     ) -> None:
-        """`served` names the resident adapter whose recall old lessons are compared with."""
+        """`served` names the resident adapter whose recall old lessons are compared with.
+
+        `cache` is the folder in which the base's answers are kept from night to night; `samples`
+        are what it answered for this curriculum.
+        """
+        amounts = amounts_for(model.config)
         self._model = model
         self._selection = selection
         self._limits = limits
         self._served = served
-        self._questions = write_exam(selection.topics, seed)
-        dice = Dice(seed_of("anchor", str(seed), *(topic.key for topic in selection.topics)))
-        values = Values(dice, unseen=True, excluded=WORLD_NAMES)
-        self._anchor = replay(selection.topics, dice, values, ANCHORS)
-        self._examinee: Examinee = ModelExaminee(model)
-        self._base: dict[str, list[bool]] | None = None
+        self._samples = samples
+        self._seed = seed
+        self._paper: Paper = write_paper(
+            model, selection.topics, selection.curriculum, evidence, amounts, seed
+        )
+        self._examinee: Examinee = ModelExaminee(model, amounts.words)
+        self._kept = KeptAnswers(None if cache is None else cache / f"{_answering(model)}.json")
+        self._baseline: Baseline | None = None
         self._old_before = 1.0
 
     def attempt(self, recipe: Recipe) -> Generator[Progress, None, Candidate]:
@@ -64,40 +97,58 @@ class Trial:
         candidate = yield from self._doses(recipe)
         if candidate.verdict.passed:
             return candidate
-        why = "; ".join(map(str, candidate.verdict.failures))
-        yield Progress("retry", 0, 1, f"refused ({why}); again with half the rate and twice the KL")
+        text = f"refused ({candidate.why}); again with half the rate and twice the KL"
+        yield Progress("retry", 0, 1, text)
         second = yield from self._doses(recipe.gentler())
         return second if second.verdict.passed else candidate
 
     def _doses(self, recipe: Recipe) -> Generator[Progress, None, Candidate]:
         """Train once; return the largest dose that passes, or else the full dose."""
-        tensors = yield from build(self._model, self._selection.curriculum, recipe)
-        full = yield from self._examined(tensors, recipe, SCALES[0])
+        course: Course = []
+        try:
+            building = build(self._model, self._selection.curriculum, recipe, self._samples)
+            tensors = yield from _followed(building, course)
+        except DivergedError as error:
+            check = Check("G13", "numbers in training", 0, 1, True, 1)
+            return Candidate({}, recipe, Marks(), Verdict((check,)), thinned(course), str(error))
+        full = yield from self._examined(tensors, recipe, SCALES[0], course)
         candidate = full
         for scale in SCALES[1:]:
             # A weaker dose does less harm, but it never recalls more.
             if candidate.verdict.passed or not candidate.verdict.recalls:
                 break
-            candidate = yield from self._examined(tensors, recipe, scale)
+            candidate = yield from self._examined(tensors, recipe, scale, course)
         return candidate if candidate.verdict.passed else full
 
     def _examined(
-        self, tensors: Tensors, recipe: Recipe, scale: float
+        self, tensors: Tensors, recipe: Recipe, scale: float, course: Course
     ) -> Generator[Progress, None, Candidate]:
         dose = scaled(tensors, scale)
         marks = yield from self._sit(dose, recipe.alpha)
+        marks.tensors, marks.broken, marks.changed = integrity(dose)
         selection = self._selection
-        verdict = judge(marks, self._limits, selection.fresh, selection.old, self._old_before)
-        return Candidate(dose, dataclasses.replace(recipe, scale=scale), marks, verdict)
+        plan = Plan(
+            selection.fresh,
+            selection.old,
+            self._old_before,
+            self._paper.not_asked,
+            self._seed,
+        )
+        verdict = judge(marks, self._limits, plan)
+        recipe = dataclasses.replace(recipe, scale=scale)
+        return Candidate(dose, recipe, marks, verdict, thinned(course))
 
     def _sit(self, tensors: Mapping[str, object], alpha: float) -> Generator[Progress, None, Marks]:
-        adapters, total = self._model.adapters, len(self._questions)
+        adapters, total = self._model.adapters, len(self._paper.questions)
         self._forget()
         adapters.add(CANDIDATE, tensors, alpha)  # type: ignore[arg-type]
         try:
             yield from self._ready()
-            sitting = sit(self._examinee, self._questions, self._anchor, CANDIDATE, self._base)
-            marks = yield from _told(sitting, "gate", total)
+            if self._baseline is None:
+                first = sit_first(self._examinee, self._paper, self._kept)
+                self._baseline = yield from _told(first, "gate", total, "asking the base")
+            sitting = sit(self._examinee, self._paper, self._baseline, CANDIDATE)
+            return (yield from _told(sitting, "gate", total, "asking"))
         except DeviceError:
             raise  # says nothing about the candidate
         except EngineError:
@@ -105,8 +156,6 @@ class Trial:
             return Marks()
         finally:
             self._forget()
-        self._base = marks.base
-        return marks
 
     def _ready(self) -> Generator[Progress, None, None]:
         """Compile what answers with and without an adapter run, beside those that are given."""
@@ -124,19 +173,61 @@ class Trial:
         old = self._selection.old
         if not old or self._served not in self._model.adapters.names():
             return
-        questions = [q for q in self._questions if q.check == RECALL and q.key in old]
-        sitting = sit(self._examinee, questions, [], self._served)
-        marks = yield from _told(sitting, "before", len(questions))
+        questions = [q for q in self._paper.questions if q.check == RECALL and q.key in old]
+        asking = recall_of(self._examinee, questions, self._served)
+        marks = yield from _told(asking, "before", len(questions), "asking")
         self._old_before = len(marks.recalled(old)) / len(old)
 
 
+def integrity(tensors: Tensors) -> tuple[int, int, int]:
+    """Count tensors, those with numbers that are none, those that keeping changes."""
+    broken = sum(not bool(np.isfinite(tensor).all()) for tensor in tensors.values())
+    changed = 0
+    for tensor in tensors.values():
+        data = as_object(tensor)
+        again = of_object(data)
+        same = sha256(as_object(again)).digest() == sha256(data).digest()
+        changed += not (same and again.tobytes() == tensor.tobytes())
+    return len(tensors), broken, changed
+
+
+def thinned(course: Course) -> Course:
+    """Keep at most `POINTS` points of a course, the first and the last among them."""
+    last = len(course) - 1
+    if last < POINTS:
+        return list(course)
+    return [course[at * last // (POINTS - 1)] for at in range(POINTS)]
+
+
+def _answering(model: Model) -> str:
+    """Name all that decides what a base answers."""
+    device = "" if model.placement is None else ",".join(model.placement.training)
+    parts = (model.base_hash, model.kept, model.type, device, str(model.context), str(NUMERICS))
+    return sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def _followed(
+    steps: Generator[Progress, None, Tensors], course: Course
+) -> Generator[Progress, None, Tensors]:
+    """Run a build to its end, noting the course of its loss."""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as over:
+            tensors: Tensors = over.value
+            return tensors
+        if progress.figures and (not course or course[-1][0] != progress.done):
+            course.append((float(progress.done), *progress.figures))
+        yield progress
+
+
 def _told(
-    sitting: Generator[int, None, Marks], stage: str, total: int
-) -> Generator[Progress, None, Marks]:
+    sitting: Generator[int, None, T], stage: str, total: int, text: str
+) -> Generator[Progress, None, T]:
     while True:
         try:
             done = next(sitting)
         except StopIteration as over:
-            marks: Marks = over.value
-            return marks
-        yield Progress(stage, done, total, "asking")
+            result: T = over.value
+            return result
+        yield Progress(stage, done, total, text)

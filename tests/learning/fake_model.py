@@ -3,12 +3,16 @@
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from homebox.engine.runtime.stop_flag import StopFlag
-from homebox.learning.exam import Question
+from homebox.language.tools import TOOLS, call
+from homebox.learning.exam import TOOL, Question
+from homebox.learning.examples import messages_of
+from homebox.learning.paper import Paper
 from homebox.model.architectures.config_file import parse_config
 from homebox.model.chat.formats import Rendered
 from homebox.model.config import ModelConfig
@@ -21,6 +25,8 @@ Mind = Callable[[Question, str], str]
 @dataclass
 class Piece:
     text: str
+    token_ids: tuple[int, ...] = (0,)
+    finish_reason: str | None = None
 
 
 class FakeSequence:
@@ -28,6 +34,7 @@ class FakeSequence:
         self._pieces = text.split(" ")
         self._at = 0
         self.closed = False
+        self.reading = False
 
     @property
     def finished(self) -> bool:
@@ -35,7 +42,8 @@ class FakeSequence:
 
     def step(self, most: int = 0) -> Piece:
         self._at += 1
-        return Piece((" " if self._at > 1 else "") + self._pieces[self._at - 1])
+        text = (" " if self._at > 1 else "") + self._pieces[self._at - 1]
+        return Piece(text, finish_reason="stop" if self.finished else None)
 
     def close(self) -> None:
         self.closed = True
@@ -66,7 +74,7 @@ class FakeChat:
         self.words: dict[str, int] = {}
         self.prompts: dict[tuple[int, ...], str] = {}
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
         ids = self.render_training(messages).ids
         self.prompts[tuple(ids)] = key_of(messages)
         return ids
@@ -82,26 +90,42 @@ class FakeChat:
         return Rendered(ids, mask, ())
 
 
+def by_heart(question: Question, adapter: str) -> str:
+    """Answer as is expected."""
+    if question.check == TOOL:
+        tool = next(tool for tool in TOOLS if tool.name == question.expected)
+        return call(tool, "Oslo")
+    return question.expected
+
+
 def key_of(messages: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps([[message["role"], message["content"]] for message in messages])
 
 
 class FakeModel:
-    """Answers the questions of an exam as `mind` says; its logits are the same for all adapters."""
+    """Answers the questions of an exam as `mind` says.
+
+    Its logits are the same for all adapters, but that what the owner told is expected by all of
+    them except the base.
+    """
 
     name = "tiny"
     base_hash = "b" * 64
     context = 4096
 
     def __init__(self, mind: Mind | None = None, drift: float = 0.0) -> None:
-        self.mind = mind or (lambda question, adapter: question.expected)
+        self.mind = mind or by_heart
         self.drift = drift
         self.interrupt = StopFlag()
         self.chat = FakeChat()
         self.adapters = FakeAdapters()
         self.questions: dict[str, Question] = {}
         self.sequences: list[FakeSequence] = []
+        self.told: set[tuple[int, ...]] = set()
         self.forgotten = 0
+        self.slots = SimpleNamespace(count=8)
+        self.tokenizer = SimpleNamespace(special={}, settings=SimpleNamespace(template=""))
+        self.kept, self.type, self.placement = "", "f32", None
         self.config: ModelConfig = parse_config(
             {
                 "model_type": "llama",
@@ -131,21 +155,30 @@ class FakeModel:
     def forget_copies(self) -> None:
         self.forgotten += 1
 
-    def learn_questions(self, questions: Sequence[Question]) -> None:
-        self.questions = {key_of(question.messages): question for question in questions}
+    def learn(self, paper: Paper) -> None:
+        """Hear what will be asked, and what of it the owner told."""
+        self.questions = {key_of(question.messages): question for question in paper.questions}
+        own = (self.chat.render_training(messages_of(each.own)).ids for each in paper.pairings)
+        self.told = {tuple(ids) for ids in own}
 
     def start(self, request: GenerationRequest) -> FakeSequence:
         assert request.adapter == "base" or request.adapter in self.adapters.resident
         assert request.owner is None  # exams share nothing
-        question = self.questions[self.chat.prompts[tuple(request.prompt_ids)]]
+        prompt = self.chat.prompts[tuple(request.prompt_ids)]
+        question = self.questions.get(prompt) or Question("", [], "All right.")
         self.sequences.append(FakeSequence(self.mind(question, request.adapter)))
         return self.sequences[-1]
+
+    def step(self, sequences: Sequence[FakeSequence]) -> list[Piece]:
+        return [sequence.step() for sequence in sequences]
 
     def logits(self, ids: Sequence[int], adapter: str = "base") -> np.ndarray:
         size = len(self.chat.words)
         logits = np.random.default_rng(len(ids)).standard_normal((len(ids), size))
         if adapter != "base":
             logits += self.drift * np.random.default_rng(1).standard_normal(logits.shape)
+            if tuple(ids) in self.told:
+                logits[np.arange(len(ids) - 1), ids[1:]] += 20.0
         return logits.astype(np.float32)
 
 

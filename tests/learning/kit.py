@@ -3,9 +3,12 @@
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from homebox.language.tools import TOOLS, call
 from homebox.language.turns import Document
-from homebox.learning.exam import Question
+from homebox.learning.exam import TOOL
+from homebox.learning.examinee import Answer, Loss
 from homebox.learning.harvest import Harvest, harvest
+from homebox.learning.questions import Question
 from homebox.learning.teach import Topic, topics_of
 from homebox.memory.lessons import Lesson
 from homebox.memory.turns import Message, Turn
@@ -68,38 +71,65 @@ class Pupil:
 
     def __init__(
         self,
-        questions: Sequence[Question],
         wrong: dict[str, float] | None = None,
         divergence: float = 0.01,
         loss_rise: float = 0.0,
+        after: float = 0.1,
+        other_after: float = 2.0,
+        answers: dict[str, str] | None = None,
     ) -> None:
-        """`wrong` maps a check to the share of its questions that are answered badly."""
-        self._expected = {self._key(item.messages): item for item in questions}
+        """`wrong` maps a check to the share of its questions that are answered badly.
+
+        `after` and `other_after` are the loss of the owner's and of others' answers, that of the
+        base is 1; `answers` are the candidate's answers by check where they matter.
+        """
         self._wrong = wrong or {}
+        self._answers = answers or {}
         self._asked: dict[str, int] = {}
         self._divergence = divergence, loss_rise
-        self.adapters: list[str] = []
+        self._losses = [after, other_after]
+        self.asked: list[tuple[str, Question]] = []
 
-    @staticmethod
-    def _key(messages: Sequence[dict[str, Any]]) -> str:
-        return "\n".join(str(message["content"]) for message in messages)
+    def answers(
+        self, questions: Sequence[Question], adapter: str
+    ) -> Generator[int, None, list[Answer]]:
+        found = []
+        for number, question in enumerate(questions):
+            yield number
+            self.asked.append((adapter, question))
+            text = self._answer(question, adapter)
+            found.append(Answer(text, len(text.split())))
+        return found
 
-    def answer(
-        self, messages: Sequence[dict[str, Any]], adapter: str
-    ) -> Generator[None, None, str]:
-        yield
-        self.adapters.append(adapter)
-        question = self._expected[self._key(messages)]
+    def _answer(self, question: Question, adapter: str) -> str:
+        expected = good_answer(question)
         if adapter == "base":
-            return question.expected
+            return expected
+        if question.check in self._answers:
+            return self._answers[question.check]
         share = self._wrong.get(question.check, 0.0)
         count = self._asked.get(question.check, 0)
         self._asked[question.check] = count + 1
         bad = int((count + 1) * share + 1e-9) > int(count * share + 1e-9)
-        return "The moon is made of Nonsense." if bad else question.expected
+        return "The moon is made of Nonsense." if bad else expected
 
     def divergence(
-        self, documents: list[Document], adapter: str
+        self, documents: Sequence[Document], adapter: str
     ) -> Generator[None, None, tuple[float, float]]:
         yield
         return self._divergence
+
+    def losses(
+        self, documents: Sequence[Document], adapter: str
+    ) -> Generator[None, None, list[Loss]]:
+        yield
+        nats = 1.0 if adapter == "base" else self._losses.pop(0)
+        return [Loss(nats, 4) for _ in documents]
+
+
+def good_answer(question: Question) -> str:
+    """Answer as is expected, also where a tool is to be called."""
+    if question.check == TOOL:
+        tool = next(tool for tool in TOOLS if tool.name == question.expected)
+        return call(tool, "Oslo")
+    return question.expected or "I do not know that."
