@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c requirements.lock
 INPUTS := pyproject.toml requirements.lock
 
-.PHONY: demo test test-opencl test-clients parity lint bench serve format lock clean
+.PHONY: demo test test-whole test-opencl test-clients parity lint bench serve format lock clean
 
 # `make demo DEVICE=cl:0` runs on the first OpenCL device.
 demo: $(VENV)/.installed$(if $(filter cl%,$(DEVICE)),-opencl)
@@ -19,6 +19,10 @@ serve: $(VENV)/.installed
 WORKERS ?= 2
 test: $(VENV)/.installed-test,opencl-test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# What `make test` leaves out because it takes long: more cases, more runtimes.
+test-whole: $(VENV)/.installed-test,opencl-test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m whole
 
 # All that runs on OpenCL devices; `make test` leaves out the parts that take long.
 test-opencl: $(VENV)/.installed-test,opencl-test
