@@ -18,6 +18,7 @@ from homebox.errors import LearningError, UnknownWeightsError
 from homebox.learning.checkpoint import save_adapter, save_spec
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.report import Progress
+from homebox.learning.samples import NO_SAMPLES, Samples
 from homebox.learning.train import NUMERICS, Recipe, build, scaled
 from homebox.memory.manifest import Manifest
 from homebox.memory.store import Store
@@ -34,6 +35,7 @@ class Job:
     curriculum: str  # object: what of the owner is taught
     recipe: Recipe
     numerics: int = NUMERICS
+    samples: str = ""  # object: what the base answered for it, if it was asked
 
     def spec(self) -> dict[str, Any]:
         """Return the spec as plain JSON; `read_job` reads it."""
@@ -43,6 +45,7 @@ class Job:
             "kind": KIND,
             "numerics": self.numerics,
             "recipe": _written(self.recipe),
+            **({"samples": self.samples} if self.samples else {}),
         }
 
     def save(self, store: Store) -> str:
@@ -67,7 +70,8 @@ def read_job(spec: Mapping[str, Any]) -> Job:
         recipe = Recipe(**spec["recipe"])
     except TypeError as error:
         raise LearningError(f"the job's recipe cannot be read: {error}") from error
-    return Job(str(spec["base"]), str(spec["curriculum"]), recipe, int(spec["numerics"]))
+    samples = str(spec.get("samples", ""))
+    return Job(str(spec["base"]), str(spec["curriculum"]), recipe, int(spec["numerics"]), samples)
 
 
 def job_of(store: Store, name: str) -> Job:
@@ -96,7 +100,8 @@ def execute(model: Model, store: Store, job: Job) -> Generator[Progress, None, s
             f"the job belongs to base {job.base[:12]}, but {model.base_hash[:12]} is loaded"
         )
     curriculum = Curriculum.load(store, job.curriculum)
-    tensors = yield from build(model, curriculum, job.recipe)
+    samples = Samples.load(store, job.samples) if job.samples else NO_SAMPLES
+    tensors = yield from build(model, curriculum, job.recipe, samples)
     return save_adapter(store, job.base, job.save(store), scaled(tensors, job.recipe.scale))
 
 

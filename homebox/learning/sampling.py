@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from homebox.errors import ContextLengthError, NoFreeSlotError, RequestError, StateError
+from homebox.learning.beside import beside
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.examples.everyday import checkables
 from homebox.learning.examples.example import Messages, hinted, question_of
@@ -112,11 +113,15 @@ def gather(
     `known` are samples of an earlier night, of which those that are wanted again are taken.
     """
     wanted = wanted_of(model, curriculum)
+    if not wanted:
+        return NO_SAMPLES
     kept = KeptSamples(None if cache is None else cache / f"{answering(model)}.json")
     answers = {item.name: kept.answers[item.name] for item in wanted if item.name in kept.answers}
     answers |= _again(wanted, known, model.base_hash)
     missing = [item for item in wanted if item.name not in answers]
-    answers |= yield from _written(model, missing, len(wanted) - len(missing))
+    if missing:
+        yield from ready(model)
+        answers |= yield from _written(model, missing, len(wanted) - len(missing))
     kept.save({item.name: answers[item.name] for item in wanted if item.purpose == SHIPPED})
     return samples_of(
         model.base_hash,
@@ -126,6 +131,14 @@ def gather(
             if answers[item.name]
         ),
     )
+
+
+def ready(model: Model) -> Generator[Progress, None, None]:
+    """Compile what answers run, beside the thread that gives them."""
+    progress = Progress("prepare", 0, 1, "compiling what answers need")
+    while (make := model.missing()) is not None:
+        keep = yield from beside(make, progress, model.interrupt)
+        keep()
 
 
 def wanted_of(model: Model, curriculum: Curriculum) -> list[Wanted]:
