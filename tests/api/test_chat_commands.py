@@ -1,4 +1,4 @@
-"""Commands that the owner types into a chat, through real HTTP, and what nobody else can command."""
+"""Commands that the owner types into a chat, through real HTTP, and what others cannot command."""
 
 import itertools
 import json
@@ -289,9 +289,7 @@ def test_nobody_else_commands(box: Box) -> None:
     assert attacked(box, 500) == 0
 
 
-def test_the_same_attacks_work_without_the_check(
-    box: Box, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_attacks_work_without_the_check(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: if everybody's words were the owner's, hundreds of them would be obeyed."""
     monkeypatch.setattr(commands, "owner_words", lambda message, _="": message.text)
     assert attacked(box, 60) > 20

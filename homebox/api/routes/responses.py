@@ -14,6 +14,7 @@ from homebox.api.answering import Answering
 from homebox.api.bodies.fields import told_as
 from homebox.api.bodies.responses import FIELDS, ResponsesBody
 from homebox.api.exchange import Exchange
+from homebox.api.record import RESPONSE, unknown_response
 from homebox.api.requests import decoded
 from homebox.api.service import Service
 from homebox.api.shapes.kept import KeptResponse
@@ -29,6 +30,8 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
     """Add the routes of this file."""
 
     async def kept(id: str, request: web.Request, param: str | None = None) -> KeptResponse:
+        if id.startswith(RESPONSE):
+            raise unknown_response(id, param)
         async with answering.door.enter() as service:
             turn = await asyncio.to_thread(_turn, service.ledger, id)
         response = KeptResponse.of(turn, request[OWNER])
