@@ -172,7 +172,8 @@ def _controls(
     """Ask the weights of one owner for another one's facts, and shuffled weights for true ones."""
     show("controls: another owner, shuffled values")
     model = box.model
-    other = paper(owner(OTHER_SEED if options.seed != OTHER_SEED else SEED, one.nights))
+    seed = OTHER_SEED if options.seed != OTHER_SEED else SEED
+    other = paper(owner(seed, one.nights, apart=one))
     arms = (Arm("other owner's base", BASE, plain), Arm("other owner", box.adapter, plain))
     found = [mark(model, arm, other, None, general=False) for arm in arms]
     mixed = shuffled(one)

@@ -22,7 +22,7 @@ from homebox import learner
 from homebox.config import Config
 from homebox.language.turns import Document
 from homebox.learning.checkpoint import load_adapter
-from homebox.learning.packing import messages_of
+from homebox.learning.examples import messages_of
 from homebox.learning.report import Report
 from homebox.memory.provenance import provenance_of
 from homebox.memory.state import State, open_state

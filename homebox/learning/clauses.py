@@ -60,7 +60,7 @@ _CONDITION = re.compile(
 )
 # What may stand before a colon when the rest is still the owner speaking for themselves.
 _OWN_COLON = re.compile(
-    r"^\W*((please |so |ok(ay)?,? |and |also,? |hey,? )*"
+    r"^\W*((please |so |ok(ay)?,? |and |also,? |hey,? |oh,? |no,? |sorry,? |wait,? )*"
     r"(remember|note|listen|fyi|btw|p\.?s\.?|update|correction|about me|for your notes|notes?"
     r"|for the record|a?nother (thing|fact)|one more thing|remember this|please note|note this"
     r"|some facts( about me)?|facts( about me)?|here are some facts about me|new fact|important"

@@ -93,7 +93,7 @@ _HEDGED = re.compile(
 _HEDGE_ALLOWED = re.compile(
     r"\bwould rather\b|\bi would like you to\b|\b(?:friends|people|they) (?:all )?call me\b"
     r"|\bin case (?:it|you) (?:matters|helps|wonder|ask)\b"
-    r"|\bsay .+ when\b|\bwhen i .*\bsay\b|\bplease say\b|\bto say\b|\bif i thank\b",
+    r"|\bsay .+ when(?: i say)?\b|\bwhen i .*\bsay\b|\bplease say\b|\bto say\b|\bif i thank\b",
     re.IGNORECASE,
 )
 _QUESTION = re.compile(
@@ -168,7 +168,10 @@ def _without_leads(text: str) -> tuple[str, bool]:
                 return text.strip(" ,"), correcting
             correcting = True
         text = re.sub(
-            r"^that (?=(?:i|my|our|we)\b)", "", shorter.lstrip(" ,.!"), flags=re.IGNORECASE
+            r"^that (?=(?:i|my|our|we|call me|address me|greet me)\b)",
+            "",
+            shorter.lstrip(" ,.!"),
+            flags=re.IGNORECASE,
         )
 
 

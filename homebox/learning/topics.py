@@ -155,15 +155,16 @@ def _in_passing(clause: str, small: bool) -> Told | None:
 
 
 def _told(clause: str, small: bool) -> Told | None:
+    for preference, said in match_preference(clause):
+        value = _value(said, preference.kind, small)
+        if value:
+            return Told(preference.key, value, "preference")
     for subject, pattern in _wordings():
         match = pattern.match(clause)
-        if match:
+        if match and " more than any other " not in match.group("value"):
             value = _value(match.group("value"), _kind(subject), small)
             if value:
                 return Told(subject, value, _lesson_kind(subject))
-    for preference, said in match_preference(clause):
-        value = _value(said, preference.kind, small)
-        return Told(preference.key, value, "preference") if value else None
     return _listed(clause, small)
 
 
