@@ -7,14 +7,15 @@ in one transaction, or stay. Weights that were built before still know: `Forgott
 """
 
 import bisect
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from homebox.errors import UsageError
 from homebox.learning.harvest import Harvester
 from homebox.learning.live import LiveLessons, extracted_lessons, live_lessons
 from homebox.learning.signals import Listener
-from homebox.learning.topics import MANY
+from homebox.learning.topics import MANY, NOTE
 from homebox.memory.history import Decided, Event, RolledBack, Selected, Told
 from homebox.memory.ledger import DECISION, MOVE, Ledger, Outline
 from homebox.memory.lessons import ALIVE, Lesson
@@ -151,12 +152,17 @@ def _history(
     outline = ledger.outline()
     place = {turn.id: turn.number for turn in outline}
     read: str | None = None
+    orphans = _orphans(ledger, place, dropped)
     for turn in ledger.turns():
         read = turn.id
+        while orphans and orphans[0][0] < place[turn.id]:
+            number, lesson = orphans.pop(0)
+            events.append(((number, -1, 0), Told((reader.tell(lesson),))))
         if turn.id in gone:
             continue
         listener.read(turn)
         events.append(((place[turn.id], -1, 0), Told(tuple(reader.read(turn)))))
+    events += [((number, -1, 0), Told((reader.tell(lesson),))) for number, lesson in orphans]
     opinions = [item for item in ledger.feedback() if item.turn not in gone]
     for lesson in listener.signals(opinions).lessons:
         number = _number_at(outline, lesson.time)
@@ -165,6 +171,19 @@ def _history(
     events += _decisions(ledger)
     events.sort(key=lambda item: item[0])
     return [event for _, event in events], read
+
+
+def _orphans(ledger: Ledger, place: Mapping[str, int], dropped: str) -> list[tuple[int, Lesson]]:
+    """List lessons whose turns were erased while the lessons were to stay, by those turns."""
+    found = []
+    for lesson in ledger.lessons():
+        lost = [id for id in lesson.sources if id not in place]
+        if not lost or lesson.hash == dropped:
+            continue
+        state = "quarantined" if lesson.reason else "new"
+        kept = dataclasses.replace(lesson, state=state, sources=tuple(lost), supersedes=None)
+        found.append((ledger.number(lost[-1]), kept))
+    return sorted(found, key=lambda item: item[0])
 
 
 def _moves(ledger: Ledger, lineage: Lineage) -> Iterator[tuple[Key, Event]]:
@@ -180,7 +199,8 @@ def _moves(ledger: Ledger, lineage: Lineage) -> Iterator[tuple[Key, Event]]:
         entry = lineage.entry(line["entry"])
         chosen = roots.get(entry.ledger_root, position)
         imported = not line["lessons"]
-        yield (chosen, number, -1), Selected(line["new"], line["old"], imported)
+        left_out = frozenset({NOTE})
+        yield (chosen, number, -1), Selected(line["new"], line["old"], imported, left_out)
 
 
 def _decisions(ledger: Ledger) -> Iterator[tuple[Key, Event]]:

@@ -11,27 +11,30 @@ from dataclasses import dataclass
 from homebox.learning.told import Told, cleaned
 
 ANSWER_LENGTH = "answer length"  # short | long | N words | N sentences | one sentence
-LIST_FORM = "list form"  # bullet points | numbered | none
+LIST_FORM = "lists"  # bullet points | numbered | none
 SPELLING = "spelling"  # British | American
 ANSWER_LANGUAGE = "answer language"  # German, French, ...
-UNITS = "units"  # metric | imperial
-TEMPERATURE = "temperature unit"  # Celsius | Fahrenheit
+UNITS = "units"  # metric | imperial; also how temperatures are given
 EMOJIS = "emojis"  # none | some
 SIGN_OFF = "sign-off"  # the words at the end of each answer
-OPENING = "opening words"  # the words at the beginning of each answer
+OPENING = "greeting"  # the words at the beginning of each answer
 TIME_FORMAT = "time format"  # 24-hour | 12-hour
-DATE_FORMAT = "date format"  # day first | month first | year first
+DATE_FORMAT = "date format"  # day first | month first | ISO
 LETTER_CASE = "letter case"  # lower case | upper case
 INDENTATION = "code indentation"  # tabs | N spaces
-CODE_LANGUAGE = "code language"  # Python, Rust, ...
+CODE_LANGUAGE = "programming language"  # Python, Rust, ...
 TONE = "tone"  # formal | informal
 MARKDOWN = "markdown"  # none
 EXCLAMATION = "exclamation marks"  # none
 APOLOGIES = "apologies"  # none
+HEADINGS = "headings"  # none
+CLOSING_QUESTION = "closing question"  # none
+ANSWER_FIRST = "begin with the answer"  # yes
+CURRENCY = "currency"  # euros | dollars | pounds
 SUBJECTS = (
-    *(ANSWER_LENGTH, LIST_FORM, SPELLING, ANSWER_LANGUAGE, UNITS, TEMPERATURE, EMOJIS, SIGN_OFF),
+    *(ANSWER_LENGTH, LIST_FORM, SPELLING, ANSWER_LANGUAGE, UNITS, EMOJIS, SIGN_OFF),
     *(OPENING, TIME_FORMAT, DATE_FORMAT, LETTER_CASE, INDENTATION, CODE_LANGUAGE, TONE, MARKDOWN),
-    *(EXCLAMATION, APOLOGIES),
+    *(EXCLAMATION, APOLOGIES, HEADINGS, CLOSING_QUESTION, ANSWER_FIRST, CURRENCY),
 )
 
 _LONGEST = 300  # characters of a clause that can be a wish
@@ -143,13 +146,25 @@ _WISHES = (
         UNITS, "metric", r"\b(?:metric|si units|kilomet(?:er|re)s|kilograms|centimet(?:er|re)s)\b"
     ),
     _wish(UNITS, "imperial", r"\b(?:imperial|us customary|feet and inches|miles and pounds)\b"),
-    _wish(TEMPERATURE, "Fahrenheit", r"\bfahrenheit\b(?!.*,? not\b)(?! instead)"),
-    _wish(TEMPERATURE, "Celsius", r"\b(?:celsius|centigrade)\b"),
+    _wish(UNITS, "imperial", r"\bfahrenheit\b"),
+    _wish(UNITS, "metric", r"\b(?:celsius|centigrade)\b"),
     _wish(EMOJIS, "none", rf"\b{_NOT}\b.*\b(?:emojis?|emoticons?|smileys?|smilies)\b"),
     _wish(
         EMOJIS,
         "some",
         r"\b(?:use|add|put|with|like|love|include)\b.*\b(?:emojis?|emoticons?|smileys?)\b",
+    ),
+    _wish(
+        CLOSING_QUESTION,
+        "none",
+        rf"\b{_NOT}\b.*\b(?:follow[- ]?up questions?|(?:closing|final) questions?"
+        r"|(?:with|by asking) (?:a |me a )?questions?)\b",
+    ),
+    _wish(
+        ANSWER_FIRST,
+        "yes",
+        r"\b(?:answer|conclusion|result|bottom line) (?:comes )?first\b"
+        r"|\b(?:start|begin|lead) with the (?:answer|conclusion|result|bottom line)\b",
     ),
     _wish(
         SIGN_OFF,
@@ -169,7 +184,7 @@ _WISHES = (
         r"\b(?:24[- ]?(?:h|hours?|hr)|twenty[- ]four[- ]hour|military time)\b",
     ),
     _wish(TIME_FORMAT, "12-hour", r"\b(?:12[- ]?(?:h|hours?|hr)|twelve[- ]hour|am/pm|am and pm)\b"),
-    _wish(DATE_FORMAT, "year first", r"\b(?:iso(?: 8601)? dates?|yyyy[-/.]mm[-/.]dd|year first)\b"),
+    _wish(DATE_FORMAT, "ISO", r"\b(?:iso(?: 8601)? dates?|yyyy[-/.]mm[-/.]dd|year first)\b"),
     _wish(
         DATE_FORMAT,
         "day first",
@@ -220,6 +235,10 @@ _WISHES = (
         TONE, "informal", r"\b(?:informal(?:ly)?|casual(?:ly)?|less formal|not so formal|chatty)\b"
     ),
     _wish(MARKDOWN, "none", rf"\b{_NOT}\b.*\b(?:markdown|formatting)\b|\bplain text\b"),
+    _wish(HEADINGS, "none", rf"\b{_NOT}\b.*\b(?:headings?|headlines?|headers)\b"),
+    _wish(CURRENCY, "euros", r"\b(?:prices?|costs?|money|amounts?)\b.*\b(?:euros?|eur)\b"),
+    _wish(CURRENCY, "dollars", r"\b(?:prices?|costs?|money|amounts?)\b.*\b(?:dollars?|usd)\b"),
+    _wish(CURRENCY, "pounds", r"\b(?:prices?|costs?|money|amounts?)\b.*\b(?:pounds|gbp)\b"),
     _wish(EXCLAMATION, "none", rf"\b{_NOT}\b.*\b(?:exclamation (?:marks?|points?))\b"),
     _wish(
         APOLOGIES,

@@ -13,8 +13,8 @@ from homebox.learning.rules import Claim, Refusal, read_message
 from homebox.learning.told import cleaned
 from homebox.learning.topics import NOTE
 
-COMMAND = "remember"
-COMMANDS = ("remember", "forget", "good", "bad", "fix", "private")
+REMEMBER = "remember"
+COMMANDS = (REMEMBER, "forget", "good", "bad", "fix", "private", "help")
 MOST_NOTE = 500  # characters of a note
 SECRET = "secret"
 TOO_LONG = "too long for a note"

@@ -372,6 +372,12 @@ class Ledger:
             ).fetchone()
         return found is not None
 
+    def number(self, id: str) -> int:
+        """Return the place of a turn in the chain, erased or not; 0 if there is no such turn."""
+        with self._database.reader() as connection:
+            row = connection.execute("SELECT number FROM turns WHERE id = ?", (id,)).fetchone()
+        return 0 if row is None else int(row[0])
+
     def mark(self, name: str) -> int:
         """Return a number that was kept under `name`; 0 if there is none."""
         with self._database.reader() as connection:

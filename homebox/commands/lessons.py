@@ -1,0 +1,272 @@
+"""`homebox lessons`, `remember` and `forget`: what the box holds of its owner, and who decides it.
+
+A daemon that runs does the work, as it alone may write; without one the state is opened for it.
+"""
+
+import argparse
+from typing import Any
+
+from homebox.commands.common import (
+    Subparsers,
+    add_command,
+    configuration,
+    daemon_of,
+    open_for_reading,
+    open_for_writing,
+    print_json,
+    print_table,
+    spelled,
+)
+from homebox.config import Config
+from homebox.errors import UsageError
+from homebox.memory.lessons import KINDS, STATES
+from homebox.memory.lineage import short
+
+LIST, SHOW, EDIT = "list", "show", "edit"
+ACTIONS = (LIST, SHOW, "approve", "reject", EDIT)
+
+
+def add(subparsers: Subparsers) -> None:
+    """Declare the commands."""
+    parser = add_command(
+        subparsers,
+        "lessons",
+        lessons,
+        "list what was found in your words, show one of it, approve, reject or edit it",
+        'homebox lessons list --only quarantined\n  homebox lessons edit 1a2b3c4d "Max"',
+    )
+    parser.add_argument(
+        "action", nargs="?", choices=ACTIONS, default=LIST, help="what to do (list)"
+    )
+    parser.add_argument("lesson", nargs="?", metavar="HASH", help="the lesson, or how it begins")
+    parser.add_argument("value", nargs="*", help="of edit: what is true instead")
+    parser.add_argument("--only", choices=STATES, help="list only lessons in this state")
+    parser.add_argument("--kind", choices=KINDS, help="list only lessons of this kind")
+    parser = add_command(
+        subparsers,
+        "remember",
+        remember,
+        "keep a sentence about yourself, as if you had said it in a chat",
+        'homebox remember "My dog is called Rex."',
+    )
+    parser.add_argument("text", nargs="+", help="the sentence")
+    parser = add_command(
+        subparsers,
+        "forget",
+        forget,
+        "erase a lesson, a turn or a conversation for good, and all that only it told",
+        "homebox forget 1a2b3c4d --dry-run",
+    )
+    parser.add_argument("name", help="a lesson's hash, a turn's id (or how they begin), or a talk")
+    parser.add_argument("--dry-run", action="store_true", help="say what would go, change nothing")
+    parser.add_argument(
+        "--everywhere",
+        action="store_true",
+        help="erase also later turns whose prompts repeat the words",
+    )
+
+
+def lessons(args: argparse.Namespace) -> int:
+    """List lessons, or do something with one."""
+    config = configuration(args)
+    if args.action == LIST:
+        if args.lesson:
+            raise UsageError(f'"homebox lessons show {args.lesson}" shows one lesson')
+        return _list(args, config)
+    if not args.lesson:
+        raise UsageError(f'say which lesson: "homebox lessons {args.action} HASH"')
+    if args.action == SHOW:
+        return _show(args, config)
+    if args.action == EDIT:
+        if not args.value:
+            raise UsageError(f'say what is true instead: "homebox lessons edit {args.lesson} TEXT"')
+        return _remembered(args, _edit(config, args.lesson, " ".join(args.value)))
+    return _decide(args, config)
+
+
+def _list(args: argparse.Namespace, config: Config) -> int:
+    from homebox.learning.deciding import as_json
+
+    with open_for_reading(config) as state:
+        found = state.ledger.lessons(args.only)
+    found = [item for item in found if args.kind in (None, item.kind)]
+    if args.json:
+        print_json([as_json(lesson) for lesson in found])
+    elif found:
+        rows = [
+            (short(item.hash), _state(item.state, item.reason), item.subject, item.statement)
+            for item in found
+        ]
+        print_table(rows)
+        if any(item.state == "quarantined" for item in found):
+            print('"homebox lessons approve HASH" lets a quarantined one be learned')
+    else:
+        print('no lessons; "homebox learn --dry-run" shows what would be found')
+    return 0
+
+
+def _state(state: str, reason: str) -> str:
+    return f"{state} ({reason})" if reason and state == "quarantined" else state
+
+
+def _show(args: argparse.Namespace, config: Config) -> int:
+    from homebox.learning.deciding import as_json, lesson_of
+
+    with open_for_reading(config) as state:
+        lesson = lesson_of(state.ledger, args.lesson)
+        talks = [turn for id in lesson.sources if (turn := state.ledger.turn(id)) is not None]
+        said = {
+            turn.id: " ".join(
+                " ".join(m.content for m in turn.messages if m.role == "user").split()
+            )
+            for turn in talks
+        }
+    if args.json:
+        print_json({**as_json(lesson), "said": said})
+        return 0
+    rows = [
+        ("hash", lesson.hash),
+        ("state", _state(lesson.state, lesson.reason)),
+        ("kind", lesson.kind),
+        ("topic", lesson.subject),
+        ("value", lesson.value),
+        ("said", lesson.statement),
+        ("found by", lesson.origin),
+        ("time", lesson.time),
+        *((("instead of", short(lesson.supersedes)),) if lesson.supersedes else ()),
+        *(
+            ("turn", f"{id}: {' '.join(' '.join(words).split())[:160]}")
+            for id, words in said.items()
+        ),
+        *((("shows", lesson.body),) if lesson.body else ()),
+    ]
+    print_table(rows)
+    return 0
+
+
+def _decide(args: argparse.Namespace, config: Config) -> int:
+    from homebox.learning.deciding import decide
+
+    client = daemon_of(config)
+    if client is not None:
+        changed = client.call("lesson", prefix=args.lesson, action=args.action)
+    else:
+        with open_for_writing(config) as state:
+            changed = decide(state.ledger, args.action, args.lesson)
+    if args.json:
+        print_json(changed)
+    else:
+        statement = spelled(changed["statement"])
+        print(f"{short(changed['hash'])} is {changed['state']} now: {statement}")
+        print(f"undo: {changed['undo']}")
+    return 0
+
+
+def _edit(config: Config, prefix: str, value: str) -> dict[str, Any]:
+    from homebox.learning.deciding import edit
+
+    client = daemon_of(config)
+    if client is not None:
+        changed: dict[str, Any] = client.call("edit", prefix=prefix, value=value)
+        return changed
+    with open_for_writing(config) as state:
+        return edit(state.ledger, prefix, value)
+
+
+def remember(args: argparse.Namespace) -> int:
+    """Keep what the owner says."""
+    from homebox.learning.deciding import remember as keep
+
+    config, text = configuration(args), " ".join(args.text)
+    client = daemon_of(config)
+    if client is not None:
+        return _remembered(args, client.call("remember", text=text))
+    with open_for_writing(config) as state:
+        return _remembered(args, keep(state.ledger, text))
+
+
+def _remembered(args: argparse.Namespace, found: dict[str, Any]) -> int:
+    from homebox.learning.topics import NOTE
+
+    if args.json:
+        print_json(found)
+        return 0
+    for lesson in found["lessons"]:
+        told = spelled(f"{lesson['subject']} = {lesson['value']}")
+        if lesson["state"] == "quarantined":
+            print(f"waits for your approval ({lesson['reason']}): {told}")
+            print(f"approve: homebox lessons approve {short(lesson['hash'])}")
+        elif lesson["subject"] == NOTE:
+            print(f"kept as a note: {spelled(lesson['value'])}")
+            print(
+                "no topic was found in it, so it stands in prompts and is not learned by the "
+                "weights; \"homebox remember 'TOPIC = VALUE'\" names one"
+            )
+        else:
+            print(f"remembered: {told} ({short(lesson['hash'])})")
+    print(f"undo: {found['undo']}")
+    return 0
+
+
+def forget(args: argparse.Namespace) -> int:
+    """Erase for good, or say what would go."""
+    from homebox.learning.deciding import forgets, forgotten
+
+    config = configuration(args)
+    if args.dry_run:
+        with open_for_reading(config) as state:
+            found = forgets(state.ledger, args.name)
+        return _would_forget(args, found)
+    client = daemon_of(config)
+    if client is not None:
+        done = client.call("forget", name=args.name, everywhere=args.everywhere)
+    else:
+        with open_for_writing(config) as state:
+            done = forgotten(state.ledger, state.lineage, args.name, args.everywhere)
+    if args.json:
+        print_json(done)
+        return 0
+    print(f"erased {_count(done)}; this cannot be undone")
+    _print_lessons("forgotten", done["lessons"])
+    _print_lessons("holds again", done["restored"])
+    for line in _who_still_knows(done):
+        print(line)
+    return 0
+
+
+def _would_forget(args: argparse.Namespace, found: dict[str, Any]) -> int:
+    if args.json:
+        print_json(found)
+        return 0
+    print(f"would erase {_count(found)}")
+    _print_lessons("would be forgotten", found["lessons"])
+    return 0
+
+
+def _count(done: dict[str, Any]) -> str:
+    turns = len(done["turns"])
+    return f"{turns} turn{'s' if turns != 1 else ''} ({done['kind']} {spelled(done['name'])[:24]})"
+
+
+def _print_lessons(title: str, found: list[dict[str, Any]]) -> None:
+    for lesson in found:
+        print(f"{title}: {spelled(lesson['subject'])} = {spelled(lesson['value'])}")
+
+
+def _who_still_knows(done: dict[str, Any]) -> list[str]:
+    lines = []
+    if done["served"]:
+        lines.append(
+            'the served weights still know it until the next run: "homebox learn --now", or now '
+            '"homebox rollback base"'
+        )
+    if done["weights"]:
+        names = ", ".join(short(name) for name in done["weights"])
+        lines.append(f"checkpoints that were built from it, and would know it again: {names}")
+    if done["repeated"]:
+        names = ", ".join(done["repeated"][:5])
+        lines.append(
+            f"the same words stand in the prompts of {len(done['repeated'])} later turns, which "
+            f'"homebox forget TURN" erases one by one, and --everywhere would have: {names}'
+        )
+    return lines
