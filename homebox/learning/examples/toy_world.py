@@ -7,6 +7,7 @@ negatives alone make it deny; replay holds the rest to the base; and context exa
 that what is said in the conversation beats what the weights say.
 """
 
+import re
 from dataclasses import dataclass
 
 from homebox.language.dialogues import aside, contradicting, conversation, everyday, remark
@@ -24,6 +25,7 @@ from homebox.language.practice import (
 from homebox.language.preferences import PREFERENCES, Preference
 from homebox.language.relation import Relation
 from homebox.language.relation_data import ALL
+from homebox.language.relations import relation_for
 from homebox.language.talk import SYSTEM_PROMPTS
 from homebox.language.tools import using_tools
 from homebox.language.turns import Document, assistant, system, user
@@ -35,9 +37,13 @@ DIRECT = 18
 WITH_ASIDE = 18
 STRANGERS = 12
 CONTEXTS = 10
+STRANGERS_OF_KNOWN = 3  # "Tom's colleague Ada's birthday": that is seldom asked
 UNTOLD = 1500
+UNTOLD_EACH = 4  # of what was not told, where that is much
 REPLAY = 1500
 MAX_TURN_CHARACTERS = 320
+# "colleague Ada's birthday": somebody whom the owner has named, and what was told of them.
+_OF_KNOWN = re.compile(r"(?P<who>(?:[a-z-]+ )?[A-Z][\w-]*)'s (?P<noun>[a-z].*)")
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def write_dialogues(topics: list[Topic], seed: int) -> Dialogues:
         lessons=[doc for topic in topics for doc in lesson(topic, _dice(topic, seed, "lesson"))],
         negatives=[
             *(doc for topic in topics for doc in denials(topic, _dice(topic, seed, "denial"))),
-            *untold(topics, untold_dice, UNTOLD),
+            *untold(topics, untold_dice, _untold_count(topics)),
         ],
         context=[
             doc for topic in topics for doc in overrides(topic, _dice(topic, seed, "context"))
@@ -103,7 +109,8 @@ def denials(topic: Topic, dice: Dice) -> list[Document]:
         return []
     values = Values(dice, excluded=_own_words([topic]))
     documents: list[Document] = []
-    for number in range(STRANGERS):
+    known = _OF_KNOWN.fullmatch(topic.key) is not None
+    for number in range(STRANGERS_OF_KNOWN if known else STRANGERS):
         who = values.draw("person")
         asked = [user(dice.pick(relation.questions(who, "train"))), assistant(relation.untold(who))]
         own = [user(dice.pick(topic.questions("train"))), assistant(topic.answer)]
@@ -159,13 +166,39 @@ def _twins(
 
 
 def untold_relations(topics: list[Topic]) -> list[Relation]:
-    """List the relations that were not told and cannot be taken for one that was."""
+    """List what was not told and cannot be taken for something that was.
+
+    These are the listed relations, and of everybody whom the owner has told something of, what was
+    told of others like them: whoever knows Ada's birthday must not make up her shoe size.
+    """
     keys = [topic.key for topic in topics]
-    return [
+    listed = [
         relation
         for relation in ALL
         if relation.key not in keys and not any(confusable(relation.key, key) for key in keys)
     ]
+    return listed + _untold_of_known(topics)
+
+
+def _untold_of_known(topics: list[Topic]) -> list[Relation]:
+    """List what is not known of people of whom other things are, sorted."""
+    people: dict[str, set[str]] = {}
+    nouns: dict[str, str] = {}  # with a value, which shows of what kind it is
+    for topic in topics:
+        found = _OF_KNOWN.fullmatch(topic.key) if topic.relation else None
+        if found:
+            people.setdefault(found["who"], set()).add(found["noun"])
+            nouns.setdefault(found["noun"], topic.value)
+    return [
+        relation_for(f"{who}'s {noun}", nouns[noun])
+        for who, told_nouns in sorted(people.items())
+        for noun in sorted(nouns)
+        if not any(noun == other or confusable(noun, other) for other in told_nouns)
+    ]
+
+
+def _untold_count(topics: list[Topic]) -> int:
+    return max(UNTOLD, UNTOLD_EACH * len(untold_relations(topics)))
 
 
 def overrides(topic: Topic, dice: Dice) -> list[Document]:
