@@ -18,6 +18,7 @@ from homebox.commands import (
     doctor,
     graph,
     late,
+    job,
     learn,
     lessons,
     log,
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"homebox {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    served = (serve, token, connect, models, use, chat, learn, weights, adapters, status, log)
+    served = (serve, token, connect, models, use, chat, learn, job, weights, adapters, status, log)
     for module in (*served, lessons, late, doctor, bench, graph):
         module.add(subparsers)
     return parser

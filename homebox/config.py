@@ -108,16 +108,23 @@ class LedgerConfig:
 
 @dataclass(frozen=True)
 class LearningConfig:
-    """The recipe of a learning run; goes into the job spec."""
+    """The recipe of a learning run; goes into the job spec.
 
-    rank: int = _bounded(8, 1, 256)
+    0 (-1 for weights of a loss) leaves a number to the model's size; see `learning.recipes`.
+    """
+
+    rank: int = _bounded(0, 0, 256)
     alpha: float = _bounded(32.0, 0.01, 1024.0)
-    learning_rate: float = _bounded(4e-3, 1e-7, 1.0)
-    steps: int = _bounded(300, 1, 1_000_000)
-    batch: int = _bounded(16, 1, 1024)
+    learning_rate: float = _bounded(0.0, 0.0, 1.0)
+    steps: int = _bounded(0, 0, 1_000_000)
+    batch: int = _bounded(0, 0, 1024)
+    length: int = _bounded(0, 0, 1024)
     negatives: float = _bounded(0.3, 0.0, 1.0)
     replay: float = _bounded(0.25, 0.0, 1.0)
-    kl: float = _bounded(1.0, 0.0, 100.0)
+    kl: float = _bounded(-1.0, -1.0, 100.0)
+    cross: float = _bounded(-1.0, -1.0, 100.0)
+    distil: float = _bounded(-1.0, -1.0, 100.0)
+    prefer: float = _bounded(0.2, 0.0, 100.0)
     seed: int = _bounded(0, 0, 2**32 - 1)
     parts: int = _bounded(1, 1, 64)
 
@@ -161,6 +168,7 @@ class Config:
     ledger: LedgerConfig = LedgerConfig()
     learning: LearningConfig = LearningConfig()
     gate: GateConfig = GateConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     state_configured: bool = False
     given: frozenset[str] = frozenset()
     configured_model: str = ModelConfig().path
@@ -191,6 +199,7 @@ SECTIONS: dict[str, type] = {
     "ledger": LedgerConfig,
     "learning": LearningConfig,
     "gate": GateConfig,
+    "schedule": ScheduleConfig,
 }
 KEYS: dict[str, "dataclasses.Field[Value]"] = {
     f"{section}.{item.name}": item

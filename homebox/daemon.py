@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import homebox
 from homebox import log_lines
@@ -35,12 +35,14 @@ from homebox.hosting.parts import load_model as load_model
 from homebox.hosting.parts import most_rank as most_rank
 from homebox.hosting.parts import plain as plain
 from homebox.hosting.parts import real_parts as real_parts
+from homebox.hosting.sleeper import Sleeper
 from homebox.hosting.switching import Hosting
 from homebox.hosting.upkeep import let_go
 from homebox.learning import deciding
 from homebox.learning.live import live_lessons, rules_of
 from homebox.memory.lineage import Move, short
 from homebox.memory.state import State, open_state
+from homebox.night.night import Night
 from homebox.scheduler import Engine, run_inline
 from homebox.server import Server, ServerSettings
 
@@ -52,6 +54,11 @@ T = TypeVar("T")
 HANDOVER = 0.0002
 ROLLED_BACK = "learning was stopped by a rollback; nothing was promoted"
 FORGOTTEN = "learning was stopped, as something is to be forgotten; nothing was promoted"
+PAUSED = "paused by the owner"
+STOPPED = (
+    "learning was stopped by the owner; nothing was promoted, and what was done is kept: "
+    '"homebox learn --now" goes on from there'
+)
 IMPORTED = "learning was stopped by an import; nothing was promoted"
 
 
@@ -99,6 +106,10 @@ class Daemon:
         await control.start()
         self._closing.push_async_callback(control.stop)
         listening.start()
+        sleeper = Sleeper(lambda: self.engine, lambda: self.learn(lambda _: None))
+        self._night = Night(config.schedule, sleeper)
+        night = asyncio.ensure_future(self._night.watch())
+        self._closing.callback(night.cancel)
 
     async def stop(self) -> None:
         """Let running answers end, then close everything."""
@@ -161,6 +172,7 @@ class Daemon:
             "uptime_s": round(time.time() - self._begun, 1),
             **self._hosting.status(),
             **memory_status(self.state),
+            "night": self._night.as_json(),
         }
 
     async def use(
@@ -177,6 +189,33 @@ class Daemon:
         unlisten = learning.listen(tell)
         try:
             return await asyncio.wrap_future(learning.result)
+        finally:
+            unlisten()
+
+    async def steer(self, order: str) -> dict[str, Any]:
+        """Pause, resume or stop the learning run; gives whether one runs and why it waits."""
+        engine = self.engine
+        if order == "pause":
+            learning = engine.pause_learning(PAUSED)
+        elif order == "resume":
+            learning = engine.resume_learning()
+        elif order == "stop":
+            learning = engine.stop_learning(STOPPED)
+        else:
+            raise UsageError(f'learning can be told "pause", "resume" or "stop", not {order!r}')
+        if learning is None:
+            raise UsageError('nothing is being learned now; "homebox status" says when it will be')
+        return {"order": order, "paused": learning.pause_reason, "at": plain(learning.progress)}
+
+    async def run_job(self, job: Any, tell: Callable[[Any], None]) -> str:
+        """Run a learning job again between the answers; gives the weights hash. Serves nothing."""
+        from homebox.learning.jobs import execute
+
+        hosted = self._hosting.hosted
+        learning = hosted.engine.learn(execute(cast(Any, hosted.model), self.state.store, job))
+        unlisten = learning.listen(tell)
+        try:
+            return str(await asyncio.wrap_future(learning.result))
         finally:
             unlisten()
 
@@ -263,6 +302,15 @@ class Daemon:
                 return plain(await self.preview())
             return plain(await self.learn(lambda progress: tell(plain(progress))))
 
+        async def steer(arguments: Mapping[str, Any], tell: Tell) -> Any:
+            return await self.steer(_text(arguments, "order"))
+
+        async def job(arguments: Mapping[str, Any], tell: Tell) -> Any:
+            from homebox.learning.jobs import read_job
+
+            job = read_job(arguments.get("spec", {}))
+            return {"weights": await self.run_job(job, lambda each: tell(plain(each)))}
+
         async def rollback(arguments: Mapping[str, Any], tell: Tell) -> Any:
             reason = _text(arguments, "reason")
             return plain(await self.rollback(_text(arguments, "name"), reason))
@@ -303,6 +351,8 @@ class Daemon:
             "status": status,
             "address": address,
             "learn": learn,
+            "steer": steer,
+            "job": job,
             "rollback": rollback,
             "import_adapter": import_adapter,
             "reload": reload,

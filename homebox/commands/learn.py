@@ -17,7 +17,14 @@ from homebox.commands.common import (
     spelled,
 )
 from homebox.config import Config
-from homebox.errors import LearningError
+from homebox.control import Client
+from homebox.errors import LearningError, UsageError
+
+ORDERS = {
+    "pause": "take no further step of the run in the daemon",
+    "resume": "let a paused run go on",
+    "stop": "end the run; the next one goes on from where it was",
+}
 
 
 def add(subparsers: Subparsers) -> None:
@@ -34,12 +41,18 @@ def add(subparsers: Subparsers) -> None:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--now", action="store_true", help="train, test, and serve what passed")
     mode.add_argument("--dry-run", action="store_true", help="show the lessons, train nothing")
+    for order, effect in ORDERS.items():
+        mode.add_argument(
+            f"--{order}", action="store_const", const=order, dest="order", help=effect
+        )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run to the end and print the report."""
     config = configuration(args)
     client = daemon_of(config)
+    if args.order:
+        return _steer(args, client)
     bar = Bar()
     try:
         if client is not None:
@@ -58,6 +71,20 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(spelled("\n".join(report["lines"])))
     return 0 if args.dry_run or report["promoted"] else LearningError.exit_code
+
+
+def _steer(args: argparse.Namespace, client: Client | None) -> int:
+    """Pause, resume or stop the run of the daemon."""
+    if client is None:
+        raise UsageError("no daemon runs here; what runs in a terminal is stopped with Ctrl-C")
+    found = client.call("steer", order=args.order)
+    if args.json:
+        print_json(found)
+    elif found["order"] == "stop":
+        print("learning stops; what was done is kept for the next run")
+    else:
+        print(f"learning is {'paused' if found['paused'] else 'going on'}")
+    return 0
 
 
 def learn_here(config: Config, bar: Bar, dry_run: bool) -> Any:

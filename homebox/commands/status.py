@@ -76,6 +76,18 @@ def _base_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _night_line(night: dict[str, Any]) -> str:
+    """Say when the box learns on its own, and what holds it up."""
+    if not night["enabled"]:
+        return 'off (schedule.enabled); "homebox learn --now" learns'
+    if night["running"]:
+        return f"learning; waits: {night['waits']}" if night["waits"] else "learning"
+    if night["result"]:
+        return f"{night['result']}; next {night['next']}"
+    waits = night["waits"]
+    return f"waits: {waits}; next {night['next']}" if waits else f"next {night['next']}"
+
+
 def _memory_line(memory: dict[str, int]) -> str:
     """Say what the model takes, if it tells, and what the process has."""
     parts = []
@@ -96,6 +108,7 @@ def _doing_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     learning, switch = found["learning"], found["switch"]
     rows = [("learning", _progress_line(learning) if learning else "no")]
+    rows.append(("night", _night_line(found["night"])))
     if found.get("notes") is not None:
         from homebox.hosting.hosted import notes_line
 

@@ -60,6 +60,7 @@ class Engine:
         self._full = False  # there was no memory for the next one, and nothing was given back since
         self._calls: deque[tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = deque()
         self._stopping = False
+        self._asked = time.monotonic()  # when somebody was there last
         self._owed = 0.0  # seconds of answering since the last micro-step of learning
         self._thread = threading.Thread(target=self._run, name="homebox-engine", daemon=True)
 
@@ -79,6 +80,11 @@ class Engine:
         """How many answers run and how many wait."""
         return len(self._active), len(self._waiting)
 
+    @property
+    def idle(self) -> float:
+        """Seconds since the last answer ended or was asked for; 0 while there is one."""
+        return 0.0 if any(self.load) else time.monotonic() - self._asked
+
     def submit(self, request: GenerationRequest) -> Generation:
         """Queue an answer; raises BusyError if the queue is full.
 
@@ -92,6 +98,7 @@ class Engine:
                 raise BusyError(
                     f"{len(self._waiting)} requests are waiting already; try again later"
                 )
+            self._asked = time.monotonic()
             self._waiting.append(Place(generation))
             self._wake(interrupt=True)
         return generation
@@ -139,6 +146,25 @@ class Engine:
                 self._wake(interrupt=True)
             return self.learning
 
+    def pause_learning(self, reason: str) -> Learning | None:
+        """Take no micro-step of the learning run, if any, until `resume_learning`.
+
+        It keeps its memory; answers go on. Gives the run.
+        """
+        with self._condition:
+            if self.learning is not None:
+                self.learning.pause_reason = reason
+                self._wake(interrupt=True)
+            return self.learning
+
+    def resume_learning(self) -> Learning | None:
+        """Let a paused learning run go on. Gives the run, if any."""
+        with self._condition:
+            if self.learning is not None:
+                self.learning.pause_reason = ""
+                self._wake()
+            return self.learning
+
     def _refuse_if_dead(self) -> None:
         if self.failure is not None:
             raise HomeboxError(f"the engine thread has died: {self.failure}; restart homebox")
@@ -152,7 +178,8 @@ class Engine:
             self._condition.notify()
 
     def _has_work(self) -> bool:
-        return bool(self._stopping or self._calls or self._waiting or self._active or self.learning)
+        learning = self.learning is not None and self.learning.runnable
+        return bool(self._stopping or self._calls or self._waiting or self._active or learning)
 
     # -- the thread -----------------------------------------------------------------------------
 
@@ -194,7 +221,7 @@ class Engine:
         self._advance()
         self._owed += time.perf_counter() - begun
         learning = self.learning
-        if learning is None:
+        if learning is None or not learning.runnable:
             return
         if not self._active or self._owed >= ANSWERS_PER_LEARNING * learning.seconds:
             self._owed = 0.0
@@ -292,6 +319,7 @@ class Engine:
     def _let_go(self, place: Place, reason: str | Exception) -> None:
         """End an answer: close it and tell its reader why."""
         self._active.remove(place)
+        self._asked = time.monotonic()
         self._full = False
         sequence = place.sequence
         if sequence is None:

@@ -19,12 +19,18 @@ class Learning:
         self.result.set_running_or_notify_cancel()  # nobody who waits for it can cancel it
         self.seconds = 0.0  # of the latest micro-step
         self.stop_reason: str | None = None
+        self.pause_reason = ""  # why no micro-step is taken now; empty while they are
         self._listeners: list[Callable[[Any], None]] = []
 
     def listen(self, listener: Callable[[Any], None]) -> Callable[[], None]:
         """Call `listener` on the engine thread with every progress; gives what ends that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    @property
+    def runnable(self) -> bool:
+        """Whether a micro-step is to be taken: a paused run still takes the one that ends it."""
+        return not self.pause_reason or self.stop_reason is not None
 
     def step(self) -> Callable[[], None] | None:
         """Take one micro-step; when the run is over, give what tells its result."""

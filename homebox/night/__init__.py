@@ -1,0 +1,1 @@
+"""When the box learns on its own; see README.md."""

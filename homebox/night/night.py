@@ -1,0 +1,171 @@
+"""Learns once a night, when nobody needs the machine, and gives way to whoever comes.
+
+The one idea: every few seconds the situation is looked at, and begin, pause, resume and stop follow
+from it alone (`decision`). What was stopped goes on in the next night from its checkpoint. What
+the owner began or paused by hand is theirs: the night leaves it alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from homebox.config import ScheduleConfig
+from homebox.errors import HomeboxError
+from homebox.night.decision import Situation, hindrance, over
+from homebox.night.machine import Energy, Watcher
+from homebox.night.window import Window
+
+log = logging.getLogger("homebox.night")
+
+BEAT = 10.0  # seconds between two looks
+PREFIX = "night: "  # of reasons for pauses that the night may take back
+
+
+class Box(Protocol):
+    """What the night needs of the daemon."""
+
+    def idle(self) -> float:
+        """Return the seconds since the last request; 0 while one is answered."""
+        ...
+
+    def learning(self) -> bool:
+        """Whether a run is on, paused or not."""
+        ...
+
+    def paused(self) -> str:
+        """Return why the run is paused; "" if it is not."""
+        ...
+
+    def begin(self) -> Coroutine[Any, Any, Any]:
+        """Learn; gives the report at the end."""
+        ...
+
+    def pause(self, reason: str) -> None:
+        """Take no step until `resume`."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
+        ...
+
+    def stop(self, reason: str) -> None:
+        """End the run before its next step."""
+        ...
+
+
+@dataclass
+class Tonight:
+    """What happened in one night."""
+
+    name: str = ""  # the day on which it began
+    done: bool = False
+    learned: float = 0.0  # seconds
+    energy: float = 0.0  # watt hours
+    result: str = ""  # what the run said at its end
+
+
+@dataclass
+class Night:
+    """The loop; `clock` gives local time."""
+
+    schedule: ScheduleConfig
+    box: Box
+    watcher: Watcher = field(default_factory=Watcher)
+    energy: Energy = field(default_factory=Energy)
+    clock: Callable[[], datetime] = datetime.now
+
+    def __post_init__(self) -> None:
+        self.tonight = Tonight()
+        self.waits = ""  # why nothing is learned now
+        self._run: asyncio.Task[Any] | None = None
+        self._last = (0.0, 0.0)  # loop time and energy at the look before
+
+    async def watch(self) -> None:
+        """Look again and again, for ever."""
+        while True:
+            try:
+                self.look()
+            except HomeboxError as error:
+                log.warning("the night waits: %s", error)
+            await asyncio.sleep(BEAT)
+
+    def look(self) -> None:
+        """Do what the situation asks for."""
+        if not self.schedule.enabled:
+            return
+        now = self.clock()
+        self._enter(Window(self.schedule.begin, self.schedule.end).night(now))
+        self._count()
+        used = self.tonight.energy if self.energy.readable else None
+        machine = self.watcher.look()
+        situation = Situation(now, self.box.idle(), machine, self.tonight.learned, used)
+        if self._run is not None:
+            self._steer(situation)
+        elif not (self.tonight.done or self.box.learning()):
+            self.waits = over(self.schedule, situation) or hindrance(
+                self.schedule, situation, running=False
+            )
+            if not self.waits:
+                log.info("nobody needs the box; it learns")
+                self._run = asyncio.ensure_future(self._learn())
+
+    def as_json(self) -> dict[str, Any]:
+        """Say what is planned and what happened, for people and programs."""
+        schedule, tonight = self.schedule, self.tonight
+        window = Window(schedule.begin, schedule.end)
+        return {
+            "enabled": schedule.enabled,
+            "next": window.next(self.clock()).isoformat(timespec="minutes"),
+            "running": self._run is not None,
+            "waits": self.waits,
+            "done": tonight.done,
+            "learned_s": round(tonight.learned, 1),
+            "watt_hours": round(tonight.energy, 3) if self.energy.readable else None,
+            "result": tonight.result,
+        }
+
+    def _enter(self, name: str) -> None:
+        """Begin a new night if it is another one."""
+        if name and name != self.tonight.name:
+            self.tonight = Tonight(name)
+
+    def _count(self) -> None:
+        """Add time and energy of learning since the last look."""
+        now, used = asyncio.get_running_loop().time(), self.energy.used()
+        before, before_used = self._last
+        self._last = now, used
+        if self._run is not None and not self.box.paused():
+            self.tonight.learned += now - before
+            self.tonight.energy += used - before_used
+
+    def _steer(self, situation: Situation) -> None:
+        """Pause, resume or stop the run of this night."""
+        end = over(self.schedule, situation)
+        if end:
+            self.waits = end
+            self.box.stop(f"{end}; learning goes on in the next one")
+            return
+        paused = self.box.paused()
+        if paused and not paused.startswith(PREFIX):
+            return  # by the owner
+        self.waits = hindrance(self.schedule, situation, running=True)
+        if self.waits and not paused:
+            self.box.pause(PREFIX + self.waits)
+        elif paused and not self.waits:
+            self.box.resume()
+
+    async def _learn(self) -> None:
+        try:
+            report = await self.box.begin()
+            lines = list(getattr(report, "lines", ()))
+            self.tonight.result = lines[0] if lines else ""
+            self.tonight.done = True
+        except HomeboxError as error:
+            # Stopped for this night, by its end or by the owner; or it cannot be done.
+            self.tonight.result, self.tonight.done = str(error), True
+        finally:
+            self._run = None
+            log.info("%s", self.tonight.result)
