@@ -27,6 +27,7 @@ from bench.owner.rows import rows, size_of
 from bench.owner.sizes import measure, settings_for
 from bench.owner.tables import aligned, tables, write_docs
 from homebox.config import Config
+from homebox.learning.examples import speaks_toy_language
 from homebox.model import Model, load
 from homebox.model.adapters import BASE
 
@@ -106,7 +107,8 @@ def measured(
     model: Model, settings: Config, options: argparse.Namespace, show: Show
 ) -> dict[str, Any]:
     """Run the parts that are wanted; return their figures as plain JSON."""
-    one = owner(options.seed, options.nights)
+    styled = not speaks_toy_language(model)
+    one = owner(options.seed, options.nights, styled=styled)
     told = settings if options.steps else settings_for(settings, len(one.topics))
     result: dict[str, Any] = {
         "command": options.command,
@@ -114,7 +116,7 @@ def measured(
         "cores": os.cpu_count(),
         "owner": {
             "facts": len(one.facts),
-            "preferences": len(one.preferences),
+            "preferences": len(one.preferences) + len(one.manners),
             "corrections": sum(fact.corrected for fact in one.facts),
             "superseded": sum(bool(f.before) and not f.corrected for f in one.facts),
             "untold": len(one.untold),

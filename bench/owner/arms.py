@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.owner.box import Box, Messages
+from bench.owner.manners import Manner
 from bench.owner.people import Owner
 from homebox.api.prompt_memory import PromptMemory
 from homebox.language.dice import Dice
@@ -46,20 +47,22 @@ def sentence(topic: Topic) -> str:
     return relation.statements(None, topic.value)[0]
 
 
-def notes_file(topics: Sequence[Topic], most: int = NOTES_BYTES) -> tuple[str, int]:
+def notes_file(
+    topics: Sequence[Topic], most: int = NOTES_BYTES, manners: Sequence[Manner] = ()
+) -> tuple[str, int]:
     """Write the file that a person would keep, cut at `most` bytes; and how many facts are in it.
 
-    What was told first stands first, so what is told last is what does not fit.
+    Manners stand first, then what was told first, so what was told last is what does not fit.
     """
-    lines = [HEAD]
-    size = len(HEAD.encode()) + 1
+    lines = [HEAD, *("- " + manner.sentence for manner in manners)]
+    size = sum(len(line.encode()) + 1 for line in lines)
     for topic in topics:
         line = "- " + sentence(topic)
         size += len(line.encode()) + 1
         if size > most:
             break
         lines.append(line)
-    return "\n".join(lines), len(lines) - 1
+    return "\n".join(lines), len(lines) - 1 - len(manners)
 
 
 def with_file(text: str) -> Before:
@@ -67,7 +70,7 @@ def with_file(text: str) -> Before:
     return lambda messages, key: [{"role": "system", "content": text}, *messages]
 
 
-def oracle(topics: Sequence[Topic], seed: int) -> Before:
+def oracle(topics: Sequence[Topic], seed: int, manners: Sequence[Manner] = ()) -> Before:
     """Put the lesson that is asked for into the prompt, with others beside it."""
     by_key = {topic.key: topic for topic in topics}
 
@@ -77,7 +80,9 @@ def oracle(topics: Sequence[Topic], seed: int) -> Before:
         chosen = dice.sample(others, BESIDE)
         if key in by_key:
             chosen.insert(dice.below(len(chosen) + 1), by_key[key])
-        lines = "\n".join([HEAD, *("- " + sentence(topic) for topic in chosen)])
+        told = [sentence(topic) for topic in chosen]
+        told += [manner.sentence for manner in manners if manner.check.key == key]
+        lines = "\n".join([HEAD, *("- " + line for line in told)])
         return [{"role": "system", "content": lines}, *messages]
 
     return before
@@ -114,10 +119,10 @@ def known_of(box: Box) -> frozenset[str]:
 def arms_of(owner: Owner, box: Box, room: int) -> list[Arm]:
     """Return the arms that one owner's box can show, the base first."""
     topics = owner.topics
-    file, _ = notes_file(topics)
+    file, _ = notes_file(topics, manners=owner.manners)
     return [
         Arm("base", BASE, plain),
-        Arm("oracle", BASE, oracle(topics, owner.seed)),
+        Arm("oracle", BASE, oracle(topics, owner.seed, owner.manners)),
         Arm("notes file", BASE, with_file(file), warm=True),
         Arm("prompt memory", BASE, memory(box, room, trusts_weights=False)),
         Arm("homebox weights", box.adapter, plain),

@@ -87,6 +87,8 @@ def chats(owner: Owner, night: int) -> list[Conversation]:
         size = min(len(single), dice.between(2, 5))
         part, single = single[:size], single[size:]
         found.append(_talk(part, dice))
+    single = [manner.sentence for manner in owner.manners if manner.night == night]
+    found += [(Exchange((said(sentence),)),) for sentence in single]
     # What is corrected needs a conversation in which nothing else was spoken of last.
     found += alone
     found += [_secret(plant) for plant in owner.secrets if plant.night == night]

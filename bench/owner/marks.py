@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.owner.arms import Arm
-from bench.owner.box import ask, ask_all, finished, loss_of, median
+from bench.owner.box import MAX_ANSWER, ask, ask_all, finished, loss_of, median
 from bench.owner.people import Owner, questions_of
 from homebox.language.dice import Dice
 from homebox.language.relation import Relation
@@ -107,10 +107,18 @@ def paper(owner: Owner, night: int | None = None) -> Paper:
     return Paper(
         owner,
         tuple(_asked(RECALL, text, topic.value, topic.key) for topic, text in asked),
-        tuple(
-            _asked("preference", text, topic.value, topic.key)
-            for topic in chosen
-            for text in dice.sample(_prompts(topic), PROMPTS)
+        (
+            *(
+                _asked("preference", text, topic.value, topic.key)
+                for topic in chosen
+                for text in dice.sample(_prompts(topic), PROMPTS)
+            ),
+            *(
+                question
+                for manner in owner.manners
+                if night is None or manner.night <= night
+                for question in manner.questions()
+            ),
         ),
         tuple(_denied(relation, dice) for relation in owner.untold),
         tuple(_plants(owner.secrets, dice)),
@@ -205,7 +213,8 @@ def _mark_changes(marks: Marks, paper: Paper, answers: dict[str, str]) -> None:
 
 def _right(model: Model, arm: Arm, questions: Sequence[Question]) -> list[bool]:
     prompts = [arm.before(question.messages, question.key) for question in questions]
-    texts = ask_all(model, prompts, arm.adapter, owner=f"bench {arm.name}")
+    most = max([MAX_ANSWER, *(question.most for question in questions)])
+    texts = ask_all(model, prompts, arm.adapter, most, f"bench {arm.name}")
     return [question.right(text) for question, text in zip(questions, texts, strict=True)]
 
 

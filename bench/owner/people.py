@@ -8,6 +8,7 @@ told. Invariant: a value is told of one topic only, but for days of the week.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.owner.manners import Manner, manners
 from homebox.language.dice import Dice
 from homebox.language.phrasing import Tier
 from homebox.language.practice import confusable
@@ -105,6 +106,7 @@ class Owner:
     injections: tuple[Plant, ...] = ()
     nights: int = NIGHTS
     near: tuple[Relation, ...] = ()  # not told of people of whom other things were told
+    manners: tuple[Manner, ...] = ()
 
     def holding(self, night: int) -> list[Topic]:
         """List the topics that were told up to a night, with the values that hold then."""
@@ -132,10 +134,12 @@ def owner(
     facts: int = FACTS,
     plants: bool = True,
     apart: Owner | None = None,
+    styled: bool = False,
 ) -> Owner:
     """Make up an owner whose facts are told over so many nights; the same seed, the same owner.
 
-    None of the values is one of those of the owner `apart`.
+    None of the values is one of those of the owner `apart`. `styled` owners have manners that a
+    program can check, in place of the preferences of the built-in model's language.
     """
     dice = Dice(seed_of("owner", str(seed), str(facts)))
     values = Values(dice, unseen=True, excluded=WORLD_NAMES)
@@ -168,7 +172,7 @@ def owner(
             made.append(Fact(topic, night))
     preferences = [
         Fact(Topic(form, _fresh(values, form.kind, taken)), 1 + number * nights // len(PREFERENCES))
-        for number, form in enumerate(PREFERENCES.values())
+        for number, form in enumerate(() if styled else PREFERENCES.values())
     ]
     untold = _untold(rest, [fact.topic for fact in made])
     secrets = _secrets(dice, nights) if plants else ()
@@ -182,6 +186,7 @@ def owner(
         tuple(injections),
         nights,
         tuple(_near(subjects, dice)),
+        manners(dice, nights) if styled else (),
     )
 
 
