@@ -7,7 +7,6 @@ words give equal scores, whatever was asked before.
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -18,14 +17,15 @@ from homebox.memory.lessons import Lesson
 # Words that are in every sentence and tell nothing apart.
 COMMON = frozenset(
     "a about again all also always am an and any are as ask at be because been but by call called "
-    "can could day did do does doing don for from get give go good had has have he hello her here "
-    "hey hi him his how i if in is it its just know let like ll made make many may me mean might "
-    "more much must my name named need never no not now of off ok okay old on one only or other "
-    "our out over please re remember s say see shall she should so some still t take tell than "
-    "thank thanks that the their them then there these they thing things this those time to told "
-    "too two up us use ve very want was we were what when where which who whom whose why will with "
+    "can could day did do does doing don for from give had has have he hello her here "
+    "hey hi him his how i if in is it its just know let ll made make many may me mean might "
+    "more much must my no not now of off ok okay on one only or other "
+    "our out please re remember s say see shall she should so some still t take tell than "
+    "thank thanks that the their them then there these they thing things this those to told "
+    "too two us use ve very want was we were what when where which who whom whose why will with "
     "would write yes you your".split()
 )
+FEW = 8  # lessons that may have a word in common before it tells nothing apart
 ASKED = 0.5  # what a word counts that is only in a question about the lesson
 _WORD = re.compile(r"\w+")
 
@@ -48,26 +48,39 @@ def asked_words(subject: str) -> frozenset[str]:
     relation = RELATIONS.get(subject)
     if known is not None:
         return words_of(" ".join(known.questions("train")))
-    return words_of(" ".join(relation.questions(None, "train"))) if relation else frozenset()
+    if relation is None:
+        return frozenset()
+    return words_of(" ".join(relation.questions(None, "train") + relation.questions(None, "known")))
 
 
 class Relevance:
-    """How much lessons have to do with some words."""
+    """How much lessons have to do with some words: an index, made once for a list of lessons."""
 
     def __init__(self, lessons: Sequence[Lesson]) -> None:
-        counts: Counter[str] = Counter()
-        for lesson in lessons:
-            counts.update(said_words(lesson))
-        self._weights = {word: math.log(1 + len(lessons) / n) for word, n in counts.items()}
-        self._rare = math.log(1 + max(len(lessons), 1))
+        self._lessons = lessons
+        found: dict[str, list[tuple[int, float]]] = {}
+        for number, lesson in enumerate(lessons):
+            said = said_words(lesson)
+            for word in said:
+                found.setdefault(word, []).append((number, 1.0))
+            for word in asked_words(lesson.subject) - said:
+                found.setdefault(word, []).append((number, ASKED))
+        most = max(len(lessons) // 2, FEW)
+        self._places = {word: places for word, places in found.items() if len(places) <= most}
 
-    def of(self, lesson: Lesson, words: frozenset[str]) -> float:
-        """Return how much; 0 if they have nothing in common."""
-        said = said_words(lesson)
-        # Added in one order: sums of floats depend on it.
-        score = sum(self._weights.get(word, self._rare) for word in sorted(words & said))
-        asked = words & asked_words(lesson.subject) - said
-        return score + ASKED * sum(self._weights.get(word, self._rare) for word in sorted(asked))
+    def ranked(self, words: frozenset[str]) -> list[Lesson]:
+        """Return the lessons that have to do with words, first those that have most.
+
+        Of equal ones that comes first which stands later in the list.
+        """
+        scores: dict[int, float] = {}
+        for word in sorted(words):  # sums of floats depend on their order
+            places = self._places.get(word, ())
+            weight = math.log(1 + len(self._lessons) / len(places)) if places else 0.0
+            for number, share in places:
+                scores[number] = scores.get(number, 0.0) + share * weight
+        order = sorted(scores, key=lambda number: (-scores[number], -number))
+        return [self._lessons[number] for number in order]
 
 
 def fitting(lessons: Iterable[Lesson], text: str) -> list[Lesson]:

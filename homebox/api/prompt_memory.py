@@ -2,7 +2,7 @@
 
 The one idea: the notes are a function of the lessons that hold and of what the user said in the
 conversation. If all lessons fit, all are there, the oldest first, so that a new one only adds a
-line at the end. Else the newest have most of the room, and the rest goes to those that have to do
+line at the end. Else the newest have a part of the room, and the rest goes to those that have to do
 with the user's words, message by message. So a prompt keeps its beginning, and what was computed of
 it, for as long as the lessons stay. Invariant: only lessons that are alive are ever shown.
 """
@@ -23,7 +23,7 @@ from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import ALIVE, Lesson
 
 HEAD = "Notes about the owner:"  # as the built-in model was trained on
-NEWEST = 2 / 3  # of the room, for what was told last
+NEWEST = 1 / 3  # of the room, for what was told last
 SHARE = 4  # notes take at most this part of the context
 LONGEST = 400  # characters of one note: more is no note
 
@@ -72,6 +72,7 @@ class PromptMemory:
         self._names: tuple[str, ...] | None = None
         self._alive: list[Lesson] = []
         self._tokens: dict[str, int] = {}  # of lines
+        self._indexed: tuple[tuple[str, ...], Relevance] | None = None
 
     def noted(self, messages: Sequence[Message], weights: str) -> list[Message]:
         """Return a chat's messages with the notes that belong there, or as they are."""
@@ -127,25 +128,25 @@ class PromptMemory:
 
         What the last message is about is there for certain; older ones give way to it.
         """
-        relevance = Relevance(lessons)
+        relevance = self._index(lessons)
         shown = {lesson.hash for lesson in newest}
-        others = [lesson for lesson in reversed(lessons) if lesson.hash not in shown]
-        room = self._room - self._cost(newest)
+        room = self._room - max(self._cost(newest), self._cost_of(HEAD))
         kept: list[Lesson] = []
         for text in said:
-            words = words_of(text)
-            scores = {each.hash: relevance.of(each, words) for each in others} if words else {}
-            # Sorting is stable, and `others` begins with the newest.
-            asked = sorted((e for e in others if scores.get(e.hash)), key=lambda e: -scores[e.hash])
-            wanted = self._fitting(asked, room)
-            known = {lesson.hash for lesson in kept}
-            fresh = [lesson for lesson in wanted if lesson.hash not in known]
-            needed = {lesson.hash for lesson in wanted}
-            kept += fresh
-            while kept and sum(self._cost_of(line_of(e)) for e in kept) > room:
-                gone = next((e for e in kept if e.hash not in needed), kept[-1])
-                kept.remove(gone)
+            ranked = (each for each in relevance.ranked(words_of(text)) if each.hash not in shown)
+            wanted = self._fitting(ranked, room)
+            needed, known = ({each.hash for each in group} for group in (wanted, kept))
+            kept += [lesson for lesson in wanted if lesson.hash not in known]
+            while sum(self._cost_of(line_of(each)) for each in kept) > room:
+                kept.remove(next(each for each in kept if each.hash not in needed))
         return kept
+
+    def _index(self, lessons: list[Lesson]) -> Relevance:
+        names = tuple(lesson.hash for lesson in lessons)
+        with self._lock:
+            if self._indexed is None or self._indexed[0] != names:
+                self._indexed = names, Relevance(lessons)
+            return self._indexed[1]
 
     def _fitting(self, lessons: Iterable[Lesson], room: float) -> list[Lesson]:
         found: list[Lesson] = []
@@ -216,7 +217,8 @@ def known_in(report: bytes) -> frozenset[str]:
     except ValueError:
         return frozenset()
     names = value.get("known") if isinstance(value, Mapping) else None
-    return frozenset(name for name in names if isinstance(name, str)) if names else frozenset()
+    found = names if isinstance(names, list) else []
+    return frozenset(name for name in found if isinstance(name, str))
 
 
 def known_by(read: Callable[[str], bytes | None]) -> Callable[[str], frozenset[str]]:

@@ -190,7 +190,9 @@ def real_parts() -> Parts:
 
 def most_rank(config: Config) -> int:
     """Return the largest rank of adapters that the configured model is served for."""
-    return max(config.model.rank, config.learning.rank)
+    from homebox.learning.recipes import most_rank as most_learned
+
+    return max(config.model.rank, most_learned(config.learning))
 
 
 def loading() -> Tell:
