@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from homebox.errors import UsageError
-from homebox.learning.harvest import Harvester
+from homebox.learning.harvest import EXTRACTED, Harvester
 from homebox.learning.live import LiveLessons, extracted_lessons, live_lessons
 from homebox.learning.signals import Listener
 from homebox.learning.topics import MANY, NOTE
@@ -111,6 +111,7 @@ def forget(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool = 
             lesson.hash for event in events if isinstance(event, Told) for lesson in event.lessons
         }
         marks = [mark for mark in ledger.marks(DECISION) if mark.split()[-1] not in names]
+        marks += [mark for mark in ledger.marks(EXTRACTED) if mark.split()[-1] in gone]
         ledger.forget(sorted(gone), events, MANY, marks)
         live.begin_anew(reader, read)
     after = {lesson.hash: lesson for lesson in ledger.lessons()}

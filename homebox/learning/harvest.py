@@ -26,6 +26,7 @@ from homebox.memory.spans import lengths_of, spans_of
 from homebox.memory.turns import Message, Turn
 
 FOREIGN = "was worded by a tool, a file or a web page"
+EXTRACTED = "extracted "  # a mark of the ledger, before a turn's id: a model has read it
 RETRIES = 120  # seconds in which clients ask again
 OPENCODE = "ses_"  # how its ids of conversations begin
 MOST = 100_000  # characters of one message that are read
@@ -90,6 +91,12 @@ class Harvester:
         self._extracted = extracted if extracted is not None else {}
         self._provenance = provenance
         self._conversations: dict[str, _Conversation] = {}
+        self.telling: set[str] = set()  # ids of turns that gave lessons or were refused some
+
+    def worded_by_others(self, statement: str, conversation: str) -> bool:
+        """Say whether a tool, a file or a web page said this before in a conversation."""
+        talk = self._conversations.get(conversation)
+        return talk is not None and _normal(statement) in talk.foreign
 
     def read(self, turn: Turn) -> list[Lesson]:
         """Add what the owner's words in this turn tell; returns those lessons, in order."""
@@ -142,6 +149,8 @@ class Harvester:
         if command and (command != REMEMBER or not obeyed):
             return  # what an order says of answers is in the feedback
         items = remembered(rest, self._rules) if command else read_message(typed, self._rules)
+        if items:
+            self.telling.add(turn.id)
         for item in items:
             if isinstance(item, Refusal):
                 self.found.refused.append((turn.time, item.reason))

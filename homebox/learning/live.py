@@ -5,6 +5,7 @@ itself, for the prompt memory as for a learning run. Invariant: whoever asks get
 a ledger, and only one thread reads on at a time.
 """
 
+import dataclasses
 import threading
 import time
 import weakref
@@ -82,6 +83,18 @@ class LiveLessons:
             reader = self._reader()
             kept = [reader.tell(lesson) for lessons in by_turn.values() for lesson in lessons]
             self._ledger.add_lessons(kept, MANY)
+
+    def told_in(self, turn: str) -> bool:
+        """Say whether lessons were found in a turn that was read."""
+        with self._lock:
+            return turn in self._reader().telling
+
+    def checked(self, lesson: Lesson, conversation: str, reason: str) -> Lesson:
+        """Return a lesson; quarantined for `reason` if others worded it in its conversation."""
+        with self._lock:
+            if not self._reader().worded_by_others(lesson.statement, conversation):
+                return lesson
+        return dataclasses.replace(lesson, state="quarantined", reason=reason)
 
     def begin_anew(self, reader: Harvester | None = None, read: str | None = None) -> None:
         """Go on from a reader that walked up to the turn `read`; without one, walk again."""

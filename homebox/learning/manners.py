@@ -40,7 +40,7 @@ SUBJECTS = (
 _LONGEST = 300  # characters of a clause that can be a wish
 _ANSWERS = (
     r"(?:(?:all )?(?:of )?(?:your |the |my )?(?:answers|replies|responses|explanations|messages"
-    r"|output|texts?|sentences))"
+    r"|output))"
 )
 _LASTING = re.compile(
     r"\b(?:always|never|from now on|in (?:the )?future|by default|as a rule|generally|every time"
@@ -54,8 +54,12 @@ _GENERAL = re.compile(
     r"|work with|work in|code in|think in|program in)\b"
     r"|\b(?:no|without|stop using|avoid|drop the|skip the|don't use|do not use|don't ever)\b"
     r"|\b(?:when|while|for) (?:you )?(?:writ\w+|answer\w*|reply\w*|giv\w+|code|coding)\b"
-    r"|\bstick to\b|\bkeep (?:it|things|everything|your \w+)\b",
+    r"|\b(?:every|each) (?:answer|reply|response|message)\b|\bstick to\b|\bkeep (?:it|things|everything|your \w+)\b",
     re.IGNORECASE,
+)
+# What somebody else wants, or once said.
+_REPORTED = re.compile(
+    r"\b(?:says?|said|told|asked|asks|according|claims?|wrote|writes|if|would you)\b", re.IGNORECASE
 )
 # A wish for this one answer, whatever else it says.
 _ONCE = re.compile(
@@ -248,15 +252,13 @@ _WISHES = (
 )
 
 
-def wished(clause: str, statement: str = "") -> Told | None:
-    """Read one clause as a lasting wish for answers, or return None.
-
-    `statement` is the whole sentence if more of it says how long the wish holds.
-    """
-    whole = statement or clause
+def wished(clause: str) -> Told | None:
+    """Read one clause as a lasting wish for answers, or return None."""
     if len(clause) > _LONGEST or _ONCE.search(_LASTING.sub("", clause)):
         return None
-    if not (_LASTING.search(whole) or _GENERAL.search(clause)):
+    if _REPORTED.search(clause):
+        return None
+    if not (_LASTING.search(clause) or _GENERAL.search(clause)):
         return None
     for wish in _WISHES:
         match = wish.pattern.search(clause)

@@ -14,6 +14,7 @@ from homebox.learning.manners import wished
 from homebox.learning.rule_files import NO_RULES, Rules
 from homebox.learning.told import Told
 from homebox.learning.topics import expanded, plain_value, told
+from homebox.memory.redaction import SIGN
 
 _LEAD = re.compile(
     r"^(?:(?:oh|hey|hi|hello|hiya|well|so|ok|okay|and|also|but|yes|yeah|btw|fyi|ps"
@@ -102,6 +103,13 @@ _QUESTION = re.compile(
     r"|do you|what's|who's|where's|when's|how's)\b",
     re.IGNORECASE,
 )
+# "No emojis": here "no" does not correct what was said before.
+_BANNED = re.compile(
+    r"(?<!\w)no (?:more )?(?!more\b|longer\b|i\b|my\b|we\b|our\b|it\b|that\b|not\b|the\b|use\b"
+    r"|please\b|always\b|never\b|keep\b|call\b)[\w -]{3,40}$",
+    re.IGNORECASE,
+)
+_REPLACED = re.compile(rf"{re.escape(SIGN)}[\w:-]{{1,80}}\]")
 _INSTRUCTION_WHEN = re.compile(r"^when i .*\bsay\b", re.IGNORECASE)
 
 
@@ -130,22 +138,29 @@ class Refusal:
 
 def read_message(text: str, rules: Rules = NO_RULES) -> list[Claim | Refusal]:
     """Return what one message of the owner claims, in order; `rules` are the owner's own."""
+    text = _REPLACED.sub("[secret]", text)  # its colons would end the clause
     small = text.islower()
     found: list[Claim | Refusal] = []
     corrected = False
     for clause in owner_clauses(text):
-        if secret_in(clause.text):
+        if "[secret]" in clause.text or secret_in(clause.text):
             if not clause.question:
                 found.append(Refusal("secret"))
             continue
         body, here = _without_leads(clause.text)
         corrected = corrected or here
-        claim = _claim(Clause(body, clause.question), corrected, small, rules)
+        claim = _claim(Clause(body, clause.question), corrected, small, rules, clause.text)
         if claim is not None:
             found.append(claim)
         if body:
             corrected = False
     return found
+
+
+def may_claim(clause: str) -> bool:
+    """Say whether a clause can be a claim: it asks, supposes and denies nothing."""
+    text = expanded(clause)
+    return not (_hypothetical(text) or _NEGATED.search(text))
 
 
 def announces_correction(text: str) -> bool:
@@ -175,7 +190,11 @@ def _without_leads(text: str) -> tuple[str, bool]:
         )
 
 
-def _claim(clause: Clause, correcting: bool, small: bool, rules: Rules) -> Claim | None:
+def _claim(clause: Clause, correcting: bool, small: bool, rules: Rules, whole: str) -> Claim | None:
+    """Read a clause without its leads; `whole` has them, as "no emojis" needs its "no"."""
+    banned = _BANNED.search(whole)
+    if banned:
+        clause, correcting = Clause(whole[banned.start() :], clause.question), False
     text = expanded(clause.text)
     if clause.question or (_QUESTION.match(text) and not _INSTRUCTION_WHEN.match(text)):
         return None
