@@ -222,9 +222,9 @@ def _written(
                 writing.remove(item)
                 answers[item.wanted.name] = _usable(item)
             if model.interrupt.is_set() or time.perf_counter() - begun > STEP_SECONDS:
+                _make_room(model, waiting, writing)
                 yield Progress("samples", before + len(answers), total, "the base answers")
                 begun = time.perf_counter()
-                _make_room(model, waiting, writing)
     finally:
         for item in writing:
             item.sequence.close()
@@ -236,6 +236,8 @@ def _begin(
 ) -> None:
     """Begin answers while there are slots and memory for them."""
     while waiting and len(writing) < most:
+        if writing and model.interrupt.is_set() and model.slots.free <= 1:
+            return  # the last one is for who waits
         wanted = waiting[-1]
         sampling = SamplingParams(max_tokens=LONGEST[wanted.purpose])
         try:

@@ -1,5 +1,6 @@
 """What a learning run trains on: conversations written from lessons, with targets marked."""
 
+from homebox.learning.examples.curated import curated
 from homebox.learning.examples.example import (
     CONTEXT,
     CORRECTION,
@@ -38,6 +39,7 @@ __all__ = [
     "Example",
     "Examples",
     "Touching",
+    "curated",
     "hinted",
     "messages_of",
     "plain_remark",

@@ -98,12 +98,18 @@ def _different(conversations: list[Messages]) -> list[Messages]:
 def _yes_no(fact: Fact, dice: Dice) -> list[Messages]:
     """Ask whether it is the value, and whether it is one that was refuted, or another one."""
     relation, topic = fact.relation, fact.topic
-    if relation.yes_no is None:
-        return []
     wrong = [*topic.refuted, another_value(relation, topic.value, dice)]
     heads = [(topic.value, "Yes, "), *((value, "No, ") for value in wrong)]
     rest = lower_first(topic.answer)
-    return [asked(fill(relation.yes_no, None, value), head + rest) for value, head in heads]
+    return [asked(_whether(relation, value), head + rest) for value, head in heads]
+
+
+def _whether(relation: Relation, value: str) -> str:
+    """Ask whether something is the value."""
+    if relation.yes_no is not None:
+        return fill(relation.yes_no, None, value)
+    statement = lower_first(fill(relation.told[0], None, value), (value,))
+    return f"Is it true that {statement}?"
 
 
 def _after_talk(fact: Fact, dice: Dice, direct: list[str]) -> Messages:

@@ -31,7 +31,7 @@ _EMOJI = re.compile(
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*|\d[\d.,:]*")
 _SENTENCE_END = re.compile(r"[.!?\u2026](?=[\s\"')\]]|$)")
-_ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|Mr|Mrs|Dr|etc|vs|No|St|a\.m|p\.m)\.", re.IGNORECASE)
+_ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|Mr|Mrs|Dr|etc|vs|No(?=\. ?\d)|St|a\.m|p\.m)\.", re.I)
 _FILLER = re.compile(
     r"\W*(sure|certainly|of course|absolutely|great question|good question|great|okay|ok|well"
     r"|yes,? of course|i'd be happy|i would be happy|i'm happy|happy to"
