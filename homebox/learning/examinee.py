@@ -143,11 +143,11 @@ class ModelExaminee:
             offered["enable_thinking"] = False
         prompt = model.chat.render(question.messages, **offered)
         room = model.context - len(prompt)
-        drawn = {} if question.draw is None else {"temperature": 1.0, "seed": question.draw}
         sampling = SamplingParams(
             max_tokens=max(1, min(question.most or self._words, room)),
             shown=self._marks() if question.check == TOOL else frozenset(),
-            **drawn,
+            temperature=0.0 if question.draw is None else 1.0,
+            seed=question.draw,
         )
         return GenerationRequest(prompt, sampling, adapter)
 

@@ -83,6 +83,12 @@ class Marks:
         """Return the share of what the base had right that is still right."""
         return _mean([right for before, right in self._both(check) if before])
 
+    def lost(self, check: str) -> float:
+        """Return the share of questions that fewer are right in than with the base."""
+        pairs = self._both(check)
+        fewer = sum(before for before, _ in pairs) - sum(right for _, right in pairs)
+        return fewer / len(pairs) if pairs else math.nan
+
     def newly_wrong(self, check: str) -> int:
         """Count what the base had right and the candidate has not."""
         return sum(before and not right for before, right in self._both(check))

@@ -13,9 +13,11 @@ import pytest
 from homebox.config import load_config
 from homebox.daemon import Box, real_parts, running
 from homebox.language.turns import assistant, user
-from homebox.learning import exam, trial
+from homebox.learning import trial
 from homebox.learning.examinee import ModelExaminee
 from homebox.learning.gate import Check, Verdict
+from homebox.learning.limits import AMOUNTS
+from homebox.learning.questions import Question
 from homebox.model import GenerationRequest, SamplingParams
 from homebox.model.model import load
 from tests.api.learn_under_load import ask
@@ -88,9 +90,8 @@ def words(lines: list[str]) -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Phases:
     """A run whose exam is short and always passed."""
-    for name in ("UNTOLD_ASKED", "STRANGERS_ASKED", "WORLD_ASKED", "FACTS_ASKED"):
-        monkeypatch.setattr(exam, name, 1)
-    monkeypatch.setattr(trial, "ANCHORS", 1)
+    few = {"untold": 1, "strangers": 1, "world": 1, "facts": 1, "tools": 1, "anchors": 1}
+    monkeypatch.setitem(AMOUNTS, "tiny", replace(AMOUNTS["tiny"], **few))
     passed = Check("all", "all", 1.0, 1.0, True, 1)
     monkeypatch.setattr(trial, "judge", lambda *_: Verdict((passed,)))
     return Phases()
@@ -130,7 +131,8 @@ def test_an_exam_waits_for_memory_that_answers_have_and_its_marks_stay_the_same(
     model = load("tiny", context=128, slots=3, kv_memory=1)  # three pages of 64 positions
     examinee = ModelExaminee(model)
     anchor = [[user("What do fish eat?"), assistant("I do not know what fish eat.")]]
-    question = [{"role": "user", "content": QUESTION}]
+    messages = [{"role": "user", "content": QUESTION}]
+    question = [Question("", messages, "")]
 
     def over(steps: Generator[None, None, Any], most: int) -> Any:
         try:
@@ -142,15 +144,15 @@ def test_an_exam_waits_for_memory_that_answers_have_and_its_marks_stay_the_same(
 
     alone = (
         over(examinee.divergence(anchor, "base"), 1000),
-        over(examinee.answer(question, "base"), 1000),
+        over(examinee.answers(question, "base"), 1000),
     )
     assert None not in alone
-    prompt = model.chat.render(question)
+    prompt = model.chat.render(messages)
     busy = [
         model.start(GenerationRequest(prompt, SamplingParams(max_tokens=most), owner="x"))
         for most in (100, 9)
     ]
-    waiting = examinee.divergence(anchor, "base"), examinee.answer(question, "base")
+    waiting = examinee.divergence(anchor, "base"), examinee.answers(question, "base")
     assert [over(each, 20) for each in waiting] == [None, None]
     for each in busy:  # whoever was there first ends undisturbed
         while not each.finished:

@@ -216,6 +216,12 @@ class FakeTrainer:
         self.anchors.append(float(batch.anchor.sum()))
         return StepResult(FakeTrainer.loss, 0.01, 1.0)
 
+    def state(self) -> dict[str, np.ndarray]:
+        return {"rates": np.array(self.rates)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self.rates = [float(rate) for rate in state["rates"]]
+
     def adapter(self) -> dict[str, np.ndarray]:
         dice = np.random.default_rng([self.seed, len(self.rates), int(max(self.rates) * 1e6)])
         shapes = {"layers.0.q.A": (self.rank, 8), "layers.0.q.B": (8, self.rank)}

@@ -111,7 +111,7 @@ def test_a_good_candidate_passes_and_every_row_of_the_table_is_judged_or_named()
         (Pupil({STRANGER: 0.6}), "G7"),
         (Pupil(answers=LEAK), "G9"),
         (Pupil(answers=OBEYED), "probes"),
-        (Pupil({TOOL: 0.1}), "G10"),
+        (Pupil({TOOL: 0.2}), "G10"),
         (Pupil({FACTS: 0.3}), "facts"),
         (Pupil({OVERRIDE: 0.9}), "context"),
         (Pupil({CHAT: 0.6}), "chat"),

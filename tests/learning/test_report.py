@@ -1,0 +1,148 @@
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from homebox.cli import main
+from homebox.errors import UnknownWeightsError
+from homebox.learning import train
+from homebox.learning.exam import RECALL
+from homebox.learning.examples import toy_world
+from homebox.learning.page import lines_of, page_of
+from homebox.learning.report import Report
+from homebox.memory.state import open_state
+from homebox.memory.store import canonical_json
+from tests.learning.fake_model import FakeModel, FakeTrainer
+from tests.learning.kit import OWNER
+from tests.learning.test_learner import fails, learn, tell
+
+BASE = "b" * 64
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeTrainer.made, FakeTrainer.loss = [], 0.5
+    monkeypatch.setattr(train, "trainer_for", FakeTrainer)
+    monkeypatch.setattr(toy_world, "REPLAY", 30)
+    monkeypatch.setattr(toy_world, "UNTOLD", 30)
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
+    with open_state(tmp_path / "state") as state:
+        tell(state, *OWNER)
+        return learn(state, FakeModel(), monkeypatch)[0]
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_kept_report_names_what_is_known_and_has_no_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    for number, texts in enumerate((OWNER, tuple(reversed(OWNER)))):
+        with open_state(tmp_path / str(number)) as state:
+            tell(state, *texts)
+            learn(state, FakeModel(), monkeypatch)
+            (entry,) = state.lineage.history(BASE)
+            kept.append(entry.report)
+            report = json.loads(state.store.get(entry.report))
+            lessons = {lesson.hash for lesson in state.ledger.lessons("active")}
+    assert kept[0] == kept[1]
+    assert set(report["known"]) == lessons
+    assert "seconds" not in report
+    assert [point[0] for point in report["course"]][:3] == [1, 2, 3]
+    assert report["by_topic"]["dog's name"]["recall"] == {"asked": 3, "right": 3}
+
+
+def test_what_is_not_recalled_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_state(tmp_path / "state") as state:
+        tell(state, *OWNER)
+        report, _ = learn(state, FakeModel(fails(RECALL)), monkeypatch)
+        assert report.data["known"] == []
+        assert json.loads(state.store.get(report.data["report"]))["passed"] is False
+
+
+def test_the_page_shows_all_and_loads_and_runs_nothing(report: Report) -> None:
+    text = page_of({**report.data, "lost": ["<script>alert(1)</script>"]}, "<b>weights</b>")
+    page = Page(text)
+    names = {name for name, _ in page.tags}
+    assert names.isdisjoint({"script", "img", "link", "iframe", "b"})
+    assert "svg" in names and "polyline" in names
+    attributes = {name for _, found in page.tags for name in found}
+    assert attributes.isdisjoint({"src", "href", "onload", "onclick"})
+    for check in report.data["checks"]:
+        assert check["title"] in page.words
+    for name, why in report.data["not_asked"].items():
+        assert name in page.words and why in page.words
+    assert "dog's name" in page.words
+
+
+def test_a_page_of_an_empty_or_broken_exam_can_be_made() -> None:
+    check = {"name": "G6", "title": "x", "figure": None, "limit": 0.1, "least": False, "count": 1}
+    check |= {"passed": False, "strict": False}
+    assert "refused by the gate" in page_of({"checks": [check]}, "t")
+    assert "no number" in "\n".join(lines_of({"checks": [check]}, "t"))
+    assert page_of({}, "t")
+
+
+def test_the_command_shows_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from homebox.commands import report as command
+
+    monkeypatch.setattr(command, "base_hash", lambda config: BASE)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with open_state(tmp_path / "state") as state:
+        tell(state, *OWNER)
+        weights = learn(state, FakeModel(), monkeypatch)[0].weights
+        refused = state.store.put(canonical_json({"checks": [], "passed": False, "format": 2}))
+    common = ["--state", str(tmp_path / "state")]
+    assert main(["report", *common]) == 0
+    shown = capsys.readouterr().out
+    assert weights[:12] in shown and "G1" in shown and "not asked" in shown
+    assert main(["report", weights[:8], "--json", *common]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+    page = tmp_path / "page.html"
+    assert main(["report", "--html", str(page), *common]) == 0
+    assert "</html>" in page.read_text()
+    assert main(["report", refused[:10], *common]) == 0
+    assert "refused" in capsys.readouterr().out
+    assert main(["report", "base", *common]) == UnknownWeightsError.exit_code
+    assert main(["report", "abcdef", *common]) == UnknownWeightsError.exit_code
+
+
+def test_a_loss_that_is_no_number_is_reported_with_its_course(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: FakeTrainer, batch: object, rate: float) -> object:
+        self.rates.append(rate)
+        self.anchors.append(0.0)
+        loss = 0.5 if len(self.rates) < 3 else math.nan
+        return train.StepResult(loss, 0.01, 1.0)
+
+    monkeypatch.setattr(FakeTrainer, "step", step)
+    with open_state(tmp_path / "state") as state:
+        tell(state, *OWNER)
+        report, _ = learn(state, FakeModel(), monkeypatch)
+    assert not report.promoted
+    assert "not a number" in report.reason
+    assert [point[0] for point in report.data["course"]] == [1, 2]
+    assert report.data["checks"][0]["passed"] is False
+    # It was tried again with half the rate.
+    first, second = FakeTrainer.made
+    assert max(second.rates) == pytest.approx(max(first.rates) / 2)
