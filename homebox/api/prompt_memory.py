@@ -130,7 +130,7 @@ class PromptMemory:
         """
         relevance = self._index(lessons)
         shown = {lesson.hash for lesson in newest}
-        room = self._room - max(self._cost(newest), self._cost_of(HEAD))
+        room = max(self._room - max(self._cost(newest), self._cost_of(HEAD)), 0)
         kept: list[Lesson] = []
         for text in said:
             ranked = (each for each in relevance.ranked(words_of(text)) if each.hash not in shown)

@@ -45,7 +45,9 @@ def _opencode(offer: Offer) -> Json:
         "tool_call": True,
         "limit": {"context": offer.context, "output": offer.output},
     }
-    options = {"baseURL": offer.address.base_url, "apiKey": offer.address.token or "none"}
+    options: Json = {"baseURL": offer.address.base_url, "apiKey": offer.address.token or "none"}
+    if offer.private:
+        options["headers"] = offer.headers
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "homebox",
@@ -88,6 +90,7 @@ def _openclaw(offer: Offer) -> Json:
         "api": "openai-completions",
         "timeoutSeconds": PATIENCE,
         "models": [model],
+        **({"headers": offer.headers} if offer.private else {}),
     }
     return {"models": {"providers": {PROVIDER: provider}}}
 

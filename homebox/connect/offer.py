@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from homebox.api.record import OFF
 from homebox.connect.address import Address
 from homebox.errors import DaemonError
 
@@ -15,12 +16,21 @@ LONGEST_ANSWER = 8192
 
 @dataclass(frozen=True)
 class Offer:
-    """A model behind a base URL; `context` and `output` are in tokens."""
+    """A model behind a base URL; `context` and `output` are in tokens.
+
+    `private`: nothing of what the client says is to be written down.
+    """
 
     address: Address
     context: int
     output: int
     model: str = MODEL
+    private: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request of a client carries that is off the record."""
+        return {"X-Homebox-Record": OFF} if self.private else {}
 
     @property
     def warning(self) -> str:
@@ -54,4 +64,5 @@ def plain(offer: Offer) -> dict[str, Any]:
         "model": offer.model,
         "context": offer.context,
         "output": offer.output,
+        **({"headers": offer.headers} if offer.private else {}),
     }

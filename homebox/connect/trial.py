@@ -95,9 +95,10 @@ def try_plainly(offer: Offer, timeout: float) -> Trial:
     }
     begun = time.monotonic()
     connection = offer.address.connect(timeout)
+    headers = {**offer.address.headers, **offer.headers}
     try:
         target = offer.address.target("/v1/chat/completions")
-        connection.request("POST", target, json.dumps(body).encode(), offer.address.headers)
+        connection.request("POST", target, json.dumps(body).encode(), headers)
         response = connection.getresponse()
         value = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:

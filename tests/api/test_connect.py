@@ -1,5 +1,6 @@
 """`homebox connect`: files are merged and kept, round trips are real, limits fit the box."""
 
+import dataclasses
 import json
 import stat
 import sys
@@ -13,7 +14,7 @@ from homebox.cli import main
 from homebox.connect.address import Address
 from homebox.connect.agents import AGENTS
 from homebox.connect.files import plan, write
-from homebox.connect.offer import Offer
+from homebox.connect.offer import Offer, plain
 from homebox.daemon import running
 from homebox.errors import ConfigError
 from tests.api.fake_learner import parts
@@ -259,3 +260,17 @@ def test_without_a_daemon_the_context_must_be_known(
     told = json.loads(capsys.readouterr().out)
     assert told["context"] == 8192
     assert "too small" in told["warning"]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_private_client_says_so_with_every_request(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "config.json"
+    private = dataclasses.replace(OFFER, private=True)
+    write(plan(AGENTS[name], private, path))
+    ours = provider(name, json.loads(path.read_text()))["homebox"]
+    where = ours["options"] if name == "opencode" else ours
+    assert where["headers"] == {"X-Homebox-Record": "off"}
+    # Connected again without it, the client is on the record again.
+    write(plan(AGENTS[name], OFFER, path))
+    assert "X-Homebox-Record" not in path.read_text()
+    assert plain(private)["headers"] == {"X-Homebox-Record": "off"}
