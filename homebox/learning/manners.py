@@ -54,7 +54,8 @@ _GENERAL = re.compile(
     r"|work with|work in|code in|think in|program in)\b"
     r"|\b(?:no|without|stop using|avoid|drop the|skip the|don't use|do not use|don't ever)\b"
     r"|\b(?:when|while|for) (?:you )?(?:writ\w+|answer\w*|reply\w*|giv\w+|code|coding)\b"
-    r"|\b(?:every|each) (?:answer|reply|response|message)\b|\bstick to\b|\bkeep (?:it|things|everything|your \w+)\b",
+    r"|\b(?:every|each) (?:answer|reply|response|message)\b|\bstick to\b"
+    r"|\bkeep (?:it|things|everything|your \w+)\b",
     re.IGNORECASE,
 )
 # What somebody else wants, or once said.
