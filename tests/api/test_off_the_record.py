@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from homebox.api.tokens import KeyRing, add_key, open_keys
+from homebox.model import load
 from tests.api.box import Box, body
 from tests.api.conftest import MakeBox
+from tests.api.real import RealModel
 from tests.api.test_chat_commands import ROUTES, posted, said, say, talk
 
 OFF = {"X-Homebox-Record": "off"}
@@ -196,3 +199,32 @@ def test_what_breaks_off_the_record_leaves_nothing(
         next(stream.iter_bytes())
     box.run(box.server._answering.settled())
     assert traces(box, word, caplog.text) == []
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_no_prefix_of_it_lies_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, off: bool
+) -> None:
+    """What stays the same in prompts is kept on disk: of others it is, as the control shows."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    caplog.set_level(logging.DEBUG)
+    model = load("tiny", slots=1)
+    model.keep_prefixes(64 << 20)
+    real: Any = RealModel(model)
+    box = Box(tmp_path / "state", real, notes=48)
+    word = "Brimbolska"
+    system = {"role": "system", "content": f"You are a friend of {word}. " * 60}
+    try:
+        for text in ("Hello.", "Good morning."):
+            asked = body("", max_tokens=2) | {"messages": [system, *talk(text)]}
+            sent = box.http.post(ROUTES[0], json=asked, headers=OFF if off else {})
+            assert sent.status_code == 200, sent.text
+        idle = box.engine.call(lambda: [None for _ in range(2000) if model.prepare()]).result(60)
+        assert idle is not None
+        ids = np.array(model.tokenizer.encode(f" of {word}. You")[1:-1], np.int32).tobytes()
+        files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        found = [path.name for path in files if ids in path.read_bytes()]
+    finally:
+        box.close()
+    assert bool(found) is not off
+    assert bool(traces(box, word, caplog.text)) is not off
