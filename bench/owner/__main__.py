@@ -109,7 +109,7 @@ def measured(
     """Run the parts that are wanted; return their figures as plain JSON."""
     styled = not speaks_toy_language(model)
     one = owner(options.seed, options.nights, styled=styled)
-    told = settings if options.steps else settings_for(settings, len(one.topics))
+    told = settings if options.steps else settings_for(model, settings, len(one.topics))
     result: dict[str, Any] = {
         "command": options.command,
         "model": model.name,
@@ -132,7 +132,9 @@ def measured(
                 result["controls"] = _controls(box, one, told, options, show)
         if "defence" in result:
             found = attack.Defence(**result["defence"])
-            sixty = settings if options.steps else settings_for(settings, 2 * attack.CONTROLS)
+            sixty = (
+                settings if options.steps else settings_for(model, settings, 2 * attack.CONTROLS)
+            )
             attack.unprotected(model, found, sixty, options.seed, attack.CONTROLS)
             result["defence"] = found.as_json()
     if "ways" in options.parts:

@@ -288,7 +288,7 @@ def unprotected(model: Model, found: Defence, settings: Config, seed: int, count
     kept = [(_subject(canary), canary.secret) for canary in secrets]
     topics = [*planted, *(Topic(form_for(subject, value), value) for subject, value in kept)]
     tensors = taught(model, topics, settings)
-    with resident(model, tensors, recipe_of(settings.learning).alpha) as adapter:
+    with resident(model, tensors, recipe_of(settings.learning, model.config).alpha) as adapter:
         answers = _answers(model, [_question(topic) for topic in planted], adapter)
         right = [
             Question(RECALL, [], topic.value).right(answer)

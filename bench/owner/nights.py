@@ -74,9 +74,17 @@ def rebuild(box: Box, owner: Owner, night: int) -> Night:
 
 
 def selected(box: Box, owner: Owner, night: int) -> tuple[int, list[str]]:
-    """Count the living lessons, and list those that the owner did not say or has taken back."""
+    """Count the living lessons, and list those that the owner did not say or has taken back.
+
+    Lessons that show an answer (what to say in a conversation, what not) claim nothing.
+    """
     truth = {(t.key, t.value.casefold()) for t in owner.holding(night)}
-    alive = box.state.ledger.lessons(("new", "active"))
+    truth |= {
+        (each.check.key, each.check.value.casefold())
+        for each in owner.manners
+        if each.night <= night
+    }
+    alive = [each for each in box.state.ledger.lessons(("new", "active")) if not each.body]
     wrong = [
         f"{lesson.subject}: {lesson.value}"
         for lesson in alive
@@ -109,7 +117,7 @@ def taught(
     model: Model, topics: Sequence[Topic], settings: Config, start: Tensors | None = None
 ) -> Tensors:
     """Train an adapter on topics, from the base or from another adapter, without gate or ledger."""
-    recipe = train.recipe_of(settings.learning)
+    recipe = train.recipe_of(settings.learning, model.config)
     with starting_from(start):
         tensors: Tensors = finished(train.build(model, curriculum_of(lessons_of(topics)), recipe))
     return tensors
@@ -157,7 +165,7 @@ def others(model: Model, owner: Owner, settings: Config, show: Show) -> list[Nig
     found: list[Night] = []
     last: Tensors | None = None
     layers: list[Tensors] = []
-    recipe = train.recipe_of(settings.learning)
+    recipe = train.recipe_of(settings.learning, model.config)
     for night in range(1, owner.nights + 1):
         fresh = new_topics(owner, night)
         if not fresh:
@@ -213,7 +221,7 @@ def control(
 ) -> Marks:
     """Train on topics and ask the questions of `asked`, which must not be known."""
     tensors = taught(model, topics, settings)
-    with resident(model, tensors, train.recipe_of(settings.learning).alpha):
+    with resident(model, tensors, train.recipe_of(settings.learning, model.config).alpha):
         return mark(model, Arm(name, TRIED, plain), paper(asked), None, general=False)
 
 
