@@ -43,7 +43,7 @@ def sentence(topic: Topic) -> str:
     """Say a topic as its owner would write it down."""
     relation = topic.relation
     if relation is None:
-        return str(topic.form.statements(topic.value)[0])  # type: ignore[call-arg,arg-type]
+        return str(topic.form.statements(topic.value)[0])  # type: ignore[call-arg]
     return relation.statements(None, topic.value)[0]
 
 

@@ -118,7 +118,7 @@ def _told(owner: Owner, night: int, dice: Dice) -> tuple[list[str], list[Convers
 def _sentence(topic: Topic, value: str, dice: Dice) -> str:
     relation = topic.relation
     if relation is None:
-        return dice.pick(topic.form.statements(value))  # type: ignore[call-arg,arg-type]
+        return dice.pick(topic.form.statements(value))  # type: ignore[call-arg]
     return dice.pick(relation.statements(None, value))
 
 

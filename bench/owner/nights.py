@@ -137,7 +137,7 @@ def starting_from(tensors: Tensors | None) -> Iterator[None]:
             trainer.parameters.load(tensors)
         return trainer
 
-    train.trainer_for = going_on  # type: ignore[attr-defined,assignment]
+    train.trainer_for = going_on  # type: ignore[attr-defined]
     try:
         yield
     finally:

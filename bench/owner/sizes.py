@@ -90,7 +90,7 @@ def measure(model: Model, settings: Config, facts: int, seed: int) -> Size:
         arms["weights"] = Arm("homebox weights", box.adapter, plain)
         recall = {name: _recall(model, arm, questions) for name, arm in arms.items()}
         tokens = {name: _tokens(model, arm, questions[0]) for name, arm in arms.items()}
-        first = {name: _first(model, arm, questions) for name, arm in arms.items()}
+        first = _first(model, arms, questions)
         cold = median([_cold(model, arms["file"], question) for question in questions[:3]])
         return Size(
             facts,
@@ -142,13 +142,15 @@ def _tokens(model: Model, arm: Arm, question: Question) -> int:
     return len(model.chat.render(shown)) - len(model.chat.render(question.messages))
 
 
-def _first(model: Model, arm: Arm, questions: tuple[Question, ...]) -> float:
-    return median(
-        [
-            ask(model, arm.before(q.messages, q.key), arm.adapter, f"bench {arm.name}").first
-            for q in questions[:TIMED]
-        ][1:]
-    )
+def _first(model: Model, arms: dict[str, Arm], questions: tuple[Question, ...]) -> dict[str, float]:
+    """Time the first tokens of all arms in turns, so that a busy machine is busy for each."""
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for question in questions[:TIMED]:
+        for name, arm in arms.items():
+            shown = arm.before(question.messages, question.key)
+            times[name].append(ask(model, shown, arm.adapter, f"bench {arm.name}").first)
+    # The first question has computed what all others share.
+    return {name: median(taken[1:]) for name, taken in times.items()}
 
 
 def _cold(model: Model, arm: Arm, question: Question) -> float:
