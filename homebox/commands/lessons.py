@@ -134,10 +134,7 @@ def _show(args: argparse.Namespace, config: Config) -> int:
         ("found by", lesson.origin),
         ("time", lesson.time),
         *((("instead of", short(lesson.supersedes)),) if lesson.supersedes else ()),
-        *(
-            ("turn", f"{id}: {' '.join(' '.join(words).split())[:160]}")
-            for id, words in said.items()
-        ),
+        *(("turn", f"{id}: {words[:160]}") for id, words in said.items()),
         *((("shows", lesson.body),) if lesson.body else ()),
     ]
     print_table(rows)

@@ -159,7 +159,7 @@ def test_the_loop_with_a_daemon(homebox: Any, box: Box) -> None:
     tell(box, "teach nothing")
     assert homebox("learn", "--now").code == 7
     assert homebox("learn", "--dry-run").code == 0
-    assert homebox("lessons", "--approve", "abc").code == 2
+    assert homebox("lessons", "approve", "abc").code == 2
     assert homebox("serve", "--port", "0").code == 5
     assert homebox("chat", "--once", "boom").code == 1
     assert homebox("chat", "--max-tokens", "-5", "--once", "x").code == 2
