@@ -47,14 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench; 0 if every row was reached, 1 if not."""
     options = _options(argv)
     show: Show = _silent if options.json else _shown
-    meter, begun = Meter(), time.monotonic()
-    settings = _settings(options)
-    model = load(options.model, context=options.context, rank=RANK, device=options.device)
-    result = measured(model, settings, options, show)
-    result["seconds"] = round(time.monotonic() - begun, 1)
-    result["joules"] = meter.joules()
-    parameters = sum(math.prod(shape) for shape in model.config.weight_shapes().values())
-    result["rows"] = [row.as_json() for row in rows(result, size_of(parameters))]
+    result = finite(joined(options.earlier) if options.earlier else _run(options, show))
+    result["rows"] = [row.as_json() for row in rows(result, size_of(result["parameters"]))]
     result["passed"] = bool(result["rows"]) and all(row["passed"] for row in result["rows"])
     if options.out:
         Path(options.out).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -73,6 +67,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if result["passed"] else 1
 
 
+def _run(options: argparse.Namespace, show: Show) -> dict[str, Any]:
+    meter, begun = Meter(), time.monotonic()
+    model = load(options.model, context=options.context, rank=RANK, device=options.device)
+    result = measured(model, _settings(options), options, show)
+    result["seconds"] = round(time.monotonic() - begun, 1)
+    result["joules"] = meter.joules()
+    shapes = model.config.weight_shapes().values()
+    result["parameters"] = sum(math.prod(shape) for shape in shapes)
+    return result
+
+
+def joined(files: Sequence[str]) -> dict[str, Any]:
+    """Put the figures of earlier runs together, each of which had other parts; the last wins."""
+    found: dict[str, Any] = {"nights": [], "sizes": []}
+    commands, seconds = [], 0.0
+    joules: float | None = 0.0
+    for file in files:
+        one = json.loads(Path(file).read_text(encoding="utf-8"))
+        commands.append(one["command"])
+        seconds += one["seconds"]
+        joules = None if joules is None or one["joules"] is None else joules + one["joules"]
+        both = {key: found[key] + one.get(key, []) for key in ("nights", "sizes")}
+        found |= one | both
+    return {**found, "command": "; ".join(commands), "seconds": seconds, "joules": joules}
+
+
+def finite(value: Any) -> Any:
+    """Replace numbers that JSON has no word for by None, everywhere."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.owner", description=__doc__)
     parser.add_argument("--model", default="tiny", help='model directory, GGUF file, or "tiny"')
@@ -81,6 +110,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--write-docs", action="store_true", help="update docs/learning.md")
     parser.add_argument("--out", help="file for the JSON")
+    parser.add_argument(
+        "--from", dest="earlier", nargs="*", help="run nothing: judge and write these JSON files"
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--nights", type=int, help=f"{NIGHTS}, with --quick {QUICK_NIGHTS}")
     parser.add_argument("--context", type=int, default=CONTEXT, help="positions of the model")
@@ -90,7 +122,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     options.parts = options.parts or (QUICK_PARTS if options.quick else PARTS)
     options.nights = options.nights or (QUICK_NIGHTS if options.quick else NIGHTS)
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--out" in words:  # where the figures went is nobody's business
+        del words[words.index("--out") : words.index("--out") + 2]
     options.command = " ".join(["python -m bench.owner", *words])
     return options
 

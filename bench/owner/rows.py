@@ -73,7 +73,8 @@ def rows(result: Mapping[str, Any], size: str) -> list[Row]:
 def _nights(nights: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
     for night in nights:
         if night["way"] == "rebuild":
-            yield Row(f"recall after night {night['night']}", night["recall"], NIGHTLY, True)
+            recall = _number(night["recall"])
+            yield Row(f"recall after night {night['night']}", recall, NIGHTLY, True)
 
 
 def _arms(arms: Mapping[str, Mapping[str, Any]], limits: Mapping[str, float]) -> Iterator[Row]:

@@ -1,10 +1,12 @@
 """The bench's owners, chats, plants, rows and tables; no compiler is needed for any of it."""
 
+import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
+from bench.owner.__main__ import finite, joined
 from bench.owner.attack import POISONS, canaries, poisons
 from bench.owner.chats import chats
 from bench.owner.energy import Meter, shown
@@ -150,6 +152,19 @@ def test_rows_miss_what_is_no_number() -> None:
     found = rows({"nights": [{"way": "rebuild", "night": 1, "recall": 0.9}]}, "tiny")
     assert [row.passed for row in found] == [False]
     assert rows({}, "tiny") == []
+
+
+def test_parts_of_several_runs_are_put_together(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    first.write_text(json.dumps(RESULT), encoding="utf-8")
+    second.write_text(
+        json.dumps({"command": "b", "seconds": 5.0, "joules": 2.0, "sizes": [{"facts": 100}]}),
+        encoding="utf-8",
+    )
+    both = joined([str(first), str(second)])
+    assert (both["seconds"], both["joules"], both["sizes"]) == (105.0, None, [{"facts": 100}])
+    assert both["nights"] == RESULT["nights"]
+    assert finite({"a": [float("nan"), 1.0]}) == {"a": [None, 1.0]}
 
 
 def test_docs_are_replaced_between_their_marks(tmp_path: Path) -> None:
