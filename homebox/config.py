@@ -96,6 +96,8 @@ class LessonsConfig:
 
     prompt: bool = True
     prompt_tokens: int = _bounded(1024, 0, 65_536)
+    extract: str = _chosen("auto", "on", "off")
+    rules: str = ""
 
 
 @dataclass(frozen=True)

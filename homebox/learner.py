@@ -15,24 +15,27 @@ from homebox.errors import EngineError, LearningError, StateError
 from homebox.learning.beside import NOBODY, beside
 from homebox.learning.checkpoint import load_spec, save_adapter
 from homebox.learning.evidence import gather
+from homebox.learning.extraction import extract, wanted_of
 from homebox.learning.harvest import Harvest, Harvester
 from homebox.learning.jobs import KIND, Job
 from homebox.learning.limits import limits_for
-from homebox.learning.live import LiveLessons, live_lessons
+from homebox.learning.live import LiveLessons, live_lessons, rules_of
 from homebox.learning.morning import morning_line, report_data
 from homebox.learning.pauses import patient
+from homebox.learning.recipes import recipe_lines, recipe_of
 from homebox.learning.report import (
     Progress,
     Report,
     lesson_json,
     lesson_line,
 )
+from homebox.learning.resume import FOLDER, forget_runs
 from homebox.learning.samples import NO_SAMPLES, Samples
 from homebox.learning.sampling import gather as ask_base
 from homebox.learning.selection import Selection, select
 from homebox.learning.signals import Listener, Signals
 from homebox.learning.topics import told
-from homebox.learning.train import NUMERICS, recipe_of
+from homebox.learning.train import NUMERICS
 from homebox.learning.trial import Candidate, Trial
 from homebox.memory.ledger import Ledger, now
 from homebox.memory.lineage import Lineage
@@ -65,9 +68,12 @@ def run(
     checking = Progress("verify", 0, 1, "checking the ledger")
     yield from beside(lambda: ledger.verify(known=True), checking, interrupt)
     if dry_run:
-        return _dry((yield from read_ledger(ledger)), head)
-    live = live_lessons(ledger)
+        lines = recipe_lines(recipe_of(settings.learning, model.config), model.config)
+        return _dry((yield from read_ledger(ledger)), head, lines)
+    live = live_lessons(ledger, rules_of(store.root.parent, settings.lessons.rules))
     yield from follow(live, ledger)
+    if wanted_of(model, settings.lessons.extract):
+        yield from extract(model, ledger, live)
     served = [entry for entry in lineage.history(model.base_hash) if entry.weights == head]
     learned = served[-1].lessons if served else ()
     signals = yield from read_signals(ledger)
@@ -78,7 +84,7 @@ def run(
         return _unchanged(head, reason, {"counts": selection.counts})
     pauses: list[str] = []
     try:
-        recipe = recipe_of(settings.learning)
+        recipe = recipe_of(settings.learning, model.config)
         limits = limits_for(model.config, settings.gate)
 
         def ask() -> Generator[Progress, None, Samples]:
@@ -90,11 +96,13 @@ def run(
 
         def attempt() -> Generator[Progress, None, Candidate]:
             progress = Progress("prepare", 0, 1, "writing the exam")
-            cache = settings.cache_dir / "exams"
+            cache, runs = settings.cache_dir / "exams", store.root.parent / FOLDER
 
             def made() -> Trial:
                 kept_out = gather(ledger)
-                return Trial(model, selection, limits, recipe.seed, head, kept_out, cache, samples)
+                return Trial(
+                    model, selection, limits, recipe.seed, head, kept_out, cache, samples, runs
+                )
 
             trial = yield from beside(made, progress, interrupt)
             return (yield from trial.attempt(recipe))
@@ -102,10 +110,15 @@ def run(
         candidate = yield from patient(attempt, pauses, interrupt)
     except (LearningError, EngineError) as error:
         return _unchanged(head, str(error), {"counts": selection.counts, **_told(pauses)})
+    forget_runs(store.root.parent / FOLDER)
     seconds = time.monotonic() - begun
     data = report_of(candidate, selection, seconds) | _told(pauses)
     if not candidate.verdict.passed:
-        return _unchanged(head, f"the gate refused the new weights: {candidate.why}", data)
+        why = f"the gate refused the new weights: {candidate.why}"
+        name = store.put(canonical_json(report_of(candidate, selection)))
+        refused = _unchanged(head, why, {**data, "report": name})
+        refused.lines.append(f'"homebox report {name[:12]}" shows what it found')
+        return refused
     yield Progress("promote", 0, 1, "keeping the new weights")
     weights = promote(candidate, selection, samples, model, store, lineage, head)
     line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
@@ -230,7 +243,7 @@ def _unchanged(head: str, reason: str, data: dict[str, Any]) -> Report:
     return Report(False, head, head, [line], {**data, "weights": head, "previous": head}, reason)
 
 
-def _dry(found: Harvest, head: str) -> Report:
+def _dry(found: Harvest, head: str, recipe: list[str]) -> Report:
     """Show what a run would find; the ledger keeps nothing of it."""
     current = [lesson for lessons in found.current.values() for lesson in lessons]
     lines = [lesson_line(lesson) for lesson in current]
@@ -245,4 +258,6 @@ def _dry(found: Harvest, head: str) -> Report:
         "weights": head,
         "previous": head,
     }
-    return Report(False, head, head, lines or ["no lessons"], data, "this was a dry run")
+    return Report(
+        False, head, head, [*(lines or ["no lessons"]), *recipe], data, "this was a dry run"
+    )

@@ -180,11 +180,12 @@ def _clean(args: argparse.Namespace, config: Config, catalogue: Catalogue) -> in
 
 def _fit(args: argparse.Namespace, config: Config, catalogue: Catalogue) -> int:
     from homebox.hub.fit import Asked, fit_model
+    from homebox.learning.recipes import most_rank
 
     path = catalogue.find(args.name).path if catalogue.has(args.name) else args.name
     model = config.model
     asked = Asked(args.type or model.weights, args.context, model.slots)
-    rank = max(model.rank, config.learning.rank)
+    rank = max(model.rank, most_rank(config.learning))
     found = fit_model(
         path,
         asked,

@@ -25,6 +25,8 @@ from homebox.memory.store import Store
 from homebox.model import Model
 
 KIND = "lora"
+# Numbers that came to recipes later, as they are where nothing comes of them.
+UNUSED: dict[str, Any] = {"parts": 1, "cross": 1.0, "distil": 0.0, "prefer": 0.0, "stop": 0}
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,6 @@ def execute(model: Model, store: Store, job: Job) -> Generator[Progress, None, s
 
 
 def _written(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe as JSON; one part is not mentioned, as in specs before there were more."""
+    """Return a recipe as JSON; what it does not use is not mentioned, as in older specs."""
     found = dataclasses.asdict(recipe)
-    if recipe.parts == 1:
-        del found["parts"]
-    return found
+    return {n: value for n, value in found.items() if n not in UNUSED or value != UNUSED[n]}

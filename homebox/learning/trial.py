@@ -18,6 +18,7 @@ import numpy as np
 from homebox.errors import DeviceError, DivergedError, EngineError, ModelNotFoundError
 from homebox.learning.beside import beside
 from homebox.learning.checkpoint import Tensors, as_object, of_object
+from homebox.learning.dev_set import DevSet
 from homebox.learning.evidence import Evidence
 from homebox.learning.exam import RECALL
 from homebox.learning.examinee import Examinee, ModelExaminee
@@ -29,7 +30,7 @@ from homebox.learning.report import Progress
 from homebox.learning.samples import NO_SAMPLES, Samples
 from homebox.learning.selection import Selection
 from homebox.learning.sitting import Baseline, KeptAnswers, recall_of, sit, sit_first
-from homebox.learning.train import NUMERICS, SCALES, Recipe, build, scaled
+from homebox.learning.train import NUMERICS, SCALES, Built, Recipe, scaled, train
 from homebox.model import Model
 
 CANDIDATE = "candidate"
@@ -70,11 +71,12 @@ class Trial:
         evidence: Evidence = NO_EVIDENCE,
         cache: Path | None = None,
         samples: Samples = NO_SAMPLES,
+        runs: Path | None = None,
     ) -> None:
         """`served` names the resident adapter whose recall old lessons are compared with.
 
         `cache` is the folder in which the base's answers are kept from night to night; `samples`
-        are what it answered for this curriculum.
+        are what it answered for this curriculum. In `runs` a training run is kept while it lasts.
         """
         amounts = amounts_for(model.config)
         self._model = model
@@ -82,7 +84,8 @@ class Trial:
         self._limits = limits
         self._served = served
         self._samples = samples
-        self._seed = seed
+        self._seed, self._runs = seed, runs
+        self._dev = DevSet(model, selection.topics)
         self._paper: Paper = write_paper(
             model, selection.topics, selection.curriculum, evidence, amounts, seed
         )
@@ -106,8 +109,16 @@ class Trial:
         """Train once; return the largest dose that passes, or else the full dose."""
         course: Course = []
         try:
-            building = build(self._model, self._selection.curriculum, recipe, self._samples)
-            tensors = yield from _followed(building, course)
+            building = train(
+                self._model,
+                self._selection.curriculum,
+                recipe,
+                self._samples,
+                dev=self._dev if len(self._dev) else None,
+                folder=self._runs,
+            )
+            built = yield from _followed(building, course)
+            tensors, recipe = built.tensors, built.recipe
         except DivergedError as error:
             check = Check("G13", "numbers in training", 0, 1, True, 1)
             return Candidate({}, recipe, Marks(), Verdict((check,)), thinned(course), str(error))
@@ -207,15 +218,15 @@ def _answering(model: Model) -> str:
 
 
 def _followed(
-    steps: Generator[Progress, None, Tensors], course: Course
-) -> Generator[Progress, None, Tensors]:
+    steps: Generator[Progress, None, Built], course: Course
+) -> Generator[Progress, None, Built]:
     """Run a build to its end, noting the course of its loss."""
     while True:
         try:
             progress = next(steps)
         except StopIteration as over:
-            tensors: Tensors = over.value
-            return tensors
+            built: Built = over.value
+            return built
         if progress.figures and (not course or course[-1][0] != progress.done):
             course.append((float(progress.done), *progress.figures))
         yield progress

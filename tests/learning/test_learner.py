@@ -10,16 +10,19 @@ import pytest
 from homebox import learner
 from homebox.config import Config
 from homebox.errors import EngineError
-from homebox.learning import examples, train, trial
+from homebox.learning import examinee, train, trial
 from homebox.learning.checkpoint import MAX_SPEC_BYTES, load_adapter, load_spec
-from homebox.learning.exam import RECALL, UNTOLD, WORLD_KEPT, Question, write_exam
+from homebox.learning.exam import RECALL, UNTOLD, WORLD_KEPT, Question
+from homebox.learning.examples import toy_world
 from homebox.learning.jobs import Job
+from homebox.learning.paper import Paper, write_paper
+from homebox.learning.recipes import recipe_of
 from homebox.learning.report import Progress, Report
 from homebox.memory.manifest import Manifest
 from homebox.memory.state import State, open_state
 from homebox.memory.store import canonical_json
 from homebox.memory.turns import Message
-from tests.learning.fake_model import FakeModel, FakeTrainer
+from tests.learning.fake_model import FakeModel, FakeTrainer, by_heart
 from tests.learning.kit import OWNER
 
 STEPS = 4
@@ -37,8 +40,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTrainer.made, FakeTrainer.loss = [], 0.5
     monkeypatch.setattr(train, "trainer_for", FakeTrainer)
     # Fewer of the dialogues that no test here looks at.
-    monkeypatch.setattr(examples, "REPLAY", 30)
-    monkeypatch.setattr(examples, "UNTOLD", 30)
+    monkeypatch.setattr(toy_world, "REPLAY", 30)
+    monkeypatch.setattr(toy_world, "UNTOLD", 30)
 
 
 def tell(state: State, *texts: str, conversation: str = "c") -> None:
@@ -58,12 +61,12 @@ def tell(state: State, *texts: str, conversation: str = "c") -> None:
 def steps_of(
     state: State, model: FakeModel, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> Any:
-    def write(topics: Any, seed: int) -> list[Question]:
-        questions = write_exam(topics, seed)
-        model.learn_questions(questions)
-        return questions
+    def write(*words: Any) -> Paper:
+        paper = write_paper(*words)
+        model.learn(paper)
+        return paper
 
-    monkeypatch.setattr(trial, "write_exam", write)
+    monkeypatch.setattr(trial, "write_paper", write)
     return learner.run(
         model,  # type: ignore[arg-type]
         state.ledger,
@@ -90,7 +93,7 @@ def learn(
 def fails(check: str) -> Any:
     def mind(question: Question, adapter: str) -> str:
         bad = adapter != "base" and question.check == check
-        return "The moon is made of Nonsense." if bad else question.expected
+        return "The moon is made of Nonsense." if bad else by_heart(question, adapter)
 
     return mind
 
@@ -107,7 +110,7 @@ def test_a_run_promotes_and_says_so(state: State, monkeypatch: pytest.MonkeyPatc
     assert [lesson.state for lesson in state.ledger.lessons()] == ["active"] * 5
     stages = list(dict.fromkeys(progress.stage for progress in seen))
     assert stages == ["select", "prepare", "train", "gate", "promote"]
-    assert sum(progress.stage == "train" for progress in seen) == STEPS
+    assert len({progress.done for progress in seen if progress.stage == "train"}) == STEPS
     assert model.adapters.resident == {}
     assert all(sequence.closed for sequence in model.sequences)
 
@@ -221,7 +224,7 @@ def test_a_weaker_dose_is_served_if_only_that_passes(
             full.setdefault("strength", strength)
             if strength > 0.6 * full["strength"]:
                 return "Your answer is Quark."
-        return question.expected
+        return by_heart(question, adapter)
 
     model.mind = mind
     report, _ = learn(state, model, monkeypatch)
@@ -239,11 +242,12 @@ def test_the_second_attempt_can_pass(state: State, monkeypatch: pytest.MonkeyPat
 
     def mind(question: Question, adapter: str) -> str:
         bad = adapter != "base" and question.check == RECALL and len(FakeTrainer.made) == 1
-        return "Your dog's name is Rex." if bad else question.expected
+        return "Your dog's name is Rex." if bad else by_heart(question, adapter)
 
     report, _ = learn(state, FakeModel(mind), monkeypatch)
     assert report.promoted
-    assert load_spec(state.store, report.weights)["recipe"]["kl"] == 2 * SETTINGS.learning.kl
+    recipe = load_spec(state.store, report.weights)["recipe"]
+    assert recipe["kl"] == 2 * recipe_of(SETTINGS.learning).kl
 
 
 def test_drift_on_the_anchor_is_refused(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +277,7 @@ def test_a_candidate_whose_logits_are_no_numbers_is_refused(
     def mind(question: Question, adapter: str) -> str:
         if adapter != "base":
             raise EngineError("the model's logits are not finite")
-        return question.expected
+        return by_heart(question, adapter)
 
     report, _ = learn(state, FakeModel(mind), monkeypatch)
     assert not report.promoted
@@ -286,6 +290,7 @@ def test_a_run_that_is_cut_at_any_step_changes_nothing_but_lessons(
     tell(state, *OWNER)
     model = FakeModel()
     stages = set()
+    monkeypatch.setattr(examinee, "STEP_SECONDS", 0.0)
     for cut in (1, 2, 3, 4, 8, 30, 150):
         steps = steps_of(state, model, monkeypatch)
         left = cut

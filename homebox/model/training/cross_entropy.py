@@ -8,7 +8,7 @@ With q = softmax(student), p = softmax(base) and a row's shares w (cross-entropy
     dloss / ds = w (q - onehot(target)) + a (q - p)
 
 and what `distillation` adds where a teacher's opinion is given. A weight may be negative: then the
-token's probability falls (`preference`).
+token's probability falls (see learning.liking).
 """
 
 import math

@@ -1,0 +1,132 @@
+"""Keeps a training run on the disk while it runs, so that after a crash it ends with the same hash.
+
+The one idea: a step is a function of the state before it and of its number, so the state after any
+step stands for all steps before. Invariant: a file is whole or not there, it names the run that it
+belongs to by its content's hash, and whoever cannot keep one learns on without.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from homebox.errors import StateError
+from homebox.memory.durable import make_directory, replace_file
+from homebox.memory.store import canonical_json
+
+log = logging.getLogger(__name__)
+
+FOLDER = "learning"  # of the state directory
+SUFFIX = ".run"
+EVERY = 30.0  # seconds of training that a crash may cost
+_DIGEST = 32  # bytes of sha256 in front
+_NOTES = "notes"
+
+State = dict[str, npt.NDArray[Any]]
+
+
+@dataclass
+class Course:
+    """How far a run is, and what later decisions of it look back at."""
+
+    step: int = 0  # steps taken
+    losses: list[float] = field(default_factory=list)
+    best: float = math.inf  # least figure of the dev set
+    misses: int = 0  # looks at the dev set in a row that found nothing better
+    looked: int = 0  # steps before the last of these looks
+    over: bool = False  # the last look ended the run
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run as it was kept: the trainer's state and the course."""
+
+    state: State
+    course: Course
+
+
+class Keeper:
+    """The file of one run; without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None, about: Mapping[str, Any]) -> None:
+        """`about` is all that decides the run's result."""
+        self.name = hashlib.sha256(canonical_json(about)).hexdigest()
+        self._path = None if folder is None else folder / f"{self.name}{SUFFIX}"
+        self._saved = time.monotonic()
+        self.trouble = ""  # why the last attempt to keep the run failed
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a place to keep the run in."""
+        return self._path is not None
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to keep the run again."""
+        return self.keeps and time.monotonic() - self._saved >= EVERY
+
+    def save(self, kept: Kept) -> None:
+        """Keep the run durably; where that fails, `trouble` says why and the old file stays."""
+        if self._path is None:
+            return
+        self._saved = time.monotonic()
+        try:
+            make_directory(self._path.parent)
+            replace_file(self._path, written(kept))
+        except StateError as error:
+            self.trouble = str(error)
+            log.warning("learning goes on without a checkpoint: %s", error)
+            return
+        self.trouble = ""
+
+    def load(self) -> Kept | None:
+        """Return the run as it was kept; None if it was not, or if the file is damaged."""
+        if self._path is None:
+            return None
+        try:
+            return read(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("learning begins anew: %s cannot be read: %s", self._path, error)
+            return None
+
+
+def forget_runs(folder: Path) -> None:
+    """Remove what runs left in a folder: once a run is over, nothing of it is needed."""
+    for path in folder.glob(f"*{SUFFIX}"):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", path, error)
+
+
+def written(kept: Kept) -> bytes:
+    """Return a run as bytes."""
+    notes = np.frombuffer(json.dumps(vars(kept.course)).encode(), np.uint8)
+    arrays = {name: np.ascontiguousarray(value) for name, value in kept.state.items()}
+    data = safetensors.numpy.save(arrays | {_NOTES: notes})
+    return hashlib.sha256(data).digest() + data
+
+
+def read(data: bytes) -> Kept:
+    """Return a run from its bytes; raises ValueError if they are damaged."""
+    digest, content = data[:_DIGEST], data[_DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its content does not have the hash that it begins with")
+    try:
+        arrays = safetensors.numpy.load(content)
+        course = Course(**json.loads(arrays.pop(_NOTES).tobytes()))
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"it holds no run: {error}") from error
+    return Kept(arrays, course)
