@@ -18,6 +18,7 @@ from homebox.memory.provenance import OWNER, SYSTEM
 GOOD, BAD, FIX, REMEMBER, FORGET = "good", "bad", "fix", "remember", "forget"
 PRIVATE, HELP = "private", "help"
 KIND = COMMAND  # of turns in the ledger: of these only what is to be remembered is read
+LONGEST = 65_536  # characters of a message with a command; longer ones are for the model
 OPENCODE = "ses_"  # how its ids of conversations begin
 _COMMAND = re.compile(rf"/({'|'.join((GOOD, BAD, FIX, REMEMBER, FORGET, PRIVATE, HELP))})(?=\s|\Z)")
 
@@ -41,7 +42,8 @@ def command_in(messages: Sequence[ChatMessage], conversation: Conversation) -> C
 
 def command_of(message: ChatMessage, conversation: Conversation) -> Command | None:
     """Return the command that one message is, if it is the owner's and one."""
-    if conversation.kind != CHAT or not _COMMAND.search(message.text):
+    text = message.text
+    if conversation.kind != CHAT or len(text) > LONGEST or not _COMMAND.search(text):
         return None
     words = owner_words(message, conversation.id).strip()
     found = _COMMAND.match(words)

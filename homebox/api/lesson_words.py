@@ -57,7 +57,7 @@ class Relevance:
     """How much lessons have to do with some words: an index, made once for a list of lessons."""
 
     def __init__(self, lessons: Sequence[Lesson]) -> None:
-        self._lessons = lessons
+        self._count = len(lessons)
         found: dict[str, list[tuple[int, float]]] = {}
         for number, lesson in enumerate(lessons):
             said = said_words(lesson)
@@ -68,19 +68,18 @@ class Relevance:
         most = max(len(lessons) // 2, FEW)
         self._places = {word: places for word, places in found.items() if len(places) <= most}
 
-    def ranked(self, words: frozenset[str]) -> list[Lesson]:
-        """Return the lessons that have to do with words, first those that have most.
+    def ranked(self, words: frozenset[str]) -> list[int]:
+        """Return the places of the lessons that have to do with words, first those that have most.
 
         Of equal ones that comes first which stands later in the list.
         """
         scores: dict[int, float] = {}
         for word in sorted(words):  # sums of floats depend on their order
             places = self._places.get(word, ())
-            weight = math.log(1 + len(self._lessons) / len(places)) if places else 0.0
+            weight = math.log(1 + self._count / len(places)) if places else 0.0
             for number, share in places:
                 scores[number] = scores.get(number, 0.0) + share * weight
-        order = sorted(scores, key=lambda number: (-scores[number], -number))
-        return [self._lessons[number] for number in order]
+        return sorted(scores, key=lambda number: (-scores[number], -number))
 
 
 def fitting(lessons: Iterable[Lesson], text: str) -> list[Lesson]:

@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from homebox.api.lesson_words import Relevance, words_of
 from homebox.errors import HomeboxError
@@ -50,6 +50,15 @@ class Saved:
         }
 
 
+class Note(NamedTuple):
+    """A lesson as a line of notes, its name, and the line's tokens."""
+
+    name: str
+    lesson: Lesson
+    line: str
+    cost: int
+
+
 class PromptMemory:
     """The notes of one served model; safe for any number of threads.
 
@@ -68,18 +77,17 @@ class PromptMemory:
         self._known = known
         self._count = count
         self._room = room
+        self._head = count(HEAD)
         self._lock = threading.Lock()
-        self._names: tuple[str, ...] | None = None
-        self._alive: list[Lesson] = []
-        self._tokens: dict[str, int] = {}  # of lines
+        self._names: tuple[str, ...] | None = None  # of all lessons that hold
+        self._notes: list[Note] = []
         self._indexed: tuple[tuple[str, ...], Relevance] | None = None
 
     def noted(self, messages: Sequence[Message], weights: str) -> list[Message]:
         """Return a chat's messages with the notes that belong there, or as they are."""
-        lessons = self._unknown(weights)
         said = [str(m.get("content") or "") for m in messages if m.get("role") == "user"]
-        chosen = self._chosen(lessons, said)
-        return with_notes(messages, [line_of(lesson) for lesson in chosen])
+        chosen = self._chosen(self._unknown(weights), said)
+        return with_notes(messages, [note.line for note in chosen])
 
     def saved(self, weights: str) -> Saved:
         """Say what notes cost now."""
@@ -87,87 +95,80 @@ class PromptMemory:
         now, before = (self._cost(self._newest(each, 1.0)) for each in (unknown, everything))
         return Saved(len(unknown), now, len(everything) - len(unknown), max(before - now, 0))
 
-    def _all(self) -> list[Lesson]:
+    def _all(self) -> list[Note]:
         """Return the lessons that hold and can be said in a line, the oldest first."""
         names = self._ledger.lesson_names(ALIVE)
         with self._lock:
             if names != self._names:
                 # Read after the names: what changes in between shows in the next names.
-                alive = [each for each in self._ledger.lessons(ALIVE) if line_of(each)]
-                self._alive, self._names = alive, names
-                lines = {line_of(lesson) for lesson in alive}
-                self._tokens = {k: v for k, v in self._tokens.items() if k in lines}
-            return self._alive
+                known = {note.name: note for note in self._notes}
+                found = (_note(each, known, self._count) for each in self._ledger.lessons(ALIVE))
+                self._notes = [note for note in found if note is not None]
+                self._names = names
+            return self._notes
 
-    def _unknown(self, weights: str) -> list[Lesson]:
+    def _unknown(self, weights: str) -> list[Note]:
         known = self._known(weights)
-        return [lesson for lesson in self._all() if lesson.hash not in known]
+        return [note for note in self._all() if note.name not in known]
 
-    def _chosen(self, lessons: list[Lesson], said: Sequence[str]) -> list[Lesson]:
-        if self._cost(lessons) <= self._room:
-            return lessons
-        newest = self._newest(lessons, NEWEST)
-        relevant = self._relevant(lessons, newest, said)
-        return [*newest, *relevant]
+    def _chosen(self, notes: list[Note], said: Sequence[str]) -> list[Note]:
+        if self._cost(notes) <= self._room:
+            return notes
+        newest = self._newest(notes, NEWEST)
+        return [*newest, *self._relevant(notes, newest, said)]
 
-    def _newest(self, lessons: list[Lesson], share: float) -> list[Lesson]:
+    def _newest(self, notes: list[Note], share: float) -> list[Note]:
         """Return the lessons that were told last and fit into a share of the room."""
-        room = self._room * share - self._cost_of(HEAD)
-        taken: list[Lesson] = []
-        for lesson in reversed(lessons):
-            room -= self._cost_of(line_of(lesson))
-            if room < 0:
-                break
-            taken.append(lesson)
-        return taken[::-1]
+        return _fitting(reversed(notes), self._room * share - self._head)[::-1]
 
-    def _relevant(
-        self, lessons: list[Lesson], newest: list[Lesson], said: Sequence[str]
-    ) -> list[Lesson]:
+    def _relevant(self, notes: list[Note], newest: list[Note], said: Sequence[str]) -> list[Note]:
         """Return lessons for the rest of the room, in the order in which the talk came to them.
 
         What the last message is about is there for certain; older ones give way to it.
         """
-        relevance = self._index(lessons)
-        shown = {lesson.hash for lesson in newest}
-        room = max(self._room - max(self._cost(newest), self._cost_of(HEAD)), 0)
-        kept: list[Lesson] = []
+        index = self._index(notes)
+        shown = {note.name for note in newest}
+        room = max(self._room - max(self._cost(newest), self._head), 0)
+        kept: list[Note] = []
         for text in said:
-            ranked = (each for each in relevance.ranked(words_of(text)) if each.hash not in shown)
-            wanted = self._fitting(ranked, room)
-            needed, known = ({each.hash for each in group} for group in (wanted, kept))
-            kept += [lesson for lesson in wanted if lesson.hash not in known]
-            while sum(self._cost_of(line_of(each)) for each in kept) > room:
-                kept.remove(next(each for each in kept if each.hash not in needed))
+            ranked = (notes[place] for place in index.ranked(words_of(text)))
+            wanted = _fitting((note for note in ranked if note.name not in shown), room)
+            needed, known = ({note.name for note in group} for group in (wanted, kept))
+            kept += [note for note in wanted if note.name not in known]
+            while sum(note.cost for note in kept) > room:
+                kept.remove(next(note for note in kept if note.name not in needed))
         return kept
 
-    def _index(self, lessons: list[Lesson]) -> Relevance:
-        names = tuple(lesson.hash for lesson in lessons)
+    def _index(self, notes: list[Note]) -> Relevance:
+        names = tuple(note.name for note in notes)
         with self._lock:
             if self._indexed is None or self._indexed[0] != names:
-                self._indexed = names, Relevance(lessons)
+                self._indexed = names, Relevance([note.lesson for note in notes])
             return self._indexed[1]
 
-    def _fitting(self, lessons: Iterable[Lesson], room: float) -> list[Lesson]:
-        found: list[Lesson] = []
-        for lesson in lessons:
-            room -= self._cost_of(line_of(lesson))
-            if room < 0:
-                break
-            found.append(lesson)
-        return found
+    def _cost(self, notes: Sequence[Note]) -> int:
+        return self._head + sum(note.cost for note in notes) if notes else 0
 
-    def _cost(self, lessons: Sequence[Lesson]) -> int:
-        if not lessons:
-            return 0
-        return self._cost_of(HEAD) + sum(self._cost_of(line_of(lesson)) for lesson in lessons)
 
-    def _cost_of(self, line: str) -> int:
-        """Count the tokens of a line with its break; a line costs about the same everywhere."""
-        count = self._tokens.get(line)
-        if count is None:
-            count = self._tokens[line] = self._count(f"\n{line}")
-        return count
+def _note(lesson: Lesson, known: Mapping[str, Note], count: Count) -> Note | None:
+    """Return a lesson as a note, as it was known before or made anew; None if it is no sentence."""
+    name = lesson.hash
+    if name in known:
+        return known[name]
+    line = line_of(lesson)
+    # With its break; a line costs about the same wherever it stands.
+    return Note(name, lesson, line, count(f"\n{line}")) if line else None
+
+
+def _fitting(notes: Iterable[Note], room: float) -> list[Note]:
+    """Return the first notes, as far as they fit."""
+    found: list[Note] = []
+    for note in notes:
+        room -= note.cost
+        if room < 0:
+            break
+        found.append(note)
+    return found
 
 
 def line_of(lesson: Lesson) -> str:
