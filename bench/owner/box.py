@@ -7,6 +7,7 @@ unless an arm's prompt says so.
 """
 
 import contextlib
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -116,7 +117,10 @@ def new_box(model: Model, settings: Config | None = None) -> Iterator[Box]:
         tempfile.TemporaryDirectory(prefix="homebox-owner-") as folder,
         open_state(Path(folder, "state")) as state,
     ):
-        box = Box(model, state, settings or Config())
+        # What is kept of earlier exams must not come from another run.
+        settings = settings or Config()
+        paths = dataclasses.replace(settings.paths, cache=str(Path(folder, "cache")))
+        box = Box(model, state, dataclasses.replace(settings, paths=paths))
         try:
             yield box
         finally:
