@@ -176,7 +176,9 @@ def _moved(place: int, found: Sequence[tuple[Found, str]]) -> int:
     """Return where a place of a text is after secrets were replaced; none is cut in two."""
     grown = 0
     for item, instead in found:
+        if place <= item.start:
+            break
         if place < item.end:
-            return item.start + grown + (len(instead) if place > item.start else 0)
+            return item.start + grown + len(instead)
         grown += len(instead) - (item.end - item.start)
     return place + grown

@@ -1,4 +1,4 @@
-"""Secrets that prove themselves: cards, bank accounts and keys whose digits or letters are no prose.
+"""Secrets that prove themselves: cards, bank accounts and keys, whose letters are no prose.
 
 The one idea: a text is looked at as a row of classes (letter, digit, other), in which candidates
 are found by searching for bytes, and only those are looked at closely. Invariant: what is found has
@@ -42,6 +42,7 @@ def _classes(letters: bytes, digits: bytes, joining: bytes) -> bytes:
 _SHAPES = _classes(b"a", b"0", b" ")
 _RUNS = bytes(0x61 if code in b"a0-" else 0x20 for code in _classes(b"a", b"0", b"-"))
 _DIGITS = re.compile(r"\d(?:[ \-.\u00a0\u2009]?\d){11,18}")
+_CARD_LENGTHS = (16, 15, 14, 13, 19, 18, 17)
 _SSN = re.compile(r"(?!000|666|9\d\d)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\d-])")
 _IBAN = re.compile(r"[A-Za-z]{2}\d\d(?:[ -]?[A-Za-z\d]){11,30}")
 # Country codes and lengths of the IBAN registry (ISO 13616).
@@ -56,6 +57,8 @@ _IBAN_LENGTHS = {
         "VG24 XK20 YE30"
     ).split()
 }
+# Heads after which letters and digits are drawn alike, so that some keys have no digit at all.
+_PLAIN_HEADS = re.compile(r"\bA[KS]IA|\bgh[pousr]_")
 _CHUNK = re.compile(r"[A-Za-z\d+/_-]{20,}={0,2}")
 _REGULAR = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}|\d{3,}")
 _HEX = re.compile(r"(?:0x)?[\da-fA-F-]+=*\Z")
@@ -70,9 +73,20 @@ class View:
         if len(lower) != len(text):  # a few letters have two small ones
             lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
         self.lower = lower
+        # Most words repeat, so that it is soon known which do not occur at all.
+        self._words = "\n".join({*lower.split()})
         self.latin = text.encode("latin-1", "replace")
         # A blank before, so that what stands first is found like the rest.
         self.shape = b" " + self.latin.translate(_SHAPES) + b" "
+
+    def signs(self, sign: str) -> Iterator[int]:
+        """Yield where a sign in lower case stands."""
+        if max(sign.split(), key=len) not in self._words:
+            return
+        place = self.lower.find(sign)
+        while place >= 0:
+            yield place
+            place = self.lower.find(sign, place + len(sign))
 
     def places(self, shape: bytes) -> Iterator[int]:
         """Yield where a shape that begins with a blank stands, behind that blank."""
@@ -98,10 +112,10 @@ def numbers(view: View) -> Iterator[Found]:
     for place in view.places(b" 0000"):
         if place < done:
             continue
-        match = _DIGITS.match(text, place)
-        if match and _is_card(text, match.start(), match.end()):
-            yield Found(match.start(), match.end(), "card")
-            done = match.end()
+        end = _card_end(text, place)
+        if end:
+            yield Found(place, end, "card")
+            done = end
     for place in view.places(b" 000 00 0000 "):
         match = _SSN.match(text, place)
         if match and not (place and text[place - 1] in "-."):
@@ -115,8 +129,15 @@ def numbers(view: View) -> Iterator[Found]:
 def keys(view: View) -> Iterator[Found]:
     """Yield keys in their makers' forms, and what looks random."""
     text, shape = view.text, view.shape
+    for start in view.signs("akia"):  # the one form that may have no digit
+        match = MAKERS.match(text, start)
+        if match:
+            yield Found(match.start(), match.end(), "api-key")
     for start, end in view.runs():
         if b"0" not in shape[start + 1 : end + 1]:
+            if _PLAIN_HEADS.search(text, start, end):
+                for match in MAKERS.finditer(text, start, end):
+                    yield Found(match.start(), match.end(), "api-key")
             continue
         if end - start > _LONG:
             if "_" not in text[start:end] and "-" not in text[start:end]:
@@ -191,13 +212,21 @@ def luhn(digits: str) -> bool:
     return total % 10 == 0
 
 
-def _is_card(text: str, start: int, end: int) -> bool:
-    if start and (text[start - 1] in "._-+/" or text[start - 1].isalnum()):
-        return False
-    if text[end : end + 1].isalnum() or re.match(r"[._-]\w", text[end : end + 2]):
-        return False
-    digits = re.sub(r"\D", "", text[start:end])
-    return card_form(digits) and luhn(digits) and len(set(digits)) > 1
+def _card_end(text: str, start: int) -> int:
+    """Return where the number of a card that begins at `start` ends, or 0 if none does."""
+    match = _DIGITS.match(text, start)
+    if match is None or (start and (text[start - 1] in "._-+/" or text[start - 1].isalnum())):
+        return 0
+    places = [place for place in range(start, match.end()) if text[place].isdigit()]
+    digits = "".join(text[place] for place in places)
+    for length in _CARD_LENGTHS:
+        end = places[length - 1] + 1 if length <= len(places) else 0
+        if not end or text[end : end + 1].isalnum() or re.match(r"[._-]\w", text[end : end + 2]):
+            continue
+        number = digits[:length]
+        if card_form(number) and luhn(number) and len(set(number)) > 1:
+            return end
+    return 0
 
 
 def card_form(digits: str) -> bool:

@@ -76,7 +76,7 @@ PUBLIC = (
 
 # Digests, ids and pictures that look as random as keys do.
 HARMLESS = re.compile(
-    r"(?:sha(?:1|224|256|384|512)|md5|h1|blake[23][bs]?)[-:=]|AAAA[BCE]3NzaC|data:|_+Z[A-Z]"
+    r"(?:sha(?:1|224|256|384|512)|md5|h1|blake[23][bs]?)[-:=]|AAAA[BCE]3NzaC|data:|_+Z[A-Za-z]"
     r"|(?:chatcmpl|call|toolu|msg|resp|run|thread|asst|file|req|ses|fc|rs|item|turn|evt|batch|prt)"
     r"[-_](?=[A-Za-z\d-]{8,}$)"
 )
@@ -89,23 +89,28 @@ BEFORE_HARMLESS = re.compile(
 
 # Between what something is called and what it is.
 _ADVERB = (
-    r"(?:(?:now|still|currently|just|always|simply|probably|this|changed to|set to|as)\b[ :]*)"
+    r"(?:(?:now|still|currently|just|always|simply|probably|this|changed to|set to|as|to)\b[ :]*)"
 )
-_IS = r"(?:is|was|are|were|ist|war|est|es|be|become|becomes|equals|reads|says|means)"
-CONNECTION = (
+_IS = (
+    r"(?:is|was|are|were|ist|war|est|es|be|become|becomes|equals|reads|says|means|(?:has"
+    r"|have) been|(?:should|will|would|must) be)"
+)
+_NEVER = r"(?P<bare>(?!.).)?"
+_STRICT = (
     r"(?:"
-    rf"[\"'`\])*]{{0,2}}[ \t]{{1,3}}(?:{_IS}|to|(?:has|have) been|changed to|set to|as)\b[ \t]*"
-    rf"[:=]?[ \t]*{_ADVERB}{{0,2}}(?:\n[ \t>]*)?"
+    rf"[\"'`\])*]{{0,2}}[ \t]{{1,3}}{_IS}\b[ \t]*[:=]?[ \t]*{_ADVERB}{{0,2}}(?:\n[ \t>]*)?"
     r"|\\{0,3}[\"'`\])*]{0,2}[ \t]{0,12}(?::=|=>|->|==?|[:→–—]|-(?=[ \t]))[ \t]{0,8}"
     r"(?:\r?\n[ \t>]{0,8})?"
     rf"|['’]s[ \t]{{1,3}}{_ADVERB}{{0,2}}"
-    r"|[ \t]{0,2}\([ \t]{0,2}"
-    r"|(?P<bare>[ \t]{1,3})"
-    r")"
+    r"|[ \t]{0,2}\([ \t]{0,2}|[\"'][ ](?:value|default|content)="
+    rf"){_NEVER}"
 )
+_TO = rf"[ \t]{{1,3}}(?:to|as)\b[ \t]*[:=]?[ \t]*{_NEVER}"
+_BARE = r"(?P<bare>[ \t]{1,3})"
 # "for the router at home": what a password is for, before what it is.
 GAP = (
-    r"(?:[ \t]{1,2}(?:for|to|of|on|at|in|from|für|von|pour|over|behind|with|we|i|you)\b"
+    r"(?:[ \t]{1,2}(?:for|to|of|on|at|in|from|für|von|pour|over|behind|with|we|i|you|they"
+    r"|that|which|he|she|now)\b"
     r"[^\n.:;=!?\"`]{1,60}?)??"
 )
 
@@ -115,13 +120,15 @@ class Context(NamedTuple):
 
     kind: str
     signs: tuple[str, ...]  # in lower case; the pattern is tried where one stands
-    pattern: re.Pattern[str]  # from the sign to the value
+    patterns: tuple[re.Pattern[str], ...]  # from the sign to the value, tried in this order
     value: str  # the name of the check that a value must pass
 
 
 def _context(kind: str, signs: str, words: str, value: str, gap: str = GAP) -> Context:
-    pattern = re.compile(f"(?:{words}){gap}{CONNECTION}", re.IGNORECASE)
-    return Context(kind, tuple(signs.split("|")), pattern, value)
+    always = gap.removesuffix("??")  # what lies between is looked over last
+    forms = (_STRICT, _TO, *([f"{always}{_STRICT}", f"{always}{_TO}"] if gap else []), _BARE)
+    patterns = tuple(re.compile(f"(?:{words}){form}", re.IGNORECASE) for form in forms)
+    return Context(kind, tuple(signs.split("|")), patterns, value)
 
 
 _DOORS = (
@@ -134,6 +141,12 @@ _KEYED = (
     r"|session|refresh|bot|webhook|deploy|personal|bearer|jwt|app|application|storage|shared"
     r"|consumer|subscription|wallet|hmac|aes|ssh|root|admin|server|bearer auth|oauth|id"
     r"|developer|live|test|prod|production|security|verification|cookie|crypto|host|age|wireguard"
+)
+
+_CODES = (
+    *("verification", "confirmation", "security", "login", "log-in", "sign-in", "authentication"),
+    *("auth", "access", "sms", "authenticator", "activation", "authorization", "unlock"),
+    *("transfer", "delivery", "pickup", "reset"),
 )
 
 CONTEXTS: tuple[Context, ...] = (
@@ -149,7 +162,8 @@ CONTEXTS: tuple[Context, ...] = (
         "password",
         "pass|pw|pwd|psk|wpa|wifi key|wi-fi key|wlan key|network key|credentials|login|logon",
         r"(?<![^\W_])(?:pass|pw|pwd|psk|passcode|wpa\d?(?:[ -]psk)?(?: key)?"
-        r"|(?:wi-?fi|wlan|network) key|credentials?|log(?:in|on)s?)(?:_[A-Z\d]{1,12})?(?![a-zA-Z_])",
+        r"|(?:wi-?fi|wlan|network) key|credentials?|log(?:in"
+        r"|on)s?)(?:_[A-Z\d]{1,12})?(?![a-zA-Z_])",
         "short",
     ),
     _context(
@@ -168,9 +182,18 @@ CONTEXTS: tuple[Context, ...] = (
         "door-code",
         "code|combination|combo|alarm|zahlenkombination",
         rf"(?:(?<![a-zA-Z])alarm|(?:code|combination|combo|pin)s?(?![a-zA-Z])"
-        rf"(?: (?:for|to|of|on|at) (?:the |my |our |your |his |her )?(?:\w+ ){{0,2}}(?:{_DOORS})s?)?)",
+        rf"(?: (?:for|to|of|on|at) (?:the |my |our |your |his "
+        rf"|her )?(?:\w+ ){{0,2}}(?:{_DOORS})s?)?)",
         "door",
         r"(?:[ \t](?:for|to|of|on|at|in)\b[^\n.:;=!?\"`]{1,40}?)??",
+    ),
+    _context(
+        "door-code",
+        "keypad|front door|back door|garage|gate|lockbox|lock box|key box|locker|intercom|alarm",
+        r"(?<![a-zA-Z])(?:keypad|(?:front|back) door|garage|gate|lock ?box|key box|locker|intercom"
+        r"|alarm)(?![a-zA-Z])",
+        "place",
+        "",
     ),
     _context(
         "otp",
@@ -181,10 +204,8 @@ CONTEXTS: tuple[Context, ...] = (
     ),
     _context(
         "otp",
-        "code",
-        r"(?:verification|confirmation|security|login|log-in|sign-in|authentication|auth|access"
-        r"|sms|authenticator|activation|authorization|unlock|transfer|delivery|pickup|reset"
-        r")[ -]codes?(?![a-zA-Z])",
+        "|".join(f"{name} code" for name in _CODES),
+        rf"(?:{'|'.join(_CODES)})[ -]codes?(?![a-zA-Z])",
         "otp",
     ),
     _context(
@@ -211,7 +232,7 @@ CONTEXTS: tuple[Context, ...] = (
     ),
     _context(
         "tax-id",
-        "tax|tin|ein|itin|utr|steuer|national insurance|nino|ni number|vat|nif|codice fiscale",
+        "tax|tin |ein |tin:|ein:|itin| utr|steuer|national insurance|nino|ni number|codice fiscale",
         r"(?<![a-zA-Z])(?:tax(?:payer)?[ -]?(?:id(?:entification)?|reference|ref|file)?(?: number"
         r"| no\.?| nr\.?)?|tin|ein|itin|utr|nif|steuer(?:-?id|nummer|identifikationsnummer)?"
         r"|national insurance(?: number| no\.?)?|nino|ni number|codice fiscale)(?![a-zA-Z])",
@@ -232,7 +253,7 @@ CONTEXTS: tuple[Context, ...] = (
     ),
     _context(
         "key",
-        "key|token|secret|credential|pat",
+        "key|token|secret|credential|_pat",
         rf"(?<![a-zA-Z])(?:(?:\w{{1,40}}[_ .-])?(?:{_KEYED}|license|activation|product)[_ -]?"
         r"(?:\w{1,20}[_ -])?(?:keys?|tokens?|secrets?|pat)|\w{0,40}(?:secret|token|credential)s?"
         r"|[A-Z\d_]{0,40}_(?:KEY|TOKEN|SECRET|PAT))(?:_id|_base64|_hex)?(?![a-zA-Z_])",
@@ -248,65 +269,75 @@ CONTEXTS: tuple[Context, ...] = (
     Context(
         "authorization",
         ("bearer ", "basic "),
-        re.compile(r"(?<![a-zA-Z])(?:bearer|basic)[ \t]{1,3}", re.IGNORECASE),
+        (re.compile(r"(?<![a-zA-Z])(?:bearer|basic)[ \t]{1,3}", re.IGNORECASE),),
         "bearer",
     ),
     Context(
         "cookie",
-        ("cookie:", "cookie=", "sessionid", "session_id", "phpsessid", "jsessionid", "connect.sid"),
-        re.compile(
-            r"(?:set-)?cookie: ?[^\s=;]{1,60}=|(?:php|j)?session_?id[\"']?[:=] ?|connect\.sid=",
-            re.IGNORECASE,
+        ("cookie:", "phpsessid", "jsessionid", "connect.sid"),
+        (
+            re.compile(
+                r"cookie: ?[^\s=;]{1,60}=|(?:php|j)sess(?:ion)?id[\"']?[:=] ?|connect\.sid=",
+                re.IGNORECASE,
+            ),
         ),
         "bearer",
     ),
     Context(
         "url",
         ("://",),
-        re.compile(r"://[^\s:/@\"'<>]{0,100}:(?=[^\s\"'<>@]{1,200}@[A-Za-z\d\[$.-])"),
+        (re.compile(r"://[^\s:/@\"'<>]{0,100}:(?=[^\s\"'<>/]{1,200}@[A-Za-z\d\[$.-])"),),
         "url",
     ),
     Context(
         "password",
         (" -u", "--user"),
-        re.compile(r"[ ](?:-u|--user)[ =]?[\"']?[^\s:\"']{1,100}:"),
+        (re.compile(r"[ ](?:-u|--user)[ =]?[\"']?[^\s:\"']{1,100}:"),),
         "argument",
     ),
     Context(
         "password",
         (" -p", " -a "),
-        re.compile(r"[ ](?:-p|-a )[ =]?"),
+        (re.compile(r"[ ](?:-p|-a )[ =]?"),),
         "argument",
     ),
     Context(
         "seed-phrase",
         ("seed", "phrase", "mnemonic", "words"),
-        re.compile(
-            r"(?:seed(?:[ -]?(?:phrase|words?))?|phrase|mnemonic(?: phrase)?|words)\b[^\n]{0,60}?"
-            r"(?:[:=\n-]|\b(?:is|are|was|were|reads?)\b)[\s:]{0,4}[\"'`]?",
-            re.IGNORECASE,
+        (
+            re.compile(
+                r"(?:seed(?:[ -]?(?:phrase|words?))?|phrase|mnemonic(?: phrase)?"
+                r"|words)\b[^\n]{0,60}?"
+                r"(?:[:=\n-]|\b(?:is|are|was|were|reads?)\b)[\s:]{0,4}[\"'`]?",
+                re.IGNORECASE,
+            ),
         ),
         "words",
     ),
     Context(
         "recovery-code",
         ("recovery", "backup", "scratch code", "emergency code"),
-        re.compile(
-            r"(?:recovery|backup|scratch|emergency)[ -](?:codes?|keys?)\b[^\n\d]{0,60}?[:\n-]\s{0,4}"
-            rf"|(?:recovery|backup|scratch|emergency)[ -](?:codes?|keys?)\b{GAP}{CONNECTION}",
-            re.IGNORECASE,
+        (
+            re.compile(
+                r"(?:recovery|backup|scratch|emergency)[ -](?:codes?"
+                r"|keys?)\b[^\n\d]{0,60}?[:\n-]\s{0,4}"
+                rf"|(?:recovery|backup|scratch|emergency)[ -](?:codes?|keys?)\b{GAP}{_STRICT}",
+                re.IGNORECASE,
+            ),
         ),
         "codes",
     ),
 )
 # "hunter2 is my password": the value comes first.
 REVERSED = re.compile(
-    r"[ ](?:is|was|are|=|as|for|works as)[ ](?:still |now |currently |also |again )?"
-    r"(?:my|our|your|the|his|her|their|a)\b(?P<what>[^\n.!?;:]{0,60}?)\b(?:password|passwort|passcode"
-    r"|passphrase|pin|code|otp|combination|combo|pw|key|token|secret|ssn|login)\b(?![-_\w])",
+    r"(?:[ ](?:is|was|are|=|as|for|works as)[ ](?:still |now |currently |also |again )?|, )"
+    r"(?:my|our|your|the|his|her|their|a)\b(?P<what>[^\n.!?;:]{0,60}?)\b(?:password|passwort"
+    r"|passcode"
+    r"|passphrase|pin|code|otp|combination|combo|pw|key|token|secret|ssn|login|credentials)\b"
+    r"(?![-_\w])",
     re.IGNORECASE,
 )
-REVERSED_SIGNS = (" is ", " as ", " was ")
+REVERSED_SIGNS = (" is ", " as ", " was ", " are ", ", my ", ", our ")
 # "changed my password from a to b"
 FROM_TO = re.compile(
     r"(?:password|passwort|pw|pin|passcode|code|combination|combo|key|token)\b[^\n.!?]{0,40}?"
@@ -317,7 +348,8 @@ FROM_TO = re.compile(
 ENTERED = re.compile(
     r"(?<![a-z])(?:enter|dial|punch in|type in|type|use|key in|press|input|with)[ ](?:the )?"
     r"(?:code[ :]{1,2}|pin[ :]{1,2})?[\"'`]?"
-    r"(?P<value>[#*]?\d(?:[ -]?\d){3,8}[#*]?)[\"'`]?[ ](?:\w+[ ]){0,4}?(?:alarm|gate|door|garage|keypad"
+    r"(?P<value>[#*]?\d(?:[ -]?\d){3,8}[#*]?)[\"'`]?[ ](?:\w+[ ]){0,4}?(?:alarm|gate|door"
+    r"|garage|keypad"
     r"|safe|lock|disarm|unlock|log in|sign in|verify|confirm|open|login|locker|lobby|elevator"
     r"|intercom|vault|padlock|entrance|lockbox|shed|burglar)\b",
     re.IGNORECASE,
@@ -325,7 +357,8 @@ ENTERED = re.compile(
 # "the safe opens with 12-34-56"
 OPENS = re.compile(
     rf"(?<![a-z])(?:{_DOORS})\b[^\n.!?]{{0,30}}?\b(?:opens?|unlocks?|disarms?|is opened|works?)"
-    r"[ ](?:\w+[ ])?(?:with|by|using|on)[ ](?:the )?(?:code )?[\"'`]?(?P<value>[#*]?\d(?:[ -]?\d){3,8}[#*]?)",
+    r"[ ](?:\w+[ ])?(?:with|by|using"
+    r"|on)[ ](?:the )?(?:code )?[\"'`]?(?P<value>[#*]?\d(?:[ -]?\d){3,8}[#*]?)",
     re.IGNORECASE,
 )
 DOOR = re.compile(rf"(?<![a-z])(?:{_DOORS}|front|security|gate)\b", re.IGNORECASE)

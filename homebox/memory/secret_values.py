@@ -16,23 +16,25 @@ Check = Callable[[str, re.Match[str]], "Span | None"]
 
 _CLOSING = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“", "«": "»", "‘": "’"}
 _ESCAPED = re.compile(r"\\{0,3}(?=[\"'`“„«‘])|[*_]{1,2}(?=[^\s*_])")
+# What stands for a value that is put in later.
+VARIABLE = re.compile(r"\$\{|\$\w+\Z|\$\(|%\w+%\Z|%[sdr]\b|[{<[]|\*+\Z")
 _WORD = re.compile(r"[^\s]{1,256}")
 _CODE = re.compile(
     r"[$%{<\[(]|[A-Za-z_][\w.]*[(\[]|(?:os|process|self|config|settings|args|env|this|ctx|req|request"
     r"|options|opts|params|props|data|user|obj|cfg|conf|crypt|Deno|import|vars?|local|secrets)\.\w"
-    r"|\*+\Z|[xX]{3,}\Z|\.+\Z|[-=_~#]+\Z|\[secret:|</|!|\|\||&&|[a-z]+://"
+    r"|\*+\Z|[xX]{3,}\Z|\.+\Z|[-=_~#]+\Z|\[secret:|</|!(?:=|\w+\Z)|\|\||&&|[a-z]+://"
 )
 _NAME = re.compile(
     r"[A-Za-z_][a-z]*(?:_[A-Za-z\d]+)+\Z|[a-z]+(?:[A-Z][a-z]+)+\Z|[A-Za-z_]+(?:\.[A-Za-z_]+)+\Z"
 )
-_PHRASE = re.compile(
-    r"[A-Za-z]{2,12}(?:[ -][A-Za-z]{2,12}){3,9}(?=[.!?,;\"']?(?:\s*\n|\s*\Z|[.!?,;\"']))"
-)
+_PHRASE = re.compile(r"[A-Za-z]{2,12}(?:[ -][A-Za-z]{2,12}){3,9}")
 _SEED = re.compile(
-    r"(?:\d{1,2}[.):]?[ \t]?)?[A-Za-z]{3,8}(?:[\s,;]{1,3}(?:\d{1,2}[.):]?[ \t]?)?[A-Za-z]{3,8}){11,23}\b"
+    r"(?:\d{1,2}[.):]?[ \t]?)?[A-Za-z]{3,8}"
+    r"(?:[\s,;]{1,3}(?:\d{1,2}[.):]?[ \t]?)?[A-Za-z]{3,8}){11,23}\b"
 )
 _CODES = re.compile(
-    r"(?:[-*•\d]{1,2}[.)]?[ \t]{1,3})?[\"'`]?(?P<code>[A-Za-z\d]{3,16}(?:-[A-Za-z\d]{3,16}){0,5})[\"'`]?[\s,;|]{0,4}"
+    r"(?:[-*•\d]{1,2}[.)]?[ \t]{1,3})?[\"'`]?(?P<code>[A-Za-z\d]{3,16}(?:-[A-Za-z\d]{3,16}){0,5})"
+    r"[\"'`]?[\s,;|]{0,4}"
 )
 _DIGITS = re.compile(r"[#*]?\d(?:[ .-]?\d){2,11}[#*]?(?![\w%€$£])")
 _DOOR = re.compile(r"[#*]?[A-Za-z]?\d(?:[ .-]?\d){2,9}[A-Za-z]?[#*]?(?![\w%€$£]|[.,:]\d|-\w)")
@@ -100,12 +102,9 @@ def _quoted(text: str, start: int) -> bool:
 def password(text: str, match: re.Match[str], short: bool = False) -> Span | None:
     """Take what a person or a file gives as password, and none of what they say about it."""
     place = match.end()
-    phrase = _PHRASE.match(text, place + (text[place : place + 1] in _CLOSING))
-    if phrase and not match["bare"]:
-        words = re.findall(r"[A-Za-z]+", phrase.group())
-        named = not {*map(str.lower, words)} & SENTENCE
-        if named and sum(map(len, words)) >= 3 * len(words):
-            return phrase.span()
+    phrase = None if match["bare"] else _phrase(text, place, match.group())
+    if phrase is not None:
+        return phrase
     span = value_at(text, place)
     if span is None:
         return None
@@ -124,13 +123,32 @@ def password(text: str, match: re.Match[str], short: bool = False) -> Span | Non
         return span if _may_be_quoted(value, match.group()) else None
     if _CODE.match(value) and not _signs(value):
         return None
-    if _NAME.match(value) or _is_type(value):
+    if (_NAME.match(value) and not re.search(r"\d{2}", value)) or _is_type(value):
         return None
     if strong(value) and "(" not in value[1:]:
         return _before_next(text, span)
     if match["bare"] or (short and not value.isalpha()):
         return None
     return span if _plain_word(text, match, span) else None
+
+
+def _phrase(text: str, place: int, before: str) -> Span | None:
+    """Take four or more words that make no sentence, up to where one goes on."""
+    quoted = text[place : place + 1] in _CLOSING
+    match = _PHRASE.match(text, place + quoted)
+    if match is None:
+        return None
+    found: list[re.Match[str]] = []
+    for word in re.finditer("[A-Za-z]+", match.group()):
+        if word.group().lower() in SENTENCE:
+            break
+        found.append(word)
+    words = [word.group().lower() for word in found]
+    plain = sum(word in PLAIN or word.endswith(("ed", "ing", "ly")) for word in words)
+    named = "phrase" in before.lower() or quoted
+    if len(words) < 4 or sum(map(len, words)) < 3 * len(words) or plain > (2 if named else 1):
+        return None
+    return match.start(), match.start() + found[-1].end()
 
 
 def _changed(text: str, match: re.Match[str]) -> bool:
@@ -270,6 +288,13 @@ def door(text: str, match: re.Match[str]) -> Span | None:
     return found.span() if told and said and plain and not known else None
 
 
+def place(text: str, match: re.Match[str]) -> Span | None:
+    """Take the code of a place that is named as a label: "garage: 4711"."""
+    found = _DOOR.match(text, match.end())
+    label = re.search(r"[:=]\s*$", match.group())
+    return found.span() if found and label and len(found.group()) >= 4 else None
+
+
 def otp(text: str, match: re.Match[str]) -> Span | None:
     """Take a code that is used once, or the secret from which such codes are made."""
     place = match.end() + (text[match.end() : match.end() + 1] in _CLOSING)
@@ -381,7 +406,8 @@ def url(text: str, match: re.Match[str]) -> Span | None:
     value = found.group()
     if (
         value.lower() in PLAIN
-        or re.match(r"[$%{<*]|x{3,}\Z|pass\Z|\d{1,5}/", value)
+        or VARIABLE.match(value)
+        or re.match(r"x{3,}\Z|pass\Z|\d{1,5}/", value)
         or value.startswith("//")
     ):
         return None
@@ -392,7 +418,10 @@ def argument(text: str, match: re.Match[str]) -> Span | None:
     """Take a password that a command is given."""
     line = text.rfind("\n", 0, match.start()) + 1
     before = text[max(line, match.start() - 200) : match.start()]
-    programs = r"\b(?:curl|wget|https?|mysql\w*|mariadb|sshpass|redis-cli|mongo\w*|docker login|az|ldap\w+|smbclient|psql|7z|zip|htpasswd)\b"
+    programs = (
+        r"\b(?:curl|wget|https?|mysql\w*|mariadb|sshpass|redis-cli"
+        r"|mongo\w*|docker login|az|ldap\w+|smbclient|psql|7z|zip|htpasswd)\b"
+    )
     if not re.search(programs, before):
         return None
     if match.group().strip().startswith("-p") and not re.search(
@@ -417,8 +446,12 @@ def words(text: str, match: re.Match[str]) -> Span | None:
     found = _SEED.match(text, match.end())
     if found is None:
         return None
-    said = re.findall(r"[a-z]+", found.group().lower())
-    return found.span() if sum(word in SENTENCE for word in said) <= len(said) // 12 else None
+    said = list(re.finditer(r"[A-Za-z]+", found.group()))
+    for count in (24, 21, 18, 15, 12):
+        plain = sum(word.group().lower() in SENTENCE for word in said[:count])
+        if len(said) >= count and plain <= count // 12:
+            return found.start(), found.start() + said[count - 1].end()
+    return None
 
 
 def codes(text: str, match: re.Match[str]) -> Span | None:
@@ -438,7 +471,7 @@ def codes(text: str, match: re.Match[str]) -> Span | None:
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
-        *(password, short, digits, door, otp, cvv, national, document, account, card, key),
+        *(password, short, digits, door, place, otp, cvv, national, document, account, card, key),
         *(header, bearer, url, argument, words, codes),
     )
 }

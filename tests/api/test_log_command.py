@@ -1,0 +1,124 @@
+"""`homebox log`: search, show, export and delete, with a daemon and without."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from homebox import cli, daemon
+from homebox.daemon import Box, running
+from homebox.memory import Message, open_state
+from homebox.memory.records import check_links, read_links
+from tests.api import fake_learner
+from tests.api.test_daemon import config_for
+from tests.unit.memory.kit import files, say
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def told(state: Path) -> list[str]:
+    """Three turns of two conversations, one with a file among the owner's words."""
+    read = 'Called the Read tool with the following input: {"filePath":"/x"}'
+    pieces = [read, "<path>/x</path>\n<type>file\nwalnuts\n", "What is this?"]
+    parts = json.dumps({"parts": [len(piece) for piece in pieces]})
+    mixed = Message("user", "".join(pieces), "owner", parts)
+    answer = Message("assistant", "A list.", "assistant")
+    with open_state(state) as opened:
+        return [
+            say(opened.ledger, "My dog\x1b[2J is called Rex.", conversation="ses_1"),
+            say(opened.ledger, "Buy WALNUTS.", conversation="ses_1"),
+            say(
+                opened.ledger,
+                "",
+                messages=(mixed, answer),
+                prompt=(mixed,),
+                conversation="ses_2",
+            ),
+        ]
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str], state: Path) -> Any:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = cli.main(["log", "--state", str(state), *arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def box(
+    state: Path, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Box]:
+    parts = fake_learner.parts()
+    monkeypatch.setattr(daemon, "real_parts", lambda: parts)
+    with running(config_for(state)) as opened:
+        yield opened
+
+
+def test_search_and_show(log: Any, told: list[str]) -> None:
+    hits = json.loads(log("search", "walnuts", "--json")[1])
+    assert [hit["turn"] for hit in hits] == told[1:]
+    only = json.loads(log("search", "walnuts", "--conversation", "ses_1", "--json")[1])
+    assert [hit["turn"] for hit in only] == [told[1]]
+    assert told[1] in log("search", "walnuts")[1]
+    assert log("search", "peanuts")[:2] == (0, "")
+    assert "\x1b" not in log("search", "dog")[1] + log("show", told[0])[1] + log()[1]
+    shown = log("show", told[2])[1]
+    assert "user [file]: <path>/x</path>" in shown
+    assert "user [owner]: What is this?" in shown
+    assert "conversation ses_2" in shown
+    value = json.loads(log(told[2], "--json")[1])
+    assert [span[2] for span in value["messages"][0]["spans"]] == ["file", "file", "owner"]
+    assert log("show", "turn_none")[0] == 5
+
+
+def test_export_is_read_back(log: Any, told: list[str], state: Path) -> None:
+    code, out, _ = log("export")
+    assert code == 0
+    with open_state(state, read_only=True) as opened:
+        assert check_links(read_links(out.splitlines())).hex() == opened.ledger.root()
+        assert [link.turn for link in read_links(out.splitlines())] == list(opened.ledger.turns())
+    some = log("export", "--conversation", "ses_1", "--format", "jsonl")[1].splitlines()
+    assert [json.loads(line)["id"] for line in some] == told[:2]
+
+
+def test_delete_asks_a_person(
+    log: Any, told: list[str], monkeypatch: pytest.MonkeyPatch, state: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    code, _, err = log("delete", told[0])
+    assert code == 2
+    assert "--yes" in err
+    for answer, expected in (("\n", 2), ("n\n", 2), ("yes\n", 0)):
+        terminal = io.StringIO(answer)
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert log("delete", told[0])[0] == expected
+    assert json.loads(log("delete", "ses_1", "--yes", "--json")[1]) == {"deleted": [told[1]]}
+    assert log("delete", "ses_1", "--yes")[0] == 5
+    assert b"Rex" not in b"".join(files(state).values())
+    assert [turn["id"] for turn in json.loads(log("--json")[1])] == [told[2]]
+
+
+def test_delete_with_a_daemon(log: Any, told: list[str], box: Box, state: Path) -> None:
+    assert json.loads(log("delete", "ses_1", "--yes", "--json")[1]) == {"deleted": told[:2]}
+    assert log("delete", "nothing", "--yes")[0] == 5
+    assert b"Rex" not in b"".join(files(state).values())
+    assert box.daemon.state.ledger.verify() == 3
+
+
+@pytest.mark.parametrize(
+    "words", [["search"], ["search", " "], ["show"], ["export", "x"], ["delete"], ["a", "b"]]
+)
+def test_wrong_words_are_usage_errors(log: Any, told: list[str], words: list[str]) -> None:
+    code, out, err = log(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
