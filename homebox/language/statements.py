@@ -181,6 +181,7 @@ class _Pattern(NamedTuple):
     relation: Relation
     expression: re.Pattern[str]
     strict: bool
+    needed: str  # in small letters: what a sentence must hold, which is quicker to see
 
 
 @cache
@@ -195,7 +196,8 @@ def _patterns() -> tuple[_Pattern, ...]:
                     continue
                 sentence = _expand(fill(form, who, _MARK_VALUE))
                 expression = _compile(sentence)
-                rated.append((len(sentence), _Pattern(relation, expression, strict)))
+                pattern = _Pattern(relation, expression, strict, _needed(sentence))
+                rated.append((len(sentence), pattern))
     rated.sort(key=lambda entry: -entry[0])
     return tuple(pattern for _, pattern in rated)
 
@@ -223,8 +225,18 @@ def _compile(sentence: str) -> re.Pattern[str]:
     return re.compile(text)
 
 
+def _needed(sentence: str) -> str:
+    """Return the longest words of a form that every sentence of its kind has."""
+    parts = re.split(f"[{_MARK_WHO}{_MARK_VALUE}]", sentence)
+    # A value may begin with a vowel, and so "a" may be "an".
+    return max((re.sub(r"(^| )a $", "", part) for part in parts), key=len).lower()
+
+
 def _match_listed(sentence: str) -> Match | None:
-    for relation, expression, strict in _patterns():
+    small = sentence.lower()
+    for relation, expression, strict, needed in _patterns():
+        if needed not in small:
+            continue
         match = expression.fullmatch(sentence)
         if not match:
             continue

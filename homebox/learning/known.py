@@ -15,6 +15,7 @@ from homebox.learning.topics import MANY
 from homebox.memory.lessons import Lesson
 
 ENDS = 4_000  # characters at the end of an answer in which its topic is looked for
+BEGINS = 4  # characters by which most places of an answer are passed over
 _STARTS = re.compile(r"\b\w")
 
 
@@ -27,6 +28,7 @@ class Known:
         self._holders: dict[str, dict[str, None]] = {}  # value -> subjects
         self._openings = {relation.opening(None): relation.key for relation in ALL}
         self._lengths = {len(opening) for opening in self._openings}
+        self._begins = {opening[:BEGINS] for opening in self._openings}
 
     def current(self) -> Mapping[str, Sequence[Lesson]]:
         """Return what holds now, by subject."""
@@ -80,6 +82,8 @@ class Known:
         text = text[-ENDS:]
         best: tuple[int, int, str] | None = None
         for start in (match.start() for match in _STARTS.finditer(text)):
+            if text[start : start + BEGINS] not in self._begins:
+                continue
             for length in self._lengths:
                 subject = self._openings.get(text[start : start + length])
                 if subject is not None and (best is None or (start, length) > best[:2]):
@@ -93,3 +97,4 @@ class Known:
             opening = form.opening(None)
             self._openings[opening] = lesson.subject
             self._lengths.add(len(opening))
+            self._begins.add(opening[:BEGINS])
