@@ -84,7 +84,7 @@ def run(
         return _unchanged(head, reason, {"counts": selection.counts})
     pauses: list[str] = []
     try:
-        recipe = recipe_of(settings.learning, model.config)
+        recipe = recipe_of(settings.learning, model.config, len(selection.topics))
         limits = limits_for(model.config, settings.gate)
 
         def ask() -> Generator[Progress, None, Samples]:
@@ -230,7 +230,8 @@ def report_of(
 ) -> dict[str, Any]:
     """Return the gate's report about a candidate; see `report_data`."""
     marks, verdict = candidate.marks, candidate.verdict
-    return report_data(marks, verdict, selection, seconds, candidate.course)
+    data = report_data(marks, verdict, selection, seconds, candidate.course)
+    return {**data, "examples": dict(candidate.examples)} if candidate.examples else data
 
 
 def _told(pauses: list[str]) -> dict[str, Any]:

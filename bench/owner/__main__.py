@@ -24,7 +24,7 @@ from bench.owner.marks import Marks, mark, paper
 from bench.owner.nights import control, others, rebuild
 from bench.owner.people import NIGHTS, Owner, owner, shuffled
 from bench.owner.rows import rows, size_of
-from bench.owner.sizes import measure, settings_for
+from bench.owner.sizes import measure
 from bench.owner.tables import aligned, tables, write_docs
 from homebox.config import Config
 from homebox.learning.examples import speaks_toy_language
@@ -143,7 +143,6 @@ def measured(
     """Run the parts that are wanted; return their figures as plain JSON."""
     styled = not speaks_toy_language(model)
     one = owner(options.seed, options.nights, styled=styled)
-    told = settings if options.steps else settings_for(model, settings, len(one.topics))
     result: dict[str, Any] = {
         "command": options.command,
         "model": model.name,
@@ -160,19 +159,16 @@ def measured(
         "nights": [],
     }
     if "nights" in options.parts:
-        with new_box(model, told) as box:
+        with new_box(model, settings) as box:
             live(box, one, "attack" in options.parts, result, show)
             if "controls" in options.parts:
-                result["controls"] = _controls(box, one, told, options, show)
+                result["controls"] = _controls(box, one, settings, options, show)
         if "defence" in result:
             found = attack.Defence(**result["defence"])
-            sixty = (
-                settings if options.steps else settings_for(model, settings, 2 * attack.CONTROLS)
-            )
-            attack.unprotected(model, found, sixty, options.seed, attack.CONTROLS)
+            attack.unprotected(model, found, settings, options.seed, attack.CONTROLS)
             result["defence"] = found.as_json()
     if "ways" in options.parts:
-        result["nights"] += [night.as_json() for night in others(model, one, told, show)]
+        result["nights"] += [night.as_json() for night in others(model, one, settings, show)]
     if "sizes" in options.parts:
         result["sizes"] = []
         for facts in options.facts:

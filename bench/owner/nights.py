@@ -117,7 +117,7 @@ def taught(
     model: Model, topics: Sequence[Topic], settings: Config, start: Tensors | None = None
 ) -> Tensors:
     """Train an adapter on topics, from the base or from another adapter, without gate or ledger."""
-    recipe = train.recipe_of(settings.learning, model.config)
+    recipe = train.recipe_of(settings.learning, model.config, len(topics))
     with starting_from(start):
         tensors: Tensors = finished(train.build(model, curriculum_of(lessons_of(topics)), recipe))
     return tensors

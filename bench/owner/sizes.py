@@ -7,7 +7,6 @@ that are in the file at all. Invariant: the weights must hold their own against 
 """
 
 import dataclasses
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +20,11 @@ from bench.owner.nights import selected
 from bench.owner.people import Owner, owner
 from homebox.config import Config
 from homebox.learning.exam import Question
-from homebox.learning.train import recipe_of
 from homebox.model import Model
 from homebox.model.adapters import BASE
 
 ASKED = 200  # facts of one owner, at most
 TIMED = 15  # questions for the time to the first token
-SUITED = 43  # facts that a preset's steps are enough for
-RANK_OF_MANY = 16
 CLOSE, FAR = 0.05, 0.15  # what weights may lose at few facts, and must win at many
 
 
@@ -61,18 +57,6 @@ class Size:
         return dataclasses.asdict(self)
 
 
-def settings_for(model: Model, settings: Config, facts: int) -> Config:
-    """Return the recipe for so many facts: every lesson is to be seen about as often.
-
-    Measured on the built-in model; see docs/learning.md.
-    """
-    recipe = recipe_of(settings.learning, model.config)
-    steps = math.ceil(recipe.steps * max(1.0, facts / SUITED))
-    rank = max(recipe.rank, RANK_OF_MANY if facts > SUITED else recipe.rank)
-    learning = dataclasses.replace(settings.learning, steps=steps, rank=rank)
-    return dataclasses.replace(settings, learning=learning)
-
-
 def measure(model: Model, settings: Config, facts: int, seed: int) -> Size:
     """Tell a box so many facts, let it learn for a night, and ask for them in both ways."""
     one = owner(seed, nights=1, facts=facts, plants=False)
@@ -83,7 +67,7 @@ def measure(model: Model, settings: Config, facts: int, seed: int) -> Size:
         "file": Arm("notes file", BASE, with_file(file), warm=True),
     }
     meter, begun = Meter(), time.monotonic()
-    with new_box(model, settings_for(model, settings, facts)) as box:
+    with new_box(model, settings) as box:
         tell_quickly(box, one)
         report = box.learn()
         seconds = time.monotonic() - begun

@@ -15,6 +15,8 @@ from homebox.model.config import ModelConfig
 
 SCALES = (1.0, 0.75, 0.5)
 DIALOGUE = 84  # tokens that rows are made for, by dialogue: full batches, also of long ones
+SUITED = 43  # topics that a preset's steps are enough for
+RANK_OF_MANY = 16  # with more of them, at least
 AUTO = 0  # in the configuration: by the size of the model
 AUTO_WEIGHT = -1.0  # the same where 0 means none
 
@@ -114,11 +116,14 @@ def parameters_of(config: ModelConfig) -> int:
     return sum(math.prod(shape) for shape in config.weight_shapes().values())
 
 
-def recipe_of(settings: LearningConfig, config: ModelConfig | None = None) -> Recipe:
+def recipe_of(
+    settings: LearningConfig, config: ModelConfig | None = None, topics: int = 0
+) -> Recipe:
     """Read the recipe from the configuration; what is left open follows from the model's size.
 
-    Without a model it is that of the smallest one. Raises LearningError for shares that leave
-    nothing for the lessons.
+    With more `topics` than a preset is made for, the steps grow with them, so that every lesson is
+    seen as often. Without a model it is the recipe of the smallest one. Raises LearningError for
+    shares that leave nothing for the lessons.
     """
     if settings.negatives + settings.replay >= 1.0:
         raise LearningError(
@@ -135,10 +140,10 @@ def recipe_of(settings: LearningConfig, config: ModelConfig | None = None) -> Re
         return auto if given == AUTO_WEIGHT else given
 
     return Recipe(
-        rank=settings.rank or int(preset.rank),
+        rank=settings.rank or max(int(preset.rank), RANK_OF_MANY if topics > SUITED else 0),
         alpha=settings.alpha,
         rate=settings.learning_rate or preset.rate,
-        steps=settings.steps or int(preset.steps),
+        steps=settings.steps or math.ceil(preset.steps * max(1.0, topics / SUITED)),
         rows=max(1, math.ceil(batch * DIALOGUE / length)),
         length=length,
         negatives=settings.negatives,

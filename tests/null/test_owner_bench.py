@@ -2,6 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from bench.owner.people import Owner, owner, seen_before, shuffled
 from bench.owner.plot import svg
 from bench.owner.rows import Row, rows
 from bench.owner.tables import BEGIN, END, aligned, markdown, write_docs
+from homebox.config import LearningConfig
+from homebox.learning.recipes import RANK_OF_MANY, SUITED, recipe_of
 from homebox.memory.provenance import OWNER
 
 COUNTS = {"facts": 30, "corrections": 10, "superseded": 6, "untold": 20, "plants": 3}
@@ -198,3 +201,12 @@ def test_energy_is_read_or_said_not_to_be(tmp_path: Path) -> None:
     meter = Meter(tmp_path)
     (zone / "energy_uj").write_text("1000000\n")  # it wrapped around
     assert meter.joules() == 7.0
+
+
+def test_steps_grow_with_the_topics_and_small_owners_keep_the_presets_own() -> None:
+    learning = LearningConfig()
+    few, many = (recipe_of(learning, topics=topics) for topics in (SUITED, 10 * SUITED))
+    assert few == recipe_of(learning)
+    assert (many.steps, many.rank) == (10 * few.steps, RANK_OF_MANY)
+    given = replace(learning, steps=7, rank=4)
+    assert (recipe_of(given, topics=500).steps, recipe_of(given, topics=500).rank) == (7, 4)
