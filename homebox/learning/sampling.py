@@ -46,7 +46,7 @@ READ = 16  # ids of a prompt in one step
 STEP_SECONDS = 0.01  # a step is not shorter than this while nobody waits
 LEFT = 0.25  # of the slots, for who talks to the box meanwhile
 # Tokens of an answer; one that is not over by then is cut behind a sentence, or not used.
-LONGEST = {SHIPPED: 64, OWNED: 64, STYLED: 160, HINDSIGHT: 256}
+LONGEST = {SHIPPED: 64, OWNED: 64, STYLED: 160, HINDSIGHT: 160}
 CUT = (SHIPPED, OWNED)
 OWN_PROMPTS = 64
 _SENTENCE = re.compile(r".*[.!?](?=\s)", re.DOTALL)

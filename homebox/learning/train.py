@@ -9,8 +9,9 @@ import dataclasses
 import gc
 import logging
 import math
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -75,6 +76,7 @@ class Built:
 
     tensors: Tensors
     recipe: Recipe
+    examples: Mapping[str, int] = field(default_factory=dict)  # by kind, and what was left out
 
 
 def rate_at(recipe: Recipe, step: int) -> float:
@@ -124,6 +126,7 @@ class _Parts:
     """What a run is made of."""
 
     mixer: Mixer
+    counts: Mapping[str, int]
     trainer: Trainer
     opinions: Opinions | None
     preferences: Preferences
@@ -187,7 +190,8 @@ class _Run:
             raise
         taken = self._course.step
         stop = 0 if taken == self._recipe.steps else taken
-        return Built(parts.trainer.adapter(), dataclasses.replace(self._recipe, stop=stop))
+        recipe = dataclasses.replace(self._recipe, stop=stop)
+        return Built(parts.trainer.adapter(), recipe, parts.counts)
 
     def _prepare(self) -> _Parts:
         """Write the examples and compile; beside the thread that answers."""
@@ -195,7 +199,8 @@ class _Run:
         examples = write_examples(
             speaks_toy_language(model), self._curriculum, r.seed, self._samples
         )
-        mixer = mixed(model, examples, r)
+        counts = Counter(examples.left_out) + Counter(example.pool for example in examples.all)
+        mixer = mixed(model, examples, r, lambda trouble: counts.update([trouble]))
         shape = (r.rows, r.length)
         preferences = Preferences(
             self._curriculum, model.chat.render_training, shape, r.seed, r.prefer
@@ -212,7 +217,7 @@ class _Run:
             **({"taught": True} if r.distil else {}),
             **({"scored": True} if preferences.choices else {}),
         )
-        return _Parts(mixer, trainer, self._teacher(), preferences)
+        return _Parts(mixer, counts, trainer, self._teacher(), preferences)
 
     def _teacher(self) -> Opinions | None:
         r, model = self._recipe, self._model
@@ -322,8 +327,13 @@ class _Base:
         return self.tensors
 
 
-def mixed(model: Model, examples: Examples, recipe: Recipe) -> Mixer:
-    """Encode the examples and prepare to draw batches of them."""
+def mixed(
+    model: Model, examples: Examples, recipe: Recipe, note: Callable[[str], None] = lambda _: None
+) -> Mixer:
+    """Encode the examples and prepare to draw batches of them.
+
+    `note` hears of each example that is not whole, or left out because nothing of it fits.
+    """
     render, length = model.chat.render_training, recipe.length
     taught = length + HINT if recipe.distil else 0
     shares = (
@@ -333,7 +343,7 @@ def mixed(model: Model, examples: Examples, recipe: Recipe) -> Mixer:
         ((REPLAY,), recipe.replay * (1 - CONTEXT_SHARE)),
     )
     pools = [
-        Pool(encode(examples.of(*kinds), render, length, taught=taught), share)
+        Pool(encode(examples.of(*kinds), render, length, note, taught=taught), share)
         for kinds, share in shares
     ]
     if not pools[0].dialogues:

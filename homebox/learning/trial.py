@@ -51,6 +51,7 @@ class Candidate:
     verdict: Verdict
     course: Course = dataclasses.field(default_factory=list)
     trouble: str = ""
+    examples: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of its training
 
     @property
     def why(self) -> str:
@@ -129,7 +130,8 @@ class Trial:
             if candidate.verdict.passed or not candidate.verdict.recalls:
                 break
             candidate = yield from self._examined(tensors, recipe, scale, course)
-        return candidate if candidate.verdict.passed else full
+        chosen = candidate if candidate.verdict.passed else full
+        return dataclasses.replace(chosen, examples=built.examples)
 
     def _examined(
         self, tensors: Tensors, recipe: Recipe, scale: float, course: Course
