@@ -1,5 +1,6 @@
 """Losses of opinions against differences of their formulas; training moves what it should."""
 
+import json
 import math
 from collections.abc import Generator
 from typing import Any
@@ -14,6 +15,7 @@ from homebox.model.chat.formats import Rendered
 from homebox.model.training import StopFlag
 from homebox.model.training.trainer import LoraTrainer
 from tests.unit.test_lora_gradients import CONFIG, Base
+from tests.unit.torch_losses import FILE
 
 SHAPE = (4, 48)
 
@@ -87,6 +89,29 @@ def test_weights_are_minus_the_derivatives_of_the_losses(scale: float) -> None:
             around = [loss({**gains, answer: gains[answer] + h}) for h in (1e-5, -1e-5)]
             slope = (around[0] - around[1]) / 2e-5
             assert weights.get(answer, 0.0) == pytest.approx(-slope, abs=1e-9)
+
+
+def test_losses_and_weights_are_those_of_pytorch() -> None:
+    said = json.loads(FILE.read_text())
+    dpo = said["dpo"]
+    pairs = [
+        Choice(encoded(2 * i), encoded(2 * i + 1), weight, None)
+        for i, weight in enumerate(dpo["weight"])
+    ]
+    gains = {encoded(i): gain for i, gain in enumerate(dpo["gains"])}
+    compare(pairs, gains, dpo)
+    for kto in said["kto"]:
+        given = zip(kto["weight"], kto["good"], strict=True)
+        thumbs = [Choice(encoded(i), encoded(10 + i), *one) for i, one in enumerate(given)]
+        gains = {encoded(i): gain for i, gain in enumerate(kto["gains"])}
+        compare(thumbs, gains | {encoded(10 + i): g for i, g in enumerate(kto["others"])}, kto)
+
+
+def compare(choices: list[Choice], gains: dict[Encoded, float], said: dict[str, Any]) -> None:
+    weights, loss = weighed(choices, gains)
+    assert loss == pytest.approx(said["loss"], rel=1e-12)
+    for i, slope in enumerate(said["gradient"]):
+        assert weights[encoded(i)] == pytest.approx(-slope, rel=1e-12)
 
 
 def test_the_logistic_function_is_that_of_the_library() -> None:

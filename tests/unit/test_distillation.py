@@ -1,5 +1,6 @@
 """Distillation from a teacher's top and tail: values, gradients, and what stays as it was."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 
 from homebox.engine.graph.tensor import Tensor
-from homebox.engine.runtime.capture import capture
+from homebox.engine.runtime.capture import Spec, capture
 from homebox.model.training.batches import Batch, Teaching
 from homebox.model.training.cross_entropy import Chunk, Shares
 from homebox.model.training.distillation import TOP, Taught
 from tests.unit.test_lora_gradients import CONFIG, LENGTH, ROWS, Base, assert_close, trainer_of
 from tests.unit.test_lora_gradients import batch_of as plain_batch
+from tests.unit.torch_losses import FILE
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -56,8 +58,6 @@ def chunk_of(logits: Array, teaching: Teaching) -> tuple[float, Array]:
     def both(student: Tensor) -> list[Tensor]:
         chunk = Chunk(student.contiguous(), None, shares)
         return [chunk.cross(), chunk.d_logits()]
-
-    from homebox.engine.runtime.capture import Spec
 
     loss, gradient = capture(both, {"student": Spec(logits.shape)})(student=logits)
     return float(loss), gradient
@@ -118,6 +118,15 @@ def test_fewer_ids_than_there_are_places_for() -> None:
     wanted[[3, 5]] -= (0.75, 0.25)
     np.testing.assert_allclose(gradient[0], wanted, atol=1e-6)
     assert np.isclose(loss, 0.75 * np.log(6) + 0.25 * np.log(2), rtol=1e-5)
+
+
+def test_loss_and_gradient_are_those_of_pytorch() -> None:
+    said = json.loads(FILE.read_text())["distillation"]
+    ids, top, share = (np.array(said[name]) for name in ("ids", "top", "share"))
+    teaching = Teaching(ids.astype("i4"), top.astype("f4"), share.astype("f4"))
+    loss, gradient = chunk_of(np.array(said["student"], np.float32), teaching)
+    assert loss == pytest.approx(said["loss"], rel=2e-6)
+    np.testing.assert_allclose(gradient, said["gradient"], atol=2e-7, rtol=2e-5)
 
 
 def taught(batch: Batch, seed: int = 4) -> Batch:
