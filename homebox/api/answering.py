@@ -16,42 +16,32 @@ from typing import Any
 from aiohttp import web
 
 from homebox.api import wire
-from homebox.api.acting import SETTLE, Scene, act
+from homebox.api.acting import Scene, act
+from homebox.api.asked import Asked, asked_of, prompt_of
 from homebox.api.commands import KIND, Command, command_in
-from homebox.api.conversation import Conversation, conversation_of, kind_of
 from homebox.api.door import Door
 from homebox.api.exchange import Choice, Exchange
 from homebox.api.guard import check_content_type
 from homebox.api.metrics import Metrics
 from homebox.api.plain import COMPLETION, Plain, begun, plain_reply
 from homebox.api.record import (
-    BY_OWNER,
-    Record,
-    asked_off,
     on_record,
-    said_private,
-    unrecorded_id,
 )
 from homebox.api.reply import Reply, answer_parser, shown_marks
 from homebox.api.requests import ChatRequest
-from homebox.api.served import CURRENT, Lease
+from homebox.api.served import Lease
 from homebox.api.service import Service
 from homebox.api.shape import Shape
 from homebox.api.wanted import form_of, wanted_of
 from homebox.api.writing import Writing
-from homebox.errors import ContextLengthError, DaemonError, HomeboxError, RequestError
-from homebox.memory.clients import CHAT
-from homebox.memory.ledger import new_turn_id
-from homebox.model.chat.prompt import ChatPrompt
+from homebox.errors import DaemonError, HomeboxError, RequestError
 from homebox.model.generation.request import GenerationRequest
 from homebox.scheduler.generation import scripted, unasked
 
 log = logging.getLogger("homebox.server")
 
-ANSWER_SHARE = 8  # notes leave at least this part of the context to the answer
-
 Shaper = Callable[[Exchange, Service], Shape]
-Begin = Callable[["Asked"], Awaitable[Exchange]]
+Begin = Callable[[Asked], Awaitable[Exchange]]
 Prompts = Callable[[Service, str], Awaitable[list[Plain]]]  # for the adapter with these weights
 
 
@@ -63,30 +53,6 @@ class Limits:
     body_timeout: float = 60.0
     write_timeout: float = 60.0
     patience: float = 5.0  # of agents that wait for the first token
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question with all that is known of it; `talk` says that it is a conversation."""
-
-    service: Service
-    chat: ChatRequest
-    conversation: Conversation
-    owner: str
-    record: Record
-
-    def id(self) -> str:
-        """Make the id of one of its answers."""
-        return unrecorded_id() if self.record.off else new_turn_id()
-
-    def exchange(self, lease: Lease, choices: list[Choice], **more: Any) -> Exchange:
-        """Return the exchange that its answers are."""
-        service = self.service
-        found = Exchange(
-            self.chat, self.conversation, self.owner, lease, choices, service.ledger, **more
-        )
-        found.record, found.lessons = self.record, service.lessons
-        return found
 
 
 class Answering:
@@ -138,7 +104,7 @@ class Answering:
         if self.stopping:
             raise DaemonError("homebox is shutting down")
         async with self.door.enter() as service:
-            exchange = await begin(await self._asked(request, service, chat))
+            exchange = await begin(await asked_of(request, service, chat))
             self.running += 1
             try:
                 shape = shaper(exchange, service)
@@ -154,50 +120,6 @@ class Answering:
         """Wait for what answers that were cut off left to do."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def prompt(
-        self,
-        service: Service,
-        chat: ChatRequest,
-        owner: str,
-        bounded: bool = True,
-        weights: str | None = None,
-    ) -> ChatPrompt:
-        """Return the ids of a question, with the notes that the served model gets.
-
-        Raises RequestError; if it is to be answered, and so `bounded`, also ContextLengthError.
-        `weights` are those that answer, if not the current ones.
-        """
-        variables = chat.variables()
-        if chat.offered_tools:
-            variables["tools"] = chat.offered_tools
-        recall = None if service.recall is None else service.recall.of(owner)
-        messages = chat.rendered_messages()
-        noted = await asyncio.to_thread(_noted, service, chat, messages, weights)
-        if noted is not None:
-            # Not every template takes words of the system, and notes must leave room.
-            with contextlib.suppress(RequestError):
-                prompt = await asyncio.to_thread(service.prompt, noted, recall, **variables)
-                if not bounded or _roomy(service, chat, prompt):
-                    return prompt
-        prompt = await asyncio.to_thread(service.prompt, messages, recall, **variables)
-        if bounded and len(prompt.ids) >= service.context:
-            raise ContextLengthError(service.context, len(prompt.ids))
-        return prompt
-
-    async def _asked(self, request: web.Request, service: Service, chat: ChatRequest) -> Asked:
-        """Find out whose question it is, in which conversation, and what may be written of it."""
-        conversation = conversation_of(chat, request.headers)
-        owner = request[wire.OWNER]
-        off = asked_off(request.headers, request[wire.PRIVATE])
-        said = said_private(chat.messages, conversation)
-        if not off and said is None and conversation.named:
-            ledger = service.ledger
-            said_before = await asyncio.to_thread(ledger.is_private, conversation.id, owner)
-            off = BY_OWNER if said_before else ""
-        elif not off and said:
-            off = BY_OWNER
-        return Asked(service, chat, conversation, owner, Record(off, said is not None))
-
     async def _begin(self, asked: Asked) -> Exchange:
         """Check all that can be checked and queue the answers, or do what a command says."""
         command = command_in(asked.chat.messages, asked.conversation)
@@ -208,7 +130,7 @@ class Answering:
         quiet = asked.record.quiet
         choices: list[Choice] = []
         try:
-            prompt = await self.prompt(service, chat, asked.owner, weights=lease.weights)
+            prompt = await prompt_of(service, chat, asked.owner, weights=lease.weights)
             wanted = wanted_of(chat, prompt.begun)
             _check_bias(chat, service.vocabulary)
             sampling = chat.sampling(len(prompt.ids), service.context)
@@ -356,30 +278,6 @@ def shown(error: Exception) -> HomeboxError:
         return error
     log.error("an answer failed", exc_info=error)
     return HomeboxError("homebox made a mistake; its log says more")
-
-
-def _noted(
-    service: Service, chat: ChatRequest, messages: list[dict[str, Any]], weights: str | None
-) -> list[dict[str, Any]] | None:
-    """Return a question with notes; None if none belong there.
-
-    They are for what the owner asks of the assistant: not for the bare base, kept weights, or what
-    a client asks on its own.
-    """
-    memory = service.memory
-    if memory is None or chat.model != CURRENT or kind_of(chat) != CHAT:
-        return None
-    if service.lessons is not None:
-        service.lessons.settle(SETTLE)
-    noted = memory.noted(messages, service.served.current if weights is None else weights)
-    return None if noted == messages else noted
-
-
-def _roomy(service: Service, chat: ChatRequest, prompt: ChatPrompt) -> bool:
-    """Say whether a prompt with notes leaves as much for the answer as it may need."""
-    least = service.context // ANSWER_SHARE
-    wanted = least if chat.answer_tokens is None else min(chat.answer_tokens, least)
-    return len(prompt.ids) + wanted <= service.context
 
 
 def _check_bias(chat: ChatRequest, vocabulary: int) -> None:

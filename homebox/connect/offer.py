@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from homebox.api.record import OFF
 from homebox.connect.address import Address
 from homebox.errors import DaemonError
 
@@ -30,7 +29,7 @@ class Offer:
     @property
     def headers(self) -> dict[str, str]:
         """What every request of a client carries that is off the record."""
-        return {"X-Homebox-Record": OFF} if self.private else {}
+        return {"X-Homebox-Record": "off"} if self.private else {}
 
     @property
     def warning(self) -> str:

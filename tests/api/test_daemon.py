@@ -298,7 +298,7 @@ def test_progress_that_nobody_reads_holds_nothing_up(box: Box, client: Client, s
 
 def test_lessons_are_approved_by_prefix(client: Client) -> None:
     with pytest.raises(UsageError, match="fits no lesson"):
-        client.call("lesson", prefix="abcdef", state="new")
+        client.call("lesson", action="approve", prefix="abcdef")
 
 
 def test_a_deep_state_directory_has_its_socket_too(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from homebox.api.answering import Answering
+from homebox.api.asked import prompt_of
 from homebox.api.bodies.fields import told_as
 from homebox.api.bodies.messages import FIELDS, MessagesBody
 from homebox.api.exchange import Exchange
@@ -26,7 +27,7 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
             chat = body.chat(counted=True)
             async with answering.door.enter() as service:
                 service.served.resolve(chat.model)
-                prompt = await answering.prompt(service, chat, request[OWNER], bounded=False)
+                prompt = await prompt_of(service, chat, request[OWNER], bounded=False)
         return json_response({"input_tokens": len(prompt.ids)})
 
     router.add_post("/v1/messages", messages)

@@ -7,6 +7,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from homebox.api.answering import Answering
+from homebox.api.asked import prompt_of
 from homebox.api.checks import check
 from homebox.api.requests import ChatMessage, ChatRequest, decoded
 from homebox.api.service import Service
@@ -41,7 +42,7 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
         given = decoded(await answering.body(request), TokenizeBody)
         async with answering.door.enter() as service:
             if given.messages is not None:
-                ids = await _ids_of_messages(answering, service, given, request[OWNER])
+                ids = await _ids_of_messages(service, given, request[OWNER])
             else:
                 special = given.add_special or given.add_special_tokens or False
                 text = _text_of(given)
@@ -66,7 +67,7 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
         chat = decoded(await answering.body(request), ChatRequest)
         check(chat)
         async with answering.door.enter() as service:
-            prompt = await answering.prompt(service, chat, request[OWNER], bounded=False)
+            prompt = await prompt_of(service, chat, request[OWNER], bounded=False)
             text = service.tokenizer.decode(prompt.ids, special=True)
         return json_response({"prompt": text})
 
@@ -75,12 +76,10 @@ def add(router: web.UrlDispatcher, answering: Answering) -> None:
     router.add_post("/apply-template", template)
 
 
-async def _ids_of_messages(
-    answering: Answering, service: Service, given: TokenizeBody, owner: str
-) -> list[int]:
+async def _ids_of_messages(service: Service, given: TokenizeBody, owner: str) -> list[int]:
     chat = ChatRequest(given.model, given.messages or [], tools=given.tools)
     check(chat)
-    return (await answering.prompt(service, chat, owner, bounded=False)).ids
+    return (await prompt_of(service, chat, owner, bounded=False)).ids
 
 
 def _text_of(given: TokenizeBody) -> str:
