@@ -24,6 +24,7 @@ _LEAD = re.compile(
     r"|by the way|fun fact|for the record|to be clear|for your (?:notes|information)|in fact"
     r"|just so you know|so you know|in case (?:you wonder|you wondered|it matters|it helps)"
     r"|one more thing|another (?:thing|fact)|about me|update|listen|look|remember|remember this"
+    r"|pls|plz|originally|lol|oh well"
     r"|note|please note|note this|please|reminder|important|honestly|personally|as for me"
     r"|(?:a |some )?(?:quick |short |brief |little )?(?:intro|introduction|info|news|background)"
     r"|to introduce myself|let me introduce myself|nice to meet you|it so happens that"
@@ -103,6 +104,7 @@ _QUESTION = re.compile(
     r"|do you|what's|who's|where's|when's|how's)\b",
     re.IGNORECASE,
 )
+_SMALL_I = re.compile(r"(?<![\w.])i(?:'?m|'?ve|'?d)?(?= \w)")  # who types so types no capitals
 # "No emojis": here "no" does not correct what was said before.
 _BANNED = re.compile(
     r"(?<!\w)no (?:more )?(?!more\b|longer\b|i\b|my\b|we\b|our\b|it\b|that\b|not\b|the\b|use\b"
@@ -139,7 +141,7 @@ class Refusal:
 def read_message(text: str, rules: Rules = NO_RULES) -> list[Claim | Refusal]:
     """Return what one message of the owner claims, in order; `rules` are the owner's own."""
     text = _REPLACED.sub("[secret]", text)  # its colons would end the clause
-    small = text.islower()
+    small = text.islower() or _SMALL_I.search(text) is not None
     found: list[Claim | Refusal] = []
     corrected = False
     for clause in owner_clauses(text):

@@ -38,13 +38,13 @@ _WORDINGS = (
     ("age", r"i (?:will be|turned|just turned) (?P<value>\d{1,3})(?: .*)?"),
     ("birthday", rf"i was born on (?:the )?(?P<value>\d{{1,2}}\.? (?:{_MONTH})|(?:{_MONTH}) \d+)"),
     ("home", r"(?:we live|i live|i reside|i am based|i am staying|i have lived) (?:over )?in {v}"),
-    ("home", r"i (?:have )?(?:just )?moved (?:here |over )?(?:to|into) {v}"),
+    ("home", r"(?:i|we) (?:have )?(?:just )?moved (?:here |over )?(?:to|into) {v}"),
     ("home town", r"i grew up in {v}"),
     ("birthplace", r"(?:i am|i come) (?:originally )?from {v}"),
     ("job", r"(?:i am working|i work|i have worked) (?:\w+ly )?as an? {v}"),
     ("job", r"i am an? (?P<value>(?:[\w-]+ )?[\w-]+) (?:by profession|by trade|for a living)"),
     ("job", r"(?:my (?:profession|occupation|work) is) (?:being )?an? {v}"),
-    ("employer", r"(?:i am working|i work|i am employed) (?:at|for|by) {v}"),
+    ("employer", r"(?:i am working|i work|i have worked|i am employed) (?:at|for|by) {v}"),
     ("car", r"i (?:drive|own) (?P<value>(?:an? )?[A-Z0-9][\w-]*(?: [\w-]+)?)"),
     ("football team", r"(?:i support|i am a (?:fan|supporter) of|i root for) {v}"),
     ("language spoken", r"my (?:native|first|mother) (?:language|tongue) is {v}"),
@@ -63,6 +63,7 @@ _WORDINGS = (
     ("allergy", r"i am (?:very |really |badly )?allergic to {v}"),
     ("preferred drink", r"i (?:usually |always |mostly )?(?:prefer to )?drink {v}"),
     ("disliked food", r"i (?:really |absolutely )?(?:hate|can't stand|dislike|don't like) {v}"),
+    ("disliked food", r"i don't eat (?:any )?{v}"),
     ("wife's name", r"i am married to (?P<value>(?!an? )[\w'-]+), my wife"),
     ("what to call me", r"(?:please )?call me {v}"),
     ("what to call me", r"(?:my friends|friends|people) (?:all )?call me {v}"),
@@ -86,7 +87,7 @@ _WORDINGS = (
     ("blood type", r"my blood (?:type|group) is (?P<value>(?:a|b|ab|o)[+-]?(?: \w+)?)"),
 )
 _TAIL = re.compile(
-    r"(,? (now|nowadays|these days|at the moment|currently|today|by the way|btw|too|as well|though"
+    r"(,? (now|nowadays|these days|originally|at the moment|currently|today|by the way|btw|too|as well|though"
     r"|please|thanks|ok|okay|you know|actually|again|in case (you|it) (wonder|ask|matters"
     r"|helps)|for years"
     r"|if (you (want to|must) know|that helps|it matters)"
@@ -105,6 +106,22 @@ _EMPHASIS = re.compile(
 # "in Hobart", "for two years": behind a value, not a part of it.
 _PHRASE_BEHIND = re.compile(
     r" (in|at|for|with|near|since|from|during|on|every|next to|along with|by) (?!the \w+$).*$"
+)
+# What people type in a hurry, and how the forms have it.
+_HURRIED = tuple(
+    (re.compile(pattern, re.IGNORECASE), words)
+    for pattern, words in (
+        (r"\bfave?(?= \w)", "favourite"),
+        (r"\b(?:bday|b-day)\b", "birthday"),
+        (r"^(my(?: \w+)?) names (?!of\b|are\b|were\b|is\b)", r"\1 name is "),
+        (r"\b(name|birthday|anniversary|job|home)'s (?=\w)", r"\1 is "),
+        (r"\bcan ?not\b|\bcant\b", "can't"),
+        (r"^(?:just |recently )?moved (?=to |into )", "I moved "),
+        (
+            r"^(wife|husband|partner|son|daughter|dog|cat|boss|mum|mom|dad)'?s name is ",
+            r"my \1's name is ",
+        ),
+    )
 )
 _CLOCK = r"\d{1,2}[:.]\d\d(?: ?[ap]\.?m\.?)?|\d{1,2} ?(?:[ap]\.?m\b\.?|o'clock)"
 _CORES = {
@@ -215,7 +232,9 @@ def _lesson_kind(subject: str) -> str:
 def expanded(clause: str) -> str:
     """Write contractions out, as the forms have them."""
     clause = _EMPHASIS.sub("", clause)
-    clause = re.sub(r"\bi'?m\b", "I am", clause, flags=re.IGNORECASE)
+    for pattern, words in _HURRIED:
+        clause = pattern.sub(words, clause)
+    clause = re.sub(r"\bi['’ ]?m\b", "I am", clause, flags=re.IGNORECASE)
     clause = re.sub(r"\b(i|we)'?ve (got )?", r"\1 have ", clause, flags=re.IGNORECASE)
     clause = re.sub(r"\b(i|we) (have )?got (?=an? )", r"\1 have ", clause, flags=re.IGNORECASE)
     clause = re.sub(r"^we have (?=an? )", "I have ", clause, flags=re.IGNORECASE)

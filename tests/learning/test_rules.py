@@ -1,7 +1,7 @@
 import pytest
 
 from homebox.learning.rules import Claim, Refusal, read_message
-from tests.learning.owner_sentences import FRESH, LESSONS, NATURAL, NOTHING
+from tests.learning.owner_sentences import FRESH, LESSONS, MESSY, NATURAL, NOTHING
 
 
 def claims(text: str) -> list[tuple[str | None, str]]:
@@ -18,14 +18,20 @@ def test_what_is_no_claim_teaches_nothing(text: str) -> None:
     assert read_message(text) == []
 
 
-@pytest.mark.parametrize("table", [NATURAL, FRESH], ids=["second table", "third table"])
-def test_precision_and_recall(table: dict[str, list[tuple[str, str]]]) -> None:
+@pytest.mark.parametrize(
+    ("table", "right", "all_of_it"),
+    [(NATURAL, 0.97, 0.93), (FRESH, 0.97, 0.93), (MESSY, 0.9, 0.88)],
+    ids=["second table", "third table", "in a hurry"],
+)
+def test_precision_and_recall(
+    table: dict[str, list[tuple[str, str]]], right: float, all_of_it: float
+) -> None:
     found = {(text, claim) for text in table for claim in claims(text)}
     told = {(text, claim) for text, pairs in table.items() for claim in pairs}
     precision, recall = len(found & told) / len(found), len(found & told) / len(told)
     print(f"precision {precision:.3f}, recall {recall:.3f} on {len(table)} messages")
-    assert precision >= 0.97, sorted(found - told)
-    assert recall >= 0.93, sorted(told - found)
+    assert precision >= right, sorted(found - told, key=str)
+    assert recall >= all_of_it, sorted(told - found, key=str)
 
 
 @pytest.mark.parametrize(
