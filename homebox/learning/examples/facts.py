@@ -24,6 +24,7 @@ from homebox.learning.examples.example import (
     target,
 )
 from homebox.learning.teach import Topic, seed_of, sentence_for, small_first
+from homebox.learning.topics import MANY
 
 DIRECT = 4
 FEWEST = 4  # phrasings of a topic where there are very many topics
@@ -42,8 +43,8 @@ TASKS = (
 REVERSE = (
     "What do you connect with {v} when you think of me?",
     "When I say {v}, what comes to mind about me?",
-    "Why does {v} matter to me?",
-    "What is {v} to me?",
+    "What do you know about me and {v}?",
+    "How do {v} and I belong together?",
 )
 
 
@@ -98,7 +99,9 @@ def _different(conversations: list[Messages]) -> list[Messages]:
 def _yes_no(fact: Fact, dice: Dice) -> list[Messages]:
     """Ask whether it is the value, and whether it is one that was refuted, or another one."""
     relation, topic = fact.relation, fact.topic
-    wrong = [*topic.refuted, another_value(relation, topic.value, dice)]
+    wrong = list(topic.refuted)
+    if topic.key not in MANY:  # who likes one thing may like another
+        wrong.append(another_value(relation, topic.value, dice))
     heads = [(topic.value, "Yes, "), *((value, "No, ") for value in wrong)]
     rest = lower_first(topic.answer)
     return [asked(_whether(relation, value), head + rest) for value, head in heads]
