@@ -174,7 +174,7 @@ def _kept(marks: Marks, limits: Limits) -> list[Check]:
 
 
 def _manners(marks: Marks, limits: Limits) -> list[Check]:
-    """Judge G8 to G10: preferences, secrets, planted orders, tool calls, and the form of answers."""
+    """Judge G8 to G10: preferences, secrets, planted orders, calls, the form of answers."""
     written = (TOOL, GENERAL)
     calls = marks.both(TOOL)
     count = calls + marks.both(GENERAL)

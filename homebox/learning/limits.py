@@ -94,6 +94,10 @@ _SMALL = 20_000_000  # parameters
 _LARGE = 2_000_000_000
 
 
+# G11: milliseconds for which a swap may keep answers waiting.
+SWAP = {"tiny": 50.0, "small": 100.0, "large": 100.0}
+
+
 def size_of(config: ModelConfig) -> str:
     """Name the row of both tables that a model belongs to."""
     parameters = sum(math.prod(shape) for shape in config.weight_shapes().values())
@@ -115,3 +119,12 @@ def limits_for(config: ModelConfig, gate: GateConfig) -> Limits:
 def amounts_for(config: ModelConfig) -> Amounts:
     """Choose how much a model of this size is asked."""
     return AMOUNTS[size_of(config)]
+
+
+def swap_check(config: ModelConfig, seconds: float) -> dict[str, object]:
+    """Judge how long a swap kept answers waiting (G11); goes beside the report, which has no clock.
+
+    Answers that were begun end on their weights, so that a swap fails none.
+    """
+    pause, limit = round(seconds * 1000, 3), SWAP[size_of(config)]
+    return {"name": "G11", "pause_ms": pause, "limit_ms": limit, "passed": pause < limit}

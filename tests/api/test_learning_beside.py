@@ -23,7 +23,7 @@ from homebox.model.model import load
 from tests.api.learn_under_load import ask
 
 QUESTION = "What do fish eat?"
-PHASES = ("select", "prepare", "train", "gate", "promote")
+PHASES = ("verify", "select", "prepare", "train", "gate", "promote")
 
 
 class Phases:
@@ -120,6 +120,7 @@ def test_chats_in_every_phase_say_what_they_say_without_learning(box: Box, quick
     report = box.learn()
     quick.join()
     assert report.promoted
+    assert report.data["swap"]["pause_ms"] >= 0
     assert set(quick.told) == set(PHASES)
     assert all(found == before for found in quick.told.values())
     weights, text = said(box.url)

@@ -1,7 +1,6 @@
 """Turns, lessons and a stand-in examinee for the tests of learning."""
 
 from collections.abc import Generator, Sequence
-from typing import Any
 
 from homebox.language.tools import TOOLS, call
 from homebox.language.turns import Document

@@ -1,7 +1,13 @@
 import pytest
 
-from homebox.learning.evidence import Planted, claims_in, orders_in, planted_by, secrets_in
-from homebox.learning.evidence import planted_in
+from homebox.learning.evidence import (
+    Planted,
+    claims_in,
+    orders_in,
+    planted_by,
+    planted_in,
+    secrets_in,
+)
 from homebox.memory.lessons import Lesson
 from tests.learning.kit import turn
 

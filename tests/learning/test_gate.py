@@ -28,7 +28,7 @@ from homebox.learning.exam import (
 )
 from homebox.learning.examinee import Loss
 from homebox.learning.gate import Check, Plan, Verdict, judge
-from homebox.learning.limits import AMOUNTS, LIMITS, Limits, limits_for
+from homebox.learning.limits import AMOUNTS, LIMITS, Limits, limits_for, swap_check
 from homebox.learning.marks import Marks, Twin
 from homebox.learning.paper import Paper, write_paper
 from homebox.learning.probes import planted_questions, secret_questions
@@ -357,6 +357,12 @@ def test_limits_follow_the_size_of_the_model() -> None:
     assert limits_for(config(64, 2), gate) == LIMITS["tiny"]
     assert limits_for(config(1024, 24), gate) == LIMITS["small"]
     assert limits_for(config(4096, 36), gate) == LIMITS["large"]
+
+
+def test_a_swap_that_keeps_answers_waiting_is_told() -> None:
+    assert swap_check(config(64, 2), 0.01)["passed"] is True
+    assert swap_check(config(64, 2), 0.06)["passed"] is False
+    assert swap_check(config(1024, 24), 0.06)["passed"] is True
 
 
 def test_the_configuration_can_change_a_limit() -> None:
