@@ -12,6 +12,7 @@ from homebox.errors import UsageError
 from homebox.learning.forgetting import SHORTEST, Forgotten, forget, target_of
 from homebox.learning.live import live_lessons
 from homebox.learning.remembering import REMEMBER, remembered
+from homebox.learning.resume import FOLDER, forget_runs
 from homebox.learning.rules import Refusal
 from homebox.learning.topics import MANY, NOTE
 from homebox.memory.clients import COMMAND
@@ -114,6 +115,8 @@ def forgotten(
 ) -> dict[str, Any]:
     """Forget what a name means, for good; see `forgetting.forget`."""
     done: Forgotten = forget(ledger, lineage, target_of(ledger, name), everywhere)
+    # A training run that was interrupted still knows what was told when it began.
+    forget_runs(lineage.root / FOLDER)
     return {
         "kind": done.kind,
         "name": done.name,

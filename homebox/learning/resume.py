@@ -21,6 +21,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from homebox.errors import StateError
+from homebox.memory.durable import SUFFIX as TEMPORARY
 from homebox.memory.durable import make_directory, replace_file
 from homebox.memory.store import canonical_json
 
@@ -103,8 +104,11 @@ class Keeper:
 
 
 def forget_runs(folder: Path) -> None:
-    """Remove what runs left in a folder: once a run is over, nothing of it is needed."""
-    for path in folder.glob(f"*{SUFFIX}"):
+    """Remove what runs left in a folder: once a run is over, nothing of it is needed.
+
+    Forgetting calls it too: a run that was kept knows what was told when it began.
+    """
+    for path in [*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*{TEMPORARY}")]:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

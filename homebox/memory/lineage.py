@@ -44,6 +44,7 @@ class Lineage:
 
     def __init__(self, root: Path, store: Store, ledger: Ledger) -> None:
         """`root` is the state directory."""
+        self.root = root
         self._refs = root / "refs"
         self._store = store
         self._ledger = ledger

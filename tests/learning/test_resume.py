@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from homebox.learning import resume, train
-from homebox.learning.resume import Course, Keeper, Kept, forget_runs, read, written
+from homebox.learning.deciding import forgotten
+from homebox.learning.resume import FOLDER, Course, Keeper, Kept, forget_runs, read, written
 from homebox.memory import durable
+from homebox.memory.state import State, open_state
+from homebox.memory.turns import Message
 from tests.learning.training_process import STEPS, examples, hash_of, trained
 
 ROOT = Path(__file__).parents[2]
@@ -136,3 +139,27 @@ def ended(steps: Any) -> train.Built:
         except StopIteration as done:
             built: train.Built = done.value
             return built
+
+
+def test_forgetting_takes_interrupted_runs_along(tmp_path: Path) -> None:
+    with open_state(tmp_path / "state") as state:
+        tell(state, "My dog is called Quark.")
+        keeper = Keeper(state.path / FOLDER, {"what": 1})
+        keeper.save(Kept({"values": np.zeros(4, np.float32)}, Course(3, [1.0])))
+        (state.path / FOLDER / "left.1.2.tmp").write_bytes(b"half a file")
+        assert keeper.load() is not None
+        forgotten(state.ledger, state.lineage, "c")
+        assert list((state.path / FOLDER).iterdir()) == []
+
+
+def tell(state: State, text: str) -> None:
+    state.ledger.append(
+        conversation="c",
+        model="tiny",
+        adapter="base",
+        sampling={},
+        messages=[Message("user", text, "owner")],
+        finish_reason="stop",
+        prompt_tokens=1,
+        completion_tokens=1,
+    )
