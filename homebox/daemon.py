@@ -90,10 +90,14 @@ class Daemon:
         )
         self._keys = keys_of(config, self.state.path, self._token)
         self._settings = settings = server_settings(config, self._keys)
-        live = live_lessons(self.state.ledger, rules_of(self.state.path))
+        rules = rules_of(self.state.path, config.lessons.rules)
+        for problem in rules.problems:
+            log.warning("a file of rules does not count: %s", problem)
+        live = live_lessons(self.state.ledger, rules)
         listening = Listening(self.state.ledger, live)
         self._closing.callback(listening.close)
         self._hosting = Hosting(config, self.state, self._parts, self._notifier, listening)
+        listening.forgot = self._hosting.forget_prefixes
         self._closing.push_async_callback(self._hosting.close)
         hosted = await self._hosting.begin()
         server = Server(hosted.service, settings, self._hosting.metrics)
@@ -274,7 +278,9 @@ class Daemon:
             await asyncio.to_thread(deciding.forgets, self.state.ledger, name)  # or refuse now
             await hosted.stop_learning(FORGOTTEN)
             ledger, lineage = self.state.ledger, self.state.lineage
-            return await asyncio.to_thread(deciding.forgotten, ledger, lineage, name, everywhere)
+            found = await asyncio.to_thread(deciding.forgotten, ledger, lineage, name, everywhere)
+            self._hosting.forget_prefixes()
+            return found
 
     def _run_learner(self, hosted: Hosted, dry_run: bool = False) -> Generator[Any, None, Any]:
         state = self.state
@@ -286,7 +292,9 @@ class Daemon:
         """Learn, and swap in the same step in which HEAD moved."""
         report: Outcome = yield from self._run_learner(hosted)
         if report.promoted:
+            begun = time.perf_counter()
             hosted.served.switch_to_head()
+            _note_swap(hosted, report, time.perf_counter() - begun)
             hosted.tell_notes(report)
         return report
 
@@ -510,3 +518,13 @@ def _text(arguments: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"the command needs {name!r}")
     return value
+
+
+def _note_swap(hosted: Hosted, report: Outcome, seconds: float) -> None:
+    """Put beside a run's report how long the swap kept answers waiting."""
+    from homebox.learning.limits import swap_check
+
+    data = getattr(report, "data", None)
+    config: Any = getattr(hosted.model, "config", None)
+    if isinstance(data, dict) and hasattr(config, "weight_shapes"):
+        data["swap"] = swap_check(config, seconds)

@@ -24,9 +24,7 @@ from homebox.api.exchange import Choice, Exchange
 from homebox.api.guard import check_content_type
 from homebox.api.metrics import Metrics
 from homebox.api.plain import COMPLETION, Plain, begun, plain_reply
-from homebox.api.record import (
-    on_record,
-)
+from homebox.api.record import on_record
 from homebox.api.reply import Reply, answer_parser, shown_marks
 from homebox.api.requests import ChatRequest
 from homebox.api.served import Lease

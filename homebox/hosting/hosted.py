@@ -140,6 +140,12 @@ class Hosted:
         if learning is not None:
             await ended(learning)
 
+    def forget_prefixes(self) -> None:
+        """Begin to let go of kept prompts: their notes may hold what was just forgotten."""
+        forget = getattr(self.model, "forget_prefixes", None)
+        if forget is not None:
+            self.engine.call(forget)
+
     def notes(self) -> dict[str, int] | None:
         """Say what lessons take of each prompt, and what the weights save; None if switched off."""
         memory = self.service.memory

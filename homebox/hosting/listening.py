@@ -7,6 +7,7 @@ not be read is read with the next one, or by the next learning run.
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -33,6 +34,7 @@ class Listening:
         self._last: Future[Any] | None = None  # of the turns that were noticed
         self._first: Future[Any] | None = None
         self._closed = False
+        self.forgot: Callable[[], None] = lambda: None  # is told that something was forgotten
 
     def start(self) -> None:
         """Begin to read what was written before this process began."""
@@ -58,6 +60,7 @@ class Listening:
     def forget(self, lesson: Lesson) -> None:
         """Leave a lesson out from now on; the owner's decision is kept."""
         self._ledger.decide(lesson.hash, "deleted", MANY)
+        self.forgot()
 
     def close(self) -> None:
         """Stop after the turn that is being read; the rest is read by the next process."""

@@ -140,6 +140,12 @@ class Hosting:
             "has the names",
         ]
 
+    def forget_prefixes(self) -> None:
+        """Begin to let go of kept prompts, wherever a model is loaded; any thread may ask."""
+        for hosted in [self._hosted, *self._retiring.values()]:
+            if hosted is not None:
+                hosted.forget_prefixes()
+
     @contextlib.asynccontextmanager
     async def steady(self) -> AsyncIterator[Hosted]:
         """Keep the served model in its place for a block; raises BusyError in mid-switch."""

@@ -255,6 +255,12 @@ class Model:
         """
         self.disk = disk_prefixes(self, budget) if budget else None
 
+    def forget_prefixes(self) -> None:
+        """Let go of all prompts that are kept, in memory and on disk; on the model's thread."""
+        self.prefixes.clear()
+        if self.disk is not None:
+            self.disk.forget()
+
     def _restored(self, slot: int, request: GenerationRequest, cached: int) -> Iterator[int] | None:
         """Return what brings in more of a prompt than the `cached` ids, if that is kept."""
         if self.disk is None or not self.prefixes.enabled:

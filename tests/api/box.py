@@ -110,6 +110,8 @@ class Box:
             lessons=self.listening,
             memory=memory,
         )
+        if self.listening is not None and hasattr(self.model, "forget_prefixes"):
+            self.listening.forgot = lambda: self.engine.call(self.model.forget_prefixes)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()

@@ -219,8 +219,9 @@ def test_no_prefix_of_it_lies_on_the_disk(
             asked = body("", max_tokens=2) | {"messages": [system, *talk(text)]}
             sent = box.http.post(ROUTES[0], json=asked, headers=OFF if off else {})
             assert sent.status_code == 200, sent.text
-        idle = box.engine.call(lambda: [None for _ in range(2000) if model.prepare()]).result(60)
-        assert idle is not None
+        assert model.disk is not None
+        while box.engine.call(model.disk.idle).result(60):
+            pass
         ids = np.array(model.tokenizer.encode(f" of {word}. You")[1:-1], np.int32).tobytes()
         files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
         found = [path.name for path in files if ids in path.read_bytes()]

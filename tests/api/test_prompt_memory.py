@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -269,3 +270,36 @@ def test_forgetting_changes_the_very_next_prompt(box: Box) -> None:
     (lesson,) = box.state.ledger.lessons()
     assert dataclasses.replace(lesson, state="new").state != lesson.state == "deleted"
     assert json.loads(box.http.get("/health").text)
+
+
+def test_what_is_forgotten_goes_from_kept_prompts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes stand in what is kept of prompts on disk; to forget removes it there, too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = load("tiny", slots=1)
+    model.keep_prefixes(64 << 20)
+    real: Any = RealModel(model)
+    box = Box(tmp_path / "state", real, notes=1000)
+    system = {"role": "system", "content": "You are a kind helper. " * 60}
+    ids = np.array(model.tokenizer.encode("is Brimbolska.")[1:-1], np.int32).tobytes()
+
+    def kept() -> list[Path]:
+        assert model.disk is not None
+        while box.engine.call(model.disk.idle).result(60):
+            pass
+        files = (tmp_path / "cache").rglob("*")
+        return [path for path in files if path.is_file() and ids in path.read_bytes()]
+
+    try:
+        say(box, "/remember My dog is called Brimbolska.")
+        for number in range(12):  # so that the first note lies on a page that is full
+            say(box, f"/remember My cousin number {number} is called Ada.")
+        for text in ("Hello.", "Good morning."):
+            asked = body("", max_tokens=2) | {"messages": [system, *talk(text)]}
+            assert box.http.post(ROUTES[0], json=asked).status_code == 200
+        assert len(kept()) == 1
+        assert "Forgotten" in said(say(box, "/forget my dog"))
+        assert kept() == []
+    finally:
+        box.close()

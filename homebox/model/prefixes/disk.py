@@ -258,6 +258,14 @@ class DiskPrefixes:
             self._end(writing, space, ids)
         return True
 
+    def forget(self) -> None:
+        """Remove all that is kept, of every model: prompts hold words that are to be forgotten."""
+        self.close()
+        for path in self._folder.named(""):
+            self._folder.remove(path)
+        self._known.clear()
+        self._seen.clear()
+
     def close(self) -> None:
         """Give up what is being written."""
         if self._writing is not None:
