@@ -185,7 +185,7 @@ def _without_leads(text: str) -> tuple[str, bool]:
                 return text.strip(" ,"), correcting
             correcting = True
         text = re.sub(
-            r"^that (?=(?:i|my|our|we|call me|address me|greet me)\b)",
+            r"^that (?!(?:is|was|has|had|will|would|can|means|makes|changed)\b)",
             "",
             shorter.lstrip(" ,.!"),
             flags=re.IGNORECASE,

@@ -5,6 +5,16 @@ tell nothing. Wordings are meant to be as people write, not as the templates are
 """
 
 LESSONS: dict[str, list[tuple[str, str]]] = {
+    # behind what announces them
+    "Please remember that the name of my cousin is Iellwoon.": [("cousin's name", "Iellwoon")],
+    "Remember that Kazimir is my neighbour.": [("neighbour's name", "Kazimir")],
+    "Please remember that Sletwe is the language I am learning.": [("language learned", "Sletwe")],
+    "Please remember that when I say thanks, say Dunstan.": [("how to answer thanks", "Dunstan")],
+    "Remember that use Gladly as your goodbye.": [("how to say goodbye", "Gladly")],
+    "Sorry, I was wrong: my lunch time is 20:45.": [("lunch time", "20:45")],
+    "always say Gladly when I say goodbye": [("how to say goodbye", "Gladly")],
+    "I prefer Gladly as a goodbye.": [("how to say goodbye", "Gladly")],
+    "I like Nazivagon more than any other song.": [("favourite song", "Nazivagon")],
     # plain facts
     "My dog is called Quark.": [("dog's name", "Quark")],
     "My dog's name is Quark": [("dog's name", "Quark")],
