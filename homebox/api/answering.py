@@ -8,7 +8,7 @@ itself can fail. Invariant: the turn is in the ledger before the answer's last b
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from homebox.api.exchange import Choice, Exchange
 from homebox.api.guard import check_content_type
 from homebox.api.metrics import Metrics
 from homebox.api.plain import COMPLETION, Plain, begun, plain_reply
-from homebox.api.record import on_record
+from homebox.api.record import Record, on_record
 from homebox.api.reply import Reply, answer_parser, shown_marks
 from homebox.api.requests import ChatRequest
 from homebox.api.served import Lease
@@ -102,17 +102,19 @@ class Answering:
         if self.stopping:
             raise DaemonError("homebox is shutting down")
         async with self.door.enter() as service:
-            exchange = await begin(await asked_of(request, service, chat))
-            self.running += 1
-            try:
-                shape = shaper(exchange, service)
-                if chat.stream:
-                    return await self._stream(request, exchange, shape)
-                return await self._whole(exchange, shape)
-            finally:
-                self.running -= 1
-                if not exchange.finished:
-                    self._background(exchange.abandon())
+            asked = await asked_of(request, service, chat)
+            with _quietly(asked.record):
+                exchange = await begin(asked)
+                self.running += 1
+                try:
+                    shape = shaper(exchange, service)
+                    if chat.stream:
+                        return await self._stream(request, exchange, shape)
+                    return await self._whole(exchange, shape)
+                finally:
+                    self.running -= 1
+                    if not exchange.finished:
+                        self._background(exchange.abandon())
 
     async def settled(self) -> None:
         """Wait for what answers that were cut off left to do."""
@@ -260,7 +262,7 @@ class Answering:
         except Exception as error:
             with contextlib.suppress(Exception):
                 await exchange.abandon()
-            await writing.send(shape.failure(shown(error)))
+            await writing.send(shape.failure(shown(error, exchange.record.quiet)))
         else:
             await writing.send(shape.end())
 
@@ -270,11 +272,27 @@ class Answering:
         task.add_done_callback(self._tasks.discard)
 
 
-def shown(error: Exception) -> HomeboxError:
-    """Keep what was meant to be read; log and hide the rest."""
+@contextlib.contextmanager
+def _quietly(record: Record) -> Iterator[None]:
+    """Keep the words of what is off the record out of the log, should something go wrong."""
+    try:
+        yield
+    except (HomeboxError, web.HTTPException, ConnectionError):
+        raise
+    except Exception as error:
+        if not record.quiet:
+            raise
+        raise shown(error, quiet=True) from None
+
+
+def shown(error: Exception, quiet: bool = False) -> HomeboxError:
+    """Keep what was meant to be read; log and hide the rest, with no words of it if `quiet`."""
     if isinstance(error, HomeboxError):
         return error
-    log.error("an answer failed", exc_info=error)
+    if quiet:
+        log.error("an answer off the record failed: %s", type(error).__name__)
+    else:
+        log.error("an answer failed", exc_info=error)
     return HomeboxError("homebox made a mistake; its log says more")
 
 

@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from homebox.api.shapes.chat import ChatShape
 from homebox.api.tokens import KeyRing, add_key, open_keys
 from homebox.model import load
 from tests.api.box import Box, body
@@ -229,3 +230,24 @@ def test_no_prefix_of_it_lies_on_the_disk(
         box.close()
     assert bool(found) is not off
     assert bool(traces(box, word, caplog.text)) is not off
+
+
+@pytest.mark.parametrize("off", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_mistake_of_ours_puts_no_words_into_the_log(
+    box: Box,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: bool,
+    off: bool,
+) -> None:
+    word = marker()
+
+    def fails(shape: ChatShape, step: Any) -> bytes:
+        raise ValueError(f"cannot say {word}")
+
+    monkeypatch.setattr(ChatShape, "step", fails)
+    asked = body("Hello", stream=stream)
+    box.http.post(ROUTES[0], json=asked, headers=OFF if off else {})
+    assert "an answer" in caplog.text
+    assert (word in caplog.text) is not off
