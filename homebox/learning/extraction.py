@@ -186,8 +186,8 @@ def extract(
     """
     done = ledger.marks(EXTRACTED)
     turns = [turn for turn in ledger.turns() if f"{EXTRACTED}{turn.id}" not in done]
-    count = 0
-    read = 0
+    count = read = 0
+    kept = None
     for number, turn in enumerate(turns):
         clauses = clauses_for(turn)
         # What the rules have read needs no model.
@@ -203,7 +203,9 @@ def extract(
             ]
             live.extracted({turn.id: lessons})
             count += len(lessons)
-        ledger.set_mark(f"{EXTRACTED}{turn.id}", 1)
+        kept = ledger.set_mark(f"{EXTRACTED}{turn.id}", 1)
+    if kept is not None:
+        kept.result()  # they are written in order, so all are there
     return count
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import threading
 import time
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 
 from homebox.learning.harvest import Harvest, Harvester
@@ -17,6 +17,7 @@ from homebox.learning.rule_files import NO_RULES, Rules, read_rules
 from homebox.learning.topics import MANY
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import Lesson
+from homebox.memory.turns import Turn
 
 MODEL = "model"
 BATCH = 64  # turns whose lessons are written at once
@@ -34,6 +35,7 @@ class LiveLessons:
         self.rules = rules
         self._harvester: Harvester | None = None
         self._read: str | None = None  # id of the last turn that was read
+        self._turns: Iterator[Turn] | None = None  # those behind it, as the ledger gives pages
 
     def notice(self, turn: str) -> list[Lesson]:
         """Read on to a turn that was just written; returns the lessons of what was new.
@@ -99,7 +101,7 @@ class LiveLessons:
     def begin_anew(self, reader: Harvester | None = None, read: str | None = None) -> None:
         """Go on from a reader that walked up to the turn `read`; without one, walk again."""
         with self._lock:
-            self._harvester, self._read = reader, read
+            self._harvester, self._read, self._turns = reader, read, None
 
     @property
     def lock(self) -> threading.RLock:
@@ -109,7 +111,7 @@ class LiveLessons:
     def _reader(self) -> Harvester:
         if self._harvester is None:
             self._harvester = Harvester(self.rules, extracted_lessons(self._ledger))
-            self._read = None
+            self._read = self._turns = None
         return self._harvester
 
     def _some(self) -> tuple[list[Lesson], int]:
@@ -118,18 +120,23 @@ class LiveLessons:
         told: list[Lesson] = []
         count, last = 0, self._read
         begun = time.monotonic()
-        for turn in self._ledger.turns(self._read):
+        fresh = self._turns is None
+        turns, self._turns = self._turns or self._ledger.turns(self._read), None
+        for turn in turns:
             told += reader.read(turn)
             last = turn.id
             count += 1
             if count == BATCH or time.monotonic() - begun > STEP_SECONDS:
+                self._turns = turns
                 break
         try:
             self._ledger.add_lessons(told, MANY)
         except BaseException:
-            self._harvester = None  # what it has read is not kept: it must read again
+            self.begin_anew()  # what was read is not kept: it must be read again
             raise
         self._read = last
+        if count == 0 and not fresh:
+            return self._some()  # the kept pages were over; newer turns may be there
         return told, count
 
 

@@ -87,7 +87,8 @@ _WORDINGS = (
     ("blood type", r"my blood (?:type|group) is (?P<value>(?:a|b|ab|o)[+-]?(?: \w+)?)"),
 )
 _TAIL = re.compile(
-    r"(,? (now|nowadays|these days|originally|at the moment|currently|today|by the way|btw|too|as well|though"
+    r"(,? (now|nowadays|these days|originally|at the moment|currently|today|by the way|btw|too"
+    r"|as well|though"
     r"|please|thanks|ok|okay|you know|actually|again|in case (you|it) (wonder|ask|matters"
     r"|helps)|for years"
     r"|if (you (want to|must) know|that helps|it matters)"
