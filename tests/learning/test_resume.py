@@ -5,19 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from homebox.errors import DivergedError
 from homebox.learning import resume, train
 from homebox.learning.deciding import forgotten
 from homebox.learning.resume import FOLDER, Course, Keeper, Kept, forget_runs, read, written
 from homebox.memory import durable
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message
-from tests.learning.training_process import STEPS, examples, hash_of, trained
+from tests.learning.training_process import RECIPE, STEPS, examples, hash_of, trained
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,6 +141,19 @@ def ended(steps: Any) -> train.Built:
         except StopIteration as done:
             built: train.Built = done.value
             return built
+
+
+def test_a_loss_that_rises_far_above_its_start_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "write_examples", examples)
+    with pytest.raises(DivergedError, match="not a number after"):
+        ended(trained(None, recipe=replace(RECIPE, rate=3.0)))
+    high = replace(RECIPE, rate=0.2)  # learns nothing, but its loss began nearly as high
+    assert ended(trained(None, recipe=high)).recipe == high
+    monkeypatch.setattr(train, "FAR", 0.8)
+    with pytest.raises(DivergedError, match="rose from"):
+        ended(trained(None, recipe=high))
 
 
 def test_forgetting_takes_interrupted_runs_along(tmp_path: Path) -> None:
