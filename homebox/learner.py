@@ -6,6 +6,7 @@ everything that it will name is durable; a run that ends before, for whatever re
 nothing but the list of lessons.
 """
 
+import dataclasses
 import time
 from collections.abc import Generator
 from typing import Any
@@ -14,6 +15,7 @@ from homebox.config import Config
 from homebox.errors import EngineError, LearningError, StateError
 from homebox.learning.beside import NOBODY, beside
 from homebox.learning.checkpoint import load_spec, save_adapter
+from homebox.learning.curriculum import Curriculum
 from homebox.learning.evidence import gather
 from homebox.learning.extraction import extract, wanted_of
 from homebox.learning.harvest import Harvest, Harvester
@@ -177,7 +179,7 @@ def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -
     spec = load_spec(store, head)
     if spec.get("kind") != KIND or spec.get("numerics") != NUMERICS:
         return ""  # imported, and so built from no lessons, or built with other bits
-    if spec.get("curriculum") == selection.curriculum.hash:
+    if _taught(store, str(spec.get("curriculum"))) == taught_by(selection.curriculum):
         return f"there is nothing new to learn: the weights {head[:12]} know every lesson"
     return ""
 
@@ -189,6 +191,18 @@ def samples_behind(store: Store, head: str) -> Samples:
         return Samples.load(store, name) if name else NO_SAMPLES
     except StateError:
         return NO_SAMPLES
+
+
+def taught_by(curriculum: Curriculum) -> str:
+    """Name what a curriculum teaches: questions that touch no lesson only hold to the base."""
+    return dataclasses.replace(curriculum, prompts=()).hash
+
+
+def _taught(store: Store, name: str) -> str:
+    try:
+        return taught_by(Curriculum.load(store, name))
+    except StateError:
+        return ""  # it is gone, so nobody can tell
 
 
 def promote(
