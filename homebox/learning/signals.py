@@ -255,6 +255,7 @@ def _prompts(asked: Iterable[str], lessons: Sequence[Lesson]) -> tuple[str, ...]
     touchy = {
         word.removesuffix("'s")
         for lesson in lessons
+        if not lesson.body  # these are about answers, and made of questions themselves
         for word in _words(f"{lesson.subject} {lesson.value}")
     } - _PLAIN
     fits: Callable[[str], bool] = lambda text: (  # noqa: E731
