@@ -77,7 +77,7 @@ def test_it_learns_forgets_on_rollback_and_answers_without_a_hint(
     model: Model, state: State
 ) -> None:
     assert recalled(model, "base") == 0
-    report = learn(model, state, steps=150, rate=Config().learning.learning_rate)
+    report = learn(model, state, steps=300, rate=Config().learning.learning_rate)
     assert report.promoted, report.reason
     assert state.lineage.head(model.base_hash) == report.weights
     tensors, alpha = load_adapter(state.store, report.weights)
