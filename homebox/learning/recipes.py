@@ -67,7 +67,7 @@ class Preset:
 # in the time that a night's run of 30 lessons may take.
 PRESETS = (
     Preset(2.7e6, 4e-3, 300, 16, 160, 8, 1.0, 0.0, 1.0),
-    Preset(1.35e8, 5e-4, 200, 8, 256, 8, 1.0, 0.3, 1.0),
+    Preset(1.35e8, 5e-4, 160, 8, 256, 8, 1.0, 0.3, 1.0),
     Preset(6e8, 3e-4, 180, 6, 256, 8, 1.0, 0.3, 1.0),
     Preset(4e9, 2e-4, 180, 8, 512, 16, 0.3, 1.0, 1.0),
     Preset(8e9, 1e-4, 180, 8, 512, 16, 0.3, 1.0, 1.0),

@@ -39,7 +39,7 @@ from homebox.learning.samples import NO_SAMPLES, Samples
 from homebox.model import Model
 from homebox.model.training.batches import Batch
 from homebox.model.training.data_parallel import Trainer, trainer_for
-from homebox.model.training.teacher import Teacher
+from homebox.model.training.teacher import SPLIT, Teacher
 from homebox.model.training.trainer import StepResult
 
 __all__ = ["NUMERICS", "SCALES", "Built", "Recipe", "build", "recipe_of", "scaled", "train"]
@@ -57,7 +57,6 @@ BETTER = 0.01  # share by which a figure must fall to be better
 NEAR = 0.005  # nats per token below which nothing need get better
 SMOOTH = 5  # steps whose mean loss is compared with that of the first ones
 FAR = 3.0  # times the first steps' loss, from which a run has diverged
-HINT = 96  # tokens that a lesson may add to an example in the teacher's prompt
 
 T = TypeVar("T")
 
@@ -225,7 +224,7 @@ class _Run:
             return None
         device = model.training_devices()[0]
         base = _Base(model.config, model.tensors_on(device))
-        teacher = Teacher(base, r.length + HINT, numerics=r.numerics, device=device)
+        teacher = Teacher(base, SPLIT, numerics=r.numerics, device=device)
         return Opinions(teacher, r.distil)
 
     def _resume(self, parts: _Parts) -> None:
@@ -335,7 +334,8 @@ def mixed(
     `note` hears of each example that is not whole, or left out because nothing of it fits.
     """
     render, length = model.chat.render_training, recipe.length
-    taught = length + HINT if recipe.distil else 0
+    # Longer examples would have the teacher's rows to themselves; they are learned as they are.
+    taught = SPLIT if recipe.distil else 0
     shares = (
         (TAUGHT, 1.0 - recipe.negatives - recipe.replay),
         ((NEGATIVE,), recipe.negatives),
