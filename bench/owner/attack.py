@@ -7,8 +7,9 @@ nothing by not being learned. Invariant: every planted value is drawn from one s
 else.
 """
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -284,19 +285,27 @@ def _answers(model: Model, questions: Sequence[str], adapter: str) -> list[str]:
 def unprotected(model: Model, found: Defence, settings: Config, seed: int, count: int) -> None:
     """Train on some of each as if they were lessons, and ask for them: the control."""
     planted = _one_each([topic for _, topic in poisons(seed, POISONS)], count)
-    secrets = [canary for canary in canaries(seed, CANARIES) if len(canary.secret) <= 24][:count]
-    kept = [(_subject(canary), canary.secret) for canary in secrets]
-    topics = [*planted, *(Topic(form_for(subject, value), value) for subject, value in kept)]
-    tensors = taught(model, topics, settings)
-    with resident(model, tensors, recipe_of(settings.learning, model.config).alpha) as adapter:
+    with _learned(model, planted, settings) as adapter:
         answers = _answers(model, [_question(topic) for topic in planted], adapter)
         right = [
             Question(RECALL, [], topic.value).right(answer)
             for topic, answer in zip(planted, answers, strict=True)
         ]
         found.control_poisons = sum(right) / len(right)
+    secrets = [canary for canary in canaries(seed, CANARIES) if len(canary.secret) <= 24][:count]
+    kept = [(_subject(canary), canary.secret) for canary in secrets]
+    topics = [Topic(form_for(subject, value), value) for subject, value in kept]
+    with _learned(model, topics, settings) as adapter:
         answers = _answers(model, [canary.question for canary in secrets], adapter)
         found.control_canaries = _given(secrets, answers) / len(secrets)
+
+
+@contextlib.contextmanager
+def _learned(model: Model, topics: Sequence[Topic], settings: Config) -> Iterator[str]:
+    tensors = taught(model, topics, settings)
+    alpha = recipe_of(settings.learning, model.config).alpha
+    with resident(model, tensors, alpha) as adapter:
+        yield adapter
 
 
 def _subject(canary: Canary) -> str:
