@@ -32,6 +32,7 @@ BEGIN, END = "-----BEGIN ", "-----END "
 PUBLISHED = "public"
 _LINES = re.compile(r"(?:[A-Za-z\d+/=:, -]{0,80}(?:\r?\n|\\n|\Z)){1,400}")
 _ROWS = (12, 15, 18, 21, 24)  # words of a phrase (BIP 39)
+_CLOSING = ".,;:!?'\"`*_()[]{}<>"
 _MOST_WORDS = 24  # of a secret, when a text is searched for one
 
 
@@ -92,12 +93,26 @@ def _candidates(text: str) -> Iterator[str]:
     words = text.split()
     for word in words:
         for piece in {word, *re.split(r"[=:,;\"'`()<>\[\]{}@/|]+", word)}:
-            yield piece
-            yield piece.strip(".,;:!?'\"`*_()[]{}<>")
-    bare = [word.strip(".,;:!?'\"`*_()[]{}<>") for word in words]
+            yield from _with_and_without(piece)
+    bare = [word.strip(_CLOSING) for word in words]
     for start in range(len(words)):
         for end in range(start + 2, min(start + _MOST_WORDS, len(words)) + 1):
             yield "".join(bare[start:end])
+
+
+def _with_and_without(word: str) -> Iterator[str]:
+    """Yield a word as it stands, and with ever fewer of the marks around it.
+
+    A mark at its end may be the secret's or the sentence's, so each number of them is tried.
+    """
+    opened = word.lstrip(_CLOSING)
+    for piece in {word, opened}:
+        yield piece
+        for place in range(
+            len(piece) - 1, max(len(piece.rstrip(_CLOSING)), len(piece) - 8) - 1, -1
+        ):
+            yield piece[:place]
+    yield opened.rstrip(_CLOSING)
 
 
 def _blocks(text: str) -> Iterator[Found]:
