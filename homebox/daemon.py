@@ -39,6 +39,7 @@ from homebox.hosting.sleeper import Sleeper
 from homebox.hosting.switching import Hosting
 from homebox.hosting.upkeep import let_go
 from homebox.learning import deciding
+from homebox.learning.forgetting import said_target
 from homebox.learning.live import live_lessons, rules_of
 from homebox.memory.lineage import Move, short
 from homebox.memory.state import State, open_state
@@ -282,6 +283,16 @@ class Daemon:
             self._hosting.forget_prefixes()
             return found
 
+    async def delete(self, name: str) -> dict[str, Any]:
+        """Forget a turn or a conversation, as `forget` does."""
+        async with self._hosting.steady() as hosted:
+            await asyncio.to_thread(said_target, self.state.ledger, name)  # or refuse now
+            await hosted.stop_learning(FORGOTTEN)
+            state = self.state
+            found = await asyncio.to_thread(deciding.deleted, state.ledger, state.lineage, name)
+            self._hosting.forget_prefixes()
+            return found
+
     def _run_learner(self, hosted: Hosted, dry_run: bool = False) -> Generator[Any, None, Any]:
         state = self.state
         return self._parts.learn(
@@ -352,8 +363,7 @@ class Daemon:
             return await self.forget(_text(arguments, "name"), bool(arguments.get("everywhere")))
 
         async def delete_turns(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            name = _text(arguments, "name")
-            return {"deleted": await asyncio.to_thread(self.state.ledger.delete, name)}
+            return await self.delete(_text(arguments, "name"))
 
         return {
             "status": status,

@@ -32,6 +32,7 @@ from homebox.learning.report import (
     lesson_line,
 )
 from homebox.learning.resume import FOLDER, forget_runs
+from homebox.learning.rule_files import Rules
 from homebox.learning.samples import NO_SAMPLES, Samples
 from homebox.learning.sampling import gather as ask_base
 from homebox.learning.selection import Selection, select
@@ -69,10 +70,11 @@ def run(
     yield from beside(read_wordings, Progress("select", 0, 1, "learning to read"), interrupt)
     checking = Progress("verify", 0, 1, "checking the ledger")
     yield from beside(lambda: ledger.verify(known=True), checking, interrupt)
+    rules = rules_of(store.root.parent, settings.lessons.rules)
     if dry_run:
         lines = recipe_lines(recipe_of(settings.learning, model.config), model.config)
-        return _dry((yield from read_ledger(ledger)), head, lines)
-    live = live_lessons(ledger, rules_of(store.root.parent, settings.lessons.rules))
+        return _dry((yield from read_ledger(ledger, rules)), head, lines)
+    live = live_lessons(ledger, rules)
     yield from follow(live, ledger)
     if wanted_of(model, settings.lessons.extract):
         yield from extract(model, ledger, live)
@@ -153,9 +155,9 @@ def read_signals(ledger: Ledger) -> Generator[Progress, None, Signals]:
     return listener.signals(ledger.feedback(), ledger.lessons())
 
 
-def read_ledger(ledger: Ledger) -> Generator[Progress, None, Harvest]:
+def read_ledger(ledger: Ledger, rules: Rules) -> Generator[Progress, None, Harvest]:
     """Find every lesson in the ledger, a few turns a step, and keep none."""
-    harvester = Harvester(live_lessons(ledger).rules)
+    harvester = Harvester(rules)
     total = ledger.count()
     yield Progress("select", 0, total, "reading the ledger")
     begun = time.monotonic()

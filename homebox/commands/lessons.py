@@ -4,6 +4,8 @@ A daemon that runs does the work, as it alone may write; without one the state i
 """
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from homebox.commands.common import (
@@ -21,6 +23,7 @@ from homebox.config import Config
 from homebox.errors import UsageError
 from homebox.memory.lessons import KINDS, STATES
 from homebox.memory.lineage import short
+from homebox.memory.state import State
 
 LIST, SHOW, EDIT = "list", "show", "edit"
 ACTIONS = (LIST, SHOW, "approve", "reject", EDIT)
@@ -148,7 +151,7 @@ def _decide(args: argparse.Namespace, config: Config) -> int:
     if client is not None:
         changed = client.call("lesson", prefix=args.lesson, action=args.action)
     else:
-        with open_for_writing(config) as state:
+        with open_to_decide(config) as state:
             changed = decide(state.ledger, args.action, args.lesson)
     if args.json:
         print_json(changed)
@@ -166,7 +169,7 @@ def _edit(config: Config, prefix: str, value: str) -> dict[str, Any]:
     if client is not None:
         changed: dict[str, Any] = client.call("edit", prefix=prefix, value=value)
         return changed
-    with open_for_writing(config) as state:
+    with open_to_decide(config) as state:
         return edit(state.ledger, prefix, value)
 
 
@@ -178,7 +181,7 @@ def remember(args: argparse.Namespace) -> int:
     client = daemon_of(config)
     if client is not None:
         return _remembered(args, client.call("remember", text=text))
-    with open_for_writing(config) as state:
+    with open_to_decide(config) as state:
         return _remembered(args, keep(state.ledger, text))
 
 
@@ -218,17 +221,32 @@ def forget(args: argparse.Namespace) -> int:
     if client is not None:
         done = client.call("forget", name=args.name, everywhere=args.everywhere)
     else:
-        with open_for_writing(config) as state:
+        with open_to_decide(config) as state:
             done = forgotten(state.ledger, state.lineage, args.name, args.everywhere)
     if args.json:
         print_json(done)
         return 0
+    print_forgotten(done)
+    return 0
+
+
+@contextmanager
+def open_to_decide(config: Config) -> Iterator[State]:
+    """Open the state alone; what is told is read with the owner's rules, as a daemon does."""
+    from homebox.learning.live import live_lessons, rules_of
+
+    with open_for_writing(config) as state:
+        live_lessons(state.ledger, rules_of(state.path, config.lessons.rules))
+        yield state
+
+
+def print_forgotten(done: dict[str, Any]) -> None:
+    """Say what is gone, what came back and who still knows it."""
     print(f"erased {_count(done)}; this cannot be undone")
     _print_lessons("forgotten", done["lessons"])
     _print_lessons("holds again", done["restored"])
     for line in _who_still_knows(done):
         print(line)
-    return 0
 
 
 def _would_forget(args: argparse.Namespace, found: dict[str, Any]) -> int:

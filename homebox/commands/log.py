@@ -11,10 +11,10 @@ from homebox.commands.common import (
     configuration,
     daemon_of,
     open_for_reading,
-    open_for_writing,
     print_json,
     spelled,
 )
+from homebox.commands.lessons import open_to_decide, print_forgotten
 from homebox.config import Config
 from homebox.errors import StateError, UsageError
 from homebox.memory.ledger import Turn
@@ -134,15 +134,16 @@ def _delete(args: argparse.Namespace, config: Config, name: str) -> int:
         _ask(name)
     client = daemon_of(config)
     if client is not None:
-        deleted = client.call("delete_turns", name=name)["deleted"]
+        done = client.call("delete_turns", name=name)
     else:
-        with open_for_writing(config) as state:
-            deleted = state.ledger.delete(name)
+        from homebox.learning.deciding import deleted
+
+        with open_to_decide(config) as state:
+            done = deleted(state.ledger, state.lineage, name)
     if args.json:
-        print_json({"deleted": deleted})
+        print_json(done)
     else:
-        count = "1 turn" if len(deleted) == 1 else f"{len(deleted)} turns"
-        print(f"{count} said what nobody can read any more; lessons stay until they are forgotten")
+        print_forgotten(done)
     return 0
 
 

@@ -9,7 +9,14 @@ import dataclasses
 from typing import Any
 
 from homebox.errors import UsageError
-from homebox.learning.forgetting import SHORTEST, Forgotten, forget, target_of
+from homebox.learning.forgetting import (
+    SHORTEST,
+    Forgotten,
+    Target,
+    forget,
+    said_target,
+    target_of,
+)
 from homebox.learning.live import live_lessons
 from homebox.learning.remembering import REMEMBER, remembered
 from homebox.learning.resume import FOLDER, forget_runs
@@ -45,12 +52,14 @@ def as_json(lesson: Lesson) -> dict[str, Any]:
 
 def decide(ledger: Ledger, action: str, prefix: str) -> dict[str, Any]:
     """Approve or reject a lesson; returns it in its new state."""
-    live_lessons(ledger).catch_up()
+    live = live_lessons(ledger)
+    live.catch_up()
     lesson = lesson_of(ledger, prefix)
     wanted = ACTIONS.get(action)
     if wanted is None:
         raise UsageError(f"a lesson can be approved or rejected, not {action!r}")
-    ledger.decide(lesson.hash, wanted, MANY)
+    with live.lock:
+        ledger.decide(lesson.hash, wanted, MANY)
     undo = "reject" if action == "approve" else "approve"
     changed = lesson_of(ledger, lesson.hash)
     return {**as_json(changed), "undo": f"homebox lessons {undo} {short(lesson.hash)}"}
@@ -114,7 +123,19 @@ def forgotten(
     ledger: Ledger, lineage: Lineage, name: str, everywhere: bool = False
 ) -> dict[str, Any]:
     """Forget what a name means, for good; see `forgetting.forget`."""
-    done: Forgotten = forget(ledger, lineage, target_of(ledger, name), everywhere)
+    return _forgotten(ledger, lineage, target_of(ledger, name), everywhere)
+
+
+def deleted(ledger: Ledger, lineage: Lineage, name: str) -> dict[str, Any]:
+    """Forget a turn of that id or a conversation of that name; raises StateError if none is."""
+    done = _forgotten(ledger, lineage, said_target(ledger, name), False)
+    return {**done, "deleted": done["turns"]}
+
+
+def _forgotten(
+    ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool
+) -> dict[str, Any]:
+    done: Forgotten = forget(ledger, lineage, target, everywhere)
     # A training run that was interrupted still knows what was told when it began.
     forget_runs(lineage.root / FOLDER)
     return {

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from homebox.errors import UsageError
+from homebox.errors import StateError, UsageError
 from homebox.learning.harvest import EXTRACTED, Harvester
 from homebox.learning.live import LiveLessons, extracted_lessons, live_lessons
 from homebox.learning.signals import Listener
@@ -77,6 +77,19 @@ def target_of(ledger: Ledger, name: str) -> Target:
         return Target("conversation", talk, told)
     fits = [short(lesson.hash) for lesson in lessons] or sorted(talks)
     raise UsageError(_nothing(name, "lesson, turn or conversation", fits if name else []))
+
+
+def said_target(ledger: Ledger, name: str) -> Target:
+    """Find the turn of that id, or the turns of that conversation; raises StateError if none."""
+    turns = ledger.outline() if name else []
+    if any(turn.id == name for turn in turns):
+        return Target("turn", name, (name,))
+    told = tuple(turn.id for turn in turns if turn.conversation == name)
+    if not told:
+        raise StateError(
+            f'the ledger has no turn or conversation {name!r}; "homebox log" lists them'
+        )
+    return Target("conversation", name, told)
 
 
 def short_turn(id: str) -> str:

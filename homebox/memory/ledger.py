@@ -38,6 +38,7 @@ ERASED = 64  # turns that are erased at once
 # the owner ("decision 000001 3 deleted <hash>": the first, after move 3).
 MOVE = "move "
 DECISION = "decision "
+ERASURES = "erasures"  # the mark that counts how often something was forgotten
 
 
 class Outline(NamedTuple):
@@ -186,31 +187,16 @@ class Ledger:
         return self._chain.verify(PAGE, known)
 
     def erase(self, id: str) -> None:
-        """Forget what a turn said, for good; its place in the chain stays."""
-        self._erase([self._number(id)])
+        """Forget what a turn said, for good; its place in the chain and its lessons stay.
 
-    def delete(self, name: str) -> list[str]:
-        """Forget what a turn, or every turn of a conversation, said; return the turns' ids.
-
-        Raises StateError if no turn and no conversation is called so.
+        `learning.forgetting` forgets the lessons, too.
         """
-        with self._database.reader() as connection:
-            rows = connection.execute(
-                "SELECT number, id FROM turns WHERE (id = ?1 OR conversation = ?1) "
-                "AND salt IS NOT NULL ORDER BY number",
-                (clean(name),),
-            ).fetchall()
-        if not rows or not name:
-            raise StateError(
-                f'the ledger has no turn or conversation {name!r}; "homebox log" lists them'
-            )
-        self._erase([row[0] for row in rows])
-        return [row[1] for row in rows]
+        self._erase([self._number(id)])
 
     def expire(self, before: str, spared: Iterable[str] = ()) -> int:
         """Forget what turns from before a time (ISO 8601) said; return how many there were.
 
-        Those whose ids are `spared` stay.
+        Those whose ids are `spared` stay. A run that learns meanwhile goes on.
         """
         kept = frozenset(spared)
         with self._database.reader() as connection:
@@ -253,8 +239,8 @@ class Ledger:
     ) -> None:
         """Erase turns for good, and make the lessons anew from what happened without them.
 
-        All or nothing, also if the power fails. `many` as in `lessons.settle`; `marks` are
-        forgotten, too. Raises StateError if a turn is unknown.
+        All or nothing, also if the power fails; counted in the mark ERASURES. `many` as in
+        `lessons.settle`; `marks` are forgotten, too. Raises StateError if a turn is unknown.
         """
         numbers = [self._number(id) for id in ids]
         happened, names = list(events), list(marks)
@@ -264,6 +250,8 @@ class Ledger:
                 _erase(connection, number)
             connection.executemany("DELETE FROM marks WHERE name = ?", [(name,) for name in names])
             replay(connection, happened, many)
+            count = (ERASURES, _mark(connection, ERASURES) + 1)
+            connection.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", count)
 
         self._database.write(work).result()
         self._database.empty()

@@ -11,6 +11,7 @@ import pytest
 
 from homebox import cli, daemon
 from homebox.daemon import Box, running
+from homebox.learning.live import live_lessons, rules_of
 from homebox.memory import Message, open_state
 from homebox.memory.records import check_links, read_links
 from tests.api import fake_learner
@@ -103,17 +104,56 @@ def test_delete_asks_a_person(
         monkeypatch.setattr(terminal, "isatty", lambda: True)
         monkeypatch.setattr(sys, "stdin", terminal)
         assert log("delete", told[0])[0] == expected
-    assert json.loads(log("delete", "ses_1", "--yes", "--json")[1]) == {"deleted": [told[1]]}
+    done = json.loads(log("delete", "ses_1", "--yes", "--json")[1])
+    assert (done["deleted"], done["lessons"]) == ([told[1]], [])
     assert log("delete", "ses_1", "--yes")[0] == 5
     assert b"Rex" not in b"".join(files(state).values())
     assert [turn["id"] for turn in json.loads(log("--json")[1])] == [told[2]]
 
 
+def test_what_is_deleted_is_forgotten_with_the_lessons_that_only_it_told(
+    log: Any, told: list[str], state: Path
+) -> None:
+    with open_state(state) as opened:
+        say(opened.ledger, "I live in Oslo.", conversation="ses_3")
+        live_lessons(opened.ledger).catch_up()
+        before = {lesson.value for lesson in opened.ledger.lessons()}
+        opened.ledger.erase(told[2])  # control: words alone leave what they told
+        assert {lesson.value for lesson in opened.ledger.lessons()} == before
+    assert before >= {"Oslo"}
+    out = log("delete", "ses_3", "--yes")[1]
+    assert "erased 1 turn" in out and "forgotten: " in out
+    with open_state(state, read_only=True) as opened:
+        assert {lesson.value for lesson in opened.ledger.lessons()} == before - {"Oslo"}
+
+
+def test_what_the_owners_rules_found_stays_when_something_else_is_deleted(
+    log: Any, told: list[str], state: Path
+) -> None:
+    (state / "rules").mkdir()
+    (state / "rules" / "a.toml").write_text(
+        '[[rule]]\nsubject = "allotment"\npattern = ["my plot is [number] {v}"]\n'
+        'example = ["My plot is number 12."]\n'
+    )
+    with open_state(state) as opened:
+        say(opened.ledger, "My plot is number 7.", conversation="ses_3")
+        live_lessons(opened.ledger, rules_of(state)).catch_up()
+        before = [(each.subject, each.value) for each in opened.ledger.lessons()]
+    assert ("allotment", "7") in before
+    assert log("delete", told[2], "--yes")[0] == 0
+    with open_state(state, read_only=True) as opened:
+        assert [(each.subject, each.value) for each in opened.ledger.lessons()] == before
+
+
 def test_delete_with_a_daemon(log: Any, told: list[str], box: Box, state: Path) -> None:
-    assert json.loads(log("delete", "ses_1", "--yes", "--json")[1]) == {"deleted": told[:2]}
+    home = say(box.daemon.state.ledger, "I live in Oslo.", conversation="ses_1")
+    done = json.loads(log("delete", "ses_1", "--yes", "--json")[1])
+    assert done["deleted"] == sorted([*told[:2], home])
+    assert [lesson["value"] for lesson in done["lessons"]] == ["Oslo"]
+    assert box.daemon.state.ledger.lessons() == []
     assert log("delete", "nothing", "--yes")[0] == 5
     assert b"Rex" not in b"".join(files(state).values())
-    assert box.daemon.state.ledger.verify() == 3
+    assert box.daemon.state.ledger.verify() == 4
 
 
 @pytest.mark.parametrize(

@@ -77,21 +77,21 @@ def test_an_export_is_complete_and_tells_what_was_changed(
     assert [link.id for link in some] == [names[0], names[2], names[4]]
 
 
-def test_a_conversation_is_deleted_and_the_chain_stays(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_conversation_is_erased_and_the_chain_stays(ledger: Ledger, tmp_path: Path) -> None:
     gone = [say(ledger, f"walnut {n}", conversation="ses_1") for n in range(70)]
     kept = say(ledger, "hazelnut", conversation="ses_2")
     (tmp_path / "ledger.db.v3").write_bytes(b"walnut")  # what a migration kept
     root = ledger.root()
     assert b"walnut" in b"".join(files(tmp_path).values())
-    assert ledger.delete("ses_1") == gone
+    for name in gone:
+        ledger.erase(name)
     everything = b"".join(files(tmp_path).values())
     assert b"walnut" not in everything
     assert b"hazelnut" in everything
     assert (ledger.verify(), ledger.root()) == (71, root)
-    assert ledger.delete(kept) == [kept]
-    for name in ("ses_1", kept, "", "turn_none"):
-        with pytest.raises(StateError, match="no turn or conversation"):
-            ledger.delete(name)
+    ledger.erase(kept)
+    with pytest.raises(StateError, match="no turn"):
+        ledger.erase("turn_none")
 
 
 def test_old_turns_lose_their_words_unless_a_lesson_needs_them(
