@@ -40,7 +40,7 @@ from homebox.learning.signals import Listener, Signals
 from homebox.learning.topics import told
 from homebox.learning.train import NUMERICS
 from homebox.learning.trial import Candidate, Trial
-from homebox.memory.ledger import Ledger, now
+from homebox.memory.ledger import ERASURES, Ledger, now
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import BASE, LineageEntry
 from homebox.memory.store import Store, canonical_json
@@ -48,6 +48,7 @@ from homebox.model import Model
 
 __all__ = ["Progress", "Report", "run"]
 
+FORGOTTEN = "something was forgotten or rejected meanwhile; run again"
 STEP_SECONDS = 0.005  # of reading turns, of which some are long
 
 
@@ -75,6 +76,7 @@ def run(
         lines = recipe_lines(recipe_of(settings.learning, model.config), model.config)
         return _dry((yield from read_ledger(ledger, rules)), head, lines)
     live = live_lessons(ledger, rules)
+    erased = ledger.mark(ERASURES)
     yield from follow(live, ledger)
     if wanted_of(model, settings.lessons.extract):
         yield from extract(model, ledger, live)
@@ -82,7 +84,10 @@ def run(
     learned = served[-1].lessons if served else ()
     signals = yield from read_signals(ledger)
     since = served[-1].time if served else ""
-    selection = select(live.found, ledger, learned, since, signals)
+    with live.lock:  # nobody forgets meanwhile what is kept here
+        if ledger.mark(ERASURES) != erased:
+            return _unchanged(head, FORGOTTEN, {})
+        selection = select(live.found, ledger, learned, since, signals)
     reason = nothing_to_do(selection, store, head, model)
     if reason:
         return _unchanged(head, reason, {"counts": selection.counts})
@@ -124,7 +129,10 @@ def run(
         refused.lines.append(f'"homebox report {name[:12]}" shows what it found')
         return refused
     yield Progress("promote", 0, 1, "keeping the new weights")
-    weights = promote(candidate, selection, samples, model, store, lineage, head)
+    with live.lock:
+        if ledger.mark(ERASURES) != erased or taken_back(selection, ledger):
+            return _unchanged(head, FORGOTTEN, {"counts": selection.counts, **_told(pauses)})
+        weights = promote(candidate, selection, samples, model, store, lineage, head)
     line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
     return Report(True, weights, head, [line], {**data, "weights": weights, "previous": head})
 
@@ -184,6 +192,15 @@ def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -
     if _taught(store, str(spec.get("curriculum"))) == taught_by(selection.curriculum):
         return f"there is nothing new to learn: the weights {head[:12]} know every lesson"
     return ""
+
+
+def taken_back(selection: Selection, ledger: Ledger) -> bool:
+    """Say whether the owner rejected a lesson since it was selected.
+
+    What was told since is no reason not to serve what was learned: the next run learns it.
+    """
+    rejected = set(ledger.lesson_names(("deleted",)))
+    return any(lesson.hash in rejected for lesson in selection.curriculum.lessons)
 
 
 def samples_behind(store: Store, head: str) -> Samples:

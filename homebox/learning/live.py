@@ -80,10 +80,14 @@ class LiveLessons:
             return self._reader().found
 
     def extracted(self, by_turn: Mapping[str, list[Lesson]]) -> None:
-        """Take in what a model found in turns that were read already; keeps it in the ledger."""
+        """Take in what a model found in turns that were read already; keeps it in the ledger.
+
+        What it found in a turn that was forgotten meanwhile is dropped.
+        """
         with self._lock:
             reader = self._reader()
-            kept = [reader.tell(lesson) for lessons in by_turn.values() for lesson in lessons]
+            there = [turn for turn in by_turn if self._ledger.turn(turn) is not None]
+            kept = [reader.tell(lesson) for turn in there for lesson in by_turn[turn]]
             self._ledger.add_lessons(kept, MANY)
 
     def told_in(self, turn: str) -> bool:
