@@ -63,7 +63,8 @@ class PromptMemory:
     """The notes of one served model; safe for any number of threads.
 
     `known` gives the hashes of the lessons that some weights answer by themselves; `room` is the
-    most tokens that notes may take.
+    most tokens that notes may take. `selective` shows only those that have to do with what the user
+    says, for models that notes about something else confuse.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class PromptMemory:
         known: Callable[[str], frozenset[str]],
         count: Count,
         room: int,
+        selective: bool = False,
     ) -> None:
+        self._selective = selective
         self._ledger = ledger
         self._known = known
         self._count = count
@@ -112,9 +115,9 @@ class PromptMemory:
         return [note for note in self._all() if note.name not in known]
 
     def _chosen(self, notes: list[Note], said: Sequence[str]) -> list[Note]:
-        if self._cost(notes) <= self._room:
+        if self._cost(notes) <= self._room and not self._selective:
             return notes
-        newest = self._newest(notes, NEWEST)
+        newest = [] if self._selective else self._newest(notes, NEWEST)
         return [*newest, *self._relevant(notes, newest, said)]
 
     def _newest(self, notes: list[Note], share: float) -> list[Note]:
@@ -178,7 +181,8 @@ def line_of(lesson: Lesson) -> str:
 
 
 def _told(lesson: Lesson) -> str:
-    if lesson.kind == "demonstration" or not lesson.statement:
+    # What shows an answer is learned from; said as a sentence it would only confuse.
+    if lesson.kind == "demonstration" or lesson.body or not lesson.statement:
         return ""
     form = PREFERENCES.get(lesson.subject) or RELATIONS.get(lesson.subject)
     # In words that the built-in model knows, where there are such; else as it was said.

@@ -168,7 +168,8 @@ class Hosted:
 def prompt_memory(model: Any, state: State, config: Config) -> PromptMemory | None:
     """Return what puts lessons into a model's prompts; None where that is switched off."""
     room = min(config.lessons.prompt_tokens, model.context // SHARE)
-    if config.model.path == BUILT_IN:
+    built_in = config.model.path == BUILT_IN
+    if built_in:
         room = min(room, BUILT_IN_ROOM)
     if not config.lessons.prompt or not room:
         return None
@@ -181,7 +182,7 @@ def prompt_memory(model: Any, state: State, config: Config) -> PromptMemory | No
         name = next((each.report for each in reversed(entries) if each.weights == weights), None)
         return None if name is None else state.store.get(name)
 
-    return PromptMemory(state.ledger, known_by(report), count, room)
+    return PromptMemory(state.ledger, known_by(report), count, room, selective=built_in)
 
 
 def notes_line(notes: Mapping[str, int]) -> str:

@@ -47,7 +47,7 @@ __all__ = ["NUMERICS", "SCALES", "Built", "Recipe", "build", "recipe_of", "scale
 log = logging.getLogger(__name__)
 
 # Raised whenever the same spec would no longer give the same bytes.
-NUMERICS = 2
+NUMERICS = 3
 WARM_UP = 10
 LEAST_RATE = 0.02  # of the rate at the end
 CONTEXT_SHARE = 0.2  # of the replay: conversations that contradict the weights
