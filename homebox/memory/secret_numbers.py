@@ -5,6 +5,7 @@ are found by searching for bytes, and only those are looked at closely. Invarian
 passed a check sum, or is more random than words, names, paths and digests are.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -139,9 +140,8 @@ def keys(view: View) -> Iterator[Found]:
                 for match in MAKERS.finditer(text, start, end):
                     yield Found(match.start(), match.end(), "api-key")
             continue
-        if end - start > _LONG:
-            if "_" not in text[start:end] and "-" not in text[start:end]:
-                continue  # a picture or the like
+        if end - start > _LONG and "_" not in text[start:end] and "-" not in text[start:end]:
+            continue  # a picture or the like
         for match in MAKERS.finditer(text, start, end):
             yield Found(match.start(), match.end(), "jwt" if JWT.match(match[0]) else "api-key")
         for match in _CHUNK.finditer(text, start, end):
@@ -166,7 +166,7 @@ def looks_random(chunk: str) -> bool:
 
 def _changes(plain: str) -> float:
     """Return the share of neighbours of which one is a digit and the other is none."""
-    pairs = zip(plain, plain[1:], strict=False)
+    pairs = itertools.pairwise(plain)
     return sum(one.isdigit() != other.isdigit() for one, other in pairs) / len(plain)
 
 

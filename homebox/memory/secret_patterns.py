@@ -208,6 +208,17 @@ CONTEXTS: tuple[Context, ...] = (
         rf"(?:{'|'.join(_CODES)})[ -]codes?(?![a-zA-Z])",
         "otp",
     ),
+    Context(
+        "otp",
+        ("code",),
+        (
+            re.compile(
+                r"(?:code|passcode)s?\b[^\n.!?:;=]{0,48}?(?:[ ](?:is|was)\b[ ]?:?|[:=])\s{0,3}",
+                re.IGNORECASE,
+            ),
+        ),
+        "sent",
+    ),
     _context(
         "cvv",
         "cvv|cvc|csc|security code",

@@ -39,6 +39,16 @@ _CODES = re.compile(
 _DIGITS = re.compile(r"[#*]?\d(?:[ .-]?\d){2,11}[#*]?(?![\w%€$£])")
 _DOOR = re.compile(r"[#*]?[A-Za-z]?\d(?:[ .-]?\d){2,9}[A-Za-z]?[#*]?(?![\w%€$£]|[.,:]\d|-\w)")
 _OTP = re.compile(r"(?:[A-Z]-)?\d(?:[ -]?\d){3,8}(?![\w%-])|(?=[A-Z\d]{0,7}\d)[A-Z\d]{6,8}(?!\w)")
+_PAIR = re.compile(r"[\"'`]?[\w.@+-]{2,60}[\"'`]?[ ](?:/|\||:|and)[ ](?=\S)")
+_SENT = re.compile(
+    r"\b(?:texted|sms|messaged|e-?mailed|sent|text message|by (?:text|mail|e-?mail|phone)"
+    r"|from the (?:text|mail|e-?mail|message))\b",
+    re.IGNORECASE,
+)
+_SENT_CODE = re.compile(
+    r"(?:(?:[A-Z]-)?\d(?:[ -]?\d){3,8}|(?=[A-Za-z]{0,9}\d)[A-Za-z\d]{5,10}|[A-Z]{5,8})"
+    r"(?=[\"'`]?[.,;!?)]{0,2}(?:\s*\n|\s*\Z|\s+(?:and|but|so|please|can)\b)|[.,;!?] )"
+)
 _BASE32 = re.compile(
     r"[A-Z2-7]{4}(?:[ -]?[A-Z2-7]{4}){3,15}(?!\w)|[a-z2-7]{4}(?: [a-z2-7]{4}){3,15}(?!\w)"
 )
@@ -123,7 +133,8 @@ def password(text: str, match: re.Match[str], short: bool = False) -> Span | Non
         return span if _may_be_quoted(value, match.group()) else None
     if _CODE.match(value) and not _signs(value):
         return None
-    if (_NAME.match(value) and not re.search(r"\d{2}", value)) or _is_type(value):
+    named = _NAME.match(value) and not re.search(r"\d{2}", value) and spoken(value)
+    if named or _is_type(value):
         return None
     if strong(value) and "(" not in value[1:]:
         return _before_next(text, span)
@@ -168,10 +179,16 @@ def _signs(value: str) -> bool:
     )
 
 
+def spoken(value: str) -> bool:
+    """Say whether the parts of a name can be spoken, as in `userName`, and not in `uXdgNkw`."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", value)
+    mute = sum(not re.search("[aeiouyAEIOUY]", part) for part in parts)
+    return mute * 2 < len(parts)
+
+
 def _is_type(value: str) -> bool:
-    return bool(re.match(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+[\[,)]?", value)) and not re.search(
-        r"\d", value
-    )
+    found = re.match(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+[\[,)]?", value)
+    return found is not None and spoken(value) and not re.search(r"\d", value)
 
 
 def _may_be_quoted(value: str, before: str) -> bool:
@@ -234,6 +251,10 @@ def _plain_word(text: str, match: re.Match[str], span: Span) -> bool:
 def short(text: str, match: re.Match[str]) -> Span | None:
     """Take a password after "pass" or "pw", which mean other things as well."""
     word = match.group().lower()
+    if word.startswith(("log", "cred")):
+        second = _second(text, match)
+        if second is not None:
+            return second
     if word.startswith(("pass", "log", "cred")):
         span = value_at(text, match.end())
         value = text[span[0] : span[1]] if span else ""
@@ -242,6 +263,19 @@ def short(text: str, match: re.Match[str]) -> Span | None:
         ):
             return password(text, match) if _labelled(text, match) else None
     return password(text, match, short=not word.startswith("pw"))
+
+
+def _second(text: str, match: re.Match[str]) -> Span | None:
+    """Take the password of "admin / hunter2"."""
+    pair = None if match["bare"] else _PAIR.match(text, match.end())
+    span = value_at(text, pair.end()) if pair else None
+    if pair is None or span is None:
+        return None
+    value = text[span[0] : span[1]]
+    if len(value) < 4 or value.lower() in PLAIN | SENTENCE or _CODE.match(value):
+        return None
+    user = re.search(r"\d|@|\A\W?(?:admin|root|user|guest|administrator)\b", pair.group(), re.I)
+    return span if user or (strong(value) and not (_NAME.match(value) and spoken(value))) else None
 
 
 def _labelled(text: str, match: re.Match[str]) -> bool:
@@ -300,6 +334,24 @@ def otp(text: str, match: re.Match[str]) -> Span | None:
     place = match.end() + (text[match.end() : match.end() + 1] in _CLOSING)
     found = _BASE32.match(text, place) or _OTP.match(text, place)
     return found.span() if found else None
+
+
+def sent(text: str, match: re.Match[str]) -> Span | None:
+    """Take a code of which it is said that it came by text message or mail."""
+    line = max(text.rfind("\n", 0, match.start()), match.start() - 60) + 1
+    before = text[line : match.start()]
+    if not _SENT.search(before + match.group()) or (
+        KNOWN_CODE.search(before) and not before.lower().rstrip().endswith("the")
+    ):
+        return None
+    place = match.end() + (text[match.end() : match.end() + 1] in _CLOSING)
+    found = _SENT_CODE.match(text, place)
+    return found.span() if found and not _speakable(found.group()) else None
+
+
+def _speakable(code: str) -> bool:
+    """Say whether a code may as well be a word: letters alone with vowels among them."""
+    return code.isalpha() and not re.search(r"[B-DF-HJ-NP-TV-XZ]{4}|\A[^AEIOUY]+\Z", code)
 
 
 def cvv(text: str, match: re.Match[str]) -> Span | None:
@@ -471,7 +523,21 @@ def codes(text: str, match: re.Match[str]) -> Span | None:
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
-        *(password, short, digits, door, place, otp, cvv, national, document, account, card, key),
+        *(
+            password,
+            short,
+            digits,
+            door,
+            place,
+            otp,
+            sent,
+            cvv,
+            national,
+            document,
+            account,
+            card,
+            key,
+        ),
         *(header, bearer, url, argument, words, codes),
     )
 }

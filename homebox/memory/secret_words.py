@@ -19,7 +19,7 @@ from homebox.memory.secret_patterns import (
     REVERSED_SIGNS,
     Context,
 )
-from homebox.memory.secret_values import CHECKS, VARIABLE, strong, value_at
+from homebox.memory.secret_values import CHECKS, VARIABLE, spoken, strong, value_at
 
 _BEFORE = re.compile(r"[\"'`(]?([^\s\"'`()]{3,80})[\"'`)]?,?\Z")
 _NUMBER = re.compile(r"(?:[A-Z]-)?\d(?:[ -]?\d){3,8}\Z")
@@ -29,7 +29,9 @@ _PROGRAM = re.compile(
 _ENTERING = ("enter ", "dial ", "punch in ", "type ", "use ", "key in ", "press ", "input ")
 _OPENING = (" open", " unlock", " disarm", " works ")
 # Roots before which a value may stand: "hunter2 is my password".
-_LAST = ("pass", "pw", "pin", "code", "otp", "comb", "key", "token", "secret", "ssn", "login")
+_LAST = (
+    *("pass", "pw", "pin", "code", "otp", "comb", "key", "token", "secret", "ssn", "login", "cred"),
+)
 _WINDOW = 90  # characters before a root
 
 
@@ -141,13 +143,13 @@ def _said_before(text: str, match: "re.Match[str]") -> tuple[int, int] | None:
     if before is None:
         return None
     value = before.group(1).strip(".,;:!?")
-    said = re.search(r"pass|pw|login", what) is not None
+    said = re.search(r"pass|pw|login|cred", what) is not None
     quoted = said and text[before.start() : before.start(1)] in ('"', "'", "`")
     if not (strong(value) or (quoted and len(value) >= 4)) or re.search(
         r"[(){}=<>/\\]|&\w*;", value
     ):
         return None
-    if _PROGRAM.fullmatch(value) or not (said or re.search(r"\d", value)):
+    if (_PROGRAM.fullmatch(value) and spoken(value)) or not (said or re.search(r"\d", value)):
         return None
     start = before.start(1)
     return start, start + len(value)

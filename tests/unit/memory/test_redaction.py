@@ -121,8 +121,34 @@ def test_redacting_twice_is_redacting_once(text: str, seed: int) -> None:
     assert all(0 <= item.start < item.end <= len(told) for item in found)
 
 
+TOLD = (
+    ("My Hopo password is <S>.", "ZkXdggxZwKxV"),
+    ("The password for Hopo is <S>, can you log in?", "ZkXdggxZwKxV"),
+    ("username bob password <S>", "zkXdggxZwKxV"),
+    ("admin / <S> are the credentials", "ZkXdggxZwKxV"),
+    ("hunter2 / <S> are our credentials for the wiki", "Tr0mbone"),
+    ("The credentials are admin / <S>", "swordfish"),
+    ("My login is bob / <S>", "ZkXdggxZwKxV"),
+    ("Here is the code they texted me: <S>", "482910"),
+    ("Here is the code they texted me: <S>.", "ZKXDGG"),
+    ("the code I got by SMS is <S>\nwhat now?", "G-482910"),
+    ("They texted me a code: <S>", "48 29 10"),
+)
+
+
+@pytest.mark.parametrize(("text", "secret"), TOLD)
+def test_what_only_its_context_shows_is_found(text: str, secret: str) -> None:
+    kept = redacted(text.replace("<S>", secret), SALT)
+    assert secret not in kept
+    assert digest_of(secret, SALT) in PLACEHOLDER.findall(kept)
+
+
 PIXELS = random.Random(1).randbytes(3000)
 ORDINARY = (
+    "My password is MicrosoftAccount style, the other password is JavaScript-based.",
+    "The error code they sent me: 482910. The code they sent is 2000 lines long.",
+    "The tracking code they texted me: 4829. The code in the email: URGENT",
+    "The login is slow / broken. login: src / login.py; credentials: userName / passWord",
     "The password is wrong, please try again. My password is too long, it says.",
     "def login(user: str, password: str = '', token: str = '') -> None:",
     'parser.add_argument("--password", help="password of the user", default=None)',
