@@ -66,9 +66,10 @@ def beside(
 
     threading.Thread(target=run, name="homebox-prepare", daemon=True).start()
     try:
+        yield progress  # also of work that is over at once: the stages of a run are always the same
         while not result.done():
-            yield progress
             nap(NAP, interrupt, result.done)
+            yield progress
         return result.result()
     finally:
         result.cancel()

@@ -8,13 +8,22 @@ Invariant: a check looks at a few hundred characters at most.
 import re
 from collections.abc import Callable
 
+from homebox.memory.secret_codes import (
+    CLOSING,
+    Span,
+    account,
+    card,
+    cvv,
+    document,
+    national,
+    otp,
+    sent,
+)
 from homebox.memory.secret_numbers import looks_random, luhn
 from homebox.memory.secret_patterns import DOOR, KNOWN_CODE, PLAIN, SENTENCE
 
-Span = tuple[int, int]
 Check = Callable[[str, re.Match[str]], "Span | None"]
 
-_CLOSING = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“", "«": "»", "‘": "’"}
 _ESCAPED = re.compile(r"\\{0,3}(?=[\"'`“„«‘])|[*_]{1,2}(?=[^\s*_])")
 # What stands for a value that is put in later.
 VARIABLE = re.compile(r"\$\{|\$\w+\Z|\$\(|%\w+%\Z|%[sdr]\b|[{<[]|\*+\Z")
@@ -38,28 +47,7 @@ _CODES = re.compile(
 )
 _DIGITS = re.compile(r"[#*]?\d(?:[ .-]?\d){2,11}[#*]?(?![\w%€$£])")
 _DOOR = re.compile(r"[#*]?[A-Za-z]?\d(?:[ .-]?\d){2,9}[A-Za-z]?[#*]?(?![\w%€$£]|[.,:]\d|-\w)")
-_OTP = re.compile(r"(?:[A-Z]-)?\d(?:[ -]?\d){3,8}(?![\w%-])|(?=[A-Z\d]{0,7}\d)[A-Z\d]{6,8}(?!\w)")
 _PAIR = re.compile(r"[\"'`]?[\w.@+-]{2,60}[\"'`]?[ ](?:/|\||:|and)[ ](?=\S)")
-_SENT = re.compile(
-    r"\b(?:texted|sms|messaged|e-?mailed|sent|text message|by (?:text|mail|e-?mail|phone)"
-    r"|from the (?:text|mail|e-?mail|message))\b",
-    re.IGNORECASE,
-)
-_SENT_CODE = re.compile(
-    r"(?:(?:[A-Z]-)?\d(?:[ -]?\d){3,8}|(?=[A-Za-z]{0,9}\d)[A-Za-z\d]{5,10}|[A-Z]{5,8})"
-    r"(?=[\"'`]?[.,;!?)]{0,2}(?:\s*\n|\s*\Z|\s+(?:and|but|so|please|can)\b)|[.,;!?] )"
-)
-_BASE32 = re.compile(
-    r"[A-Z2-7]{4}(?:[ -]?[A-Z2-7]{4}){3,15}(?!\w)|[a-z2-7]{4}(?: [a-z2-7]{4}){3,15}(?!\w)"
-)
-_CVV = re.compile(r"\d{3,4}(?![\d.-])")
-_NATIONAL = re.compile(
-    r"(?=(?:[A-Z./ -]{0,4}\d){7})[A-Z]{0,6}[ -]?\d(?:[ ./-]?[\dA-Z]){6,15}(?!\w)", re.IGNORECASE
-)
-_DOCUMENT = re.compile(
-    r"(?=(?:[A-Z -]{0,4}\d){5})[A-Z\d](?:[ -]?[A-Z\d]){5,18}(?!\w)", re.IGNORECASE
-)
-_ACCOUNT = re.compile(r"\d(?:[ -]?\d){5,16}(?!\w)")
 _TOKEN = re.compile(r"[A-Za-z\d+/=_.~:!@#$%^&*-]{8,512}")
 _URL = re.compile(r"[^\s\"'<>]{1,200}(?=@)")
 
@@ -68,7 +56,7 @@ def value_at(text: str, place: int) -> Span | None:
     """Return the quoted text or the word that begins at a place, without its punctuation."""
     escape = _ESCAPED.match(text, place)
     start = escape.end() if escape else place
-    closing = _CLOSING.get(text[start : start + 1])
+    closing = CLOSING.get(text[start : start + 1])
     if closing:
         start += 1
         end = text.find(closing, start, start + 200)
@@ -106,7 +94,7 @@ def strong(value: str) -> bool:
 
 
 def _quoted(text: str, start: int) -> bool:
-    return text[start - 1 : start] in _CLOSING
+    return text[start - 1 : start] in CLOSING
 
 
 def password(text: str, match: re.Match[str], short: bool = False) -> Span | None:
@@ -145,7 +133,7 @@ def password(text: str, match: re.Match[str], short: bool = False) -> Span | Non
 
 def _phrase(text: str, place: int, before: str) -> Span | None:
     """Take four or more words that make no sentence, up to where one goes on."""
-    quoted = text[place : place + 1] in _CLOSING
+    quoted = text[place : place + 1] in CLOSING
     match = _PHRASE.match(text, place + quoted)
     if match is None:
         return None
@@ -295,7 +283,7 @@ def _labelled(text: str, match: re.Match[str]) -> bool:
 
 def digits(text: str, match: re.Match[str]) -> Span | None:
     """Take a number of 3 or more digits; after a bare PIN or a colon, of at least 4."""
-    place = match.end() + (text[match.end() : match.end() + 1] in _CLOSING)
+    place = match.end() + (text[match.end() : match.end() + 1] in CLOSING)
     found = _DIGITS.match(text, place)
     if found is None:
         return password(text, match) if "passcode" in match.group().lower() else None
@@ -305,7 +293,7 @@ def digits(text: str, match: re.Match[str]) -> Span | None:
 
 def door(text: str, match: re.Match[str]) -> Span | None:
     """Take a code of doors and alarms, where one is spoken of."""
-    place = match.end() + (text[match.end() : match.end() + 1] in _CLOSING)
+    place = match.end() + (text[match.end() : match.end() + 1] in CLOSING)
     found = _DOOR.match(text, place)
     if found is None or sum(c.isdigit() for c in found.group()) < 3:
         return None
@@ -327,61 +315,6 @@ def place(text: str, match: re.Match[str]) -> Span | None:
     found = _DOOR.match(text, match.end())
     label = re.search(r"[:=]\s*$", match.group())
     return found.span() if found and label and len(found.group()) >= 4 else None
-
-
-def otp(text: str, match: re.Match[str]) -> Span | None:
-    """Take a code that is used once, or the secret from which such codes are made."""
-    place = match.end() + (text[match.end() : match.end() + 1] in _CLOSING)
-    found = _BASE32.match(text, place) or _OTP.match(text, place)
-    return found.span() if found else None
-
-
-def sent(text: str, match: re.Match[str]) -> Span | None:
-    """Take a code of which it is said that it came by text message or mail."""
-    line = max(text.rfind("\n", 0, match.start()), match.start() - 60) + 1
-    before = text[line : match.start()]
-    if not _SENT.search(before + match.group()) or (
-        KNOWN_CODE.search(before) and not before.lower().rstrip().endswith("the")
-    ):
-        return None
-    place = match.end() + (text[match.end() : match.end() + 1] in _CLOSING)
-    found = _SENT_CODE.match(text, place)
-    return found.span() if found and not _speakable(found.group()) else None
-
-
-def _speakable(code: str) -> bool:
-    """Say whether a code may as well be a word: letters alone with vowels among them."""
-    return code.isalpha() and not re.search(r"[B-DF-HJ-NP-TV-XZ]{4}|\A[^AEIOUY]+\Z", code)
-
-
-def cvv(text: str, match: re.Match[str]) -> Span | None:
-    """Take the three or four digits on the back of a card."""
-    found = _CVV.match(text, match.end())
-    return found.span() if found else None
-
-
-def national(text: str, match: re.Match[str]) -> Span | None:
-    """Take a number by which a state knows a person."""
-    found = _NATIONAL.match(text, match.end())
-    return found.span() if found else None
-
-
-def document(text: str, match: re.Match[str]) -> Span | None:
-    """Take the number of a passport, licence or card."""
-    found = _DOCUMENT.match(text, match.end())
-    return found.span() if found else None
-
-
-def account(text: str, match: re.Match[str]) -> Span | None:
-    """Take the number of a bank account."""
-    found = _ACCOUNT.match(text, match.end())
-    return found.span() if found else None
-
-
-def card(text: str, match: re.Match[str]) -> Span | None:
-    """Take any number with a card's check digit where a card is spoken of."""
-    found = re.compile(r"\d(?:[ .-]?\d){11,18}(?!\d)").match(text, match.end())
-    return found.span() if found and luhn(re.sub(r"\D", "", found.group())) else None
 
 
 def key(text: str, match: re.Match[str]) -> Span | None:

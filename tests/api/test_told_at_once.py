@@ -123,7 +123,7 @@ def test_what_was_said_before_the_start_is_read_in_the_background(tmp_path: Path
         )
     with running(config_for(state), Parts(lambda config: model, learn, read)) as box:
         assert told(box) == ["Rex"]
-        say(box, "Hello")
+        say(box, "What is my dog called?")
         assert "Rex" in system_of(model)
 
 
