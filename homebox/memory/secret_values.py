@@ -19,7 +19,7 @@ from homebox.memory.secret_codes import (
     otp,
     sent,
 )
-from homebox.memory.secret_numbers import looks_random, luhn
+from homebox.memory.secret_numbers import looks_random
 from homebox.memory.secret_patterns import DOOR, KNOWN_CODE, PLAIN, SENTENCE
 
 Check = Callable[[str, re.Match[str]], "Span | None"]
@@ -297,7 +297,8 @@ def door(text: str, match: re.Match[str]) -> Span | None:
     found = _DOOR.match(text, place)
     if found is None or sum(c.isdigit() for c in found.group()) < 3:
         return None
-    line = max(text.rfind("\n", 0, match.start()), match.start() - 60) + 1
+    least = max(0, match.start() - 60)
+    line = max(text.rfind("\n", least, match.start()) + 1, least)
     before = text[line : match.start()]
     if DOOR.search(before) or DOOR.search(match.group()):
         return found.span()
