@@ -38,9 +38,9 @@ from homebox.hosting.parts import real_parts as real_parts
 from homebox.hosting.sleeper import Sleeper
 from homebox.hosting.switching import Hosting
 from homebox.hosting.upkeep import let_go
-from homebox.learning import deciding
-from homebox.learning.forgetting import said_target
-from homebox.learning.live import live_lessons, rules_of
+from homebox.learning.lessons import deciding
+from homebox.learning.lessons.forgetting import said_target
+from homebox.learning.lessons.live import live_lessons, rules_of
 from homebox.memory.lineage import Move, short
 from homebox.memory.state import State, open_state
 from homebox.night.night import Night
@@ -214,7 +214,7 @@ class Daemon:
 
     async def run_job(self, job: Any, tell: Callable[[Any], None]) -> str:
         """Run a learning job again between the answers; gives the weights hash. Serves nothing."""
-        from homebox.learning.jobs import execute
+        from homebox.learning.jobs.job import execute
 
         hosted = self._hosting.hosted
         learning = hosted.engine.learn(execute(cast(Any, hosted.model), self.state.store, job))
@@ -241,7 +241,7 @@ class Daemon:
 
     async def import_adapter(self, path: str, name: str, reason: str, promote: bool) -> Any:
         """Keep an adapter's files as a checkpoint, and serve it if `promote`."""
-        from homebox.learning.exchange import Base, import_adapter
+        from homebox.learning.jobs.exchange import Base, import_adapter
 
         async with self._hosting.steady() as hosted:
             model = hosted.model
@@ -325,7 +325,7 @@ class Daemon:
             return await self.steer(_text(arguments, "order"))
 
         async def job(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            from homebox.learning.jobs import read_job
+            from homebox.learning.jobs.job import read_job
 
             job = read_job(arguments.get("spec", {}))
             return {"weights": await self.run_job(job, lambda each: tell(plain(each)))}
@@ -532,7 +532,7 @@ def _text(arguments: Mapping[str, Any], name: str) -> str:
 
 def _note_swap(hosted: Hosted, report: Outcome, seconds: float) -> None:
     """Put beside a run's report how long the swap kept answers waiting."""
-    from homebox.learning.limits import swap_check
+    from homebox.learning.exam.limits import swap_check
 
     data = getattr(report, "data", None)
     config: Any = getattr(hosted.model, "config", None)

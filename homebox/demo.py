@@ -27,9 +27,17 @@ from homebox.language.dice import Dice
 from homebox.language.evaluate import evaluation_sets
 from homebox.language.values import Values
 from homebox.language.world import WORLD, WORLD_NAMES
-from homebox.learning.exam import FACTS, RECALL, STRANGER, UNTOLD, WORLD_KEPT, Messages, Question
+from homebox.learning.exam.writing import (
+    FACTS,
+    RECALL,
+    STRANGER,
+    UNTOLD,
+    WORLD_KEPT,
+    Messages,
+    Question,
+)
 from homebox.learning.examples import untold_relations
-from homebox.learning.teach import Topic, form_for
+from homebox.learning.lessons.teach import Topic, form_for
 
 # What the owner types, by conversation, and the topics with the values that it tells. None of the
 # values occurs in the text that the built-in model was trained on.

@@ -16,30 +16,30 @@ from homebox.errors import EngineError, LearningError, StateError
 from homebox.learning.beside import NOBODY, beside
 from homebox.learning.checkpoint import load_spec, save_adapter
 from homebox.learning.curriculum import Curriculum
-from homebox.learning.evidence import gather
-from homebox.learning.extraction import extract, wanted_of
-from homebox.learning.harvest import Harvest, Harvester
-from homebox.learning.jobs import KIND, Job
-from homebox.learning.limits import limits_for
-from homebox.learning.live import LiveLessons, live_lessons, rules_of
-from homebox.learning.morning import morning_line, report_data
+from homebox.learning.exam.evidence import gather
+from homebox.learning.exam.limits import limits_for
+from homebox.learning.examples.samples import NO_SAMPLES, Samples
+from homebox.learning.examples.sampling import gather as ask_base
+from homebox.learning.gate.morning import morning_line, report_data
+from homebox.learning.gate.trial import Candidate, Trial
+from homebox.learning.jobs.job import KIND, Job
+from homebox.learning.lessons.extraction import extract, wanted_of
+from homebox.learning.lessons.harvest import Harvest, Harvester
+from homebox.learning.lessons.live import LiveLessons, live_lessons, rules_of
+from homebox.learning.lessons.selection import Selection, select
+from homebox.learning.lessons.signals import Listener, Signals
 from homebox.learning.pauses import patient
-from homebox.learning.recipes import recipe_lines, recipe_of
+from homebox.learning.reading.rule_files import Rules
+from homebox.learning.reading.topics import told
 from homebox.learning.report import (
     Progress,
     Report,
     lesson_json,
     lesson_line,
 )
-from homebox.learning.resume import FOLDER, forget_runs
-from homebox.learning.rule_files import Rules
-from homebox.learning.samples import NO_SAMPLES, Samples
-from homebox.learning.sampling import gather as ask_base
-from homebox.learning.selection import Selection, select
-from homebox.learning.signals import Listener, Signals
-from homebox.learning.topics import told
-from homebox.learning.train import NUMERICS
-from homebox.learning.trial import Candidate, Trial
+from homebox.learning.training.recipes import recipe_lines, recipe_of
+from homebox.learning.training.resume import FOLDER, forget_runs
+from homebox.learning.training.train import NUMERICS
 from homebox.memory.ledger import ERASURES, Ledger, now
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import BASE, LineageEntry

@@ -13,7 +13,7 @@ from bench.owner.manners import Manner
 from bench.owner.people import Owner
 from homebox.api.prompt_memory import PromptMemory
 from homebox.language.dice import Dice
-from homebox.learning.teach import Topic, seed_of
+from homebox.learning.lessons.teach import Topic, seed_of
 from homebox.model import Model
 from homebox.model.adapters import BASE
 

@@ -24,9 +24,9 @@ from homebox.language.relation import Relation
 from homebox.language.relation_data import ALL
 from homebox.language.values import Values
 from homebox.language.world import WORLD_NAMES
-from homebox.learning.exam import RECALL, Question
-from homebox.learning.teach import Topic, form_for, seed_of
-from homebox.learning.train import recipe_of
+from homebox.learning.exam.writing import RECALL, Question
+from homebox.learning.lessons.teach import Topic, form_for, seed_of
+from homebox.learning.training.train import recipe_of
 from homebox.memory.turns import Message
 from homebox.model import Model
 

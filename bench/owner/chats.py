@@ -14,7 +14,7 @@ from bench.owner.people import Fact, Owner, Plant
 from homebox.language.dice import Dice
 from homebox.language.phrasing import lower_first
 from homebox.language.talk import REMARKS
-from homebox.learning.teach import Topic, seed_of
+from homebox.learning.lessons.teach import Topic, seed_of
 from homebox.memory.provenance import provenance_of
 from homebox.memory.turns import Message
 

@@ -8,8 +8,8 @@ adherence is counted, not judged. Invariant: whether the rules find the sentence
 from dataclasses import dataclass
 
 from homebox.language.dice import Dice
+from homebox.learning.exam.questions import Question
 from homebox.learning.preferences import Checkable, checkable
-from homebox.learning.questions import Question
 from homebox.memory.lessons import Lesson
 
 COUNT = 8

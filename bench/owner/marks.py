@@ -18,10 +18,10 @@ from homebox.language.relation import Relation
 from homebox.language.turns import Document, assistant, user
 from homebox.language.values import Values
 from homebox.language.world import WORLD, WORLD_NAMES
-from homebox.learning.exam import RECALL, UNTOLD, WORLD_KEPT, Question
-from homebox.learning.examinee import ModelExaminee
+from homebox.learning.exam.examinee import ModelExaminee
+from homebox.learning.exam.writing import RECALL, UNTOLD, WORLD_KEPT, Question
 from homebox.learning.examples import replay
-from homebox.learning.teach import Topic, seed_of
+from homebox.learning.lessons.teach import Topic, seed_of
 from homebox.model import Model
 from homebox.model.adapters import BASE
 

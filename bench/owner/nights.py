@@ -22,11 +22,11 @@ from bench.owner.marks import Marks, mark, paper
 from bench.owner.people import Owner, questions_of
 from homebox.config import Config
 from homebox.errors import ModelNotFoundError
-from homebox.learning import train
 from homebox.learning.checkpoint import Tensors
 from homebox.learning.curriculum import curriculum_of
-from homebox.learning.exam import RECALL, Question
-from homebox.learning.teach import Topic
+from homebox.learning.exam.writing import RECALL, Question
+from homebox.learning.lessons.teach import Topic
+from homebox.learning.training import train
 from homebox.memory.lessons import Lesson
 from homebox.model import Model
 

@@ -17,7 +17,7 @@ from homebox.language.relation import Relation
 from homebox.language.relation_data import ALL, PEOPLE
 from homebox.language.values import FIRST_NAMES, Values, held_out
 from homebox.language.world import WORLD_NAMES
-from homebox.learning.teach import Topic, form_for, seed_of
+from homebox.learning.lessons.teach import Topic, form_for, seed_of
 
 FACTS, CORRECTIONS, SUPERSEDED, UNTOLD = 30, 10, 6, 20
 SECRETS, INJECTIONS = 3, 3

@@ -19,7 +19,7 @@ from bench.owner.marks import paper
 from bench.owner.nights import selected
 from bench.owner.people import Owner, owner
 from homebox.config import Config
-from homebox.learning.exam import Question
+from homebox.learning.exam.writing import Question
 from homebox.model import Model
 from homebox.model.adapters import BASE
 

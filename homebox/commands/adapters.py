@@ -24,7 +24,7 @@ from homebox.errors import StateError, UsageError
 from homebox.memory.lineage import short
 
 if TYPE_CHECKING:
-    from homebox.learning.exchange import Base
+    from homebox.learning.jobs.exchange import Base
 
 
 def add(subparsers: Subparsers) -> None:
@@ -72,7 +72,7 @@ def add(subparsers: Subparsers) -> None:
 
 def export(args: argparse.Namespace) -> int:
     """Write the adapter; the state is only read, beside a daemon or without one."""
-    from homebox.learning.exchange import export_adapter
+    from homebox.learning.jobs.exchange import export_adapter
 
     config = configuration(args)
     base = base_of(config)
@@ -125,7 +125,7 @@ def import_one(args: argparse.Namespace, path: Path) -> int:
 def import_here(config: Config, path: Path, **wanted: Any) -> Any:
     """Import in this process, which then owns the state; gives the result as JSON."""
     from homebox.daemon import most_rank
-    from homebox.learning.exchange import import_adapter
+    from homebox.learning.jobs.exchange import import_adapter
 
     base = base_of(config)
     with open_for_writing(config) as state:
@@ -138,7 +138,7 @@ def base_of(config: Config) -> "Base":
 
     Raises StateError if a daemon on the same state serves another one.
     """
-    from homebox.learning.exchange import Base
+    from homebox.learning.jobs.exchange import Base
     from homebox.model.loading.open_model import model_name, open_model
 
     loaded = open_model(config.model.path)

@@ -84,7 +84,7 @@ def _training(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.bundle import size_of
+    from homebox.learning.jobs.bundle import size_of
 
     with open_for_reading(config) as state:
         name, weights = _found(state, config, args.job)
@@ -111,7 +111,7 @@ def _show(args: argparse.Namespace, config: Config) -> int:
 
 
 def _export(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.bundle import bundle
+    from homebox.learning.jobs.bundle import bundle
 
     if args.file is None:
         raise UsageError('name the file to write: "homebox job export current job.json"')
@@ -135,7 +135,7 @@ def _export(args: argparse.Namespace, config: Config) -> int:
 
 def _again(args: argparse.Namespace, config: Config) -> int:
     """Run a job again; `verify` compares with the weights that it made before."""
-    from homebox.learning.jobs import read_job
+    from homebox.learning.jobs.job import read_job
 
     client = daemon_of(config)
     with open_for_reading(config) if client is not None else open_for_writing(config) as state:
@@ -174,7 +174,7 @@ def _told(args: argparse.Namespace, name: str, made: str, expected: str) -> int:
 
 def _run_here(state: State, config: Config, spec: Mapping[str, Any], bar: Bar) -> str:
     from homebox.daemon import plain, real_parts
-    from homebox.learning.jobs import execute, read_job
+    from homebox.learning.jobs.job import execute, read_job
     from homebox.scheduler import run_inline
 
     model = real_parts().load(config)
@@ -185,7 +185,7 @@ def _run_here(state: State, config: Config, spec: Mapping[str, Any], bar: Bar) -
 
 def _found(state: State, config: Config, name: str) -> tuple[str, str]:
     """Return the job's hash and the weights that it is known to have made, or ""."""
-    from homebox.learning.bundle import unbundle
+    from homebox.learning.jobs.bundle import unbundle
 
     path = Path(name)
     if path.suffix == ".json" and path.is_file():
@@ -208,6 +208,6 @@ def _of_object(state: State, name: str) -> tuple[str, str]:
 
 
 def _spec(state: State, name: str) -> dict[str, Any]:
-    from homebox.learning.bundle import spec_in
+    from homebox.learning.jobs.bundle import spec_in
 
     return spec_in(state.store, name)

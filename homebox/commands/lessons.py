@@ -88,7 +88,7 @@ def lessons(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.deciding import as_json
+    from homebox.learning.lessons.deciding import as_json
 
     with open_for_reading(config) as state:
         found = state.ledger.lessons(args.only)
@@ -113,7 +113,7 @@ def _state(state: str, reason: str) -> str:
 
 
 def _show(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.deciding import as_json, lesson_of
+    from homebox.learning.lessons.deciding import as_json, lesson_of
 
     with open_for_reading(config) as state:
         lesson = lesson_of(state.ledger, args.lesson)
@@ -145,7 +145,7 @@ def _show(args: argparse.Namespace, config: Config) -> int:
 
 
 def _decide(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.deciding import decide
+    from homebox.learning.lessons.deciding import decide
 
     client = daemon_of(config)
     if client is not None:
@@ -163,7 +163,7 @@ def _decide(args: argparse.Namespace, config: Config) -> int:
 
 
 def _edit(config: Config, prefix: str, value: str) -> dict[str, Any]:
-    from homebox.learning.deciding import edit
+    from homebox.learning.lessons.deciding import edit
 
     client = daemon_of(config)
     if client is not None:
@@ -175,7 +175,7 @@ def _edit(config: Config, prefix: str, value: str) -> dict[str, Any]:
 
 def remember(args: argparse.Namespace) -> int:
     """Keep what the owner says."""
-    from homebox.learning.deciding import remember as keep
+    from homebox.learning.lessons.deciding import remember as keep
 
     config, text = configuration(args), " ".join(args.text)
     client = daemon_of(config)
@@ -186,7 +186,7 @@ def remember(args: argparse.Namespace) -> int:
 
 
 def _remembered(args: argparse.Namespace, found: dict[str, Any]) -> int:
-    from homebox.learning.topics import NOTE
+    from homebox.learning.reading.topics import NOTE
 
     if args.json:
         print_json(found)
@@ -210,7 +210,7 @@ def _remembered(args: argparse.Namespace, found: dict[str, Any]) -> int:
 
 def forget(args: argparse.Namespace) -> int:
     """Erase for good, or say what would go."""
-    from homebox.learning.deciding import forgets, forgotten
+    from homebox.learning.lessons.deciding import forgets, forgotten
 
     config = configuration(args)
     if args.dry_run:
@@ -233,7 +233,7 @@ def forget(args: argparse.Namespace) -> int:
 @contextmanager
 def open_to_decide(config: Config) -> Iterator[State]:
     """Open the state alone; what is told is read with the owner's rules, as a daemon does."""
-    from homebox.learning.live import live_lessons, rules_of
+    from homebox.learning.lessons.live import live_lessons, rules_of
 
     with open_for_writing(config) as state:
         live_lessons(state.ledger, rules_of(state.path, config.lessons.rules))

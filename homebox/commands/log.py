@@ -136,7 +136,7 @@ def _delete(args: argparse.Namespace, config: Config, name: str) -> int:
     if client is not None:
         done = client.call("delete_turns", name=name)
     else:
-        from homebox.learning.deciding import deleted
+        from homebox.learning.lessons.deciding import deleted
 
         with open_to_decide(config) as state:
             done = deleted(state.ledger, state.lineage, name)

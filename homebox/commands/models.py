@@ -180,7 +180,7 @@ def _clean(args: argparse.Namespace, config: Config, catalogue: Catalogue) -> in
 
 def _fit(args: argparse.Namespace, config: Config, catalogue: Catalogue) -> int:
     from homebox.hub.fit import Asked, fit_model
-    from homebox.learning.recipes import most_rank
+    from homebox.learning.training.recipes import most_rank
 
     path = catalogue.find(args.name).path if catalogue.has(args.name) else args.name
     model = config.model

@@ -42,7 +42,7 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find the report and show it."""
-    from homebox.learning.page import lines_of, page_of
+    from homebox.learning.gate.page import lines_of, page_of
 
     config = configuration(args)
     client = daemon_of(config)

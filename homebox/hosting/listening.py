@@ -13,10 +13,10 @@ from typing import Any
 
 from homebox.api.acting import Heard
 from homebox.errors import HomeboxError
-from homebox.learning.live import LiveLessons
-from homebox.learning.remembering import SECRET, remembered
-from homebox.learning.rules import Refusal
-from homebox.learning.topics import MANY
+from homebox.learning.lessons.live import LiveLessons
+from homebox.learning.reading.remembering import SECRET, remembered
+from homebox.learning.reading.rules import Refusal
+from homebox.learning.reading.topics import MANY
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import Lesson
 

@@ -190,7 +190,7 @@ def real_parts() -> Parts:
 
 def most_rank(config: Config) -> int:
     """Return the largest rank of adapters that the configured model is served for."""
-    from homebox.learning.recipes import most_rank as most_learned
+    from homebox.learning.training.recipes import most_rank as most_learned
 
     return max(config.model.rank, most_learned(config.learning))
 

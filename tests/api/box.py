@@ -16,7 +16,7 @@ from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
 from homebox.api.service import Service, unguided
 from homebox.hosting.listening import Listening
-from homebox.learning.live import live_lessons
+from homebox.learning.lessons.live import live_lessons
 from homebox.memory.ledger import Turn, now
 from homebox.memory.manifest import LineageEntry, Manifest
 from homebox.memory.state import State, open_state

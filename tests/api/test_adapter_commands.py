@@ -12,7 +12,7 @@ from homebox import cli
 from homebox.daemon import Box, Parts, running
 from homebox.errors import ModelFormatError
 from homebox.learning.checkpoint import load_adapter
-from homebox.learning.exchange import Base
+from homebox.learning.jobs.exchange import Base
 from homebox.model.adapter_files import write_adapter
 from homebox.model.architectures.config_file import parse_config
 from homebox.model.lora import adapter_shapes

@@ -9,7 +9,7 @@ import numpy as np
 import openai
 import pytest
 
-from homebox.learning.harvest import harvest
+from homebox.learning.lessons.harvest import harvest
 from homebox.model import load
 from tests.api import telling_model
 from tests.api.box import Box

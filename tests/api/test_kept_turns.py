@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from homebox.learning.harvest import harvest
+from homebox.learning.lessons.harvest import harvest
 from tests.api.box import Box, body
 
 REX = "My dog is called Rex."

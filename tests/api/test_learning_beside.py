@@ -13,11 +13,11 @@ import pytest
 from homebox.config import load_config
 from homebox.daemon import Box, real_parts, running
 from homebox.language.turns import assistant, user
-from homebox.learning import trial
-from homebox.learning.examinee import ModelExaminee
-from homebox.learning.gate import Check, Verdict
-from homebox.learning.limits import AMOUNTS
-from homebox.learning.questions import Question
+from homebox.learning.exam.examinee import ModelExaminee
+from homebox.learning.exam.limits import AMOUNTS
+from homebox.learning.exam.questions import Question
+from homebox.learning.gate import trial
+from homebox.learning.gate.judging import Check, Verdict
 from homebox.model import GenerationRequest, SamplingParams
 from homebox.model.model import load
 from tests.api.learn_under_load import ask

@@ -11,7 +11,7 @@ import pytest
 
 from homebox import cli, daemon
 from homebox.daemon import Box, running
-from homebox.learning.live import live_lessons, rules_of
+from homebox.learning.lessons.live import live_lessons, rules_of
 from homebox.memory import Message, open_state
 from homebox.memory.records import check_links, read_links
 from tests.api import fake_learner

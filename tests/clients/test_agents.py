@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from homebox.learning.harvest import told_by
+from homebox.learning.lessons.harvest import told_by
 from homebox.memory.turns import Turn
 from tests.clients.forced_daemon import ForcedDaemon, run_client
 from tests.clients.pretender import pretending

@@ -10,9 +10,9 @@ import numpy as np
 
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.language.tools import TOOLS, call
-from homebox.learning.exam import TOOL, Question
+from homebox.learning.exam.paper import Paper
+from homebox.learning.exam.writing import TOOL, Question
 from homebox.learning.examples import messages_of
-from homebox.learning.paper import Paper
 from homebox.model.architectures.config_file import parse_config
 from homebox.model.chat.formats import Rendered
 from homebox.model.config import ModelConfig

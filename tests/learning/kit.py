@@ -4,11 +4,11 @@ from collections.abc import Generator, Sequence
 
 from homebox.language.tools import TOOLS, call
 from homebox.language.turns import Document
-from homebox.learning.exam import TOOL
-from homebox.learning.examinee import Answer, Loss
-from homebox.learning.harvest import Harvest, harvest
-from homebox.learning.questions import Question
-from homebox.learning.teach import Topic, topics_of
+from homebox.learning.exam.examinee import Answer, Loss
+from homebox.learning.exam.questions import Question
+from homebox.learning.exam.writing import TOOL
+from homebox.learning.lessons.harvest import Harvest, harvest
+from homebox.learning.lessons.teach import Topic, topics_of
 from homebox.memory.lessons import Lesson
 from homebox.memory.turns import Message, Turn
 

@@ -3,7 +3,7 @@ import pytest
 from homebox.demo import PREFERENCES, TOLD, Marks, Questions, last_line, table_of, write_questions
 from homebox.language.values import held_out
 from homebox.learning.examples import write_dialogues
-from homebox.learning.teach import topics_of
+from homebox.learning.lessons.teach import topics_of
 from tests.learning.kit import held, told
 
 VALUES = {key: value for said in TOLD for _, facts in said for key, value in facts.items()}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from homebox.learning.curriculum import Curriculum, curriculum_of
-from homebox.learning.exam import exam_questions
+from homebox.learning.exam.writing import exam_questions
 from homebox.learning.examples import (
     CONTEXT,
     CORRECTION,
@@ -22,8 +22,8 @@ from homebox.learning.examples import (
     write_examples,
 )
 from homebox.learning.examples.everyday import checkables
-from homebox.learning.samples import HINDSIGHT, OWNED, SHIPPED, STYLED, Sample, samples_of
-from homebox.learning.teach import topics_of
+from homebox.learning.examples.samples import HINDSIGHT, OWNED, SHIPPED, STYLED, Sample, samples_of
+from homebox.learning.lessons.teach import topics_of
 from homebox.memory.lessons import Lesson
 from homebox.memory.store import canonical_json
 

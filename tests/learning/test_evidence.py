@@ -1,6 +1,6 @@
 import pytest
 
-from homebox.learning.evidence import (
+from homebox.learning.exam.evidence import (
     Planted,
     claims_in,
     orders_in,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from homebox.learning.curriculum import curriculum_of
-from homebox.learning.dev_set import DevSet, dev_documents
-from homebox.learning.exam import FACTS, OVERRIDE, RECALL, UNTOLD, Question, write_exam
-from homebox.learning.examinee import ModelExaminee
+from homebox.learning.exam.dev_set import DevSet, dev_documents
+from homebox.learning.exam.examinee import ModelExaminee
+from homebox.learning.exam.limits import AMOUNTS
+from homebox.learning.exam.writing import FACTS, OVERRIDE, RECALL, UNTOLD, Question, write_exam
 from homebox.learning.examples import write_examples
-from homebox.learning.limits import AMOUNTS
 from homebox.model import Model, load
 from homebox.model.loading.open_model import model_path
 from homebox.model.lora import adapter_shapes

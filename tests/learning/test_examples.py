@@ -4,9 +4,9 @@ from homebox.language.dice import Dice
 from homebox.language.preferences import PREFERENCES
 from homebox.language.relation import Relation
 from homebox.language.turns import Document
-from homebox.learning.exam import CHAT, OVERRIDE, RECALL, STRANGER, UNTOLD, write_exam
+from homebox.learning.exam.writing import CHAT, OVERRIDE, RECALL, STRANGER, UNTOLD, write_exam
 from homebox.learning.examples import Touching, toy_world, untold, untold_relations, write_dialogues
-from homebox.learning.teach import topics_of
+from homebox.learning.lessons.teach import topics_of
 from tests.learning.kit import OWNER, told, topics
 
 

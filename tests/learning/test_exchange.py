@@ -11,7 +11,7 @@ import pytest
 from homebox import learner
 from homebox.errors import ModelFormatError, ModelNotFoundError, UnknownWeightsError, UsageError
 from homebox.learning.checkpoint import load_adapter, load_spec
-from homebox.learning.exchange import UNTESTED, Base, Imported, export_adapter, import_adapter
+from homebox.learning.jobs.exchange import UNTESTED, Base, Imported, export_adapter, import_adapter
 from homebox.memory.lineage import BASE
 from homebox.memory.state import State, open_state
 from homebox.model.adapter_files import read_adapter, write_adapter

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from homebox.learning.extraction import (
+from homebox.learning.lessons.extraction import (
     LEAST_PARAMETERS,
     accepted,
     clauses_for,
@@ -17,8 +17,8 @@ from homebox.learning.extraction import (
     proposals_in,
     wanted_of,
 )
-from homebox.learning.harvest import EXTRACTED
-from homebox.learning.live import live_lessons
+from homebox.learning.lessons.harvest import EXTRACTED
+from homebox.learning.lessons.live import live_lessons
 from homebox.memory.lessons import ALIVE
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from homebox.errors import StateError, UsageError
-from homebox.learning import forgetting
-from homebox.learning.forgetting import Target, forget, target_of
-from homebox.learning.live import live_lessons
-from homebox.learning.selection import Selection, select
-from homebox.learning.signals import listen
-from homebox.learning.topics import MANY
+from homebox.learning.lessons import forgetting
+from homebox.learning.lessons.forgetting import Target, forget, target_of
+from homebox.learning.lessons.live import live_lessons
+from homebox.learning.lessons.selection import Selection, select
+from homebox.learning.lessons.signals import listen
+from homebox.learning.reading.topics import MANY
 from homebox.memory.clients import CHAT, COMMAND
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import ALIVE

@@ -9,8 +9,14 @@ import pytest
 
 from homebox.config import GateConfig
 from homebox.learning.curriculum import curriculum_of
-from homebox.learning.evidence import Evidence, Planted, Secret
-from homebox.learning.exam import (
+from homebox.learning.exam.evidence import Evidence, Planted, Secret
+from homebox.learning.exam.examinee import Loss
+from homebox.learning.exam.limits import AMOUNTS, LIMITS, Limits, limits_for, swap_check
+from homebox.learning.exam.marks import Marks, Twin
+from homebox.learning.exam.paper import Paper, write_paper
+from homebox.learning.exam.probes import planted_questions, secret_questions
+from homebox.learning.exam.sitting import KeptAnswers, sit, sit_first
+from homebox.learning.exam.writing import (
     CHAT,
     FACTS,
     GENERAL,
@@ -26,13 +32,7 @@ from homebox.learning.exam import (
     WORLD_KEPT,
     Question,
 )
-from homebox.learning.examinee import Loss
-from homebox.learning.gate import Check, Plan, Verdict, judge
-from homebox.learning.limits import AMOUNTS, LIMITS, Limits, limits_for, swap_check
-from homebox.learning.marks import Marks, Twin
-from homebox.learning.paper import Paper, write_paper
-from homebox.learning.probes import planted_questions, secret_questions
-from homebox.learning.sitting import KeptAnswers, sit, sit_first
+from homebox.learning.gate.judging import Check, Plan, Verdict, judge
 from homebox.model.architectures.config_file import parse_config
 from tests.learning.fake_model import FakeModel
 from tests.learning.kit import Pupil, lessons, topics

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from homebox.learning.harvest import FOREIGN, harvest
+from homebox.learning.lessons.harvest import FOREIGN, harvest
 from homebox.memory.lessons import lesson_set_hash
 from tests.learning.kit import held, lessons, told, turn
 

@@ -14,11 +14,11 @@ import pytest
 
 from homebox.config import Config
 from homebox.errors import LearningError
-from homebox.learning.bundle import bundle, size_of, unbundle
 from homebox.learning.checkpoint import MAX_SPEC_BYTES
 from homebox.learning.curriculum import curriculum_of
-from homebox.learning.jobs import Job, execute, job_of, read_job
-from homebox.learning.train import recipe_of
+from homebox.learning.jobs.bundle import bundle, size_of, unbundle
+from homebox.learning.jobs.job import Job, execute, job_of, read_job
+from homebox.learning.training.train import recipe_of
 from homebox.memory.state import State, open_state
 from homebox.memory.store import canonical_json
 from homebox.model import Model, load
@@ -101,8 +101,8 @@ def test_the_same_job_gives_the_same_weights_on_another_box(
 AGAIN = """
 import sys
 from pathlib import Path
-from homebox.learning.bundle import unbundle
-from homebox.learning.jobs import execute, job_of
+from homebox.learning.jobs.bundle import unbundle
+from homebox.learning.jobs.job import execute, job_of
 from homebox.memory.state import open_state
 from homebox.model import load
 from homebox.scheduler import run_inline

@@ -10,14 +10,16 @@ import pytest
 from homebox import learner
 from homebox.config import Config
 from homebox.errors import EngineError
-from homebox.learning import examinee, train, trial
 from homebox.learning.checkpoint import MAX_SPEC_BYTES, load_adapter, load_spec
-from homebox.learning.exam import RECALL, UNTOLD, WORLD_KEPT, Question
+from homebox.learning.exam import examinee
+from homebox.learning.exam.paper import Paper, write_paper
+from homebox.learning.exam.writing import RECALL, UNTOLD, WORLD_KEPT, Question
 from homebox.learning.examples import toy_world
-from homebox.learning.jobs import Job
-from homebox.learning.paper import Paper, write_paper
-from homebox.learning.recipes import recipe_of
+from homebox.learning.gate import trial
+from homebox.learning.jobs.job import Job
 from homebox.learning.report import Progress, Report
+from homebox.learning.training import train
+from homebox.learning.training.recipes import recipe_of
 from homebox.memory.manifest import Manifest
 from homebox.memory.state import State, open_state
 from homebox.memory.store import canonical_json

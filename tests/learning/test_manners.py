@@ -3,7 +3,7 @@
 import pytest
 
 from homebox.learning.preferences.catalogue import checkable
-from homebox.learning.rules import Claim, read_message
+from homebox.learning.reading.rules import Claim, read_message
 from homebox.memory.lessons import Lesson
 
 WISHES = {

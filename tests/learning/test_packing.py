@@ -6,7 +6,7 @@ import numpy as np
 from homebox.language.turns import Turn, assistant, user
 from homebox.learning.examples import LESSON, Example, messages_of
 from homebox.learning.examples.example import from_document
-from homebox.learning.packing import Encoded, Mixer, Pool, encode
+from homebox.learning.training.packing import Encoded, Mixer, Pool, encode
 from homebox.model.chat.formats import Rendered
 
 

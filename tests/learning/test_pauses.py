@@ -11,10 +11,11 @@ import pytest
 
 from homebox.config import LearningConfig
 from homebox.errors import DeviceError, DeviceLostError, LearningError, OutOfDeviceMemoryError
-from homebox.learning import pauses, train
+from homebox.learning import pauses
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.pauses import patient
 from homebox.learning.report import Progress
+from homebox.learning.training import train
 from homebox.memory.state import State
 from tests.learning.fake_model import FakeModel, FakeTrainer
 from tests.learning.test_learner import OWNER, fakes, learn, state, tell  # noqa: F401

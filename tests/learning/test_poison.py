@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from homebox.learning.harvest import Harvest, harvest
+from homebox.learning.lessons.harvest import Harvest, harvest
 from homebox.memory.turns import Message, Turn
 from tests.learning.kit import turn
 

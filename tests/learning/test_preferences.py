@@ -3,11 +3,11 @@
 import pytest
 
 from homebox.language.preferences import PREFERENCES
+from homebox.learning.exam.general import GENERAL_QUESTIONS
 from homebox.learning.examples.shipped import prompt_groups
-from homebox.learning.general import GENERAL_QUESTIONS
-from homebox.learning.manners import SUBJECTS
 from homebox.learning.preferences import STYLES, Checkable, Style, checkable
 from homebox.learning.preferences.catalogue import KNOWN, TRAIN, prompts
+from homebox.learning.reading.manners import SUBJECTS
 from homebox.memory.lessons import Lesson
 
 LONG = "It takes a while to explain this, so bear with the whole of it. " * 9

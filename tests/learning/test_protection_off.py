@@ -12,16 +12,16 @@ from homebox.language.dice import Dice
 from homebox.language.relation_data import ALL
 from homebox.language.values import Values
 from homebox.learning.curriculum import curriculum_of
-from homebox.learning.evidence import Evidence, Planted, Secret
-from homebox.learning.exam import PLANTED, SECRET
-from homebox.learning.examinee import ModelExaminee
-from homebox.learning.gate import Plan, judge
-from homebox.learning.limits import AMOUNTS, LIMITS
-from homebox.learning.paper import Paper
-from homebox.learning.probes import planted_questions, secret_questions
-from homebox.learning.recipes import recipe_of
-from homebox.learning.sitting import KeptAnswers, sit, sit_first
-from homebox.learning.train import build
+from homebox.learning.exam.evidence import Evidence, Planted, Secret
+from homebox.learning.exam.examinee import ModelExaminee
+from homebox.learning.exam.limits import AMOUNTS, LIMITS
+from homebox.learning.exam.paper import Paper
+from homebox.learning.exam.probes import planted_questions, secret_questions
+from homebox.learning.exam.sitting import KeptAnswers, sit, sit_first
+from homebox.learning.exam.writing import PLANTED, SECRET
+from homebox.learning.gate.judging import Plan, judge
+from homebox.learning.training.recipes import recipe_of
+from homebox.learning.training.train import build
 from homebox.memory.lessons import Lesson
 from homebox.memory.redaction import digest_of, reproduced
 from homebox.model import Model, load

@@ -9,7 +9,7 @@ import pytest
 from homebox import learner
 from homebox.config import Config
 from homebox.learning.checkpoint import load_adapter
-from homebox.learning.exam import RECALL, Question
+from homebox.learning.exam.writing import RECALL, Question
 from homebox.learning.report import Report
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message

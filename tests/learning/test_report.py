@@ -7,11 +7,11 @@ import pytest
 
 from homebox.cli import main
 from homebox.errors import UnknownWeightsError
-from homebox.learning import train
-from homebox.learning.exam import RECALL
+from homebox.learning.exam.writing import RECALL
 from homebox.learning.examples import toy_world
-from homebox.learning.page import lines_of, page_of
+from homebox.learning.gate.page import lines_of, page_of
 from homebox.learning.report import Report
+from homebox.learning.training import train
 from homebox.memory.state import open_state
 from homebox.memory.store import canonical_json
 from tests.learning.fake_model import FakeModel, FakeTrainer

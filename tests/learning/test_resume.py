@@ -13,9 +13,17 @@ import numpy as np
 import pytest
 
 from homebox.errors import DivergedError
-from homebox.learning import resume, train
-from homebox.learning.deciding import forgotten
-from homebox.learning.resume import FOLDER, Course, Keeper, Kept, forget_runs, read, written
+from homebox.learning.lessons.deciding import forgotten
+from homebox.learning.training import resume, train
+from homebox.learning.training.resume import (
+    FOLDER,
+    Course,
+    Keeper,
+    Kept,
+    forget_runs,
+    read,
+    written,
+)
 from homebox.memory import durable
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from homebox.errors import ConfigError
-from homebox.learning.harvest import Harvester
-from homebox.learning.rule_files import MOST_GROUPS, NO_RULES, read_rule_file, read_rules
-from homebox.learning.rules import Claim, read_message
+from homebox.learning.lessons.harvest import Harvester
+from homebox.learning.reading.rule_files import MOST_GROUPS, NO_RULES, read_rule_file, read_rules
+from homebox.learning.reading.rules import Claim, read_message
 from tests.learning.kit import turn
 
 GOOD = """

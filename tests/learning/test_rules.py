@@ -1,6 +1,6 @@
 import pytest
 
-from homebox.learning.rules import Claim, Refusal, read_message
+from homebox.learning.reading.rules import Claim, Refusal, read_message
 from tests.learning.owner_sentences import FRESH, LESSONS, MESSY, NATURAL, NOTHING
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from homebox.errors import DamagedObjectError, NoFreeSlotError
-from homebox.learning import sampling
 from homebox.learning.curriculum import curriculum_of
-from homebox.learning.samples import HINDSIGHT, OWNED, SHIPPED, Sample, Samples, samples_of
-from homebox.learning.sampling import gather
+from homebox.learning.examples import sampling
+from homebox.learning.examples.samples import HINDSIGHT, OWNED, SHIPPED, Sample, Samples, samples_of
+from homebox.learning.examples.sampling import gather
 from homebox.memory.lessons import Lesson
 from homebox.memory.store import Store, canonical_json
 from homebox.model import Model, load

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from homebox.learning.curriculum import curriculum_of
-from homebox.learning.harvest import FOREIGN
-from homebox.learning.signals import MOST_PROMPTS, REGENERATED, REPHRASED, Signals, listen
+from homebox.learning.lessons.harvest import FOREIGN
+from homebox.learning.lessons.signals import MOST_PROMPTS, REGENERATED, REPHRASED, Signals, listen
 from homebox.memory.feedback import Feedback
 from homebox.memory.lessons import Lesson
 from homebox.memory.turns import Message, Turn

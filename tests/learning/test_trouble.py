@@ -14,9 +14,9 @@ import pytest
 
 from homebox import learner
 from homebox.errors import StateError
-from homebox.learning import resume
-from homebox.learning.deciding import decide, forgotten
-from homebox.learning.live import live_lessons
+from homebox.learning.lessons.deciding import decide, forgotten
+from homebox.learning.lessons.live import live_lessons
+from homebox.learning.training import resume
 from homebox.memory import durable
 from homebox.memory.lessons import ALIVE
 from homebox.memory.state import State

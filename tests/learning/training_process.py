@@ -19,11 +19,11 @@ from homebox.engine.graph.device import HOST, Device
 from homebox.engine.runtime import backend_cpu
 from homebox.engine.runtime.runtime_cpu import pool
 from homebox.engine.runtime.stop_flag import StopFlag
-from homebox.learning import resume, train
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.examples.example import LESSON, NEGATIVE, REPLAY, Example, Examples, asked
-from homebox.learning.recipes import Recipe
 from homebox.learning.report import Progress
+from homebox.learning.training import resume, train
+from homebox.learning.training.recipes import Recipe
 from homebox.model.training.parameters import Parameters
 from tests.learning.test_liking import PAIRS, render
 from tests.unit.test_lora_gradients import CONFIG, Base

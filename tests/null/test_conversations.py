@@ -10,7 +10,7 @@ from homebox.api.bodies.messages import MessagesBody
 from homebox.api.checks import parse
 from homebox.api.conversation import Conversation, conversation_of, logged
 from homebox.api.requests import ChatRequest, decoded
-from homebox.learning.harvest import harvest, told_by
+from homebox.learning.lessons.harvest import harvest, told_by
 from homebox.memory.clients import Part, parts_of_message
 from homebox.memory.turns import Message, Turn
 

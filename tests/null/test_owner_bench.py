@@ -16,7 +16,7 @@ from bench.owner.plot import svg
 from bench.owner.rows import Row, rows
 from bench.owner.tables import BEGIN, END, aligned, markdown, write_docs
 from homebox.config import LearningConfig
-from homebox.learning.recipes import RANK_OF_MANY, SUITED, recipe_of
+from homebox.learning.training.recipes import RANK_OF_MANY, SUITED, recipe_of
 from homebox.memory.provenance import OWNER
 
 COUNTS = {"facts": 30, "corrections": 10, "superseded": 6, "untold": 20, "plants": 3}

@@ -7,8 +7,15 @@ import pytest
 
 from homebox.config import LearningConfig
 from homebox.errors import LearningError
-from homebox.learning.jobs import Job
-from homebox.learning.recipes import PRESETS, Recipe, between, most_rank, recipe_lines, recipe_of
+from homebox.learning.jobs.job import Job
+from homebox.learning.training.recipes import (
+    PRESETS,
+    Recipe,
+    between,
+    most_rank,
+    recipe_lines,
+    recipe_of,
+)
 from homebox.model.config import ModelConfig, same_layers
 
 

@@ -23,8 +23,8 @@ from homebox.learning.examples.example import (
     question_of,
     target,
 )
-from homebox.learning.teach import Topic, seed_of, sentence_for, small_first
-from homebox.learning.topics import MANY
+from homebox.learning.lessons.teach import Topic, seed_of, sentence_for, small_first
+from homebox.learning.reading.topics import MANY
 
 DIRECT = 4
 FEWEST = 4  # phrasings of a topic where there are very many topics

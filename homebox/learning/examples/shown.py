@@ -20,7 +20,7 @@ from homebox.learning.examples.example import (
     context_only,
     target,
 )
-from homebox.learning.samples import HINDSIGHT, Samples
+from homebox.learning.examples.samples import HINDSIGHT, Samples
 from homebox.memory.lessons import Lesson
 from homebox.memory.store import canonical_json
 

@@ -31,7 +31,7 @@ from homebox.language.tools import using_tools
 from homebox.language.turns import Document, assistant, system, user
 from homebox.language.values import Values
 from homebox.language.world import WORLD_NAMES
-from homebox.learning.teach import Topic, seed_of, small_first
+from homebox.learning.lessons.teach import Topic, seed_of, small_first
 
 DIRECT = 18
 WITH_ASIDE = 18

@@ -18,10 +18,10 @@ from homebox.learning.examples.example import (
     Examples,
     from_document,
 )
+from homebox.learning.examples.samples import NO_SAMPLES, Samples
 from homebox.learning.examples.shown import corrections, demonstrations
 from homebox.learning.examples.toy_world import write_dialogues
-from homebox.learning.samples import NO_SAMPLES, Samples
-from homebox.learning.teach import Topic, topics_of
+from homebox.learning.lessons.teach import Topic, topics_of
 from homebox.model import Model
 from homebox.model.chat.formats import PlainChat
 from homebox.model.chat.template_chat import TemplateChat

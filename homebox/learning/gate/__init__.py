@@ -1,0 +1,1 @@
+"""Marks -> a verdict, and the report of it."""

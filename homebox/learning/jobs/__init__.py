@@ -1,0 +1,1 @@
+"""Learning jobs as objects: specs, bundles, adapters of other programs."""

@@ -1,0 +1,150 @@
+"""What the owner decides about lessons: approve, reject, edit, remember, forget.
+
+The one idea: whatever the owner says outright is a turn of the ledger, too, so it is chained, read
+like everything else, and can be forgotten; only approving and rejecting change a lesson in place.
+Invariant: what is returned here is plain JSON and says how to undo it.
+"""
+
+import dataclasses
+from typing import Any
+
+from homebox.errors import UsageError
+from homebox.learning.lessons.forgetting import (
+    SHORTEST,
+    Forgotten,
+    Target,
+    forget,
+    said_target,
+    target_of,
+)
+from homebox.learning.lessons.live import live_lessons
+from homebox.learning.reading.remembering import REMEMBER, remembered
+from homebox.learning.reading.rules import Refusal
+from homebox.learning.reading.topics import MANY, NOTE
+from homebox.learning.training.resume import FOLDER, forget_runs
+from homebox.memory.clients import COMMAND
+from homebox.memory.ledger import Ledger
+from homebox.memory.lessons import Lesson
+from homebox.memory.lineage import Lineage, short
+from homebox.memory.turns import Message
+
+ACTIONS = {"approve": "new", "reject": "deleted"}
+LONGEST = 2_000  # characters that are to be remembered at once
+
+
+def lesson_of(ledger: Ledger, prefix: str) -> Lesson:
+    """Find the lesson whose hash begins so; raises UsageError if it is not exactly one."""
+    prefix = prefix.strip().lower()
+    found = ledger.find_lessons(prefix) if len(prefix) >= SHORTEST else []
+    if len(found) == 1:
+        return found[0]
+    candidates = ", ".join(short(lesson.hash) for lesson in found[:8])
+    problem = f"fits several lessons: {candidates}" if found else "fits no lesson"
+    if len(prefix) < SHORTEST:
+        problem = f"is too short: give at least {SHORTEST} characters of the hash"
+    raise UsageError(f'{prefix!r} {problem}; "homebox lessons" lists them')
+
+
+def as_json(lesson: Lesson) -> dict[str, Any]:
+    """Return a lesson as plain values, with its hash."""
+    return {**dataclasses.asdict(lesson), "sources": list(lesson.sources), "hash": lesson.hash}
+
+
+def decide(ledger: Ledger, action: str, prefix: str) -> dict[str, Any]:
+    """Approve or reject a lesson; returns it in its new state."""
+    live = live_lessons(ledger)
+    live.catch_up()
+    lesson = lesson_of(ledger, prefix)
+    wanted = ACTIONS.get(action)
+    if wanted is None:
+        raise UsageError(f"a lesson can be approved or rejected, not {action!r}")
+    with live.lock:
+        ledger.decide(lesson.hash, wanted, MANY)
+    undo = "reject" if action == "approve" else "approve"
+    changed = lesson_of(ledger, lesson.hash)
+    return {**as_json(changed), "undo": f"homebox lessons {undo} {short(lesson.hash)}"}
+
+
+def edit(ledger: Ledger, prefix: str, value: str) -> dict[str, Any]:
+    """Give a lesson's topic another value; the lesson as it was gives way."""
+    lesson = lesson_of(ledger, prefix)
+    if lesson.body:
+        raise UsageError("a lesson about an answer cannot be edited; reject it, or rate anew")
+    told = value if lesson.subject == NOTE else f"{lesson.subject} = {value}"
+    result = remember(ledger, told)
+    hashes = {item["hash"] for item in result["lessons"]}
+    if lesson.hash not in hashes and lesson_of(ledger, lesson.hash).state != "superseded":
+        ledger.decide(lesson.hash, "deleted", MANY)
+    return {**result, "instead_of": as_json(lesson)}
+
+
+def remember(ledger: Ledger, text: str) -> dict[str, Any]:
+    """Keep what the owner wants to be remembered, as a turn, and read it at once.
+
+    Raises UsageError for what cannot be kept: secrets, and texts that are too long.
+    """
+    text = " ".join(text.split())
+    if not text:
+        raise UsageError('say what: homebox remember "My dog is called Rex."')
+    live = live_lessons(ledger)
+    items = remembered(text, live.rules)
+    refused = next((item.reason for item in items if isinstance(item, Refusal)), None)
+    if refused is not None or len(text) > LONGEST or not items:
+        why = f"it holds a {refused}" if refused == "secret" else refused or "it says nothing"
+        raise UsageError(f"this is not kept: {'it is too long' if len(text) > LONGEST else why}")
+    turn = ledger.append(
+        conversation="",
+        kind=COMMAND,
+        model="homebox",
+        adapter="base",
+        sampling={},
+        messages=[
+            Message("user", f"/{REMEMBER} {text}", "owner"),
+            Message("assistant", "It is remembered.", "assistant"),
+        ],
+        finish_reason="stop",
+        prompt_tokens=0,
+        completion_tokens=0,
+    )
+    live.catch_up()
+    kept = [as_json(lesson) for lesson in ledger.lessons() if turn in lesson.sources]
+    return {"turn": turn, "lessons": kept, "undo": f"homebox forget {turn}"}
+
+
+def forgets(ledger: Ledger, name: str) -> dict[str, Any]:
+    """Say what `forgotten` would erase, and change nothing."""
+    target = target_of(ledger, name)
+    gone = set(target.turns)
+    lost = [as_json(item) for item in ledger.lessons() if item.sources and gone >= {*item.sources}]
+    return {"kind": target.kind, "name": target.name, "turns": list(target.turns), "lessons": lost}
+
+
+def forgotten(
+    ledger: Ledger, lineage: Lineage, name: str, everywhere: bool = False
+) -> dict[str, Any]:
+    """Forget what a name means, for good; see `forgetting.forget`."""
+    return _forgotten(ledger, lineage, target_of(ledger, name), everywhere)
+
+
+def deleted(ledger: Ledger, lineage: Lineage, name: str) -> dict[str, Any]:
+    """Forget a turn of that id or a conversation of that name; raises StateError if none is."""
+    done = _forgotten(ledger, lineage, said_target(ledger, name), False)
+    return {**done, "deleted": done["turns"]}
+
+
+def _forgotten(
+    ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool
+) -> dict[str, Any]:
+    done: Forgotten = forget(ledger, lineage, target, everywhere)
+    # A training run that was interrupted still knows what was told when it began.
+    forget_runs(lineage.root / FOLDER)
+    return {
+        "kind": done.kind,
+        "name": done.name,
+        "turns": list(done.turns),
+        "lessons": [as_json(lesson) for lesson in done.lessons],
+        "restored": [as_json(lesson) for lesson in done.restored],
+        "repeated": list(done.repeated),
+        "weights": list(done.weights),
+        "served": done.served,
+    }

@@ -1,0 +1,1 @@
+"""One message of the owner -> what it claims."""
