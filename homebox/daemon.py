@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -44,6 +44,7 @@ from homebox.learning.lessons.live import live_lessons, rules_of
 from homebox.memory.lineage import Move, short
 from homebox.memory.state import State, open_state
 from homebox.night.night import Night
+from homebox.orders import orders
 from homebox.scheduler import Engine, run_inline
 from homebox.server import Server, ServerSettings
 
@@ -107,7 +108,7 @@ class Daemon:
         self._closing.push_async_callback(server.stop)
         upkeep = asyncio.ensure_future(let_go(self.state.ledger, config.ledger.keep_days))
         self._closing.callback(upkeep.cancel)
-        control = ControlServer(self.state.path, self._commands())
+        control = ControlServer(self.state.path, orders(self))
         await control.start()
         self._closing.push_async_callback(control.stop)
         listening.start()
@@ -309,79 +310,6 @@ class Daemon:
             hosted.tell_notes(report)
         return report
 
-    def _commands(self) -> dict[str, Any]:
-        async def status(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return await asyncio.to_thread(self.status)
-
-        async def address(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return {"url": self.url, "token": self.token, "certificate": self.certificate}
-
-        async def learn(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            if arguments.get("dry_run"):
-                return plain(await self.preview())
-            return plain(await self.learn(lambda progress: tell(plain(progress))))
-
-        async def steer(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return await self.steer(_text(arguments, "order"))
-
-        async def job(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            from homebox.learning.jobs.job import read_job
-
-            job = read_job(arguments.get("spec", {}))
-            return {"weights": await self.run_job(job, lambda each: tell(plain(each)))}
-
-        async def rollback(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            reason = _text(arguments, "reason")
-            return plain(await self.rollback(_text(arguments, "name"), reason))
-
-        async def import_adapter(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            path, name = _text(arguments, "path"), _text(arguments, "name")
-            reason = _text(arguments, "reason")
-            promote = bool(arguments.get("promote"))
-            return plain(await self.import_adapter(path, name, reason, promote))
-
-        async def reload(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return {"weights": await self.reload()}
-
-        async def use(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            context = arguments.get("context", 0)
-            if type(context) is not int:
-                raise UsageError("context must be a number")
-            kept = _text({"type": "", **arguments}, "type")
-            return await self.use(_text(arguments, "name"), tell, kept, context)
-
-        async def lesson(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return await self.decide(_text(arguments, "action"), _text(arguments, "prefix"))
-
-        async def edit(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return await self.edit(_text(arguments, "prefix"), _text(arguments, "value"))
-
-        async def remember(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return await self.remember(_text(arguments, "text"))
-
-        async def forget(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return await self.forget(_text(arguments, "name"), bool(arguments.get("everywhere")))
-
-        async def delete_turns(arguments: Mapping[str, Any], tell: Tell) -> Any:
-            return await self.delete(_text(arguments, "name"))
-
-        return {
-            "status": status,
-            "address": address,
-            "learn": learn,
-            "steer": steer,
-            "job": job,
-            "rollback": rollback,
-            "import_adapter": import_adapter,
-            "reload": reload,
-            "use": use,
-            "lesson": lesson,
-            "edit": edit,
-            "remember": remember,
-            "forget": forget,
-            "delete_turns": delete_turns,
-        }
-
 
 def serve(config: Config, parts: Parts | None = None) -> None:
     """Run a daemon in the foreground until SIGTERM or SIGINT; a second signal does not wait."""
@@ -521,13 +449,6 @@ def memory_status(state: State) -> dict[str, Any]:
     for lesson in state.ledger.lessons():
         lessons[lesson.state] = lessons.get(lesson.state, 0) + 1
     return {"state": str(state.path), "turns": state.ledger.count(), "lessons": lessons}
-
-
-def _text(arguments: Mapping[str, Any], name: str) -> str:
-    value = arguments.get(name)
-    if not isinstance(value, str):
-        raise UsageError(f"the command needs {name!r}")
-    return value
 
 
 def _note_swap(hosted: Hosted, report: Outcome, seconds: float) -> None:

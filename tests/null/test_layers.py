@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "api": {"scheduler", "model", "memory", "language", "config", "errors"},
 }
 # These tie the rooms together and may import everything but the command line.
-TOP = {"daemon", "demo", "cli", "commands", "__main__"}
+TOP = {"daemon", "orders", "demo", "cli", "commands", "__main__"}
 PARTS_OF_CLI = {"cli", "commands", "__main__"}
 
 
