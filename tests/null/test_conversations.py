@@ -66,7 +66,7 @@ def learned(*turns: Turn) -> list[str]:
 def test_openclaws_requests_are_one_conversation_of_the_owners(shared: Path, number: int) -> None:
     chat, headers = captured(shared, f"openclaw_exec/00{number}")
     session = "7a88d96f-1799-486d-9d39-e80cc35e9751"
-    assert conversation_of(chat, headers) == Conversation(session, "chat")
+    assert conversation_of(chat, headers) == Conversation(session, "chat", named=True)
     told = [told_by(logged(message)) for message in chat.messages if message.role == "user"]
     assert [typed.strip() for typed, _ in told if typed.strip()] == [TASK]
     # The control: without that knowledge it is all the owner's.
@@ -83,7 +83,7 @@ def test_openclaws_requests_are_one_conversation_of_the_owners(shared: Path, num
 def test_opencodes_requests_are_one_conversation(shared: Path, number: int, kind: str) -> None:
     chat, headers = captured(shared, f"opencode/00{number}")
     found = conversation_of(chat, headers)
-    assert found == Conversation("ses_e064890f1ffeeSao7v6H8t8onJ", kind)
+    assert found == Conversation("ses_e064890f1ffeeSao7v6H8t8onJ", kind, named=True)
     told = [told_by(logged(m), found.id)[0] for m in chat.messages if m.role == "user"]
     assert told[-1] == TASK  # without the quotes of `opencode run`
     assert told_by(logged(chat.messages[-1]), "c")[0] != TASK  # the control: another client
@@ -117,7 +117,9 @@ def test_results_of_tools_in_anthropics_content_are_the_tools_words(shared: Path
 
 def test_a_subagent_names_the_conversation_that_began_it() -> None:
     headers = {"x-session-id": "ses_2", "x-parent-session-id": "ses_1"}
-    assert conversation_of(request(user("a")), headers) == Conversation("ses_2", "chat", "ses_1")
+    assert conversation_of(request(user("a")), headers) == Conversation(
+        "ses_2", "chat", "ses_1", named=True
+    )
     assert conversation_of(request(user("a")), {"x-session-affinity": "s"}).id == "s"
     both = {"x-session-id": "s", "x-homebox-conversation": "mine"}
     assert conversation_of(request(user("a")), both).id == "mine"
