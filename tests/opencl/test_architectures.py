@@ -1,5 +1,6 @@
 """Every family on OpenCL devices: the CPU's bits, serving with an adapter and training one."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,7 @@ def test_the_cpu_computes_nothing_of_experts(cl_device: OpenClDevice, poison: An
 def test_what_a_mixture_takes_is_what_was_planned(cl_device: OpenClDevice, tmp_path: Path) -> None:
     case = BY_NAME["qwen3_moe-mixed"]
     write_directory(tmp_path / case.name, case, reference.read(case).tensors)
+    gc.collect()  # what earlier tests left must not be freed meanwhile
     before = cl_device.used_bytes
     model = opened(tmp_path / case.name, cl_device)
     served(model)

@@ -1,5 +1,6 @@
 """Captured programs on OpenCL devices: the CPU's bits, the disk, suspension, memory, losses."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +143,7 @@ def test_every_kernel_is_measured(device: OpenClDevice) -> None:
 
 def test_a_program_that_does_not_fit_leaves_nothing_behind(device: OpenClDevice) -> None:
     expected()
+    gc.collect()  # what earlier tests left must not be freed meanwhile
     used, blocks = device.used_bytes, device.block_count
     device.budget = used + 20_000  # one of the two weights
     with pytest.raises(OutOfDeviceMemoryError, match="has no room for"):

@@ -1,5 +1,6 @@
 """A model on an OpenCL device, alone and beside the CPU: the CPU's bits, serving and training."""
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,7 @@ def test_a_budget_below_the_model_is_an_error_and_the_device_goes_on(
             load("tiny", context=128, slots=1, device=cl_device.name, memory=8)
     finally:
         cl_device.budget = budget
+    gc.collect()  # what earlier tests left must not be freed meanwhile
     before = cl_device.used_bytes
     model = load("tiny", context=128, slots=1, device=cl_device.name)
     assert model.placement is not None
