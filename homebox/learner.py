@@ -93,30 +93,9 @@ def run(
         return _unchanged(head, reason, {"counts": selection.counts})
     pauses: list[str] = []
     try:
-        recipe = recipe_of(settings.learning, model.config, len(selection.topics))
-        limits = limits_for(model.config, settings.gate)
-
-        def ask() -> Generator[Progress, None, Samples]:
-            folder = settings.cache_dir / "samples"
-            before = samples_behind(store, head)
-            return (yield from ask_base(model, selection.curriculum, folder, before))
-
-        samples = yield from patient(ask, pauses, interrupt)
-
-        def attempt() -> Generator[Progress, None, Candidate]:
-            progress = Progress("prepare", 0, 1, "writing the exam")
-            cache, runs = settings.cache_dir / "exams", store.root.parent / FOLDER
-
-            def made() -> Trial:
-                kept_out = gather(ledger)
-                return Trial(
-                    model, selection, limits, recipe.seed, head, kept_out, cache, samples, runs
-                )
-
-            trial = yield from beside(made, progress, interrupt)
-            return (yield from trial.attempt(recipe))
-
-        candidate = yield from patient(attempt, pauses, interrupt)
+        candidate, samples = yield from _built(
+            model, ledger, store, settings, selection, head, pauses
+        )
     except (LearningError, EngineError) as error:
         return _unchanged(head, str(error), {"counts": selection.counts, **_told(pauses)})
     forget_runs(store.root.parent / FOLDER)
@@ -135,6 +114,47 @@ def run(
         weights = promote(candidate, selection, samples, model, store, lineage, head)
     line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
     return Report(True, weights, head, [line], {**data, "weights": weights, "previous": head})
+
+
+def _built(
+    model: Model,
+    ledger: Ledger,
+    store: Store,
+    settings: Config,
+    selection: Selection,
+    head: str,
+    pauses: list[str],
+) -> Generator[Progress, None, tuple[Candidate, Samples]]:
+    """Ask the base, train and examine; gives a candidate and what the base answered for it.
+
+    Why a device had to be waited for is added to `pauses`. Raises LearningError and EngineError.
+    """
+    recipe = recipe_of(settings.learning, model.config, len(selection.topics))
+    limits = limits_for(model.config, settings.gate)
+    interrupt = getattr(model, "interrupt", NOBODY)
+
+    def ask() -> Generator[Progress, None, Samples]:
+        folder = settings.cache_dir / "samples"
+        before = samples_behind(store, head)
+        return (yield from ask_base(model, selection.curriculum, folder, before))
+
+    samples = yield from patient(ask, pauses, interrupt)
+
+    def attempt() -> Generator[Progress, None, Candidate]:
+        progress = Progress("prepare", 0, 1, "writing the exam")
+        cache, runs = settings.cache_dir / "exams", store.root.parent / FOLDER
+
+        def made() -> Trial:
+            kept_out = gather(ledger)
+            return Trial(
+                model, selection, limits, recipe.seed, head, kept_out, cache, samples, runs
+            )
+
+        trial = yield from beside(made, progress, interrupt)
+        return (yield from trial.attempt(recipe))
+
+    candidate = yield from patient(attempt, pauses, interrupt)
+    return candidate, samples
 
 
 def read_wordings() -> None:

@@ -90,6 +90,8 @@ class Night:
                 self.look()
             except HomeboxError as error:
                 log.warning("the night waits: %s", error)
+            except Exception:
+                log.exception("the night could not look at the box; it looks again")
             await asyncio.sleep(BEAT)
 
     def look(self) -> None:
@@ -166,6 +168,10 @@ class Night:
         except HomeboxError as error:
             # Stopped for this night, by its end or by the owner; or it cannot be done.
             self.tonight.result, self.tonight.done = str(error), True
+        except Exception as error:
+            # Begun again at every look it would fail all night.
+            log.exception("learning failed")
+            self.tonight.result, self.tonight.done = f"learning failed: {error!r}", True
         finally:
             self._run = None
             log.info("%s", self.tonight.result)

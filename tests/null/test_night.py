@@ -322,3 +322,24 @@ def test_a_box_that_shall_not_learn_alone_does_not() -> None:
         assert box.begun == 1
 
     asyncio.run(work())
+
+
+def test_a_run_that_breaks_is_told_and_not_begun_again_in_the_same_night() -> None:
+    async def work() -> None:
+        box, clock = FakeBox(), Clock(DEEP)
+        loop, _ = night(box, clock)
+        loop.look()
+        await settle()
+        assert box.result is not None
+        box.result.set_exception(ZeroDivisionError("by nobody"))
+        await settle()
+        loop.look()
+        await settle()
+        found = loop.as_json()
+        assert box.begun == 1 and found["done"] and "by nobody" in found["result"]
+        clock.now = DEEP + timedelta(days=1)
+        loop.look()
+        await settle()
+        assert box.begun == 2
+
+    asyncio.run(work())
