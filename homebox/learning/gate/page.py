@@ -91,10 +91,6 @@ def _reasons(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(str(name), str(why)) for name, why in sorted(report.get("not_asked", {}).items())]
 
 
-def _reason_row(reason: tuple[str, str]) -> str:
-    return "".join(f"<td>{escape(each)}</td>" for each in reason)
-
-
 def _check_row(check: Mapping[str, Any]) -> str:
     kind = "passed" if check["passed"] else "failed"
     return (
