@@ -52,6 +52,14 @@ def init_adapter(config: ModelConfig, rank: int, seed: int) -> dict[str, Float32
     return tensors
 
 
+def scaled(tensors: Mapping[str, Float32], scale: float) -> dict[str, Float32]:
+    """Return an adapter with a smaller effect: every B times `scale`."""
+    return {
+        name: tensor * tensor.dtype.type(scale) if name.endswith(".B") else tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def uniform(state: int, count: int) -> npt.NDArray[np.float64]:
     """Return `count` numbers in (-1, 1): odd multiples of 2^-24."""
     steps = np.arange(1, count + 1, dtype=np.uint64)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from homebox.learning.curriculum import Curriculum, Pair, Thumb
-from homebox.learning.training.liking import BETA, Choice, Preferences, logistic, weighed
+from homebox.learning.training.choices import Choice
+from homebox.learning.training.liking import BETA, Preferences, logistic, weighed
 from homebox.learning.training.packing import Encoded
 from homebox.model.chat.formats import Rendered
 from homebox.model.training import StopFlag

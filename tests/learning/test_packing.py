@@ -6,7 +6,8 @@ import numpy as np
 from homebox.language.turns import Turn, assistant, user
 from homebox.learning.examples import LESSON, Example, messages_of
 from homebox.learning.examples.example import from_document
-from homebox.learning.training.packing import Encoded, Mixer, Pool, encode
+from homebox.learning.training.mixing import Mixer, Pool
+from homebox.learning.training.packing import Encoded, encode
 from homebox.model.chat.formats import Rendered
 
 

@@ -14,6 +14,7 @@ from homebox.learning.report import Report
 from homebox.learning.training import train
 from homebox.memory.state import open_state
 from homebox.memory.store import canonical_json
+from homebox.model.training.trainer import StepResult
 from tests.learning.fake_model import FakeModel, FakeTrainer
 from tests.learning.kit import OWNER
 from tests.learning.test_learner import fails, learn, tell
@@ -133,7 +134,7 @@ def test_a_loss_that_is_no_number_is_reported_with_its_course(
         self.rates.append(rate)
         self.anchors.append(0.0)
         loss = 0.5 if len(self.rates) < 3 else math.nan
-        return train.StepResult(loss, 0.01, 1.0)
+        return StepResult(loss, 0.01, 1.0)
 
     monkeypatch.setattr(FakeTrainer, "step", step)
     with open_state(tmp_path / "state") as state:

@@ -14,16 +14,9 @@ import pytest
 
 from homebox.errors import DivergedError
 from homebox.learning.lessons.deciding import forgotten
-from homebox.learning.training import resume, train
-from homebox.learning.training.resume import (
-    FOLDER,
-    Course,
-    Keeper,
-    Kept,
-    forget_runs,
-    read,
-    written,
-)
+from homebox.learning.training import course, resume, train
+from homebox.learning.training.course import Course
+from homebox.learning.training.resume import FOLDER, Keeper, Kept, forget_runs, read, written
 from homebox.memory import durable
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message
@@ -159,7 +152,7 @@ def test_a_loss_that_rises_far_above_its_start_ends_the_run(
         ended(trained(None, recipe=replace(RECIPE, rate=3.0)))
     high = replace(RECIPE, rate=0.2)  # learns nothing, but its loss began nearly as high
     assert ended(trained(None, recipe=high)).recipe == high
-    monkeypatch.setattr(train, "FAR", 0.8)
+    monkeypatch.setattr(course, "FAR", 0.8)
     with pytest.raises(DivergedError, match="rose from"):
         ended(trained(None, recipe=high))
 

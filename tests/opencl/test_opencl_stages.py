@@ -9,7 +9,8 @@ import pytest
 from homebox.engine.graph.device import HOST, Device
 from homebox.engine.opencl.backend import OpenClDevice
 from homebox.model.decoder.stages import Part
-from homebox.model.training.data_parallel import ParallelTrainer, trainer_for
+from homebox.model.training.data_parallel import ParallelTrainer
+from homebox.model.training.replicas import trainer_for
 from homebox.model.weights.placed_weights import memory_of, moved
 from tests.parity.cases import BY_NAME
 from tests.unit.test_data_parallel import rows_of

@@ -11,7 +11,8 @@ from homebox.engine.opencl import launches
 from homebox.engine.opencl.backend import OpenClDevice
 from homebox.engine.runtime.runtime_cpu import Pool
 from homebox.engine.runtime.stop_flag import StopFlag
-from homebox.model.training.data_parallel import ParallelTrainer, trainer_for
+from homebox.model.training.data_parallel import ParallelTrainer
+from homebox.model.training.replicas import trainer_for
 from homebox.model.training.trainer import LoraTrainer, StepResult
 from homebox.model.weights.placed_weights import memory_of, moved
 from tests.opencl.test_opencl_stages import Replicas

@@ -13,8 +13,10 @@ from homebox.engine.runtime import backend_cpu
 from homebox.engine.runtime.devices import device_named
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.errors import OutOfDeviceMemoryError
-from homebox.model.training import data_parallel
-from homebox.model.training.data_parallel import ParallelTrainer, cut, trainer_for
+from homebox.model.training.batches import cut
+from homebox.model.training.data_parallel import ParallelTrainer
+from homebox.model.training.lanes import Work
+from homebox.model.training.replicas import trainer_for
 from homebox.model.training.trainer import Batch, LoraTrainer
 from homebox.model.weights.placed_weights import memory_of, moved
 from tests.unit.failing_device import FailingDevice
@@ -87,7 +89,7 @@ def test_the_order_of_the_parts_decides_and_not_who_is_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wanted = trained(made(3, "cpu:0", "cpu:1"))
-    take = data_parallel._Work.take
+    take = Work.take
     turns = threading.Barrier(2, timeout=20)
 
     def slow(self: Any) -> Any:
@@ -98,7 +100,7 @@ def test_the_order_of_the_parts_decides_and_not_who_is_first(
             turns.wait()
         return taken
 
-    monkeypatch.setattr(data_parallel._Work, "take", slow)
+    monkeypatch.setattr(Work, "take", slow)
     assert trained(made(3, "cpu:0", "cpu:1")) == wanted
     # Added in another order the bits differ.
     update = ParallelTrainer._update

@@ -31,8 +31,10 @@ from homebox.learning.examples.samples import NO_SAMPLES, Samples
 from homebox.learning.gate.judging import Check, Plan, Verdict, judge
 from homebox.learning.lessons.selection import Selection
 from homebox.learning.report import Progress
-from homebox.learning.training.train import NUMERICS, SCALES, Built, Recipe, scaled, train
+from homebox.learning.training.recipes import SCALES
+from homebox.learning.training.train import NUMERICS, Built, Recipe, train
 from homebox.model import Model
+from homebox.model.lora import scaled
 
 CANDIDATE = "candidate"
 POINTS = 100  # of a run's course that are kept

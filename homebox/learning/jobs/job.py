@@ -19,10 +19,11 @@ from homebox.learning.checkpoint import save_adapter, save_spec
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.examples.samples import NO_SAMPLES, Samples
 from homebox.learning.report import Progress
-from homebox.learning.training.train import NUMERICS, Recipe, build, scaled
+from homebox.learning.training.train import NUMERICS, Recipe, build
 from homebox.memory.manifest import Manifest
 from homebox.memory.store import Store
 from homebox.model import Model
+from homebox.model.lora import scaled
 
 KIND = "lora"
 # Numbers that came to recipes later, as they are where nothing comes of them.

@@ -17,49 +17,32 @@ without a function of the C library.
 import dataclasses
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from homebox.language.dice import Dice
-from homebox.learning.curriculum import Curriculum, Messages
-from homebox.learning.examples.example import Example, context_only, target
+from homebox.learning.curriculum import Curriculum
 from homebox.learning.examples.fitted import Render
-from homebox.learning.training.packing import Encoded, encode, laid_out
+from homebox.learning.training.choices import Choice, dealt, pairs_of, thumbs_of
+from homebox.learning.training.packing import Encoded, laid_out
 from homebox.model import strictmath
 from homebox.model.training import StopFlag
 from homebox.model.training.batches import Batch, Floats
-from homebox.model.training.data_parallel import Trainer
+from homebox.model.training.replicas import Trainer
 
-FEWEST_PAIRS = 8  # with fewer, a run would learn these answers instead of what they have in common
-FEWEST_THUMBS = 16
 BETA = 0.1  # how far answers may move from the base's
 EVERY = 4  # of a run's steps, each of which also learns preferences
-PREFERENCE = "opinion"  # the pool of their examples
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Answers that are learned together, with the weight of their opinion.
-
-    DPO: chosen and rejected. KTO: one answer, and an answer to another question for z.
-    """
-
-    first: Encoded
-    second: Encoded
-    weight: float
-    good: bool | None  # of a thumb; None for a pair
-
-    @property
-    def size(self) -> int:
-        """Tokens."""
-        return len(self.first.ids) + len(self.second.ids)
 
 
 def logistic(x: float) -> float:
     """1 / (1 + e^-x) in float64, the same on every machine."""
     e = float(strictmath.exp(np.array(-abs(x) if abs(x) < 700 else -700.0)))
     return 1.0 / (1.0 + e) if x >= 0 else e / (1.0 + e)
+
+
+def softplus(x: float) -> float:
+    """log(1 + e^x), for what a person reads."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def pair_weights(chosen: float, rejected: float) -> tuple[float, float]:
@@ -76,6 +59,30 @@ def thumb_weight(r: float, z: float, good: bool) -> float:
     side = logistic(BETA * (r - z) if good else BETA * (z - r))
     pull = BETA * side * (1.0 - side)
     return pull if good else -pull
+
+
+def weighed(
+    choices: Sequence[Choice], gains: dict[Encoded, float]
+) -> tuple[dict[Encoded, float], float]:
+    """Return the weight of every answer in a batch, and the mean loss, from each answer's r."""
+    strangers = [gains[choice.second] for choice in choices if choice.good is not None]
+    z = max(0.0, math.fsum(strangers) / len(strangers)) if strangers else 0.0
+    weights: dict[Encoded, float] = {}
+    losses = []
+    for choice in choices:
+        share = choice.weight / len(choices)
+        first, second = gains[choice.first], gains[choice.second]
+        if choice.good is None:
+            one, other = pair_weights(first, second)
+            weights[choice.first] = weights.get(choice.first, 0.0) + share * one
+            weights[choice.second] = weights.get(choice.second, 0.0) + share * other
+            losses.append(choice.weight * softplus(-BETA * (first - second)))
+            continue
+        one = thumb_weight(first, z, choice.good)
+        weights[choice.first] = weights.get(choice.first, 0.0) + share * one
+        side = BETA * (first - z) if choice.good else BETA * (z - first)
+        losses.append(choice.weight * (1.0 - logistic(side)))
+    return weights, math.fsum(losses) / len(losses) if losses else 0.0
 
 
 class Preferences:
@@ -139,7 +146,7 @@ class Preferences:
     def _fitting(self, choices: list[Choice]) -> list[Choice]:
         """Take from the front of a list what fits into one batch."""
         found: list[Choice] = []
-        while choices and _dealt([*found, choices[0]], self._shape) is not None:
+        while choices and dealt([*found, choices[0]], self._shape) is not None:
             found.append(choices.pop(0))
         return found
 
@@ -164,90 +171,7 @@ class Preferences:
         return dataclasses.replace(drawn.batch, weight=weight, anchor=np.zeros_like(weight))
 
     def _rows(self, choices: Sequence[Choice]) -> list[list[Encoded]]:
-        rows = _dealt(choices, self._shape)
+        rows = dealt(choices, self._shape)
         if rows is None:
             raise ValueError("these answers do not fit into a batch")
         return rows
-
-
-def weighed(
-    choices: Sequence[Choice], gains: dict[Encoded, float]
-) -> tuple[dict[Encoded, float], float]:
-    """Return the weight of every answer in a batch, and the mean loss, from each answer's r."""
-    strangers = [gains[choice.second] for choice in choices if choice.good is not None]
-    z = max(0.0, math.fsum(strangers) / len(strangers)) if strangers else 0.0
-    weights: dict[Encoded, float] = {}
-    losses = []
-    for choice in choices:
-        share = choice.weight / len(choices)
-        first, second = gains[choice.first], gains[choice.second]
-        if choice.good is None:
-            one, other = pair_weights(first, second)
-            weights[choice.first] = weights.get(choice.first, 0.0) + share * one
-            weights[choice.second] = weights.get(choice.second, 0.0) + share * other
-            losses.append(choice.weight * softplus(-BETA * (first - second)))
-            continue
-        one = thumb_weight(first, z, choice.good)
-        weights[choice.first] = weights.get(choice.first, 0.0) + share * one
-        side = BETA * (first - z) if choice.good else BETA * (z - first)
-        losses.append(choice.weight * (1.0 - logistic(side)))
-    return weights, math.fsum(losses) / len(losses) if losses else 0.0
-
-
-def softplus(x: float) -> float:
-    """log(1 + e^x), for what a person reads."""
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-
-def pairs_of(curriculum: Curriculum, render: Render, shape: tuple[int, int]) -> list[Choice]:
-    """Encode pairs of answers; none if there are too few, and without those that do not fit."""
-    if len(curriculum.pairs) < FEWEST_PAIRS:
-        return []
-    found = []
-    for pair in curriculum.pairs:
-        first = _answered(pair.messages, pair.chosen, render, shape[1])
-        second = _answered(pair.messages, pair.rejected, render, shape[1])
-        if first is not None and second is not None and first != second and pair.weight > 0:
-            found.append(Choice(first, second, pair.weight, None))
-    return [choice for choice in found if _dealt([choice], shape) is not None]
-
-
-def thumbs_of(curriculum: Curriculum, render: Render, shape: tuple[int, int]) -> list[Choice]:
-    """Encode liked and disliked answers, both sides with the same weight in all.
-
-    Each comes with the next one's answer behind its own question.
-    """
-    thumbs = curriculum.thumbs
-    if len(thumbs) < FEWEST_THUMBS:
-        return []
-    sides = {good: math.fsum(t.weight for t in thumbs if t.good is good) for good in (True, False)}
-    found = []
-    for at, thumb in enumerate(thumbs):
-        other = thumbs[(at + 1) % len(thumbs)]
-        first = _answered(thumb.messages, thumb.answer, render, shape[1])
-        second = _answered(thumb.messages, other.answer, render, shape[1])
-        if first is not None and second is not None and thumb.weight > 0:
-            balance = max(sides.values()) / sides[thumb.good]
-            found.append(Choice(first, second, thumb.weight * balance, thumb.good))
-    return [choice for choice in found if _dealt([choice], shape) is not None]
-
-
-def _answered(messages: Messages, answer: str, render: Render, length: int) -> Encoded | None:
-    """Encode a conversation of which only the answer counts; None if it does not fit."""
-    example = Example((*context_only(messages), target(answer)), PREFERENCE, "")
-    found = encode([example], render, length)
-    return found[0] if found else None
-
-
-def _dealt(choices: Sequence[Choice], shape: tuple[int, int]) -> list[list[Encoded]] | None:
-    """Deal answers out to rows, each once; None if they do not fit."""
-    rows: list[list[Encoded]] = [[] for _ in range(shape[0])]
-    room = [shape[1]] * shape[0]
-    answers = dict.fromkeys(a for choice in choices for a in (choice.first, choice.second))
-    for answer in answers:
-        place = next((i for i, left in enumerate(room) if left >= len(answer.ids)), None)
-        if place is None:
-            return None
-        rows[place].append(answer)
-        room[place] -= len(answer.ids)
-    return rows

@@ -5,14 +5,18 @@ its opinion never changes. Invariant: a batch's teaching depends on the dialogue
 run that was interrupted asks again and gets the same bits.
 """
 
+import dataclasses
 from collections.abc import Generator
 
 import numpy as np
 
 from homebox.learning.training.packing import Drawn, spread
+from homebox.learning.training.recipes import Recipe
+from homebox.model import Model
 from homebox.model.training import StopFlag
 from homebox.model.training.batches import Batch, Teaching
-from homebox.model.training.teacher import Asked, Opinion, Teacher
+from homebox.model.training.replicas import Copy
+from homebox.model.training.teacher import SPLIT, Asked, Opinion, Teacher
 
 
 class Opinions:
@@ -45,12 +49,13 @@ class Opinions:
             marked.reshape(-1)[places] = True
         share = spread(marked, self._weight)
         teaching = Teaching(teaching.ids, teaching.probabilities, share)
-        return Batch(
-            batch.ids,
-            batch.segment,
-            batch.position,
-            batch.target,
-            batch.weight,
-            batch.anchor,
-            teaching,
-        )
+        return dataclasses.replace(batch, teaching=teaching)
+
+
+def opinions_of(model: Model, recipe: Recipe) -> Opinions | None:
+    """Return the model itself as a teacher; None if the recipe wants none."""
+    if not recipe.distil:
+        return None
+    device = model.training_devices()[0]
+    base = Copy.on(device, model)
+    return Opinions(Teacher(base, SPLIT, numerics=recipe.numerics, device=device), recipe.distil)

@@ -1,4 +1,4 @@
-"""Packs dialogues into batches of one fixed shape and says what each place is to learn.
+"""Lays dialogues side by side in batches of one shape and says what each place is to learn.
 
 Losses are means over kinds, not over places: a long replay dialogue must not outweigh a short
 lesson. So every place carries its share: `weight` for the cross-entropy of its target, `anchor` for
@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from homebox.language.dice import Dice
 from homebox.learning.examples.example import REPLAY, Example, hinted
 from homebox.learning.examples.fitted import Render, fitted, shortened
 from homebox.model.training.batches import Batch
 from homebox.model.training.teacher import Asked
 
-MISSES = 3  # dialogues that wait for the next batch, where they come first
 REPLAY_SHARE = 0.5  # of the cross-entropy, beside 1.0 for lessons and negatives together
 
 
@@ -44,14 +42,6 @@ class Drawn:
 
     batch: Batch
     placed: tuple[tuple[int, Encoded], ...]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Dialogues of one kind and their share of every batch."""
-
-    dialogues: tuple[Encoded, ...]
-    share: float
 
 
 def encode(
@@ -86,72 +76,6 @@ def _asked(
     if [i for i, m in zip(known, mask) if m] != [i for i, m in zip(ids, learn) if m]:
         return None
     return Asked(tuple(known), tuple(at - 1 for at, m in enumerate(mask) if m and at > 0))
-
-
-class Mixer:
-    """Draws batches from pools in fixed shares; every dialogue comes before any comes again."""
-
-    def __init__(
-        self,
-        pools: Sequence[Pool],
-        rows: int,
-        length: int,
-        kl: float,
-        seed: int,
-        cross: float = 1.0,
-    ) -> None:
-        """Make batches of `rows` rows of `length` tokens.
-
-        `kl` weighs the hold on the base, `cross` the targets of lessons and negatives.
-        """
-        self._cross = cross
-        self._pools = [pool for pool in pools if pool.dialogues and pool.share > 0]
-        self._rows, self._length, self._kl = rows, length, kl
-        self._dice = Dice(seed)
-        self._decks: list[list[Encoded]] = [[] for _ in self._pools]
-        self._debts = [0.0] * len(self._pools)
-        self._waiting: list[Encoded] = []
-
-    def batch(self) -> Batch:
-        """Draw the next batch."""
-        return self.draw().batch
-
-    def skip(self, batches: int) -> None:
-        """Go to where so many batches have been drawn."""
-        for _ in range(batches):
-            self._fill()
-
-    def draw(self) -> Drawn:
-        """Draw the next batch: dialogues until `MISSES` of them found no place."""
-        return laid_out(self._fill(), self._length, self._kl, self._cross)
-
-    def _fill(self) -> list[list[Encoded]]:
-        rows: list[list[Encoded]] = [[] for _ in range(self._rows)]
-        room = [self._length] * self._rows
-        early, self._waiting = self._waiting, []
-        while len(self._waiting) < MISSES:
-            dialogue = early.pop(0) if early else self._draw()
-            need = len(dialogue.ids)
-            place = next((row for row in range(self._rows) if room[row] >= need), None)
-            if place is None:
-                self._waiting.append(dialogue)
-                continue
-            rows[place].append(dialogue)
-            room[place] -= need
-        self._waiting += early
-        return rows
-
-    def _draw(self) -> Encoded:
-        """Take the next dialogue of the pool that is furthest behind its share."""
-        total = sum(pool.share for pool in self._pools)
-        for index, pool in enumerate(self._pools):
-            self._debts[index] += pool.share / total
-        chosen = max(range(len(self._pools)), key=lambda index: self._debts[index])
-        self._debts[chosen] -= 1.0
-        if not self._decks[chosen]:
-            dialogues = self._pools[chosen].dialogues
-            self._decks[chosen] = self._dice.sample(dialogues, len(dialogues))
-        return self._decks[chosen].pop()
 
 
 def laid_out(

@@ -8,10 +8,9 @@ belongs to by its content's hash, and whoever cannot keep one learns on without.
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from homebox.errors import StateError
+from homebox.learning.training.course import Course
 from homebox.memory.durable import SUFFIX as TEMPORARY
 from homebox.memory.durable import make_directory, replace_file
 from homebox.memory.store import canonical_json
@@ -34,18 +34,6 @@ _DIGEST = 32  # bytes of sha256 in front
 _NOTES = "notes"
 
 State = dict[str, npt.NDArray[Any]]
-
-
-@dataclass
-class Course:
-    """How far a run is, and what later decisions of it look back at."""
-
-    step: int = 0  # steps taken
-    losses: list[float] = field(default_factory=list)
-    best: float = math.inf  # least figure of the dev set
-    misses: int = 0  # looks at the dev set in a row that found nothing better
-    looked: int = 0  # steps before the last of these looks
-    over: bool = False  # the last look ended the run
 
 
 @dataclass(frozen=True)

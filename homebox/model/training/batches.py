@@ -6,6 +6,7 @@ distill has no input for it, and so the same kernels as ever.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,3 +96,21 @@ def set_inputs(program: Program, batch: Batch, taught: bool) -> None:
         program.set_input("top", teaching.ids)
         program.set_input("top_weight", teaching.probabilities)
         program.set_input("share", teaching.share)
+
+
+def cut(batch: Batch, parts: int, rows: int) -> list[Batch]:
+    """Cut a batch into parts of `rows` rows; what is missing in the last are rows of padding."""
+    return [_rows_from(batch, part * rows, rows) for part in range(parts)]
+
+
+def _rows_from(batch: Batch, start: int, rows: int) -> Batch:
+    def part(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        found = np.zeros((rows, *array.shape[1:]), array.dtype)
+        given = array[start : start + rows]
+        found[: len(given)] = given
+        return found
+
+    whole = batch.teaching
+    teaching = whole and Teaching(part(whole.ids), part(whole.probabilities), part(whole.share))
+    arrays = {name: part(getattr(batch, name)) for name in (*WHOLE, *PARTS)}
+    return Batch(**arrays, teaching=teaching)

@@ -1,0 +1,119 @@
+"""Draws what each step trains on: dialogues from pools, in the shares that the recipe says.
+
+The one idea: a pool that is behind its share is drawn from next, so that shares hold over any few
+batches. Invariant: which dialogues a batch holds follows from pools, seed and its number alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from homebox.errors import LearningError
+from homebox.language.dice import Dice
+from homebox.learning.examples import CONTEXT, NEGATIVE, REPLAY, TAUGHT, Examples
+from homebox.learning.training.packing import Drawn, Encoded, encode, laid_out
+from homebox.learning.training.recipes import Recipe
+from homebox.model import Model
+from homebox.model.training.batches import Batch
+from homebox.model.training.teacher import SPLIT
+
+CONTEXT_SHARE = 0.2  # of the replay: conversations that contradict the weights
+MISSES = 3  # dialogues that wait for the next batch, where they come first
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Dialogues of one kind and their share of every batch."""
+
+    dialogues: tuple[Encoded, ...]
+    share: float
+
+
+class Mixer:
+    """Draws batches from pools in fixed shares; every dialogue comes before any comes again."""
+
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        rows: int,
+        length: int,
+        kl: float,
+        seed: int,
+        cross: float = 1.0,
+    ) -> None:
+        """Make batches of `rows` rows of `length` tokens.
+
+        `kl` weighs the hold on the base, `cross` the targets of lessons and negatives.
+        """
+        self._cross = cross
+        self._pools = [pool for pool in pools if pool.dialogues and pool.share > 0]
+        self._rows, self._length, self._kl = rows, length, kl
+        self._dice = Dice(seed)
+        self._decks: list[list[Encoded]] = [[] for _ in self._pools]
+        self._debts = [0.0] * len(self._pools)
+        self._waiting: list[Encoded] = []
+
+    def batch(self) -> Batch:
+        """Draw the next batch."""
+        return self.draw().batch
+
+    def skip(self, batches: int) -> None:
+        """Go to where so many batches have been drawn."""
+        for _ in range(batches):
+            self._fill()
+
+    def draw(self) -> Drawn:
+        """Draw the next batch: dialogues until `MISSES` of them found no place."""
+        return laid_out(self._fill(), self._length, self._kl, self._cross)
+
+    def _fill(self) -> list[list[Encoded]]:
+        rows: list[list[Encoded]] = [[] for _ in range(self._rows)]
+        room = [self._length] * self._rows
+        early, self._waiting = self._waiting, []
+        while len(self._waiting) < MISSES:
+            dialogue = early.pop(0) if early else self._draw()
+            need = len(dialogue.ids)
+            place = next((row for row in range(self._rows) if room[row] >= need), None)
+            if place is None:
+                self._waiting.append(dialogue)
+                continue
+            rows[place].append(dialogue)
+            room[place] -= need
+        self._waiting += early
+        return rows
+
+    def _draw(self) -> Encoded:
+        """Take the next dialogue of the pool that is furthest behind its share."""
+        total = sum(pool.share for pool in self._pools)
+        for index, pool in enumerate(self._pools):
+            self._debts[index] += pool.share / total
+        chosen = max(range(len(self._pools)), key=lambda index: self._debts[index])
+        self._debts[chosen] -= 1.0
+        if not self._decks[chosen]:
+            dialogues = self._pools[chosen].dialogues
+            self._decks[chosen] = self._dice.sample(dialogues, len(dialogues))
+        return self._decks[chosen].pop()
+
+
+def mixed(
+    model: Model, examples: Examples, recipe: Recipe, note: Callable[[str], None] = lambda _: None
+) -> Mixer:
+    """Encode the examples and prepare to draw batches of them.
+
+    `note` hears of each example that is not whole, or left out because nothing of it fits.
+    """
+    render, length = model.chat.render_training, recipe.length
+    # Longer examples would have the teacher's rows to themselves; they are learned as they are.
+    taught = SPLIT if recipe.distil else 0
+    shares = (
+        (TAUGHT, 1.0 - recipe.negatives - recipe.replay),
+        ((NEGATIVE,), recipe.negatives),
+        ((CONTEXT,), recipe.replay * CONTEXT_SHARE),
+        ((REPLAY,), recipe.replay * (1 - CONTEXT_SHARE)),
+    )
+    pools = [
+        Pool(encode(examples.of(*kinds), render, length, note, taught=taught), share)
+        for kinds, share in shares
+    ]
+    if not pools[0].dialogues:
+        raise LearningError(f"no lesson fits into {length} tokens with this model's chat format")
+    return Mixer(pools, recipe.rows, length, recipe.kl, recipe.seed, recipe.cross)
