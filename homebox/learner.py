@@ -8,12 +8,13 @@ nothing but the list of lessons.
 
 import dataclasses
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any
 
 from homebox.config import Config
 from homebox.errors import EngineError, LearningError, StateError
-from homebox.learning.beside import NOBODY, beside
+from homebox.learning.beside import NOBODY, Interrupt, beside, counting
 from homebox.learning.checkpoint import load_spec, save_adapter
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.exam.evidence import gather
@@ -49,7 +50,6 @@ from homebox.model import Model
 __all__ = ["Progress", "Report", "run"]
 
 FORGOTTEN = "something was forgotten or rejected meanwhile; run again"
-STEP_SECONDS = 0.005  # of reading turns, of which some are long
 
 
 def run(
@@ -69,26 +69,26 @@ def run(
     head = lineage.head(model.base_hash)
     interrupt = getattr(model, "interrupt", NOBODY)
     yield from beside(read_wordings, Progress("select", 0, 1, "learning to read"), interrupt)
-    checking = Progress("verify", 0, 1, "checking the ledger")
-    yield from beside(lambda: ledger.verify(known=True), checking, interrupt)
+    yield from checked(ledger, interrupt)
     rules = rules_of(store.root.parent, settings.lessons.rules)
     if dry_run:
         lines = recipe_lines(recipe_of(settings.learning, model.config), model.config)
-        return _dry((yield from read_ledger(ledger, rules)), head, lines)
+        return _dry((yield from read_ledger(ledger, rules, interrupt)), head, lines)
     live = live_lessons(ledger, rules)
     erased = ledger.mark(ERASURES)
-    yield from follow(live, ledger)
+    yield from follow(live, ledger, interrupt)
     if wanted_of(model, settings.lessons.extract):
         yield from extract(model, ledger, live)
     served = [entry for entry in lineage.history(model.base_hash) if entry.weights == head]
     learned = served[-1].lessons if served else ()
-    signals = yield from read_signals(ledger)
+    signals = yield from read_signals(ledger, interrupt)
     since = served[-1].time if served else ""
-    with live.lock:  # nobody forgets meanwhile what is kept here
-        if ledger.mark(ERASURES) != erased:
-            return _unchanged(head, FORGOTTEN, {})
-        selection = select(live.found, ledger, learned, since, signals)
-    reason = nothing_to_do(selection, store, head, model)
+    selection = yield from chosen(live, ledger, erased, (learned, since), signals, interrupt)
+    if selection is None:
+        return _unchanged(head, FORGOTTEN, {})
+    comparing = Progress("select", 0, 1, "comparing with what is served")
+    compared = partial(nothing_to_do, selection, store, head, model)
+    reason = yield from beside(compared, comparing, interrupt)
     if reason:
         return _unchanged(head, reason, {"counts": selection.counts})
     pauses: list[str] = []
@@ -162,39 +162,78 @@ def read_wordings() -> None:
     told("nothing of the kind was ever said")
 
 
-def follow(live: LiveLessons, ledger: Ledger) -> Generator[Progress, None, None]:
-    """Keep the lessons of turns that nobody has read yet, a few turns a step."""
-    yield Progress("select", 0, ledger.count(), "reading the ledger")
-    steps = live.steps()
-    for done, total in steps:
-        yield Progress("select", done, total, "reading the ledger")
+def checked(ledger: Ledger, interrupt: Interrupt) -> Generator[Progress, None, None]:
+    """Recompute the chain of turns; raises StateError, which names the first wrong turn."""
+    with counting("verify", ledger.count(), "checking the ledger") as (count, told):
+        yield from beside(lambda: ledger.verify(known=True, tell=count), told, interrupt)
 
 
-def read_signals(ledger: Ledger) -> Generator[Progress, None, Signals]:
-    """Find what was thought of answers, a few turns a step."""
-    listener = Listener()
-    total = ledger.count()
-    begun = time.monotonic()
-    for number, turn in enumerate(ledger.turns(), 1):
-        listener.read(turn)
-        if time.monotonic() - begun > STEP_SECONDS:
-            yield Progress("select", number, total, "reading what was thought of answers")
-            begun = time.monotonic()
-    return listener.signals(ledger.feedback(), ledger.lessons())
+def follow(
+    live: LiveLessons, ledger: Ledger, interrupt: Interrupt = NOBODY
+) -> Generator[Progress, None, None]:
+    """Keep the lessons of turns that nobody has read yet."""
+    with counting("select", ledger.count(), "reading the ledger") as (count, told):
+
+        def read() -> None:
+            for done, _ in live.steps():
+                count(done)
+
+        yield from beside(read, told, interrupt)
 
 
-def read_ledger(ledger: Ledger, rules: Rules) -> Generator[Progress, None, Harvest]:
-    """Find every lesson in the ledger, a few turns a step, and keep none."""
-    harvester = Harvester(rules)
-    total = ledger.count()
-    yield Progress("select", 0, total, "reading the ledger")
-    begun = time.monotonic()
-    for number, turn in enumerate(ledger.turns(), 1):
-        harvester.read(turn)
-        if time.monotonic() - begun > STEP_SECONDS:
-            yield Progress("select", number, total, "reading the ledger")
-            begun = time.monotonic()
-    return harvester.found
+def read_signals(
+    ledger: Ledger, interrupt: Interrupt = NOBODY
+) -> Generator[Progress, None, Signals]:
+    """Find what was thought of answers."""
+    text = "reading what was thought of answers"
+    with counting("select", ledger.count(), text) as (count, told):
+
+        def read() -> Signals:
+            listener = Listener(ledger.feedback())
+            for number, turn in enumerate(ledger.turns(), 1):
+                listener.read(turn)
+                count(number)
+            return listener.signals(ledger.lessons())
+
+        return (yield from beside(read, told, interrupt))
+
+
+def chosen(
+    live: LiveLessons,
+    ledger: Ledger,
+    erased: int,
+    served: tuple[Sequence[str], str],
+    signals: Signals,
+    interrupt: Interrupt = NOBODY,
+) -> Generator[Progress, None, Selection | None]:
+    """Select what holds; None if something was forgotten since the mark ERASURES was `erased`.
+
+    `served` are the lessons in the served weights and when these were promoted.
+    """
+
+    def work() -> Selection | None:
+        with live.lock:  # nobody forgets meanwhile what is kept here
+            if ledger.mark(ERASURES) != erased:
+                return None
+            return select(live.found, ledger, *served, signals)
+
+    return (yield from beside(work, Progress("select", 0, 1, "choosing the lessons"), interrupt))
+
+
+def read_ledger(
+    ledger: Ledger, rules: Rules, interrupt: Interrupt = NOBODY
+) -> Generator[Progress, None, Harvest]:
+    """Find every lesson in the ledger, and keep none."""
+    with counting("select", ledger.count(), "reading the ledger") as (count, told):
+
+        def read() -> Harvest:
+            harvester = Harvester(rules)
+            for number, turn in enumerate(ledger.turns(), 1):
+                harvester.read(turn)
+                count(number)
+            return harvester.found
+
+        return (yield from beside(read, told, interrupt))
 
 
 def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -> str:

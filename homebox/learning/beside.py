@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Protocol, TypeVar
@@ -41,15 +41,17 @@ NOBODY: Interrupt = _Nobody()
 
 def beside(
     work: Callable[[], T],
-    progress: Progress,
+    progress: Progress | Callable[[], Progress],
     interrupt: Interrupt,
     dropped: Callable[[], None] = lambda: None,
 ) -> Generator[Progress, None, T]:
     """Run `work` on a thread of its own and return what it gives; raises what it raises.
 
+    `progress` is what is told meanwhile, or what says it.
     `dropped` is called on that thread if nobody wants the result any more when it is there.
     """
     result: Future[T] = Future()
+    look = progress if callable(progress) else lambda: progress
 
     def run() -> None:
         # Whoever answers needs the processors more; threads that this one begins are like it.
@@ -66,13 +68,39 @@ def beside(
 
     threading.Thread(target=run, name="homebox-prepare", daemon=True).start()
     try:
-        yield progress  # also of work that is over at once: the stages of a run are always the same
+        yield look()  # also of work that is over at once: the stages of a run are always the same
         while not result.done():
             nap(NAP, interrupt, result.done)
-            yield progress
+            yield look()
         return result.result()
     finally:
         result.cancel()
+
+
+@contextlib.contextmanager
+def counting(
+    stage: str, total: int, text: str
+) -> Iterator[tuple[Callable[[int], None], Callable[[], Progress]]]:
+    """Give what counts on beside, and what says how far it is; behind the block counting raises.
+
+    So what nobody waits for any more ends at its next count.
+    """
+    done, over = 0, False
+
+    def count(number: int) -> None:
+        nonlocal done
+        if over:
+            raise _NotWantedError
+        done = number
+
+    try:
+        yield count, lambda: Progress(stage, done, max(total, done), text)
+    finally:
+        over = True
+
+
+class _NotWantedError(Exception):
+    """Ends what nobody waits for."""
 
 
 def nap(seconds: float, interrupt: Interrupt, over: Callable[[], bool] = lambda: False) -> None:

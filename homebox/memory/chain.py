@@ -7,6 +7,7 @@ the next start.
 """
 
 import threading
+from collections.abc import Callable
 
 from homebox.errors import StateError
 from homebox.memory import turns as turn_table
@@ -23,7 +24,7 @@ class Chain:
         self._checked: tuple[int, bytes, int] = (0, START, 0)  # number, chain there, length
         self._version = -1
 
-    def verify(self, page: int, known: bool) -> int:
+    def verify(self, page: int, known: bool, tell: Callable[[int], None] = lambda _: None) -> int:
         """Recompute the chain and return its length; raises StateError at the first wrong turn.
 
         With `known`, only what was not checked before, or all if somebody else has written.
@@ -37,6 +38,7 @@ class Chain:
                 with self._database.reader() as connection:
                     number, chain, some = turn_table.check(connection, number, chain, page)
                 self._checked = (number, chain, count + some)
+                tell(count + some)
                 if some < page:
                     break
             self._version = version

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,17 +179,18 @@ class Ledger:
         with self._database.reader() as connection:
             return turn_table.head(connection).hex()
 
-    def verify(self, known: bool = False) -> int:
+    def verify(self, known: bool = False, tell: Callable[[int], None] = lambda _: None) -> int:
         """Recompute the chain and return its length; raises StateError at the first wrong turn.
 
         With `known`, links that were checked before are not, unless another process has written.
         """
-        return self._chain.verify(PAGE, known)
+        return self._chain.verify(PAGE, known, tell)
 
     def erase(self, id: str) -> None:
         """Forget what a turn said, for good; its place in the chain and its lessons stay.
 
         `learning.forgetting` forgets the lessons, too.
+        `tell` is told now and then how many links were found right.
         """
         self._erase([self._number(id)])
 

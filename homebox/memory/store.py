@@ -23,6 +23,9 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{0,64}")
 
 
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 class Store:
     """A folder of objects, `<root>/ab/cdef...`; safe for several threads of one process."""
 
@@ -105,10 +108,12 @@ def canonical_json(value: object) -> bytes:
     Raises ValueError for NaN and infinities, TypeError for keys that are no strings.
     """
     _check_keys(value)
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode("utf-8")
+    return encoded(value)
+
+
+def encoded(value: object) -> bytes:
+    """Encode as `canonical_json` does, where all keys are known to be strings."""
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def _check_keys(value: object) -> None:

@@ -10,14 +10,14 @@ import re
 import secrets
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from homebox.errors import StateError
 from homebox.memory.clients import CHAT
 from homebox.memory.provenance import PROVENANCES
-from homebox.memory.store import canonical_json, is_name
+from homebox.memory.store import canonical_json, encoded, is_name
 
 START = bytes(32)  # the chain before the first turn
 _ID = re.compile(r"turn_[0-9a-f]{24}")
@@ -36,6 +36,7 @@ _LATER = {
     "token_ids": "NULL",
 }
 _MOST_ID = 2**31 - 1
+_VARIABLES = 900  # of one statement; SQLite's own limit was 999 for long
 _UNUSED = " AND ".join(
     f"NOT EXISTS (SELECT 1 FROM {table} WHERE {column} = texts.number)"
     for table, column in (("messages", "text"), ("messages", "details"), ("turns", "offered"))
@@ -180,7 +181,7 @@ def digest_of(turn: Turn, salt: bytes) -> bytes:
         content["kind"] = turn.kind
     if turn.token_ids:
         content["token_ids"] = list(turn.token_ids)
-    return hashlib.sha256(salt + canonical_json(content)).digest()
+    return hashlib.sha256(salt + encoded(content)).digest()
 
 
 def _digested(message: Message) -> list[str]:
@@ -205,7 +206,7 @@ def select(
         f"SELECT {_columns(connection)} FROM turns WHERE salt IS NOT NULL AND {condition}",
         parameters,
     ).fetchall()
-    return [(row[0], _turn(connection, row)) for row in rows]
+    return [(row[0], turn) for row, turn in zip(rows, _turns(connection, rows), strict=True)]
 
 
 def answers(connection: sqlite3.Connection, most: int) -> list[Answered]:
@@ -239,10 +240,10 @@ def check(
         f"SELECT {_columns(connection)} FROM turns WHERE number > ? ORDER BY number LIMIT ?",
         (number, limit),
     ).fetchall()
-    for row in rows:
+    for row, turn in zip(rows, _turns(connection, rows), strict=True):
         number, salt, digest = row[0], row[-3], row[-2]
         chain = hashlib.sha256(chain + digest).digest()
-        wrong = salt is not None and digest_of(_turn(connection, row), salt) != digest
+        wrong = salt is not None and digest_of(turn, salt) != digest
         if wrong or chain != row[-1]:
             raise StateError(
                 f"turn {row[1]} (row {number}) of the ledger is damaged (hash mismatch); restore "
@@ -251,16 +252,54 @@ def check(
     return number, chain, len(rows)
 
 
-def _turn(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Turn:
-    parts: dict[str, list[Message]] = {"prompt": [], "new": []}
-    details_column = _columns(connection, "messages", ("details",))
-    for part, role, content, provenance, details in connection.execute(
-        f"SELECT part, role, content, provenance, {details_column} FROM messages "
-        "JOIN texts ON text = texts.number WHERE turn = ? ORDER BY part, position",
-        (row[0],),
-    ):
-        more = "" if details is None else _read(connection, details)
-        parts[part].append(Message(role, content, provenance, more))
+def _turns(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> list[Turn]:
+    """Return the turns of rows, reading each text once: prompts repeat with every request."""
+    said: dict[int, dict[str, list[Message]]] = {row[0]: {"prompt": [], "new": []} for row in rows}
+    parts = _messages(connection, list(said))
+    wanted = {number for part in parts for number in part[4:] if number is not None}
+    texts = _texts(connection, wanted.union(row[10] for row in rows if row[10] is not None))
+    made: dict[tuple[Any, ...], Message] = {}
+    for turn, part, *message in parts:
+        same = tuple(message)
+        if same not in made:
+            role, provenance, text, details = same
+            made[same] = Message(role, texts.get(text, ""), provenance, texts.get(details, ""))
+        said[turn][part].append(made[same])
+    return [_turn(row, **said[row[0]], offered=texts.get(row[10], "")) for row in rows]
+
+
+def _messages(connection: sqlite3.Connection, turns: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Return (turn, part, role, provenance, text, details) of the messages of some turns."""
+    columns = _columns(connection, "messages", ("details",))
+    found: list[tuple[Any, ...]] = []
+    for some in _groups(turns):
+        found += connection.execute(
+            f"SELECT turn, part, role, provenance, text, {columns} FROM messages "
+            f"WHERE turn IN ({', '.join('?' * len(some))}) ORDER BY turn, part, position",
+            some,
+        )
+    return found
+
+
+def _texts(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, str]:
+    """Return the texts of those numbers that are there."""
+    found: dict[int, str] = {}
+    for some in _groups(sorted(numbers)):
+        found.update(
+            connection.execute(
+                f"SELECT number, content FROM texts WHERE number IN ({', '.join('?' * len(some))})",
+                some,
+            )
+        )
+    return found
+
+
+def _groups(values: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Cut values so that one statement can hold each part."""
+    return (values[start:][:_VARIABLES] for start in range(0, len(values), _VARIABLES))
+
+
+def _turn(row: tuple[Any, ...], prompt: list[Message], new: list[Message], offered: str) -> Turn:
     return Turn(
         id=row[1],
         conversation=row[2],
@@ -268,12 +307,12 @@ def _turn(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Turn:
         model=row[4],
         adapter=row[5],
         sampling=json.loads(row[6]),
-        messages=tuple(parts["new"]),
+        messages=tuple(new),
         finish_reason=row[7],
         prompt_tokens=row[8],
         completion_tokens=row[9],
-        prompt=tuple(parts["prompt"]),
-        offered="" if row[10] is None else _read(connection, row[10]),
+        prompt=tuple(prompt),
+        offered=offered,
         token_ids=_unpacked(row[1], row[11]),
         kind=row[12],
         owner=row[13],

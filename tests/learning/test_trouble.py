@@ -196,8 +196,8 @@ def test_what_is_forgotten_while_turns_are_read_does_not_come_back(
     live_lessons(state.ledger).catch_up()
     read = learner.read_signals
 
-    def forgetting(ledger: Any) -> Any:
-        signals = yield from read(ledger)
+    def forgetting(*given: Any) -> Any:
+        signals = yield from read(*given)
         forget_dog(state)
         return signals
 

@@ -161,7 +161,7 @@ def _history(
     ledger: Ledger, lineage: Lineage, reader: Harvester, gone: set[str], dropped: str
 ) -> tuple[list[Event], str | None]:
     """Tell everything that happened but the forgotten turns, in order; and the last turn read."""
-    listener = Listener()
+    listener = Listener(item for item in ledger.feedback() if item.turn not in gone)
     events: list[tuple[Key, Event]] = []
     outline = ledger.outline()
     place = {turn.id: turn.number for turn in outline}
@@ -177,8 +177,7 @@ def _history(
         listener.read(turn)
         events.append(((place[turn.id], -1, 0), Told(tuple(reader.read(turn)))))
     events += [((number, -1, 0), Told((reader.tell(lesson),))) for number, lesson in orphans]
-    opinions = [item for item in ledger.feedback() if item.turn not in gone]
-    for lesson in listener.signals(opinions).lessons:
+    for lesson in listener.signals().lessons:
         number = _number_at(outline, lesson.time)
         events.append(((number, -1, 1), Told((lesson,))))
     events += _moves(ledger, lineage)

@@ -8,11 +8,11 @@ lessons are known.
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from homebox.learning.lessons.foreign import Foreign
 from homebox.learning.lessons.known import Known
 from homebox.learning.lessons.teach import sentence_for
 from homebox.learning.reading.remembering import REMEMBER, command_of, remembered
@@ -30,8 +30,7 @@ EXTRACTED = "extracted "  # a mark of the ledger, before a turn's id: a model ha
 RETRIES = 120  # seconds in which clients ask again
 OPENCODE = "ses_"  # how its ids of conversations begin
 MOST = 100_000  # characters of one message that are read
-MOST_FOREIGN = 2_000_000  # characters of tools and files that one conversation is compared with
-_WORDS = re.compile(r"\w+")
+RECENT = 16  # conversations whose foreign words are at hand
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class _Conversation:
     """What the walk must remember of one conversation to understand "no, it is Max"."""
 
     subject: str | None = None
-    foreign: str = ""
-    asked: tuple[Message, ...] = ()  # the last prompt
+    foreign: Foreign = field(default_factory=Foreign)
+    asked: int = 0  # hash of the last prompt
     time: str = ""  # of the last turn
 
 
@@ -91,32 +90,42 @@ class Harvester:
         self._extracted = extracted if extracted is not None else {}
         self._provenance = provenance
         self._conversations: dict[str, _Conversation] = {}
+        self._recent: dict[str, _Conversation] = {}  # the one that spoke last comes last
         self.telling: set[str] = set()  # ids of turns that gave lessons or were refused some
 
     def worded_by_others(self, statement: str, conversation: str) -> bool:
         """Say whether a tool, a file or a web page said this before in a conversation."""
         talk = self._conversations.get(conversation)
-        return talk is not None and _normal(statement) in talk.foreign
+        return talk is not None and talk.foreign.said(statement)
 
     def read(self, turn: Turn) -> list[Lesson]:
         """Add what the owner's words in this turn tell; returns those lessons, in order."""
         if self._provenance and _kind(turn) not in (CHAT, ORDER):
             return []
         told, waiting = len(self.found.lessons), len(self.found.quarantined)
-        talk = self._conversations.setdefault(turn.conversation or turn.id, _Conversation())
+        talk = self._talk(turn.conversation or turn.id)
         # A client that asks again, or for several answers, says nothing anew.
+        asked = hash(turn.prompt) if turn.prompt else 0
         again = (
-            bool(turn.prompt)
-            and turn.prompt == talk.asked
-            and _seconds(talk.time, turn.time) < RETRIES
+            bool(turn.prompt) and asked == talk.asked and _seconds(talk.time, turn.time) < RETRIES
         )
-        talk.asked, talk.time = turn.prompt, turn.time
+        talk.asked, talk.time = asked, turn.time
         for message in turn.messages[-1:] if again else turn.messages:
             self._read(talk, turn, message)
         for lesson in self._extracted.get(turn.id, ()):
             self.tell(dataclasses.replace(lesson, sources=(turn.id,), supersedes=None))
         fresh = self.found.lessons[told:]
         return [*fresh, *(item.lesson for item in self.found.quarantined[waiting:])]
+
+    def _talk(self, name: str) -> _Conversation:
+        """Return what is known of a conversation; of those that rest, the words are packed."""
+        talk = self._recent.pop(name, None) or self._conversations.get(name)
+        if talk is None:
+            talk = self._conversations[name] = _Conversation()
+        self._recent[name] = talk
+        if len(self._recent) > RECENT:
+            self._recent.pop(next(iter(self._recent))).foreign.pack()
+        return talk
 
     def tell(self, lesson: Lesson) -> Lesson:
         """Add a lesson that somebody else found in the owner's words; returns it in its place."""
@@ -135,12 +144,12 @@ class Harvester:
             return
         if not may_teach(message.provenance):
             if message.provenance != "system":
-                _hear(talk, message.content)
+                talk.foreign.hear(message.content)
             return
         if message.role != "user":
             return
         typed, foreign = told_by(message, turn.conversation)
-        _hear(talk, foreign)
+        talk.foreign.hear(foreign)
         self._tell(talk, turn, typed)
 
     def _tell(self, talk: _Conversation, turn: Turn, typed: str) -> None:
@@ -164,7 +173,7 @@ class Harvester:
         self, claim: Claim, subject: str, talk: _Conversation, turn: Turn, outright: bool
     ) -> None:
         statement = " ".join(claim.statement.split())
-        foreign = not outright and _normal(statement) in talk.foreign
+        foreign = not outright and talk.foreign.said(statement)
         reason = FOREIGN if foreign else claim.reason
         if claim.subject is None:
             statement = sentence_for(subject, claim.value)
@@ -225,13 +234,3 @@ def _kind(turn: Turn) -> str:
     system = "\n".join(m.content for m in turn.prompt or turn.messages if m.role == "system")
     offered = json.loads(turn.offered) if turn.offered else {}
     return kind_of_words(system, bool(offered.get("tools")))
-
-
-def _hear(talk: _Conversation, text: str) -> None:
-    """Remember foreign words, so that they stay foreign in the owner's mouth."""
-    if text and len(talk.foreign) < MOST_FOREIGN:
-        talk.foreign += " " + _normal(text[:MOST_FOREIGN])
-
-
-def _normal(text: str) -> str:
-    return " ".join(_WORDS.findall(text.casefold()))

@@ -7,12 +7,14 @@ tools, files or web pages in sight is one only after the owner approved it; all 
 the turns that are there, so what is forgotten leaves nothing behind.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from homebox.learning.curriculum import Messages, Pair, Thumb
 from homebox.learning.lessons.harvest import FOREIGN, told_by
@@ -34,6 +36,7 @@ MOST_MESSAGES = 8  # of the talk before an answer that are kept with it
 MOST_TEXT = 4_000  # characters of them
 MOST_PROMPTS = 64
 _PROMPT = range(8, 300)  # characters of an earlier question that may be an anchor
+T = TypeVar("T")
 _ENDED = ("stop", "tool_calls", "length")
 _WORD = re.compile(r"[\w']+")
 _PLAIN = frozenset(
@@ -58,93 +61,130 @@ NO_SIGNALS = Signals()
 
 @dataclass
 class _Said:
-    """One turn of a conversation, with what was said before it."""
+    """An answer, and what was said before it."""
 
-    turn: Turn
+    turn: Turn  # without its prompt
     asked: str  # what the owner typed
-    before: Messages  # the talk up to the answer
+    before: list[Message]  # the talk up to the answer
     foreign: bool  # whether words of others were in sight
+    place: tuple[int, int]  # of its conversation among all, of itself in that
 
 
 @dataclass
 class _Talk:
-    messages: list[Message] = field(default_factory=list)
+    number: int
+    messages: list[Message] = field(default_factory=list)  # the last ones
+    prompt: int = 0  # hash of the last one
     foreign: bool = False
-    said: list[_Said] = field(default_factory=list)
+    count: int = 0  # answers so far
+    said: list[_Said] = field(default_factory=list)  # those that what follows may still judge
 
 
 class Listener:
-    """Reads turns in order, then judges them; hold one for each learning run."""
+    """Reads turns in order and judges them; hold one for each learning run.
 
-    def __init__(self) -> None:
+    Of each conversation only the end is held on to, so a long ledger takes little memory.
+    """
+
+    def __init__(self, feedback: Iterable[Feedback] = ()) -> None:
+        """`feedback` are the opinions about the turns that will be read."""
+        self._opinions = {item.turn: item for item in feedback}
         self._talks: dict[str, _Talk] = {}
+        self._found = _Found()
+        self._asked: set[str] = set()
 
     def read(self, turn: Turn) -> None:
         """Add a turn to its conversation."""
         if turn.kind != CHAT or not turn.messages or turn.messages[-1].role != "assistant":
             return
-        talk = self._talks.setdefault(turn.conversation or turn.id, _Talk())
+        name = turn.conversation or turn.id
+        talk = self._talks.setdefault(name, _Talk(len(self._talks)))
         new = [item for item in turn.messages[:-1] if item.role != "system"]
-        again = bool(talk.said) and bool(turn.prompt) and talk.said[-1].turn.prompt == turn.prompt
+        prompt = hash(turn.prompt) if turn.prompt else 0
+        again = bool(talk.said) and bool(turn.prompt) and talk.prompt == prompt
+        talk.prompt, place = prompt, (talk.number, talk.count)
+        talk.count += 1
         if again:  # the same request: its answer takes the place of the one before
             last = talk.said[-1]
             talk.messages[-1] = turn.messages[-1]
-            talk.said.append(_Said(turn, last.asked, last.before, last.foreign))
-            return
-        typed = []
-        for message in new:
-            if message.role == "user" and may_teach(message.provenance):
-                words, foreign = told_by(message, turn.conversation)
-                typed.append(words)
-                talk.foreign |= bool(foreign.strip())
-            else:
-                talk.foreign |= message.provenance not in (ASSISTANT, SYSTEM)
-        talk.messages += new
-        said = _Said(turn, "\n".join(typed).strip(), _window(talk.messages), talk.foreign)
+            said = _Said(_light(turn), last.asked, last.before, last.foreign, place)
+        else:
+            typed = []
+            for message in new:
+                if message.role == "user" and may_teach(message.provenance):
+                    words, foreign = told_by(message, turn.conversation)
+                    typed.append(words)
+                    talk.foreign |= bool(foreign.strip())
+                else:
+                    talk.foreign |= message.provenance not in (ASSISTANT, SYSTEM)
+            talk.messages += new
+            asked = "\n".join(typed).strip()
+            said = _Said(_light(turn), asked, _window(talk.messages), talk.foreign, place)
+            talk.messages = [*talk.messages, turn.messages[-1]][-MOST_MESSAGES:]
+        if len(said.asked) in _PROMPT:
+            self._asked.add(said.asked)
         talk.said.append(said)
-        talk.messages.append(turn.messages[-1])
+        if len(talk.said) > 2:  # what comes later says nothing about the first of them
+            self._judge(*talk.said)
+            talk.said.pop(0)
 
-    def signals(self, feedback: Iterable[Feedback], lessons: Sequence[Lesson] = ()) -> Signals:
-        """Judge all that was read; `prompts` touch none of the owner's `lessons`."""
-        opinions = {item.turn: item for item in feedback}
-        found = _Found()
+    def signals(self, lessons: Sequence[Lesson] = ()) -> Signals:
+        """Say what all that was read gives; `prompts` touch none of the owner's `lessons`.
+
+        Call it once, when everything was read.
+        """
         for talk in self._talks.values():
             for place, said in enumerate(talk.said):
-                following = talk.said[place + 1] if place + 1 < len(talk.said) else None
-                later = talk.said[place + 2] if place + 2 < len(talk.said) else None
-                opinion = opinions.get(said.turn.id)
-                if opinion is not None:
-                    _outright(found, said, opinion)
-                elif following is not None:
-                    _implied(found, said, following, later is not None)
-        prompts = _prompts(
-            (said.asked for talk in self._talks.values() for said in talk.said), lessons
-        )
-        return Signals(tuple(found.pairs), tuple(found.thumbs), tuple(found.lessons), prompts)
+                self._judge(said, *talk.said[place + 1 :])
+        return Signals(*self._found.in_order(), _prompts(self._asked, lessons))
+
+    def _judge(self, said: _Said, following: _Said | None = None, *later: _Said) -> None:
+        opinion = self._opinions.get(said.turn.id)
+        if opinion is not None:
+            _outright(self._found, said, opinion)
+        elif following is not None:
+            _implied(self._found, said, following, bool(later))
+
+
+def _light(turn: Turn) -> Turn:
+    """Return a turn with nothing but its answer."""
+    return dataclasses.replace(turn, prompt=(), messages=turn.messages[-1:], token_ids=())
 
 
 @dataclass
 class _Found:
-    pairs: list[Pair] = field(default_factory=list)
-    thumbs: list[Thumb] = field(default_factory=list)
-    lessons: list[Lesson] = field(default_factory=list)
+    """What was found, each with its place."""
+
+    pairs: list[tuple[tuple[int, int], Pair]] = field(default_factory=list)
+    thumbs: list[tuple[tuple[int, int], Thumb]] = field(default_factory=list)
+    lessons: list[tuple[tuple[int, int], Lesson]] = field(default_factory=list)
+
+    def in_order(self) -> tuple[tuple[Pair, ...], tuple[Thumb, ...], tuple[Lesson, ...]]:
+        """Return all of it, one conversation after the other."""
+        return _sorted(self.pairs), _sorted(self.thumbs), _sorted(self.lessons)
+
+
+def _sorted(found: list[tuple[tuple[int, int], T]]) -> tuple[T, ...]:
+    return tuple(item for _, item in sorted(found, key=lambda each: each[0]))
 
 
 def _outright(found: _Found, said: _Said, opinion: Feedback) -> None:
     """Read an opinion that was given as one."""
     answer = said.turn.messages[-1]
     if opinion.rating == "good":
-        found.lessons.append(_demonstration(said, opinion.time))
+        found.lessons.append((said.place, _demonstration(said, opinion.time)))
         if not said.foreign and answer.content:
-            found.thumbs.append(Thumb(said.before, answer.content, good=True))
+            found.thumbs.append((said.place, Thumb(_chat(said.before), answer.content, good=True)))
         return
     if answer.content and opinion.rating == "bad":
-        found.thumbs.append(Thumb(said.before, answer.content, good=False))
+        found.thumbs.append((said.place, Thumb(_chat(said.before), answer.content, good=False)))
     if opinion.rating == "edited" and not said.foreign and not secret_in(opinion.text):
-        found.pairs.append(Pair(said.before, opinion.text, answer.content))
+        found.pairs.append((said.place, Pair(_chat(said.before), opinion.text, answer.content)))
     if opinion.text and not secret_in(opinion.text):
         right = opinion.text if opinion.rating == "edited" else ""
-        found.lessons.append(_hindsight(said, (said.turn.id,), opinion.text, opinion.time, right))
+        found.lessons.append(
+            (said.place, _hindsight(said, (said.turn.id,), opinion.text, opinion.time, right))
+        )
 
 
 def _implied(found: _Found, said: _Said, following: _Said, went_on: bool) -> None:
@@ -155,23 +195,25 @@ def _implied(found: _Found, said: _Said, following: _Said, went_on: bool) -> Non
     if following.before is said.before:
         # Asked for another answer, and went on from that one.
         if went_on and other and other != answer and not said.foreign:
-            found.pairs.append(Pair(said.before, other, answer, REGENERATED))
+            found.pairs.append((said.place, Pair(_chat(said.before), other, answer, REGENERATED)))
         return
     remark = following.asked
     if not remark or command_of(remark)[0] or secret_in(remark):
         return
     if announces_correction(remark):
         ids = (said.turn.id, following.turn.id)
-        found.lessons.append(_hindsight(said, ids, remark, following.turn.time))
+        found.lessons.append((said.place, _hindsight(said, ids, remark, following.turn.time)))
     elif _alike(said.asked, remark):
-        found.thumbs.append(Thumb(said.before, answer, good=False, weight=REPHRASED))
+        found.thumbs.append(
+            (said.place, Thumb(_chat(said.before), answer, good=False, weight=REPHRASED))
+        )
 
 
 def _demonstration(said: _Said, time: str) -> Lesson:
     """Make a lesson of an answer that was as it should be."""
     chat = _shown(said.turn.messages[-1])
     offered = json.loads(said.turn.offered).get("tools", []) if said.turn.offered else []
-    body = {"answer": chat, "messages": said.before, "tools": offered}
+    body = {"answer": chat, "messages": _chat(said.before), "tools": offered}
     value = said.turn.messages[-1].content or "a call of a tool"
     return _lesson("demonstration", said, (said.turn.id,), time, "a good answer", value, body)
 
@@ -182,7 +224,7 @@ def _hindsight(
     """Make a lesson of an answer that was wrong, and of what the owner said to it."""
     body: dict[str, Any] = {
         "bad": said.turn.messages[-1].content,
-        "messages": said.before,
+        "messages": _chat(said.before),
         "remark": remark,
     }
     if right:
@@ -200,7 +242,7 @@ def _lesson(
     body: dict[str, Any],
 ) -> Lesson:
     topic = " ".join(said.asked.split())
-    name = hashlib.sha256(canonical_json(said.before)).hexdigest()[:12]
+    name = hashlib.sha256(canonical_json(_chat(said.before))).hexdigest()[:12]
     reason = FOREIGN if said.foreign else suspicion(said.asked) or suspicion(value) or ""
     secret = secret_in(value) or secret_in(canonical_json(body).decode())
     return Lesson(
@@ -217,7 +259,7 @@ def _lesson(
     )
 
 
-def _window(messages: Sequence[Message]) -> Messages:
+def _window(messages: Sequence[Message]) -> list[Message]:
     """Return the last messages of a talk, as many as are short enough; the first is a user's."""
     kept: list[Message] = []
     room = MOST_TEXT
@@ -229,7 +271,11 @@ def _window(messages: Sequence[Message]) -> Messages:
     kept.reverse()
     while len(kept) > 1 and kept[0].role != "user":
         kept.pop(0)
-    return [_shown(message) for message in kept]
+    return kept
+
+
+def _chat(messages: Iterable[Message]) -> Messages:
+    return [_shown(message) for message in messages]
 
 
 def _shown(message: Message) -> dict[str, Any]:
@@ -267,8 +313,9 @@ def _prompts(asked: Iterable[str], lessons: Sequence[Lesson]) -> tuple[str, ...]
         and suspicion(text) is None
         and not read_message(text)
     )
-    found = sorted({text for text in asked if fits(text)}, key=_name)
-    return tuple(sorted(found[:MOST_PROMPTS]))
+    # One after the other, as to look at a text takes a while.
+    found = islice(filter(fits, sorted(set(asked), key=_name)), MOST_PROMPTS)
+    return tuple(sorted(found))
 
 
 def _name(text: str) -> str:
@@ -279,7 +326,7 @@ def listen(
     turns: Iterable[Turn], feedback: Iterable[Feedback], lessons: Sequence[Lesson] = ()
 ) -> Signals:
     """Read all turns and judge them."""
-    listener = Listener()
+    listener = Listener(feedback)
     for turn in turns:
         listener.read(turn)
-    return listener.signals(feedback, lessons)
+    return listener.signals(lessons)
