@@ -31,6 +31,7 @@ from homebox.errors import LearningError, UnknownWeightsError, UsageError
 from homebox.memory.lineage import short
 from homebox.memory.manifest import BASE
 from homebox.memory.state import State
+from homebox.memory.store import canonical_json
 
 ACTIONS = ("show", "run", "verify", "export", "evaluate")
 WHAT = (
@@ -84,8 +85,6 @@ def _training(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.jobs.bundle import size_of
-
     with open_for_reading(config) as state:
         name, weights = _found(state, config, args.job)
         spec = _spec(state, name)
@@ -93,7 +92,7 @@ def _show(args: argparse.Namespace, config: Config) -> int:
     made = [entry for entry in entries if entry.weights == weights]
     found = {
         "spec": spec,
-        "bytes": size_of(spec),
+        "bytes": len(canonical_json(spec)),
         "job": name,
         "weights": weights,
         "lineage": made[-1].as_json() if made else None,
@@ -185,10 +184,10 @@ def _run_here(state: State, config: Config, spec: Mapping[str, Any], bar: Bar) -
 
 def _found(state: State, config: Config, name: str) -> tuple[str, str]:
     """Return the job's hash and the weights that it is known to have made, or ""."""
-    from homebox.learning.jobs.bundle import unbundle
-
     path = Path(name)
     if path.suffix == ".json" and path.is_file():
+        from homebox.learning.jobs.bundle import unbundle
+
         return unbundle(state.store, path), ""
     if state.store.has(name):
         return _of_object(state, name)
@@ -199,15 +198,13 @@ def _found(state: State, config: Config, name: str) -> tuple[str, str]:
 
 
 def _of_object(state: State, name: str) -> tuple[str, str]:
-    from homebox.memory.manifest import Manifest
+    from homebox.learning.checkpoint import spec_behind
 
-    try:
-        return Manifest.load(state.store, name).job, name
-    except UnknownWeightsError:
-        return name, ""
+    spec = spec_behind(state.store, name)
+    return spec, "" if spec == name else name
 
 
 def _spec(state: State, name: str) -> dict[str, Any]:
-    from homebox.learning.jobs.bundle import spec_in
+    from homebox.learning.checkpoint import spec_in
 
     return spec_in(state.store, name)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from homebox.errors import DamagedObjectError, LearningError
+from homebox.errors import DamagedObjectError, LearningError, UnknownWeightsError
 from homebox.memory.manifest import Manifest
 from homebox.memory.store import Store, canonical_json
 
@@ -69,10 +69,32 @@ def load_adapter(store: Store, weights: str) -> tuple[Tensors, float]:
 
 def load_spec(store: Store, weights: str) -> dict[str, Any]:
     """Return the job spec of a checkpoint; raises the store's errors."""
-    job = Manifest.load(store, weights).job
-    spec = json.loads(store.get(job))
+    try:
+        return spec_in(store, Manifest.load(store, weights).job)
+    except LearningError as error:
+        raise DamagedObjectError(str(error)) from error
+
+
+def spec_behind(store: Store, name: str) -> str:
+    """Return the name of the spec that an object was made by if it is a manifest, or else is.
+
+    Raises the store's errors.
+    """
+    try:
+        return Manifest.load(store, name).job
+    except UnknownWeightsError:
+        return name
+
+
+def spec_in(store: Store, name: str) -> dict[str, Any]:
+    """Return the job spec that an object is; raises the store's errors, or LearningError."""
+    data = store.get(name)
+    try:
+        spec = json.loads(data)
+    except ValueError:
+        spec = None
     if not isinstance(spec, dict) or "recipe" not in spec:
-        raise DamagedObjectError(f"object {job[:12]} is no job spec")
+        raise LearningError(f"object {name[:12]} is no job spec")
     return spec
 
 

@@ -6,15 +6,13 @@ has the base, the spec and this object can repeat the job; and a box that forgot
 same object, and so the same weights, as one that never heard of it.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from homebox.errors import DamagedObjectError
+from homebox.learning.objects import StoredJson
 from homebox.memory.lessons import Lesson
-from homebox.memory.store import Store, canonical_json
+from homebox.memory.store import canonical_json
 
 Messages = list[dict[str, Any]]
 
@@ -40,12 +38,14 @@ class Thumb:
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class Curriculum(StoredJson):
     """The lessons that hold, those that gave way, and what was thought of answers.
 
     `prompts` are earlier questions of the owner that touch no lesson: an anchor for what must stay
     as it is. Build with `curriculum_of`, which brings all of it into canonical order.
     """
+
+    called = "curriculum"
 
     lessons: tuple[Lesson, ...] = ()
     superseded: tuple[Lesson, ...] = ()
@@ -63,22 +63,16 @@ class Curriculum:
             "prompts": list(self.prompts),
         }
 
-    @property
-    def hash(self) -> str:
-        """The name that `save` gives."""
-        return hashlib.sha256(canonical_json(self.as_json())).hexdigest()
-
-    def save(self, store: Store) -> str:
-        """Keep it durably and return its name."""
-        return store.put(canonical_json(self.as_json()))
-
     @classmethod
-    def load(cls, store: Store, name: str) -> "Curriculum":
-        """Read it again; raises the store's errors, and DamagedObjectError if it is none."""
-        try:
-            return _read(json.loads(store.get(name)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedObjectError(f"object {name[:12]} is no curriculum: {error}") from error
+    def from_json(cls, value: Mapping[str, Any]) -> "Curriculum":
+        """Rebuild it from `as_json`; raises TypeError or KeyError."""
+        return cls(
+            tuple(map(_lesson, value["lessons"])),
+            tuple(map(_lesson, value["superseded"])),
+            tuple(Pair(**content) for content in value["pairs"]),
+            tuple(Thumb(**content) for content in value["thumbs"]),
+            tuple(value["prompts"]),
+        )
 
 
 def curriculum_of(
@@ -106,13 +100,3 @@ def _sorted(lessons: Iterable[Lesson]) -> tuple[Lesson, ...]:
 
 def _lesson(content: Mapping[str, Any]) -> Lesson:
     return Lesson(**content)
-
-
-def _read(value: Mapping[str, Any]) -> Curriculum:
-    return Curriculum(
-        tuple(map(_lesson, value["lessons"])),
-        tuple(map(_lesson, value["superseded"])),
-        tuple(Pair(**content) for content in value["pairs"]),
-        tuple(Thumb(**content) for content in value["thumbs"]),
-        tuple(value["prompts"]),
-    )

@@ -5,15 +5,13 @@ job again needs no luck with a sampler. Invariant: the object has no clock, and 
 an order that only their content decides.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from homebox.errors import DamagedObjectError
-from homebox.memory.store import Store, canonical_json
+from homebox.learning.objects import StoredJson
+from homebox.memory.store import canonical_json
 
 Messages = list[dict[str, Any]]
 
@@ -44,8 +42,10 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(StoredJson):
     """All answers of a run; build with `samples_of`, which brings them into canonical order."""
+
+    called = "samples"
 
     base: str = ""  # hash of the model that answered
     all: tuple[Sample, ...] = ()
@@ -66,23 +66,10 @@ class Samples:
         """Return it as plain values."""
         return {"base": self.base, "samples": [sample.as_json() for sample in self.all]}
 
-    @property
-    def hash(self) -> str:
-        """The name that `save` gives."""
-        return hashlib.sha256(canonical_json(self.as_json())).hexdigest()
-
-    def save(self, store: Store) -> str:
-        """Keep it durably and return its name."""
-        return store.put(canonical_json(self.as_json()))
-
     @classmethod
-    def load(cls, store: Store, name: str) -> "Samples":
-        """Read it again; raises the store's errors, and DamagedObjectError if it is none."""
-        try:
-            value = json.loads(store.get(name))
-            return cls(value["base"], tuple(_sample(content) for content in value["samples"]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedObjectError(f"object {name[:12]} holds no samples: {error}") from error
+    def from_json(cls, value: Mapping[str, Any]) -> "Samples":
+        """Rebuild it from `as_json`; raises TypeError or KeyError."""
+        return cls(value["base"], tuple(_sample(content) for content in value["samples"]))
 
 
 NO_SAMPLES = Samples()

@@ -7,33 +7,15 @@ of it fits its hashes and the spec is at most 10 kB.
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from homebox.errors import LearningError
-from homebox.learning.checkpoint import MAX_SPEC_BYTES
+from homebox.learning.checkpoint import MAX_SPEC_BYTES, spec_in
 from homebox.learning.jobs.job import read_job
 from homebox.memory.store import Store, canonical_json
 
 KIND = "homebox job"
 MOST = 64 << 20  # bytes of a file
-
-
-def size_of(spec: Mapping[str, Any]) -> int:
-    """Return the bytes of a spec as it is kept."""
-    return len(canonical_json(spec))
-
-
-def spec_in(store: Store, name: str) -> dict[str, Any]:
-    """Return the job spec that an object is; raises the store's errors, or LearningError."""
-    try:
-        spec = json.loads(store.get(name))
-    except ValueError as error:
-        raise LearningError(f"object {name[:12]} is no job spec") from error
-    if not isinstance(spec, dict) or "recipe" not in spec:
-        raise LearningError(f"object {name[:12]} is no job spec")
-    return spec
 
 
 def bundle(store: Store, name: str) -> bytes:

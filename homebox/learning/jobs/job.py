@@ -7,20 +7,17 @@ chains of turns, and what was forgotten leaves its link there. Invariant: `execu
 but the base and the objects that the spec names.
 """
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from homebox.errors import LearningError, UnknownWeightsError
-from homebox.learning.checkpoint import save_adapter, save_spec
+from homebox.errors import LearningError
+from homebox.learning.checkpoint import save_adapter, save_spec, spec_behind, spec_in
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.examples.samples import NO_SAMPLES, Samples
 from homebox.learning.report import Progress
 from homebox.learning.training.train import NUMERICS, Recipe, build
-from homebox.memory.manifest import Manifest
 from homebox.memory.store import Store
 from homebox.model import Model
 from homebox.model.lora import scaled
@@ -82,15 +79,7 @@ def job_of(store: Store, name: str) -> Job:
 
     Raises the store's errors, and LearningError if it is neither or cannot be run again.
     """
-    with contextlib.suppress(UnknownWeightsError):  # then it must be a spec
-        name = Manifest.load(store, name).job
-    try:
-        spec = json.loads(store.get(name))
-    except ValueError as error:
-        raise LearningError(f"object {name[:12]} is neither weights nor a job spec") from error
-    if not isinstance(spec, dict):
-        raise LearningError(f"object {name[:12]} is neither weights nor a job spec")
-    return read_job(spec)
+    return read_job(spec_in(store, spec_behind(store, name)))
 
 
 def execute(model: Model, store: Store, job: Job) -> Generator[Progress, None, str]:
