@@ -36,6 +36,7 @@ from homebox.hosting.parts import most_rank as most_rank
 from homebox.hosting.parts import plain as plain
 from homebox.hosting.parts import real_parts as real_parts
 from homebox.hosting.sleeper import Sleeper
+from homebox.hosting.swapping import timed
 from homebox.hosting.switching import Hosting
 from homebox.hosting.upkeep import let_go
 from homebox.learning.lessons import deciding
@@ -302,11 +303,13 @@ class Daemon:
 
     def _learning(self, hosted: Hosted) -> Generator[Any, None, Any]:
         """Learn, and swap in the same step in which HEAD moved."""
-        report: Outcome = yield from self._run_learner(hosted)
+        report: Outcome
+        report, begun = yield from timed(self._run_learner(hosted))
         if report.promoted:
-            begun = time.perf_counter()
-            hosted.served.switch_to_head()
-            _note_swap(hosted, report, time.perf_counter() - begun)
+            # Since that step began, which also moved HEAD, nobody was answered.
+            swap = hosted.swap(begun)
+            if swap is not None and isinstance(data := getattr(report, "data", None), dict):
+                data["swap"] = swap
             hosted.tell_notes(report)
         return report
 
@@ -449,13 +452,3 @@ def memory_status(state: State) -> dict[str, Any]:
     for lesson in state.ledger.lessons():
         lessons[lesson.state] = lessons.get(lesson.state, 0) + 1
     return {"state": str(state.path), "turns": state.ledger.count(), "lessons": lessons}
-
-
-def _note_swap(hosted: Hosted, report: Outcome, seconds: float) -> None:
-    """Put beside a run's report how long the swap kept answers waiting."""
-    from homebox.learning.exam.limits import swap_check
-
-    data = getattr(report, "data", None)
-    config: Any = getattr(hosted.model, "config", None)
-    if isinstance(data, dict) and hasattr(config, "weight_shapes"):
-        data["swap"] = swap_check(config, seconds)

@@ -15,7 +15,7 @@ from typing import Any
 from homebox.config import Config
 from homebox.errors import EngineError, LearningError, StateError
 from homebox.learning.beside import NOBODY, Interrupt, beside, counting
-from homebox.learning.checkpoint import load_spec, save_adapter
+from homebox.learning.checkpoint import load_spec, save_tensors
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.exam.evidence import gather
 from homebox.learning.exam.limits import limits_for
@@ -43,7 +43,7 @@ from homebox.learning.training.resume import FOLDER, forget_runs
 from homebox.learning.training.train import NUMERICS
 from homebox.memory.ledger import ERASURES, Ledger, now
 from homebox.memory.lineage import Lineage
-from homebox.memory.manifest import BASE, LineageEntry
+from homebox.memory.manifest import BASE, LineageEntry, Manifest
 from homebox.memory.store import Store, canonical_json
 from homebox.model import Model
 
@@ -107,11 +107,13 @@ def run(
         refused = _unchanged(head, why, {**data, "report": name})
         refused.lines.append(f'"homebox report {name[:12]}" shows what it found')
         return refused
-    yield Progress("promote", 0, 1, "keeping the new weights")
+    # Hundreds of files for which no answer needs to wait; none of them has a word of the owner.
+    keeping = Progress("promote", 0, 1, "keeping the new weights")
+    kept = yield from beside(lambda: save_tensors(store, candidate.tensors), keeping, interrupt)
     with live.lock:
         if ledger.mark(ERASURES) != erased or taken_back(selection, ledger):
             return _unchanged(head, FORGOTTEN, {"counts": selection.counts, **_told(pauses)})
-        weights = promote(candidate, selection, samples, model, store, lineage, head)
+        weights = promote(candidate, kept, selection, samples, model, store, lineage, head)
     line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
     return Report(True, weights, head, [line], {**data, "weights": weights, "previous": head})
 
@@ -285,6 +287,7 @@ def _taught(store: Store, name: str) -> str:
 
 def promote(
     candidate: Candidate,
+    kept: dict[str, str],
     selection: Selection,
     samples: Samples,
     model: Model,
@@ -294,12 +297,13 @@ def promote(
 ) -> str:
     """Make everything durable, then move HEAD; return the weights hash.
 
-    The lessons become active with the move. A crash before it leaves objects that nobody names.
+    `kept` are the candidate's tensors in the store, by name. The lessons become active with the
+    move. A crash before it leaves objects that nobody names.
     """
     base = model.base_hash
     asked = samples.save(store) if samples.all else ""
     job = Job(base, selection.curriculum.save(store), candidate.recipe, samples=asked)
-    weights = save_adapter(store, base, job.save(store), candidate.tensors)
+    weights = Manifest(base, kept, job.save(store)).save(store)
     # Without clock values: the same run gives the same report, and so the same name.
     report = report_of(candidate, selection)
     lineage.promote(
@@ -312,7 +316,8 @@ def promote(
             time=now(),
             reason=f"learned {len(selection.fresh)} of {len(selection.topics)} topics",
             lessons=tuple(sorted(lesson.hash for lesson in selection.curriculum.lessons)),
-        )
+        ),
+        whole=kept.values(),
     )
     return weights
 

@@ -19,6 +19,7 @@ from homebox.errors import HomeboxError, StateError, UnknownWeightsError
 from homebox.memory.lineage import short
 from homebox.memory.manifest import BASE
 from homebox.memory.state import State
+from homebox.memory.swaps import swaps_to
 
 
 def add(subparsers: Subparsers) -> None:
@@ -65,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
 def find(state: State, base: str, name: str) -> tuple[dict[str, Any], str]:
     """Return a report and its title; `name` means weights, or a report kept of a refused run.
 
+    `swap` in it is what the latest swap to these weights cost, if there was one beside answers.
+
     Raises UnknownWeightsError where there is no report, and the store's errors.
     """
     lineage, store = state.lineage, state.store
@@ -89,6 +92,9 @@ def find(state: State, base: str, name: str) -> tuple[dict[str, Any], str]:
             f"the report of {short(weights)} cannot be read; it was imported, or made by an "
             "earlier homebox"
         )
+    swaps = swaps_to(state.path, base, weights)
+    if swaps:
+        report["swap"] = swaps[-1]
     return report, f"weights {short(weights)} after {short(entry.parent)}, {entry.time}"
 
 

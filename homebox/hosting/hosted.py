@@ -23,6 +23,7 @@ from homebox.config import Config
 from homebox.errors import HomeboxError
 from homebox.hosting.notifier import Notifier
 from homebox.hosting.parts import Parts, ServedModel
+from homebox.hosting.swapping import Swapping
 from homebox.hub.catalogue import BUILT_IN
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import BASE
@@ -95,6 +96,9 @@ class Hosted:
             state.lineage,
             lambda weights: parts.read_adapter(state.store, weights),
         )
+        self._swapping = Swapping(
+            state.path, model.base_hash, getattr(model, "config", None), self.engine
+        )
         self.about = _about(model, config, name)
         self.service = Service(
             engine=self.engine,
@@ -117,7 +121,7 @@ class Hosted:
     async def start(self) -> None:
         """Start the thread and load what HEAD names."""
         self.engine.start()
-        await self.reload()
+        await asyncio.wrap_future(self.engine.call(self.served.switch_to_head))
         # What the first answer with a grammar would wait for: about a second, once a vocabulary.
         self._warming = asyncio.get_running_loop().run_in_executor(None, self._warm_guides)
 
@@ -132,7 +136,15 @@ class Hosted:
 
     async def reload(self) -> str:
         """Serve what HEAD names; gives its hash."""
-        return await asyncio.wrap_future(self.engine.call(self.served.switch_to_head))
+        await asyncio.wrap_future(self.engine.call(self.swap))
+        return self.served.current
+
+    def swap(self, begun: float | None = None) -> dict[str, Any] | None:
+        """Serve what HEAD names, between two steps of the engine; gives what that cost (G11).
+
+        `begun` is when answers began to wait, if that was earlier. None if nothing changed.
+        """
+        return self._swapping.measured(self.served.switch_to_head, self.served.current, begun)
 
     async def stop_learning(self, reason: str) -> None:
         """Stop a running learning run, if any, and wait for its end."""

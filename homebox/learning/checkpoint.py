@@ -37,8 +37,18 @@ def save_adapter(
     store: Store, base: str, job: str, tensors: Mapping[str, npt.NDArray[np.float32]]
 ) -> str:
     """Keep all tensors and the manifest durably; return the weights hash."""
+    return Manifest(base=base, adapter=save_tensors(store, tensors), job=job).save(store)
+
+
+def save_tensors(store: Store, tensors: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, str]:
+    """Keep all tensors durably and read them back; return their objects by name.
+
+    Raises the store's errors.
+    """
     names = {name: store.put(as_object(tensor)) for name, tensor in sorted(tensors.items())}
-    return Manifest(base=base, adapter=names, job=job).save(store)
+    for name in names.values():
+        store.get(name)
+    return names
 
 
 def as_object(tensor: npt.NDArray[np.float32]) -> bytes:

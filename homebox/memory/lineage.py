@@ -10,7 +10,7 @@ of the lessons follow the reflog by number, exactly once. Invariant: no object i
 import contextlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,11 @@ class Lineage:
             raise StateError(f"{base!r} is no base model's hash (64 hexadecimal digits)")
         return self._heads().get(base, BASE)
 
-    def promote(self, entry: LineageEntry) -> Move:
+    def promote(self, entry: LineageEntry, whole: Collection[str] = ()) -> Move:
         """Serve `entry.weights` from now on.
 
-        All its objects must be in the store, and its parent must still be served. Raises
-        StateError; HEAD is then unchanged.
+        All its objects must be in the store, and its parent must still be served; those that are
+        `whole` were read a moment ago. Raises StateError; HEAD is then unchanged.
         """
         with self._lock:
             old = self.head(entry.base)
@@ -76,7 +76,7 @@ class Lineage:
                     f"these weights follow {short(entry.parent)}, but {short(old)} is served by "
                     'now; run "homebox learn --now" again'
                 )
-            manifest = self.verify(entry.weights)
+            manifest = self.verify(entry.weights, whole)
             if manifest.base != entry.base:
                 raise StateError(f"weights {short(entry.weights)} belong to another base model")
             self._store.get(entry.report)
@@ -207,10 +207,10 @@ class Lineage:
             following[base] = line["old"]
         return lines
 
-    def verify(self, weights: str) -> Manifest:
-        """Read everything that `weights` consist of; raises the store's errors."""
+    def verify(self, weights: str, whole: Collection[str] = ()) -> Manifest:
+        """Read everything that `weights` consist of, but `whole`; raises the store's errors."""
         manifest = Manifest.load(self._store, weights)
-        for name in (*manifest.adapter.values(), manifest.job):
+        for name in {*manifest.adapter.values(), manifest.job}.difference(whole):
             self._store.get(name)
         return manifest
 

@@ -80,6 +80,11 @@ class Engine:
         """How many answers run and how many wait."""
         return len(self._active), len(self._waiting)
 
+    def answers(self) -> list[Generation]:
+        """List the answers that run or wait; for the engine thread, between two of its steps."""
+        with self._condition:
+            return [place.generation for place in (*self._active, *self._waiting)]
+
     @property
     def idle(self) -> float:
         """Seconds since the last answer ended or was asked for; 0 while there is one."""

@@ -67,6 +67,7 @@ class Generation:
         self._unread: list[Chunk] = []
         self._last: End | None = None
         self._failure: BaseException | None = None
+        self._followers: list[Callable[[bool], None]] = []
         self._announced = False  # something is there to be read, and the loop was or is told
         self._waiter: asyncio.Future[None] | None = None
         self._deadline = Deadline(self._rouse)
@@ -141,8 +142,15 @@ class Generation:
 
     # -- the engine thread ----------------------------------------------------------------------
 
+    def when_over(self, tell: Callable[[bool], None]) -> None:
+        """Call `tell` with whether the answer broke, when it is over."""
+        self._followers.append(tell)
+
     def deliver(self, item: Chunk | End) -> None:
         """Hand a chunk or the end to the event loop."""
+        if isinstance(item, End):
+            for tell in self._followers:
+                tell(self._failure is not None)
         with self._lock:
             if isinstance(item, End):
                 self._last = item

@@ -359,10 +359,21 @@ def test_limits_follow_the_size_of_the_model() -> None:
     assert limits_for(config(4096, 36), gate) == LIMITS["large"]
 
 
-def test_a_swap_that_keeps_answers_waiting_is_told() -> None:
-    assert swap_check(config(64, 2), 0.01)["passed"] is True
-    assert swap_check(config(64, 2), 0.06)["passed"] is False
-    assert swap_check(config(1024, 24), 0.06)["passed"] is True
+@pytest.mark.parametrize(
+    ("size", "seconds", "failed", "over", "passed"),
+    [
+        ((64, 2), 0.01, 0, True, True),
+        ((64, 2), 0.06, 0, True, False),
+        ((1024, 24), 0.06, 0, True, True),
+        ((64, 2), 0.01, 1, True, False),
+        ((64, 2), 0.01, 0, False, None),
+        ((64, 2), 0.06, 0, False, False),
+    ],
+)
+def test_a_swap_that_keeps_answers_waiting_or_breaks_one_is_told(
+    size: tuple[int, int], seconds: float, failed: int, over: bool, passed: bool | None
+) -> None:
+    assert swap_check(config(*size), seconds, 3, failed, over)["passed"] is passed
 
 
 def test_the_configuration_can_change_a_limit() -> None:

@@ -94,7 +94,7 @@ _SMALL = 20_000_000  # parameters
 _LARGE = 2_000_000_000
 
 
-# G11: milliseconds for which a swap may keep answers waiting.
+# G11: milliseconds for which a swap may keep answers waiting; none of them may fail.
 SWAP = {"tiny": 50.0, "small": 100.0, "large": 100.0}
 
 
@@ -121,10 +121,21 @@ def amounts_for(config: ModelConfig) -> Amounts:
     return AMOUNTS[size_of(config)]
 
 
-def swap_check(config: ModelConfig, seconds: float) -> dict[str, object]:
-    """Judge how long a swap kept answers waiting (G11); goes beside the report, which has no clock.
+def swap_check(
+    config: ModelConfig, seconds: float, answers: int, failed: int, over: bool = True
+) -> dict[str, object]:
+    """Judge how long a swap kept answers waiting, and how many of them failed after it (G11).
 
-    Answers that were begun end on their weights, so that a swap fails none.
+    Goes beside the report, which has no clock. While they are not all `over`, nobody knows whether
+    it passed; that it did not can be known.
     """
     pause, limit = round(seconds * 1000, 3), SWAP[size_of(config)]
-    return {"name": "G11", "pause_ms": pause, "limit_ms": limit, "passed": pause < limit}
+    good = pause < limit and not failed
+    return {
+        "name": "G11",
+        "pause_ms": pause,
+        "limit_ms": limit,
+        "answers": answers,
+        "failed": failed,
+        "passed": good if over or not good else None,
+    }

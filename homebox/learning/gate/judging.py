@@ -211,7 +211,7 @@ def _whole(marks: Marks, plan: Plan) -> list[Check]:
 
 def _unlimited(limits: Limits) -> list[tuple[str, str]]:
     """Name the checks that this size of model has no limit for."""
-    found = [("G11", "measured by the daemon when it swaps")]
+    found = [("G11", "a daemon measures it when it swaps, and none has swapped to these weights")]
     if limits.preferences is None:
         found.append(("G8", "the preferences of so small a model are part of G1"))
     others = {"facts": limits.facts_drop, "context": limits.override, "chat": limits.after_talk}

@@ -9,6 +9,8 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT, BAR = 640, 160, 14
+MOST = 12  # topics that a line names
+NAMES, ROOM = 260, 190  # of the bars: for the names, and on either side of the limit
 
 _STYLE = """
 :root { color-scheme: light dark; --good: #2a7; --bad: #c43; }
@@ -25,33 +27,36 @@ small { opacity: .75; overflow-wrap: anywhere; }
 
 
 def lines_of(report: Mapping[str, Any], title: str) -> list[str]:
-    """Write a report for a terminal: a line a check, what was not asked, what was lost."""
-    lines = [title, *report.get("lines", ())]
-    for check in report.get("checks", ()):
-        mark = "ok  " if check["passed"] else "FAIL"
-        lines.append(f"{mark} {check['name']:10} {_sentence(check)}")
+    """Write a report for a terminal: the verdict, a line a check, what was not asked and lost."""
+    lines = [title, f"{_verdict(report)}{_why(report)}", *report.get("lines", ())]
+    rows = [(str(check["name"]), bool(check["passed"]), _sentence(check)) for check in _ran(report)]
+    rows += _swap_rows(report)
+    lines += [f"{'ok  ' if good else 'FAIL'} {name:10} {text}" for name, good, text in rows]
     lines += [f"--   {name:10} not asked: {why}" for name, why in _reasons(report)]
-    lost = report.get("lost", ())
-    lines += [f"lost: {', '.join(lost)}"] if lost else []
+    lost = [str(key) for key in report.get("lost", ())]
+    lines += [f"not recalled: {', '.join(lost[:MOST])}{_more(lost)}"] if lost else []
     return lines
 
 
 def page_of(report: Mapping[str, Any], title: str) -> str:
     """Write a report as an HTML page."""
+    kind = "passed" if report.get("passed") else "failed"
+    ran = _ran(report)
+    checks = [*map(_check_row, ran), *(_row(*row) for row in _swap_rows(report))]
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{_verdict(report)}</p>",
+        f'<p><span class="{kind}">{escape(_verdict(report))}</span>{escape(_why(report))}</p>',
         *(f"<p>{escape(str(line))}</p>" for line in report.get("lines", ())),
         "<h2>What was checked</h2>",
-        _bars(report.get("checks", ())),
-        _table(("check", "figure", "limit", "asked"), map(_check_row, report.get("checks", ()))),
+        _table(("", "check", "figure", "must be", "questions"), checks),
+        *_bars(ran),
         "<h2>What was not asked</h2>",
         _table(
             ("check", "why"),
             [f"<td>{escape(n)}</td><td>{escape(w)}</td>" for n, w in _reasons(report)],
         ),
-        "<h2>Topics</h2>",
-        _table(("topic", "", "recalled", "after talk"), _topic_rows(report)),
+        "<h2>What it recalls</h2>",
+        _table(("topic", "", "right, of those asked", "after other talk"), _topic_rows(report)),
     ]
     course = report.get("course", ())
     if course:
@@ -60,16 +65,48 @@ def page_of(report: Mapping[str, Any], title: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width">\n'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
 
 
+def _ran(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """List the checks, those that failed first."""
+    return sorted(report.get("checks", ()), key=lambda check: bool(check["passed"]))
+
+
 def _verdict(report: Mapping[str, Any]) -> str:
     if report.get("passed"):
-        return '<span class="passed">passed the gate</span>'
-    return '<span class="failed">refused by the gate</span>'
+        return "passed the gate"
+    return "refused by the gate: it was never served"
+
+
+def _why(report: Mapping[str, Any]) -> str:
+    """Say how many checks there were, or which of them failed."""
+    ran = _ran(report)
+    failed = [str(check["title"]) for check in ran if not check["passed"]]
+    if failed:
+        return f", because of {len(failed)} of {len(ran)} checks: {'; '.join(failed)}"
+    return f": {len(ran)} checks" if ran else ": nothing was checked"
+
+
+def _swap_rows(report: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
+    """Say what it cost to serve the weights, where that was measured (G11)."""
+    swap = report.get("swap")
+    if not isinstance(swap, Mapping):
+        return []
+    pause, limit = float(swap.get("pause_ms", 0)), float(swap.get("limit_ms", 0))
+    answers, failed = int(swap.get("answers", 0)), int(swap.get("failed", 0))
+    return [
+        ("G11", pause < limit, f"pause of the swap, ms: {pause:.4g}, must be < {limit:g}"),
+        ("G11", not failed, f"answers that failed over it, of {answers}: {failed}, must be 0"),
+    ]
+
+
+def _more(items: Sequence[str]) -> str:
+    return f" and {len(items) - MOST} more" if len(items) > MOST else ""
 
 
 def _sentence(check: Mapping[str, Any]) -> str:
@@ -88,16 +125,30 @@ def _number(figure: float | None) -> str:
 
 
 def _reasons(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(str(name), str(why)) for name, why in sorted(report.get("not_asked", {}).items())]
+    reasons = report.get("not_asked", {})
+    known = {"G11"} if _swap_rows(report) else set()
+    return [(str(name), str(why)) for name, why in sorted(reasons.items()) if name not in known]
 
 
 def _check_row(check: Mapping[str, Any]) -> str:
-    kind = "passed" if check["passed"] else "failed"
+    figure = _number(check["figure"]) if check["count"] else "nothing was asked"
     return (
-        f'<td class="{kind}">{escape(check["name"])} {escape(check["title"])}</td>'
-        f'<td class="n">{_number(check["figure"])}</td><td class="n">{escape(_limit(check))}</td>'
+        f"{_mark(check['passed'])}<td>{escape(check['name'])} {escape(check['title'])}</td>"
+        f'<td class="n">{figure}</td><td class="n">{escape(_limit(check))}</td>'
         f'<td class="n">{int(check["count"])}</td>'
     )
+
+
+def _row(name: str, good: bool, text: str) -> str:
+    said, figure, limit = text.partition(": ")[0], *text.partition(": ")[2].split(", must be ")
+    return (
+        f"{_mark(good)}<td>{escape(name)} {escape(said)}</td>"
+        f'<td class="n">{escape(figure)}</td><td class="n">{escape(limit)}</td><td></td>'
+    )
+
+
+def _mark(good: bool) -> str:
+    return f'<td class="{"passed" if good else "failed"}">{"ok" if good else "FAILED"}</td>'
 
 
 def _topic_rows(report: Mapping[str, Any]) -> list[str]:
@@ -120,22 +171,24 @@ def _table(heads: Sequence[str], rows: Any) -> str:
     return f"<table><tr>{head}</tr>{body}</table>" if body else "<p>none</p>"
 
 
-def _bars(checks: Sequence[Mapping[str, Any]]) -> str:
+def _bars(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     """Draw how far each figure is from its limit, which is the line in the middle."""
     rows = []
     for number, check in enumerate(checks):
         y = number * (BAR + 6)
         reach = _room(check)
         color = "var(--good)" if check["passed"] else "var(--bad)"
-        start = WIDTH / 2 + min(reach, 0) * WIDTH / 4
+        start = NAMES + ROOM + min(reach, 0) * ROOM
         rows.append(
             f'<text x="0" y="{y + 11}">{escape(check["name"])} {escape(check["title"])}</text>'
-            f'<rect x="{start:.1f}" y="{y}" width="{max(abs(reach) * WIDTH / 4, 2):.1f}" '
+            f'<rect x="{start:.1f}" y="{y}" width="{max(abs(reach) * ROOM, 2):.1f}" '
             f'height="{BAR}" style="fill:{color}"/>'
         )
-    height = len(checks) * (BAR + 6)
-    middle = f'<line class="axis" x1="{WIDTH / 2}" x2="{WIDTH / 2}" y1="0" y2="{height}"/>'
-    return f'<svg viewBox="0 0 {WIDTH} {max(height, 1)}" role="img">{"".join(rows)}{middle}</svg>'
+    height, at = len(checks) * (BAR + 6), NAMES + ROOM
+    middle = f'<line class="axis" x1="{at}" x2="{at}" y1="0" y2="{height}"/>'
+    drawn = f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(rows)}{middle}</svg>'
+    words = "the line is the limit: what is right of it, green, has room to spare; red has failed"
+    return [drawn, f"<small>{words}</small>"] if checks else []
 
 
 def _room(check: Mapping[str, Any]) -> float:
