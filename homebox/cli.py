@@ -16,6 +16,7 @@ from homebox.commands import (
     chat,
     connect,
     doctor,
+    forget,
     graph,
     job,
     late,
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"homebox {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     served = (serve, token, connect, models, use, chat, learn, job, weights, adapters, status, log)
-    for module in (*served, report, lessons, late, doctor, bench, graph):
+    for module in (*served, report, lessons, forget, late, doctor, bench, graph):
         module.add(subparsers)
     return parser
 

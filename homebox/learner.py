@@ -19,6 +19,7 @@ from homebox.learning.checkpoint import load_spec, save_tensors
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.exam.evidence import gather
 from homebox.learning.exam.limits import limits_for
+from homebox.learning.exam.shown import opinions_too_few, teaches
 from homebox.learning.examples.samples import NO_SAMPLES, Samples
 from homebox.learning.examples.sampling import gather as ask_base
 from homebox.learning.gate.morning import morning_line, report_data
@@ -240,8 +241,8 @@ def read_ledger(
 
 def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -> str:
     """Say why there is nothing to learn, or return an empty string."""
-    if not selection.topics:
-        return (
+    if not selection.topics and not teaches(selection.curriculum):
+        return opinions_too_few(selection.curriculum) or (
             "there is nothing to learn: no lesson was found in the ledger; tell the box "
             'something about yourself, such as "My dog is called Rex."'
         )
@@ -314,12 +315,19 @@ def promote(
             ledger_root=selection.ledger_root,
             report=store.put(canonical_json(report)),
             time=now(),
-            reason=f"learned {len(selection.fresh)} of {len(selection.topics)} topics",
+            reason=learned_of(selection),
             lessons=tuple(sorted(lesson.hash for lesson in selection.curriculum.lessons)),
         ),
         whole=kept.values(),
     )
     return weights
+
+
+def learned_of(selection: Selection) -> str:
+    """Say in a few words what weights were built from."""
+    if selection.topics:
+        return f"learned {len(selection.fresh)} of {len(selection.topics)} topics"
+    return f"learned from {len(selection.curriculum.lessons)} answers that were shown"
 
 
 def report_of(

@@ -5,9 +5,9 @@ its answer says what was done, or why nothing was. Invariant: a command that is 
 writes nothing, and one that fits several things changes none of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from homebox.api.commands import BAD, FIX, FORGET, GOOD, HELP, PRIVATE, REMEMBER, Command
 from homebox.api.conversation import Conversation
@@ -16,7 +16,7 @@ from homebox.api.record import BY_HEADER, BY_KEY, BY_OWNER
 from homebox.api.requests import ChatMessage
 from homebox.errors import StateError
 from homebox.memory.ledger import Feedback, Ledger, Turn, now
-from homebox.memory.lessons import ALIVE, Lesson
+from homebox.memory.lessons import ALIVE, STATES, Lesson
 
 LISTED = 8  # lessons that an answer names
 SHORT = 12  # digits of a lesson's name
@@ -27,11 +27,13 @@ HELP_TEXT = """Commands, as the first word of a message:
 /bad [why] - the last answer was wrong
 /fix TEXT - the last answer should have been TEXT
 /remember TEXT - keep this, such as "/remember My dog is called Rex."
-/forget TEXT - forget what was learned about this
+/forget TEXT - forget what you told me about this, words and all
 /private - write nothing down from here on in this conversation; "/private off" ends that
 /help - this list"""
 NO_ANSWER = "There is no answer in this conversation yet that I have written down."
-FORGOTTEN = ("quarantined", *ALIVE)
+KNOWN = ("quarantined", *ALIVE)
+FORMER = tuple(state for state in STATES if state not in KNOWN)
+UNWRITTEN = "An order to forget was answered; its words are not kept."
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,8 @@ class Lessons(Protocol):
         """Wait until all turns that were noticed are read, at most so long."""
         ...
 
-    def forget(self, lesson: Lesson) -> None:
-        """Leave a lesson out from now on."""
+    def forget(self, lesson: Lesson) -> Mapping[str, Any]:
+        """Forget a lesson for good, durably; returns what `homebox forget` gives as JSON."""
         ...
 
 
@@ -147,25 +149,65 @@ def _forget(command: Command, scene: Scene) -> str:
         return _unwritten(scene, "so I change nothing that I know")
     if not command.text:
         return 'Write what I shall forget behind it: "/forget my dog".'
-    if scene.lessons is not None:
-        scene.lessons.settle(SETTLE)
-    found = fitting(scene.ledger.lessons(FORGOTTEN), command.text)
+    if scene.lessons is None:
+        return 'I cannot forget from here; "homebox forget" does.'
+    scene.lessons.settle(SETTLE)
+    found = _meant(scene.ledger, command.text)
     if not found:
-        return "I have learned nothing that fits these words."
+        return (
+            "I have learned nothing that fits these words, so nothing was forgotten. "
+            '"homebox log search" finds what was said, and "homebox forget" erases it.'
+        )
     if len(found) > 1:
         lines = [f"{lesson.hash[:SHORT]}: {lesson.statement}" for lesson in found[:LISTED]]
         more = [f"and {len(found) - LISTED} more"] if len(found) > LISTED else []
         head = 'Several things fit; nothing was forgotten. Say which, as in "/forget '
         return "\n".join([f'{head}{found[0].hash[:SHORT]}":', *lines, *more])
-    (lesson,) = found
-    if scene.lessons is not None:
-        scene.lessons.forget(lesson)
-    else:
-        scene.ledger.set_lesson_state(lesson.hash, "deleted")
-    return (
-        f'Forgotten: "{lesson.statement}" It is out of my notes now; the next learning builds '
-        "weights without it."
-    )
+    return _told(found[0], scene.lessons.forget(found[0]))
+
+
+def _meant(ledger: Ledger, text: str) -> list[Lesson]:
+    """Return the lessons that a text names: what holds or waits, or else what once held."""
+    return fitting(ledger.lessons(KNOWN), text) or fitting(ledger.lessons(FORMER), text)
+
+
+def _told(lesson: Lesson, done: Mapping[str, Any]) -> str:
+    """Say what is gone, what holds again, and who still knows it."""
+    turns = len(done["turns"])
+    lines = [
+        f'Forgotten: "{lesson.statement.rstrip(".")}". The words are erased from my records '
+        f"({turns} turn{'s' if turns != 1 else ''}) and from my notes; this cannot be undone."
+    ]
+    also = [item["statement"] for item in done["lessons"] if item["hash"] != lesson.hash]
+    if also:
+        lines.append(
+            f"What the same messages told went with them; tell me again what I shall keep: "
+            f"{_quoted(also)}"
+        )
+    if done["restored"]:
+        lines.append(f"Holds again: {_quoted([item['statement'] for item in done['restored']])}")
+    if done["served"]:
+        lines.append(
+            "The weights that answer you were built from it, and may know it until the next "
+            'learning run builds them without it. At once: "homebox learn --now", or '
+            '"homebox rollback base" for the model as it came.'
+        )
+    if done["repeated"]:
+        names = ", ".join(done["repeated"][:LISTED])
+        lines.append(
+            f"{len(done['repeated'])} other turns have the same words; "
+            f'"homebox forget TURN" erases each: {names}'
+        )
+    if done["weights"]:
+        lines.append(
+            '"homebox forget --everywhere" lets go of all earlier weights that knew it, too.'
+        )
+    return "\n".join(lines)
+
+
+def _quoted(statements: Sequence[str]) -> str:
+    more = [f"and {len(statements) - LISTED} more"] if len(statements) > LISTED else []
+    return ", ".join([*(f'"{each}"' for each in statements[:LISTED]), *more])
 
 
 def _private(command: Command, scene: Scene) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 from aiohttp import web
 
 from homebox.api import wire
-from homebox.api.acting import Scene, act
+from homebox.api.acting import UNWRITTEN, Scene, act
 from homebox.api.asked import Asked, asked_of, prompt_of
-from homebox.api.commands import KIND, Command, command_in
+from homebox.api.commands import FORGET, KIND, Command, command_in
 from homebox.api.door import Door
 from homebox.api.exchange import Choice, Exchange
 from homebox.api.guard import check_content_type
@@ -26,13 +26,14 @@ from homebox.api.metrics import Metrics
 from homebox.api.plain import COMPLETION, Plain, begun, plain_reply
 from homebox.api.record import Record, on_record
 from homebox.api.reply import Reply, answer_parser, shown_marks
-from homebox.api.requests import ChatRequest
+from homebox.api.requests import ChatMessage, ChatRequest
 from homebox.api.served import Lease
 from homebox.api.service import Service
 from homebox.api.shape import Shape
 from homebox.api.wanted import form_of, wanted_of
 from homebox.api.writing import Writing
 from homebox.errors import DaemonError, HomeboxError, RequestError
+from homebox.memory.forgotten import Spoken
 from homebox.model.generation.request import GenerationRequest
 from homebox.scheduler.generation import scripted, unasked
 
@@ -194,6 +195,11 @@ class Answering:
         ]
         exchange = asked.exchange(Lease(service.served, weights, held=False), choices)
         exchange.asked = on_record(chat.messages, asked.conversation)
+        if command.name == FORGET and not asked.record.off:
+            await asyncio.to_thread(_unsay, asked, text)
+            ordered = ChatMessage("user", f"/{FORGET}")
+            exchange.asked = [*on_record(chat.messages[:-1], asked.conversation), ordered]
+            exchange.written = UNWRITTEN
         exchange.conversation = replace(asked.conversation, kind=KIND)
         return exchange
 
@@ -270,6 +276,13 @@ class Answering:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _unsay(asked: Asked, answer: str) -> None:
+    """Keep an order to forget, and what was answered, out of the ledger: both name it."""
+    talk, order = asked.conversation.id, asked.chat.messages[-1]
+    said = [Spoken(talk, order.role, order.text), Spoken(talk, "assistant", answer)]
+    asked.service.ledger.hide(said)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from homebox.api.served import CURRENT, Lease
 from homebox.api.service import Service
 from homebox.errors import ContextLengthError, RequestError
 from homebox.memory.clients import CHAT
+from homebox.memory.forgotten import Spoken
 from homebox.memory.ledger import new_turn_id
 from homebox.model.chat.prompt import ChatPrompt
 
@@ -58,13 +59,15 @@ async def asked_of(request: web.Request, service: Service, chat: ChatRequest) ->
     owner = request[wire.OWNER]
     off = asked_off(request.headers, request[wire.PRIVATE])
     said = said_private(chat.messages, conversation)
+    history = [Spoken(conversation.id, each.role, each.text) for each in chat.messages[:-1]]
+    gaps = await asyncio.to_thread(service.ledger.hides, history)
     if not off and said is None and conversation.named:
         ledger = service.ledger
         said_before = await asyncio.to_thread(ledger.is_private, conversation.id, owner)
         off = BY_OWNER if said_before else ""
     elif not off and said:
         off = BY_OWNER
-    return Asked(service, chat, conversation, owner, Record(off, said is not None))
+    return Asked(service, chat, conversation, owner, Record(off, said is not None or gaps))
 
 
 async def prompt_of(

@@ -117,6 +117,7 @@ class Exchange:
     recall: TurnRecall | None = None
     record: Record = ON_RECORD
     asked: list[ChatMessage] | None = None  # what of the request is written down; None: all of it
+    written: str | None = None  # what stands in the ledger in place of the answer's words
     lessons: Lessons | None = None  # who reads the turns that were written
     time: str = field(default_factory=now)
     finished: bool = False
@@ -250,6 +251,8 @@ class Exchange:
             asked = [ChatMessage("user", choice.plain.text, provenance=AUTHOR)]
         prompt = [logged(message) for message in asked]
         answer = Message("assistant", reply.text, ASSISTANT, reply.details())
+        if self.written is not None:
+            answer = Message("assistant", self.written, ASSISTANT)
         return {
             "id": choice.id,
             "time": self.time,

@@ -11,7 +11,7 @@ current is ever removed.
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -134,6 +134,18 @@ class Served:
         if head != self.current:
             self.switch(head)
         return head
+
+    def let_go(self, weights: Iterable[str]) -> None:
+        """Remove adapters that are gone for good; answers that run keep theirs to their end.
+
+        Runs on the engine thread.
+        """
+        with self._lock:
+            unused = [w for w in weights if w != self.current and self._uses.get(w) == 0]
+            for each in unused:
+                del self._uses[each]
+        for each in unused:
+            self._adapters.remove(each)
 
     def release(self, weights: str) -> None:
         """Count one user less; what nobody uses is removed when its place is needed."""

@@ -1,4 +1,4 @@
-"""`homebox lessons`, `remember` and `forget`: what the box holds of its owner, and who decides it.
+"""`homebox lessons` and `homebox remember`: what the box holds of its owner, and who decides it.
 
 A daemon that runs does the work, as it alone may write; without one the state is opened for it.
 """
@@ -53,20 +53,6 @@ def add(subparsers: Subparsers) -> None:
         'homebox remember "My dog is called Rex."',
     )
     parser.add_argument("text", nargs="+", help="the sentence")
-    parser = add_command(
-        subparsers,
-        "forget",
-        forget,
-        "erase a lesson, a turn or a conversation for good, and all that only it told",
-        "homebox forget 1a2b3c4d --dry-run",
-    )
-    parser.add_argument("name", help="a lesson's hash, a turn's id (or how they begin), or a talk")
-    parser.add_argument("--dry-run", action="store_true", help="say what would go, change nothing")
-    parser.add_argument(
-        "--everywhere",
-        action="store_true",
-        help="erase also later turns whose prompts repeat the words",
-    )
 
 
 def lessons(args: argparse.Namespace) -> int:
@@ -208,28 +194,6 @@ def _remembered(args: argparse.Namespace, found: dict[str, Any]) -> int:
     return 0
 
 
-def forget(args: argparse.Namespace) -> int:
-    """Erase for good, or say what would go."""
-    from homebox.learning.lessons.deciding import forgets, forgotten
-
-    config = configuration(args)
-    if args.dry_run:
-        with open_for_reading(config) as state:
-            found = forgets(state.ledger, args.name)
-        return _would_forget(args, found)
-    client = daemon_of(config)
-    if client is not None:
-        done = client.call("forget", name=args.name, everywhere=args.everywhere)
-    else:
-        with open_to_decide(config) as state:
-            done = forgotten(state.ledger, state.lineage, args.name, args.everywhere)
-    if args.json:
-        print_json(done)
-        return 0
-    print_forgotten(done)
-    return 0
-
-
 @contextmanager
 def open_to_decide(config: Config) -> Iterator[State]:
     """Open the state alone; what is told is read with the owner's rules, as a daemon does."""
@@ -238,50 +202,3 @@ def open_to_decide(config: Config) -> Iterator[State]:
     with open_for_writing(config) as state:
         live_lessons(state.ledger, rules_of(state.path, config.lessons.rules))
         yield state
-
-
-def print_forgotten(done: dict[str, Any]) -> None:
-    """Say what is gone, what came back and who still knows it."""
-    print(f"erased {_count(done)}; this cannot be undone")
-    _print_lessons("forgotten", done["lessons"])
-    _print_lessons("holds again", done["restored"])
-    for line in _who_still_knows(done):
-        print(line)
-
-
-def _would_forget(args: argparse.Namespace, found: dict[str, Any]) -> int:
-    if args.json:
-        print_json(found)
-        return 0
-    print(f"would erase {_count(found)}")
-    _print_lessons("would be forgotten", found["lessons"])
-    return 0
-
-
-def _count(done: dict[str, Any]) -> str:
-    turns = len(done["turns"])
-    return f"{turns} turn{'s' if turns != 1 else ''} ({done['kind']} {spelled(done['name'])[:24]})"
-
-
-def _print_lessons(title: str, found: list[dict[str, Any]]) -> None:
-    for lesson in found:
-        print(f"{title}: {spelled(lesson['subject'])} = {spelled(lesson['value'])}")
-
-
-def _who_still_knows(done: dict[str, Any]) -> list[str]:
-    lines = []
-    if done["served"]:
-        lines.append(
-            'the served weights still know it until the next run: "homebox learn --now", or now '
-            '"homebox rollback base"'
-        )
-    if done["weights"]:
-        names = ", ".join(short(name) for name in done["weights"])
-        lines.append(f"checkpoints that were built from it, and would know it again: {names}")
-    if done["repeated"]:
-        names = ", ".join(done["repeated"][:5])
-        lines.append(
-            f"the same words stand in the prompts of {len(done['repeated'])} later turns, which "
-            f'"homebox forget TURN" erases one by one, and --everywhere would have: {names}'
-        )
-    return lines

@@ -3,9 +3,9 @@
 import argparse
 import dataclasses
 import sys
-from collections import deque
 
 from homebox.commands.common import (
+    Bar,
     Subparsers,
     add_command,
     configuration,
@@ -14,7 +14,8 @@ from homebox.commands.common import (
     print_json,
     spelled,
 )
-from homebox.commands.lessons import open_to_decide, print_forgotten
+from homebox.commands.forget import print_forgotten
+from homebox.commands.lessons import open_to_decide
 from homebox.config import Config
 from homebox.errors import StateError, UsageError
 from homebox.memory.ledger import Turn
@@ -23,7 +24,13 @@ from homebox.memory.records import link_line, turn_value
 from homebox.memory.spans import spans_of
 from homebox.memory.turns import Message
 
-ACTIONS = {"search": "TEXT", "show": "TURN", "export": "", "delete": "TURN|CONVERSATION"}
+ACTIONS = {
+    "search": "TEXT",
+    "show": "TURN",
+    "export": "",
+    "verify": "",
+    "delete": "TURN|CONVERSATION",
+}
 
 
 def add(subparsers: Subparsers) -> None:
@@ -32,7 +39,7 @@ def add(subparsers: Subparsers) -> None:
         subparsers,
         "log",
         run,
-        "list the latest turns of the ledger; search, show, export and delete them",
+        "list the latest turns of the ledger; search, show, export, verify and delete them",
         'homebox log search "my dog"',
     )
     parser.add_argument(
@@ -65,13 +72,15 @@ def run(args: argparse.Namespace) -> int:
         return _search(args, config, rest[0])
     if action == "show":
         return _show(args, config, rest[0])
+    if action == "verify":
+        return _verify(args, config)
     return _export(args, config) if action == "export" else _delete(args, config, rest[0])
 
 
 def _list(args: argparse.Namespace, config: Config) -> int:
     most = 10 if args.n is None else max(args.n, 0)
     with open_for_reading(config) as state:
-        turns = list(deque(state.ledger.turns(args.since), maxlen=most))
+        turns = state.ledger.latest(most, args.since)
     if args.json:
         print_json([turn_value(turn) for turn in turns])
         return 0
@@ -129,6 +138,26 @@ def _export(args: argparse.Namespace, config: Config) -> int:
     return 0
 
 
+def _verify(args: argparse.Namespace, config: Config) -> int:
+    """Recompute the chain of turns; a turn that was changed is named in the error."""
+    with open_for_reading(config) as state:
+        total, bar = state.ledger.count(), Bar()
+
+        def tell(done: int) -> None:
+            bar.show({"stage": "verify", "done": done, "total": total, "text": f"{done:,} turns"})
+
+        try:
+            count = state.ledger.verify(tell=tell)
+        finally:
+            bar.clear()
+        root = state.ledger.root()
+    if args.json:
+        print_json({"turns": count, "root": root})
+    else:
+        print(f"{count} turns are as they were written; the chain ends in {root}")
+    return 0
+
+
 def _delete(args: argparse.Namespace, config: Config, name: str) -> int:
     if not args.yes:
         _ask(name)
@@ -137,9 +166,11 @@ def _delete(args: argparse.Namespace, config: Config, name: str) -> int:
         done = client.call("delete_turns", name=name)
     else:
         from homebox.learning.lessons.deciding import deleted
+        from homebox.model.prefixes.prefix_folder import forget_kept_prompts
 
         with open_to_decide(config) as state:
             done = deleted(state.ledger, state.lineage, name)
+        forget_kept_prompts()
     if args.json:
         print_json(done)
     else:

@@ -12,11 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from homebox.api.acting import Heard
-from homebox.errors import HomeboxError
+from homebox.errors import HomeboxError, StateError
 from homebox.learning.lessons.live import LiveLessons
 from homebox.learning.reading.remembering import SECRET, remembered
 from homebox.learning.reading.rules import Refusal
-from homebox.learning.reading.topics import MANY
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import Lesson
 
@@ -34,7 +33,7 @@ class Listening:
         self._last: Future[Any] | None = None  # of the turns that were noticed
         self._first: Future[Any] | None = None
         self._closed = False
-        self.forgot: Callable[[], None] = lambda: None  # is told that something was forgotten
+        self.forgetting: Callable[[str], dict[str, Any]] = _refused  # forgets a lesson by its hash
 
     def start(self) -> None:
         """Begin to read what was written before this process began."""
@@ -57,10 +56,9 @@ class Listening:
         """Say what the owner's words to remember something give, and keep nothing."""
         return [_heard(item) for item in remembered(text, self._live.rules)]
 
-    def forget(self, lesson: Lesson) -> None:
-        """Leave a lesson out from now on; the owner's decision is kept."""
-        self._ledger.decide(lesson.hash, "deleted", MANY)
-        self.forgot()
+    def forget(self, lesson: Lesson) -> dict[str, Any]:
+        """Forget a lesson for good, as `homebox forget` does; returns what that gives."""
+        return self.forgetting(lesson.hash)
 
     def close(self) -> None:
         """Stop after the turn that is being read; the rest is read by the next process."""
@@ -83,6 +81,10 @@ class Listening:
             log.warning("lessons of the latest turns must wait: %s", error)
         except Exception:
             log.exception("lessons of the latest turns must wait")
+
+
+def _refused(name: str) -> dict[str, Any]:
+    raise StateError(f'nothing can be forgotten here; "homebox forget {name[:12]}" does it')
 
 
 def _heard(item: Any) -> Heard:

@@ -86,9 +86,17 @@ class Database:
                 connection.close()
 
     def checkpoint(self) -> None:
-        """Move everything from the write-ahead log into the file and empty the log."""
+        """Move everything from the write-ahead log into the file and empty the log.
+
+        Raises StateError if somebody reads the file for so long that this cannot be done.
+        """
         with self._explained(), contextlib.closing(self._connect()) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StateError(
+                f"{self.path} is being read by another program, so its log still holds what was "
+                'erased; end that program, then "homebox forget --everywhere"'
+            )
 
     def empty(self) -> None:
         """Leave nothing of what was deleted: not in the log, nor in copies of older schemas."""

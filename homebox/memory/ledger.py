@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from homebox.errors import StateError
 from homebox.memory import feedback as feedback_table
+from homebox.memory import forgotten
 from homebox.memory import lessons as lesson_table
 from homebox.memory import turns as turn_table
 from homebox.memory.chain import Chain
@@ -24,6 +25,7 @@ from homebox.memory.clients import CHAT
 from homebox.memory.concealment import Concealer
 from homebox.memory.database import Database
 from homebox.memory.feedback import Feedback
+from homebox.memory.forgotten import Spoken, said_in
 from homebox.memory.history import Event, replay
 from homebox.memory.lessons import Lesson
 from homebox.memory.records import Hit, Link, digests_in, links, salt_of, search
@@ -76,6 +78,8 @@ class Ledger:
             self._database.close()
             raise
         self._concealer = Concealer(self.salt, redact)
+        with self._database.reader() as connection:
+            self._gaps = forgotten.any_kept(connection)
 
     def submit(
         self,
@@ -121,10 +125,13 @@ class Ledger:
             parent=clean(parent),
         )
         turn_table.validate(turn)
-        # On the writer's thread, as to search a long prompt takes a while.
-        return self._database.write(
-            lambda connection: turn_table.insert(connection, self._concealer.turn(turn))
-        )
+
+        def work(connection: sqlite3.Connection) -> str:
+            # On the writer's thread, as to search a long prompt takes a while.
+            kept = forgotten.without(connection, self.salt, self._concealer.turn(turn))
+            return turn_table.insert(connection, kept)
+
+        return self._database.write(work)
 
     def append(self, **turn: Any) -> str:
         """Write a turn (the arguments of `submit`), wait until it is durable, return its id."""
@@ -164,6 +171,18 @@ class Ledger:
             if len(page) < PAGE:
                 return
 
+    def latest(self, most: int, since: str | None = None) -> list[Turn]:
+        """Return the last `most` turns that were not erased, of those after the turn `since`.
+
+        The oldest first. Raises StateError if `since` is unknown.
+        """
+        number = 0 if since is None else self._number(since)
+        with self._database.reader() as connection:
+            found = turn_table.select(
+                connection, "number > ? ORDER BY number DESC LIMIT ?", (number, min(max(most, 0), 2**62))
+            )
+        return [turn for _, turn in reversed(found)]
+
     def answers(self, most: int) -> list[Answered]:
         """Return the last `most` answers whose ids were kept, the oldest first."""
         with self._database.reader() as connection:
@@ -183,6 +202,7 @@ class Ledger:
         """Recompute the chain and return its length; raises StateError at the first wrong turn.
 
         With `known`, links that were checked before are not, unless another process has written.
+        `tell` is told now and then how many links were found right.
         """
         return self._chain.verify(PAGE, known, tell)
 
@@ -190,7 +210,6 @@ class Ledger:
         """Forget what a turn said, for good; its place in the chain and its lessons stay.
 
         `learning.forgetting` forgets the lessons, too.
-        `tell` is told now and then how many links were found right.
         """
         self._erase([self._number(id)])
 
@@ -241,21 +260,58 @@ class Ledger:
         """Erase turns for good, and make the lessons anew from what happened without them.
 
         All or nothing, also if the power fails; counted in the mark ERASURES. `many` as in
-        `lessons.settle`; `marks` are forgotten, too. Raises StateError if a turn is unknown.
+        `lessons.settle`; `marks` are forgotten, too. What the turns said is not written
+        again where a later history shows it. Raises StateError if a turn is unknown.
         """
         numbers = [self._number(id) for id in ids]
         happened, names = list(events), list(marks)
 
         def work(connection: sqlite3.Connection) -> None:
+            told: list[Spoken] = []
             for number in numbers:
+                known = turn_table.select(connection, "number = ?", (number,))
+                told += [each for _, turn in known for each in said_in(turn)]
                 _erase(connection, number)
+            forgotten.keep(connection, self.salt, told)
             connection.executemany("DELETE FROM marks WHERE name = ?", [(name,) for name in names])
             replay(connection, happened, many)
             count = (ERASURES, _mark(connection, ERASURES) + 1)
             connection.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", count)
 
         self._database.write(work).result()
+        self._gaps = True
         self._database.empty()
+
+    def sweep(self) -> None:
+        """Leave nothing of what was erased in the log; raises StateError if somebody reads it."""
+        self._database.empty()
+
+    def hide(self, said: Iterable[Spoken]) -> None:
+        """Do not write these messages where a later history of their conversations shows them."""
+        told = list(said)
+        self._database.write(
+            lambda connection: forgotten.keep(connection, self.salt, map(self._concealed, told))
+        ).result()
+        self._gaps = True
+
+    def hides(self, said: Iterable[Spoken]) -> bool:
+        """Say whether one of these messages was forgotten, and so must not be kept again."""
+        if not self._gaps:
+            return False
+        told = list(said)
+        # On the writer's thread, as what is compared is without secrets.
+        return self._database.write(
+            lambda connection: forgotten.shows(connection, self.salt, map(self._concealed, told))
+        ).result()
+
+    def _concealed(self, said: Spoken) -> Spoken:
+        conversation, content = clean(said.conversation), clean(said.content)
+        return Spoken(conversation, said.role, self._concealer.text(content))
+
+    def holds(self, text: str) -> bool:
+        """Say whether a text stands, whole or as a part, in what turns and opinions say."""
+        with self._database.reader() as connection:
+            return turn_table.holds(connection, text)
 
     def give_feedback(self, owner: str, feedback: Feedback) -> "Future[str]":
         """Begin to keep an opinion about a turn of `owner`; the Future may raise StateError."""

@@ -4,13 +4,14 @@ The one idea: HEAD names the served weights of each base, and the reflog is writ
 moves. A line of the reflog counts only if the move happened, and that can be read from the files
 alone: the next line of the same base starts where this one ended, or HEAD points there. So a crash
 between any two calls leaves the old or the new weights, and nothing has to be repaired. The states
-of the lessons follow the reflog by number, exactly once. Invariant: no object is ever deleted.
+of the lessons follow the reflog by number, exactly once. Invariant: no object is deleted but by
+`let_go`, which nothing that is served needs any more by then.
 """
 
 import contextlib
 import json
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,20 @@ from homebox.errors import (
     StateError,
     UnknownWeightsError,
 )
-from homebox.memory.durable import append_line, make_directory, replace_file, whole_lines
+from homebox.memory.durable import (
+    append_line,
+    explained,
+    make_directory,
+    replace_file,
+    sync_directory,
+    whole_lines,
+)
 from homebox.memory.ledger import Ledger, now
 from homebox.memory.manifest import BASE, LineageEntry, Manifest
 from homebox.memory.store import Store, canonical_json, is_name
+
+LEFT = "left"  # a move of HEAD away from weights that are to go for good
+_LEAVING = "leaving"  # the objects that are being deleted
 
 __all__ = ["BASE", "Lineage", "LineageEntry", "Manifest", "Move", "short"]
 
@@ -49,6 +60,11 @@ class Lineage:
         self._store = store
         self._ledger = ledger
         self._lock = threading.RLock()
+
+    @property
+    def store(self) -> Store:
+        """The objects that the refs name."""
+        return self._store
 
     @staticmethod
     def initialise(root: Path) -> None:
@@ -134,6 +150,65 @@ class Lineage:
             name = self._store.put(canonical_json(entry.as_json()))
             append_line(self._refs / "imports", canonical_json({"entry": name}))
 
+    def leave(self, base: str, weights: str, reason: str) -> Move:
+        """Serve earlier weights, or the base, because those served now are to go for good.
+
+        What was told since holds on: no lesson is undone by it, unlike by `rollback`.
+        """
+        with self._lock:
+            old = self.head(base)
+            if weights == old:
+                return Move(old, old)
+            if weights != BASE:
+                self.verify(weights)
+            line = {
+                "entry": None,
+                "kind": LEFT,
+                "lessons": (),
+                "reason": reason,
+                "time": now(),
+                "undone": (),
+            }
+            self._move(base, old, weights, line)
+            self._follow_if_possible()
+            return Move(old, weights)
+
+    def let_go(self, weights: Iterable[str], objects: Iterable[str]) -> int:
+        """Delete objects for good, among them all that only these weights consist of.
+
+        Survives a crash: what was begun is ended at the next start. The weights must not be served
+        by then (see `leave`). Returns how many objects there were.
+        """
+        with self._lock:
+            going = sorted(set(weights))
+            if not set(going).isdisjoint(self._heads().values()):
+                raise StateError("weights that are served cannot be let go of")
+            for name in going:
+                if name not in self.gone():
+                    append_line(self._refs / "gone", canonical_json({"weights": name}))
+            names = sorted(set(objects))
+            if not names:
+                return 0
+            replace_file(self._refs / _LEAVING, canonical_json(names))
+            return self._end_leaving()
+
+    def gone(self) -> frozenset[str]:
+        """Return the weights that were let go of, and that nobody made again since."""
+        lines = whole_lines(self._refs / "gone")
+        names = {str(json.loads(text)["weights"]) for text in lines}
+        return frozenset(name for name in names if not self._store.has(name))
+
+    def _end_leaving(self) -> int:
+        """Delete what is to be deleted, if anything is."""
+        path = self._refs / _LEAVING
+        if not path.exists():
+            return 0
+        count = self._store.remove(name for name in json.loads(path.read_bytes()) if is_name(name))
+        with explained("remove", path):
+            path.unlink(missing_ok=True)
+            sync_directory(self._refs)
+        return count
+
     def imports(self, base: str) -> list[LineageEntry]:
         """List what `keep` was given for this base, oldest first."""
         path = self._refs / "imports"
@@ -159,15 +234,22 @@ class Lineage:
         word = name.strip().lower().removeprefix("homebox@").removeprefix("sha256:")
         if word in (BASE, "current"):
             return BASE if word == BASE else self.head(base)
+        gone = self.gone()
         if word == "previous":
             moves = self._moves(base)
-            return str(moves[-1]["old"]) if moves else BASE
+            before = str(moves[-1]["old"]) if moves else BASE
+            if before in gone:
+                raise UnknownWeightsError(_went(before))
+            return before
         kept = self.checkpoints(base)
         if imports:
             kept = list(dict.fromkeys([*kept, *(entry.weights for entry in self.imports(base))]))
         found = [weights for weights in kept if word and weights.startswith(word)]
         if len(found) == 1:
             return found[0]
+        went = [weights for weights in gone if word and weights.startswith(word)]
+        if len(went) == 1 and not found:
+            raise UnknownWeightsError(_went(went[0]))
         candidates = ", ".join(short(weights) for weights in found or ["base", *kept[-8:]])
         if found:
             raise AmbiguousWeightsError(f"{name!r} fits several checkpoints: {candidates}")
@@ -177,9 +259,13 @@ class Lineage:
         )
 
     def checkpoints(self, base: str) -> list[str]:
-        """List the weights of this base that were ever served, oldest first, each once."""
+        """List the weights of this base that were ever served, oldest first, each once.
+
+        Those that were let go of are left out.
+        """
         names = (str(move["new"]) for move in self._moves(base))
-        return [name for name in dict.fromkeys(names) if name != BASE]
+        gone = self.gone()
+        return [name for name in dict.fromkeys(names) if name != BASE and name not in gone]
 
     def history(self, base: str) -> list[LineageEntry]:
         """List the promotions of this base, oldest first."""
@@ -220,6 +306,7 @@ class Lineage:
         Changes nothing twice. Runs at every start; call it before lessons are selected.
         """
         with self._lock:
+            self._end_leaving()
             self._follow()
 
     def _move(self, base: str, old: str, new: str, line: dict[str, Any]) -> None:
@@ -309,6 +396,13 @@ class Lineage:
                 ) from error
             lines.append({"number": number, **line})
         return lines
+
+
+def _went(weights: str) -> str:
+    return (
+        f"the weights {short(weights)} knew what was forgotten, so they were let go of for good; "
+        '"homebox history" lists what is there'
+    )
 
 
 def short(weights: str) -> str:

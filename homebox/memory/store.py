@@ -5,9 +5,11 @@ lineage entries are all objects. Invariant: a name that `put` returned survives 
 `get` returns exactly the bytes that were put, or raises.
 """
 
+import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from homebox.errors import DamagedObjectError, MissingObjectError
@@ -21,11 +23,11 @@ from homebox.memory.durable import (
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{0,64}")
-
-
 _ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
 )
+
+
 class Store:
     """A folder of objects, `<root>/ab/cdef...`; safe for several threads of one process."""
 
@@ -81,6 +83,32 @@ class Store:
         folders = self.root.glob(f"{prefix[:2]}*" if len(prefix) < 2 else prefix[:2])
         names = (f"{folder.name}{path.name}" for folder in folders for path in folder.glob("*"))
         return sorted(name for name in names if name.startswith(prefix) and is_name(name))
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all objects, sorted."""
+        for folder in sorted(self.root.glob("??")):
+            yield from self.find(folder.name)
+
+    def begins(self, name: str) -> bytes:
+        """Return the first byte of an object, to tell JSON from tensors without reading them."""
+        path = self._path(name)
+        with explained("read", path), path.open("rb") as file:
+            return file.read(1)
+
+    def remove(self, names: Iterable[str]) -> int:
+        """Delete objects for good; return how many were there. Raises StateError."""
+        folders: set[Path] = set()
+        count = 0
+        for name in names:
+            path = self._path(name)
+            with explained("remove", path), contextlib.suppress(FileNotFoundError):
+                path.unlink()
+                count += 1
+                folders.add(path.parent)
+        for folder in folders:
+            with explained("sync", folder):
+                sync_directory(folder)
+        return count
 
     def clean(self) -> int:
         """Delete the leftovers of crashed writers; only while no other process writes."""

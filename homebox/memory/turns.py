@@ -153,6 +153,20 @@ def erase(connection: sqlite3.Connection, number: int) -> None:
     )
 
 
+def holds(connection: sqlite3.Connection, text: str) -> bool:
+    """Say whether a text stands, whole or as a part, in a message or an opinion."""
+    name = hashlib.sha256(text.encode()).digest()
+    for wanted, value in (
+        ("texts WHERE hash = ?", name),
+        ("feedback WHERE text = ?", text),
+        ("texts WHERE instr(content, ?)", text),
+        ("feedback WHERE instr(text, ?)", text),
+    ):
+        if connection.execute(f"SELECT 1 FROM {wanted} LIMIT 1", (value,)).fetchone():
+            return True
+    return False
+
+
 def head(connection: sqlite3.Connection) -> bytes:
     """Return the chain after the last turn."""
     row = connection.execute("SELECT chain FROM turns ORDER BY number DESC LIMIT 1").fetchone()
@@ -245,9 +259,11 @@ def check(
         chain = hashlib.sha256(chain + digest).digest()
         wrong = salt is not None and digest_of(turn, salt) != digest
         if wrong or chain != row[-1]:
+            # What was erased needs only its digest, which stands.
+            erase = f', or erase the turn with "homebox log delete {row[1]}"'
             raise StateError(
                 f"turn {row[1]} (row {number}) of the ledger is damaged (hash mismatch); restore "
-                "the ledger from a backup of the state"
+                f"the ledger from a backup of the state{erase if chain == row[-1] else ''}"
             )
     return number, chain, len(rows)
 

@@ -16,6 +16,7 @@ from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
 from homebox.api.service import Service, unguided
 from homebox.hosting.listening import Listening
+from homebox.learning.lessons.deciding import forgotten
 from homebox.learning.lessons.live import live_lessons
 from homebox.memory.ledger import Turn, now
 from homebox.memory.manifest import LineageEntry, Manifest
@@ -110,8 +111,8 @@ class Box:
             lessons=self.listening,
             memory=memory,
         )
-        if self.listening is not None and hasattr(self.model, "forget_prefixes"):
-            self.listening.forgot = lambda: self.engine.call(self.model.forget_prefixes)
+        if self.listening is not None:
+            self.listening.forgetting = self._forget
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -124,6 +125,13 @@ class Box:
 
     async def _make(self, service: Service, settings: ServerSettings) -> Server:
         return Server(service, settings, self.metrics)
+
+    def _forget(self, name: str) -> dict[str, Any]:
+        """Forget as a daemon does for a command in a chat."""
+        done = forgotten(self.state.ledger, self.state.lineage, name)
+        if hasattr(self.model, "forget_prefixes"):
+            self.engine.call(self.model.forget_prefixes).result()
+        return done
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)

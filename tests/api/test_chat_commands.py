@@ -10,8 +10,11 @@ import pytest
 
 from homebox.api import commands
 from homebox.api.acting import HELP_TEXT
-from tests.api.box import Box, body, events, text_of
+from homebox.errors import StateError
+from homebox.memory.forgotten import GAP
+from tests.api.box import Box, body, events, promote, text_of
 from tests.api.conftest import MakeBox
+from tests.left_words import files_with
 
 ROUTES = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 TOOL = {
@@ -175,12 +178,130 @@ def test_forgetting_by_words_names_what_it_would_forget(box: Box) -> None:
     name = next(line.split(":")[0] for line in answer.splitlines() if "dog" in line)
     assert "Forgotten" in said(say(box, f"/forget {name}"))
     assert "Forgotten" in said(say(box, "/forget where I live: Bergen"))
-    states = {lesson.value + lesson.subject: lesson.state for lesson in box.state.ledger.lessons()}
-    assert sorted(states.values()) == ["deleted", "deleted", "new"]
+    assert [lesson.subject for lesson in box.state.ledger.lessons()] == ["sister's name"]
     say(box, "Hello")
     notes = box.model.chat.given[0][0]["content"]
     assert "sister" in notes
     assert "dog" not in notes and "Bergen" not in notes
+
+
+def named(box: Box, route: str, text: str, stream: bool) -> str:
+    """Say something in a conversation with a name of its own; returns the answer."""
+    head = {"x-session-id": f"talk {route}"}
+    asked: dict[str, Any] = {"model": "homebox", "stream": stream, "max_tokens": 16}
+    asked["input" if route == ROUTES[1] else "messages"] = talk(text)
+    response = box.http.post(route, json=asked, headers=head)
+    assert response.status_code == 200, response.text
+    return streamed(route, response) if stream else whole(route, response.json())[0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ROUTES)
+def test_forgetting_erases_the_words_before_the_answer_says_so(
+    box: Box, route: str, stream: bool
+) -> None:
+    named(box, route, "My dog is called Brimbolska.", stream)
+    settled(box)
+    # Control: until it is forgotten, the word is found in the files.
+    assert files_with("Brimbolska", box.state.path)
+    answer = named(box, route, "/forget Brimbolska", stream)
+    assert 'Forgotten: "My dog is called Brimbolska".' in answer
+    assert "1 turn" in answer
+    assert files_with("Brimbolska", box.state.path) == []
+    assert box.state.ledger.lessons() == []
+    assert box.state.ledger.verify() == box.state.ledger.count()
+    assert "nothing was forgotten" in named(box, route, "/forget Brimbolska", stream)
+    assert files_with("Brimbolska", box.state.path) == []
+
+
+def history_with_what_was_forgotten(box: Box) -> list[str]:
+    """Forget something in a chat, and go on as clients do; returns the files that hold it."""
+    words = ["My dog is called Brimbolska.", ""]
+    words[1] = said(say(box, words[0]))
+    words += ["/forget my dog", said(say(box, *words, "/forget my dog"))]
+    assert "Forgotten" in words[-1]
+    words += ["What is new?", said(say(box, *words, "What is new?"))]
+    say(box, *words, "And now?")
+    settled(box)
+    return files_with("Brimbolska", box.state.path)
+
+
+def test_a_history_that_still_shows_it_does_not_bring_it_back(box: Box) -> None:
+    assert history_with_what_was_forgotten(box) == []
+    last = list(box.state.ledger.turns())[-1]
+    assert [each.content for each in last.prompt][:4] == [GAP] * 4
+    assert last.messages[0].content == "And now?"
+    assert box.state.ledger.lessons() == []
+    # Somewhere else the same words stay, and saying it anew counts.
+    say(box, "Hello", "Hi", "My dog is called Brimbolska.")
+    settled(box)
+    assert [lesson.value for lesson in box.state.ledger.lessons()] == ["Brimbolska"]
+
+
+def test_without_gaps_it_would_come_back(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: what protects later prompts is off."""
+    monkeypatch.setattr("homebox.memory.forgotten.keep", lambda *_: None)
+    assert history_with_what_was_forgotten(box)
+
+
+def test_a_list_of_what_fits_is_not_written_down_either(box: Box) -> None:
+    say(box, "/remember My dog is called Brimbolska.")
+    say(box, "/remember My sister is called Brimbolska.")
+    settled(box)
+    answer = said(say(box, "/forget Brimbolska"))
+    assert "Several things fit" in answer
+    for name in [line.split(":")[0] for line in answer.splitlines()[1:]]:
+        assert "Forgotten" in said(say(box, f"/forget {name}"))
+    assert files_with("Brimbolska", box.state.path) == []
+
+
+def test_what_was_superseded_can_be_forgotten_too_and_the_answer_names_what_went(box: Box) -> None:
+    say(box, "/remember My dog is called Brimbolska.")
+    say(box, "My dog is called Max and I live in Oslo.")
+    settled(box)
+    assert "Forgotten" in said(say(box, "/forget my dog is called Brimbolska"))
+    settled(box)
+    assert {lesson.value for lesson in box.state.ledger.lessons()} == {"Max", "Oslo"}
+    answer = said(say(box, "/forget my dog"))
+    assert "Gone with" in answer or "went with them" in answer
+    assert "Oslo" in answer
+    assert box.state.ledger.lessons() == []
+
+
+def test_served_weights_that_know_it_are_told_of(box: Box) -> None:
+    say(box, "/remember My dog is called Brimbolska.")
+    settled(box)
+    (lesson,) = box.state.ledger.lessons()
+    promote(box.state, box.model.base_hash, 1, (lesson.hash,))
+    answer = said(say(box, "/forget my dog"))
+    assert "homebox learn --now" in answer and "homebox rollback base" in answer
+    assert "homebox forget --everywhere" in answer
+
+
+def test_off_the_record_nothing_is_forgotten(box: Box) -> None:
+    say(box, "/remember My dog is called Rex.")
+    settled(box)
+    head = {"x-homebox-record": "off"}
+    asked = body("") | {"messages": talk("/forget my dog")}
+    answer = box.http.post(ROUTES[0], json=asked, headers=head)
+    assert "off the record" in said(answer)
+    assert [lesson.value for lesson in box.state.ledger.lessons()] == ["Rex"]
+
+
+def test_a_ledger_that_refuses_forgets_nothing_and_says_so(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(box, "/remember My dog is called Rex.")
+    settled(box)
+
+    def refuse(*_: object) -> None:
+        raise StateError("the disk is full")
+
+    monkeypatch.setattr("homebox.memory.ledger.replay", refuse)
+    response = box.http.post(ROUTES[0], json=body("") | {"messages": talk("/forget my dog")})
+    assert response.status_code >= 400
+    assert "full" in response.text
+    assert [lesson.value for lesson in box.state.ledger.lessons()] == ["Rex"]
 
 
 def test_what_only_begins_like_a_command_is_for_the_model(box: Box) -> None:

@@ -28,6 +28,8 @@ from homebox.learning.exam.writing import (
     WORLD_KEPT,
 )
 
+POSITIVE = ("G1", "G3", "G4", "G8")  # they show that something was learned
+
 
 @dataclass(frozen=True)
 class Check:
@@ -77,6 +79,7 @@ class Plan:
     old_before: float = 1.0  # and the share of them that the weights served now recall
     not_asked: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
+    shown: int = 0  # answers that the owner showed, where there are no topics
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,9 @@ def judge(marks: Marks, limits: Limits, plan: Plan) -> Verdict:
     unlimited = dict(_unlimited(limits))
     reasons = {**unlimited, **plan.not_asked}
     kept = tuple(check for check in checks if check.name not in reasons)
+    if not any(check.name in POSITIVE for check in kept):
+        # An exam that nobody can fail by learning nothing proves nothing.
+        kept = (*kept, Check("G1", "anything learned", math.nan, 1, True, 0))
     return Verdict(kept, reasons)
 
 
@@ -201,7 +207,7 @@ def _leaks(name: str, title: str, check: str, limit: float, marks: Marks) -> Che
 
 def _whole(marks: Marks, plan: Plan) -> list[Check]:
     """Judge G12 and G13: the candidate is what will be kept, and all of it is numbers."""
-    topics = len(plan.fresh) + len(plan.old)
+    topics = len(plan.fresh) + len(plan.old) + plan.shown
     return [
         Check("G12", "tensors changed by keeping them", marks.changed, 0, False, marks.tensors),
         Check("G13", "tensors that are no numbers", marks.broken, 0, False, marks.tensors),

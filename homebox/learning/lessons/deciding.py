@@ -14,10 +14,13 @@ from homebox.learning.lessons.forgetting import (
     Forgotten,
     Target,
     forget,
+    losing,
+    repeating,
     said_target,
     target_of,
 )
 from homebox.learning.lessons.live import live_lessons
+from homebox.learning.lessons.traces import Traces, let_go, traces
 from homebox.learning.reading.remembering import REMEMBER, remembered
 from homebox.learning.reading.rules import Refusal
 from homebox.learning.reading.topics import MANY, NOTE
@@ -30,6 +33,11 @@ from homebox.memory.turns import Message
 
 ACTIONS = {"approve": "new", "reject": "deleted"}
 LONGEST = 2_000  # characters that are to be remembered at once
+# What `forgotten` forgets without a name: only what earlier forgettings left elsewhere.
+NOTHING = Target("what was forgotten before", "", ())
+_NONE = Forgotten(NOTHING.kind, "", (), (), (), (), (), False)
+
+Json = dict[str, Any]
 
 
 def lesson_of(ledger: Ledger, prefix: str) -> Lesson:
@@ -111,33 +119,66 @@ def remember(ledger: Ledger, text: str) -> dict[str, Any]:
     return {"turn": turn, "lessons": kept, "undo": f"homebox forget {turn}"}
 
 
-def forgets(ledger: Ledger, name: str) -> dict[str, Any]:
+def checked(ledger: Ledger, name: str, everywhere: bool = False) -> Target:
+    """Say what `forgotten` would forget; raises UsageError if nothing is called so."""
+    return target_of(ledger, name) if name or not everywhere else NOTHING
+
+
+def forgets(ledger: Ledger, lineage: Lineage, name: str, everywhere: bool = False) -> Json:
     """Say what `forgotten` would erase, and change nothing."""
-    target = target_of(ledger, name)
-    gone = set(target.turns)
-    lost = [as_json(item) for item in ledger.lessons() if item.sources and gone >= {*item.sources}]
-    return {"kind": target.kind, "name": target.name, "turns": list(target.turns), "lessons": lost}
+    target = checked(ledger, name, everywhere)
+    repeated = repeating(ledger, target)
+    gone = {*target.turns, *(repeated if everywhere else ())}
+    lost = losing(ledger, target, gone)
+    found = traces(ledger, lineage.store, {each.hash for each in lost}) if everywhere else Traces()
+    return {
+        "kind": target.kind,
+        "name": target.name,
+        "turns": sorted(gone),
+        "lessons": [as_json(lesson) for lesson in lost],
+        "repeated": [] if everywhere else list(repeated),
+        "weights": list(found.weights),
+        "objects": len(found.objects),
+    }
 
 
 def forgotten(
-    ledger: Ledger, lineage: Lineage, name: str, everywhere: bool = False
-) -> dict[str, Any]:
-    """Forget what a name means, for good; see `forgetting.forget`."""
-    return _forgotten(ledger, lineage, target_of(ledger, name), everywhere)
+    ledger: Ledger,
+    lineage: Lineage,
+    name: str,
+    everywhere: bool = False,
+) -> Json:
+    """Forget what a name means, for good; see `forgetting.forget`.
+
+    `everywhere` also erases other turns with the same words, and lets go of all weights and objects
+    that know what was forgotten, now or earlier; without a name it does that alone. HEAD moves to
+    the newest weights that stay. Raises UsageError and StateError.
+    """
+    if name or not everywhere:
+        done = _forgotten(ledger, lineage, target_of(ledger, name), everywhere)
+    else:
+        ledger.sweep()
+        done = {**_as_json(_NONE), "kind": NOTHING.kind}
+    if not everywhere:
+        return done
+    gone = let_go(ledger, lineage.store, lineage)
+    return {**done, "weights": [], "served": False, "let_go": gone}
 
 
-def deleted(ledger: Ledger, lineage: Lineage, name: str) -> dict[str, Any]:
+def deleted(ledger: Ledger, lineage: Lineage, name: str) -> Json:
     """Forget a turn of that id or a conversation of that name; raises StateError if none is."""
     done = _forgotten(ledger, lineage, said_target(ledger, name), False)
     return {**done, "deleted": done["turns"]}
 
 
-def _forgotten(
-    ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool
-) -> dict[str, Any]:
-    done: Forgotten = forget(ledger, lineage, target, everywhere)
+def _forgotten(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool) -> Json:
+    done = forget(ledger, lineage, target, everywhere)
     # A training run that was interrupted still knows what was told when it began.
     forget_runs(lineage.root / FOLDER)
+    return _as_json(done)
+
+
+def _as_json(done: Forgotten) -> Json:
     return {
         "kind": done.kind,
         "name": done.name,

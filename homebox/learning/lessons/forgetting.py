@@ -8,18 +8,19 @@ in one transaction, or stay. Weights that were built before still know: `Forgott
 
 import bisect
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from homebox.errors import StateError, UsageError
 from homebox.learning.lessons.harvest import EXTRACTED, Harvester
 from homebox.learning.lessons.live import LiveLessons, extracted_lessons, live_lessons
+from homebox.learning.lessons.repeats import Words
 from homebox.learning.lessons.signals import Listener
 from homebox.learning.reading.topics import MANY, NOTE
 from homebox.memory.history import Decided, Event, RolledBack, Selected, Told
 from homebox.memory.ledger import DECISION, MOVE, Ledger, Outline
 from homebox.memory.lessons import ALIVE, Lesson
-from homebox.memory.lineage import Lineage, short
+from homebox.memory.lineage import LEFT, Lineage, short
 
 SHORTEST = 4  # characters of a prefix
 
@@ -44,7 +45,7 @@ class Forgotten:
     turns: tuple[str, ...]
     lessons: tuple[Lesson, ...]  # gone
     restored: tuple[Lesson, ...]  # hold again
-    repeated: tuple[str, ...]  # later turns whose prompts hold the same words
+    repeated: tuple[str, ...]  # other turns that hold the same words
     weights: tuple[str, ...]  # checkpoints that were built from what is gone
     served: bool  # whether one of them is served
 
@@ -102,8 +103,23 @@ def _nothing(name: str, kind: str, fits: Sequence[str]) -> str:
     return f'{what}; "homebox lessons" and "homebox log" list them'
 
 
+def losing(ledger: Ledger, target: Target, turns: Collection[str]) -> list[Lesson]:
+    """List the lessons that go with turns: the one that is meant, and what only they told."""
+    gone = set(turns)
+    return [
+        lesson
+        for lesson in ledger.lessons()
+        if lesson.hash == target.name or (lesson.sources and gone.issuperset(lesson.sources))
+    ]
+
+
+def repeating(ledger: Ledger, target: Target) -> tuple[str, ...]:
+    """List the other turns that hold the same words; see `repeats.Words`."""
+    return _repeated(ledger, set(target.turns), losing(ledger, target, target.turns))
+
+
 def forget(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool = False) -> Forgotten:
-    """Forget for good; `everywhere` also erases later turns whose prompts repeat the words.
+    """Forget for good; `everywhere` also erases other turns that repeat the words.
 
     Raises StateError if the disk refuses; nothing has changed then.
     """
@@ -113,7 +129,7 @@ def forget(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool = 
         lineage.settle()
         before = {lesson.hash: lesson for lesson in ledger.lessons()}
         gone = set(target.turns)
-        repeated = _repeated(ledger, gone)
+        repeated = _repeated(ledger, gone, losing(ledger, target, gone))
         if everywhere:
             gone.update(repeated)
             repeated = ()
@@ -206,6 +222,8 @@ def _moves(ledger: Ledger, lineage: Lineage) -> Iterator[tuple[Key, Event]]:
             continue
         number = line["number"]
         position = marks.get(f"{MOVE}{number}", _number_at(outline, line["time"]))
+        if line["kind"] == LEFT:
+            continue  # no lesson followed it
         if line["kind"] == "rollback":
             yield (position, number, 0), RolledBack(line["old"], line["new"])
             continue
@@ -228,15 +246,13 @@ def _number_at(outline: Sequence[Outline], time: str) -> int:
     return outline[place - 1].number if place else 0
 
 
-def _repeated(ledger: Ledger, gone: set[str]) -> tuple[str, ...]:
-    """List turns that stay and whose prompts hold what the forgotten ones said."""
-    words: dict[str, set[str]] = {}
-    found = []
+def _repeated(ledger: Ledger, gone: set[str], lost: Iterable[Lesson]) -> tuple[str, ...]:
+    """List turns that stay and hold what the forgotten ones said."""
+    words, found = Words(lost), []
     for turn in ledger.turns():
         if turn.id in gone:
-            said = (item.content for item in turn.messages if item.role == "user")
-            words.setdefault(turn.conversation, set()).update(text for text in said if text)
-        elif any(item.content in words.get(turn.conversation, ()) for item in turn.prompt):
+            words.told_in(turn)
+        elif words.stand_in(turn):
             found.append(turn.id)
     return tuple(found)
 

@@ -32,7 +32,7 @@ from homebox.model.decoder.pages import PAGE
 from homebox.model.generation.request import GenerationRequest
 from homebox.model.prefixes.misses import Space
 from homebox.model.prefixes.prefix_file import Bytes, Facts, PrefixReader
-from homebox.model.prefixes.prefix_folder import SUFFIX, PrefixFolder
+from homebox.model.prefixes.prefix_folder import FOLDER, SUFFIX, PrefixFolder
 from homebox.model.prefixes.sharing import Prefixes
 from homebox.model.prefixes.tree import PrefixTree
 from homebox.model.prefixes.writing import Writing
@@ -331,5 +331,5 @@ def disk_prefixes(model: Served, budget: int) -> DiskPrefixes | None:
     how = (model.transformer.numerics(), *sources, os.environ.get("NOFUSE", ""))
     arithmetic = hashlib.sha256(repr(how).encode()).hexdigest()
     facts = {"base": model.base_hash, "arithmetic": arithmetic}
-    folder = PrefixFolder(cache_root() / "prefixes", budget)
+    folder = PrefixFolder(cache_root() / FOLDER, budget)
     return DiskPrefixes(model.transformer, tree, folder, facts)

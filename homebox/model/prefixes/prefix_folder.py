@@ -16,15 +16,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from homebox.engine.codegen.cache import usable_folder
+from homebox.engine.codegen.cache import cache_root, usable_folder
 
 if sys.platform != "win32":
     import fcntl
 
 log = logging.getLogger(__name__)
 
+FOLDER = "prefixes"  # of the cache
 SUFFIX, UNFINISHED = ".prefix", ".tmp"
 SPARE = 1 << 30  # bytes of the disk that are left to others
+
+
+def forget_kept_prompts() -> None:
+    """Remove all that any model keeps of prompts: they hold words that are to be forgotten."""
+    folder = PrefixFolder(cache_root() / FOLDER, 0)
+    folder._sweep()
+    for path in folder.named(""):
+        folder.remove(path)
 
 
 class PrefixFolder:
