@@ -41,7 +41,7 @@ class Chosen:
 
 def parts(spent: list[float]) -> Any:
     """Return the parts of a daemon whose model notes the seconds that it computes."""
-    from homebox.daemon import real_parts
+    from homebox.hosting.parts import real_parts
 
     real = real_parts()
 

@@ -15,38 +15,32 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import homebox
 from homebox import log_lines
 from homebox.api.tls import tls_of
-from homebox.api.tokens import TOKEN, KeyRing, open_keys
+from homebox.api.tokens import TOKEN, KeyRing
 from homebox.config import Config
-from homebox.control import ControlServer, Tell
-from homebox.errors import ConfigError, UsageError
-from homebox.hosting.hosted import Hosted, bare_line
+from homebox.control import ControlServer
+from homebox.errors import ConfigError
+from homebox.hosting.access import keys_of, read_token
+from homebox.hosting.acts import Acts
 from homebox.hosting.listening import Listening
-from homebox.hosting.notifier import Notifier as Notifier
-from homebox.hosting.parts import Outcome, ServedModel
-from homebox.hosting.parts import Parts as Parts
-from homebox.hosting.parts import load_model as load_model
-from homebox.hosting.parts import most_rank as most_rank
-from homebox.hosting.parts import plain as plain
+from homebox.hosting.notifier import Notifier
+from homebox.hosting.parts import Parts, ServedModel
 from homebox.hosting.parts import real_parts as real_parts
 from homebox.hosting.sleeper import Sleeper
-from homebox.hosting.swapping import timed
+from homebox.hosting.standing import bare_line, memory_status
 from homebox.hosting.switching import Hosting
 from homebox.hosting.upkeep import let_go
-from homebox.learning.lessons import deciding
-from homebox.learning.lessons.forgetting import said_target
 from homebox.learning.lessons.live import live_lessons, rules_of
 from homebox.memory.lineage import Move, short
-from homebox.memory.state import State, open_state
+from homebox.memory.state import open_state
 from homebox.night.night import Night
 from homebox.orders import orders
-from homebox.scheduler import Engine, run_inline
+from homebox.scheduler import Engine
 from homebox.server import Server, ServerSettings
 
 log = logging.getLogger("homebox.daemon")
@@ -55,14 +49,6 @@ T = TypeVar("T")
 # Seconds for which one thread of Python may keep the others waiting: what prepares learning beside
 # an answer would else cost that one Python's usual 5 ms at every call into compiled code.
 HANDOVER = 0.0002
-ROLLED_BACK = "learning was stopped by a rollback; nothing was promoted"
-FORGOTTEN = "learning was stopped, as something is to be forgotten; nothing was promoted"
-PAUSED = "paused by the owner"
-STOPPED = (
-    "learning was stopped by the owner; nothing was promoted, and what was done is kept: "
-    '"homebox learn --now" goes on from there'
-)
-IMPORTED = "learning was stopped by an import; nothing was promoted"
 
 
 class Daemon:
@@ -100,7 +86,8 @@ class Daemon:
         listening = Listening(self.state.ledger, live)
         self._closing.callback(listening.close)
         self._hosting = Hosting(config, self.state, self._parts, self._notifier, listening)
-        listening.forgot = self._hosting.forget_prefixes
+        self.acts = Acts(config, self.state, self._hosting, self._parts)
+        listening.forgetting = self.acts.forget_from_chat
         self._closing.push_async_callback(self._hosting.close)
         hosted = await self._hosting.begin()
         server = Server(hosted.service, settings, self._hosting.metrics)
@@ -109,11 +96,12 @@ class Daemon:
         self._closing.push_async_callback(server.stop)
         upkeep = asyncio.ensure_future(let_go(self.state.ledger, config.ledger.keep_days))
         self._closing.callback(upkeep.cancel)
-        control = ControlServer(self.state.path, orders(self))
+        commands = orders(self.acts, self._hosting, self.status, self.address)
+        control = ControlServer(self.state.path, commands)
         await control.start()
         self._closing.push_async_callback(control.stop)
         listening.start()
-        sleeper = Sleeper(lambda: self.engine, lambda: self.learn(lambda _: None))
+        sleeper = Sleeper(lambda: self.engine, lambda: self.acts.learn(lambda _: None))
         self._night = Night(config.schedule, sleeper)
         night = asyncio.ensure_future(self._night.watch())
         self._closing.callback(night.cancel)
@@ -133,6 +121,10 @@ class Daemon:
     def certificate(self) -> str:
         """The file of the certificate that callers have to trust; empty without TLS."""
         return str(self._settings.tls.certificate) if self._settings.tls else ""
+
+    def address(self) -> dict[str, str]:
+        """Say how callers on this machine reach the box, as plain JSON."""
+        return {"url": self.url, "token": self.token, "certificate": self.certificate}
 
     def reload_tls(self) -> None:
         """Read certificate and key again; what cannot be used is logged, and the old ones stay."""
@@ -181,137 +173,6 @@ class Daemon:
             **memory_status(self.state),
             "night": self._night.as_json(),
         }
-
-    async def use(
-        self, name: str, tell: Tell = lambda _: None, kept: str = "", context: int = 0
-    ) -> dict[str, Any]:
-        """Serve another model, now and at the next start; see `Hosting.use`."""
-        return await self._hosting.use(name, tell, kept, context)
-
-    async def learn(self, tell: Callable[[Any], None]) -> Any:
-        """Run one learning run between the answers; gives its report, after the swap."""
-        hosted = self._hosting.hosted
-        self._hosting.refuse_in_swap()
-        learning = hosted.engine.learn(self._learning(hosted))
-        unlisten = learning.listen(tell)
-        try:
-            return await asyncio.wrap_future(learning.result)
-        finally:
-            unlisten()
-
-    async def steer(self, order: str) -> dict[str, Any]:
-        """Pause, resume or stop the learning run; gives whether one runs and why it waits."""
-        engine = self.engine
-        if order == "pause":
-            learning = engine.pause_learning(PAUSED)
-        elif order == "resume":
-            learning = engine.resume_learning()
-        elif order == "stop":
-            learning = engine.stop_learning(STOPPED)
-        else:
-            raise UsageError(f'learning can be told "pause", "resume" or "stop", not {order!r}')
-        if learning is None:
-            raise UsageError('nothing is being learned now; "homebox status" says when it will be')
-        return {"order": order, "paused": learning.pause_reason, "at": plain(learning.progress)}
-
-    async def run_job(self, job: Any, tell: Callable[[Any], None]) -> str:
-        """Run a learning job again between the answers; gives the weights hash. Serves nothing."""
-        from homebox.learning.jobs.job import execute
-
-        hosted = self._hosting.hosted
-        learning = hosted.engine.learn(execute(cast(Any, hosted.model), self.state.store, job))
-        unlisten = learning.listen(tell)
-        try:
-            return str(await asyncio.wrap_future(learning.result))
-        finally:
-            unlisten()
-
-    async def preview(self) -> Any:
-        """Find the lessons without learning them."""
-        steps = self._run_learner(self._hosting.hosted, dry_run=True)
-        return await asyncio.to_thread(run_inline, steps, lambda _: None)
-
-    async def rollback(self, name: str, reason: str) -> Move:
-        """Serve earlier weights; a running learning run is stopped first."""
-        async with self._hosting.steady() as hosted:
-            lineage, base = self.state.lineage, hosted.model.base_hash
-            target = await asyncio.to_thread(lineage.resolve, base, name)
-            await hosted.stop_learning(ROLLED_BACK)
-            move = await asyncio.to_thread(lineage.rollback, base, target, reason)
-            await hosted.reload()
-            return move
-
-    async def import_adapter(self, path: str, name: str, reason: str, promote: bool) -> Any:
-        """Keep an adapter's files as a checkpoint, and serve it if `promote`."""
-        from homebox.learning.jobs.exchange import Base, import_adapter
-
-        async with self._hosting.steady() as hosted:
-            model = hosted.model
-            base = Base(model.config, model.base_hash, hosted.about.model)
-            if promote:
-                await hosted.stop_learning(IMPORTED)
-            most = most_rank(self._config)
-            found = await asyncio.to_thread(
-                import_adapter, self.state, base, Path(path), name, reason, promote, most
-            )
-            if promote:
-                await hosted.reload()
-            return found
-
-    async def reload(self) -> str:
-        """Serve what HEAD names; gives its hash."""
-        async with self._hosting.steady() as hosted:
-            return await hosted.reload()
-
-    async def decide(self, action: str, prefix: str) -> dict[str, Any]:
-        """Approve or reject a lesson."""
-        return await asyncio.to_thread(deciding.decide, self.state.ledger, action, prefix)
-
-    async def edit(self, prefix: str, value: str) -> dict[str, Any]:
-        """Give a lesson's topic another value."""
-        return await asyncio.to_thread(deciding.edit, self.state.ledger, prefix, value)
-
-    async def remember(self, text: str) -> dict[str, Any]:
-        """Keep what the owner said outright."""
-        return await asyncio.to_thread(deciding.remember, self.state.ledger, text)
-
-    async def forget(self, name: str, everywhere: bool) -> dict[str, Any]:
-        """Forget for good; a running learning run, which has read it, is stopped first."""
-        async with self._hosting.steady() as hosted:
-            await asyncio.to_thread(deciding.forgets, self.state.ledger, name)  # or refuse now
-            await hosted.stop_learning(FORGOTTEN)
-            ledger, lineage = self.state.ledger, self.state.lineage
-            found = await asyncio.to_thread(deciding.forgotten, ledger, lineage, name, everywhere)
-            self._hosting.forget_prefixes()
-            return found
-
-    async def delete(self, name: str) -> dict[str, Any]:
-        """Forget a turn or a conversation, as `forget` does."""
-        async with self._hosting.steady() as hosted:
-            await asyncio.to_thread(said_target, self.state.ledger, name)  # or refuse now
-            await hosted.stop_learning(FORGOTTEN)
-            state = self.state
-            found = await asyncio.to_thread(deciding.deleted, state.ledger, state.lineage, name)
-            self._hosting.forget_prefixes()
-            return found
-
-    def _run_learner(self, hosted: Hosted, dry_run: bool = False) -> Generator[Any, None, Any]:
-        state = self.state
-        return self._parts.learn(
-            hosted.model, state.ledger, state.store, state.lineage, self._config, dry_run=dry_run
-        )
-
-    def _learning(self, hosted: Hosted) -> Generator[Any, None, Any]:
-        """Learn, and swap in the same step in which HEAD moved."""
-        report: Outcome
-        report, begun = yield from timed(self._run_learner(hosted))
-        if report.promoted:
-            # Since that step began, which also moved HEAD, nobody was answered.
-            swap = hosted.swap(begun)
-            if swap is not None and isinstance(data := getattr(report, "data", None), dict):
-                data["swap"] = swap
-            hosted.tell_notes(report)
-        return report
 
 
 def serve(config: Config, parts: Parts | None = None) -> None:
@@ -365,11 +226,11 @@ class Box:
 
     def learn(self, tell: Callable[[Any], None] = lambda _: None) -> Any:
         """Run one learning run and give its report; `tell` gets its progress."""
-        return self._wait(self._daemon.learn(tell))
+        return self._wait(self._daemon.acts.learn(tell))
 
     def rollback(self, name: str, reason: str) -> Move:
         """Serve earlier weights."""
-        return self._wait(self._daemon.rollback(name, reason))
+        return self._wait(self._daemon.acts.rollback(name, reason))
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -395,18 +256,6 @@ def running(config: Config, parts: Parts | None = None) -> Iterator[Box]:
         loop.close()
 
 
-def keys_of(config: Config, state: Path, token: str) -> KeyRing:
-    """Open the keys of a state, and make them where they are asked for.
-
-    `token` is the configured one, or empty. Raises ConfigError if it would not be asked for.
-    """
-    if config.server.require_token:
-        return open_keys(state, token)
-    if token:
-        raise ConfigError("there is a token, but server.require_token is false; choose one of them")
-    return KeyRing(state)
-
-
 def server_settings(config: Config, keys: KeyRing) -> ServerSettings:
     """Choose the server's settings from the configuration; raises ConfigError."""
     server = config.server
@@ -423,32 +272,3 @@ def server_settings(config: Config, keys: KeyRing) -> ServerSettings:
         max_body_bytes=server.max_body_bytes,
         max_waiting=server.max_queue,
     )
-
-
-def read_token(config: Config) -> str:
-    """Give the configured token, or an empty string: then the state has one.
-
-    It is the configured one, or else the credential "token" of the service manager (systemd's
-    LoadCredential), which keeps it out of files that others can read.
-    """
-    if config.server.token:
-        return config.server.token
-    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    path = Path(folder) / "token"
-    if not folder or not path.is_file():
-        return ""
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the credential {path} cannot be read: {error}") from error
-    if not token:
-        raise ConfigError(f"the credential {path} is empty")
-    return token
-
-
-def memory_status(state: State) -> dict[str, Any]:
-    """Count what a state holds, as plain JSON."""
-    lessons: dict[str, int] = {}
-    for lesson in state.ledger.lessons():
-        lessons[lesson.state] = lessons.get(lesson.state, 0) + 1
-    return {"state": str(state.path), "turns": state.ledger.count(), "lessons": lessons}

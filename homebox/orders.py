@@ -1,82 +1,85 @@
 """What commands may ask of a running daemon: one function for each order of the control socket.
 
 The one idea: here arguments are checked and answers become plain JSON; what an order does stands in
-the daemon. Invariant: whatever a client sends, it gets a result or an error that says what to do.
+`hosting/acts.py`. Invariant: whatever a client sends, it gets a result or an error that says what
+to do.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from homebox.control import Command, Tell
 from homebox.errors import UsageError
+from homebox.hosting.acts import Acts
 from homebox.hosting.parts import plain
-
-if TYPE_CHECKING:
-    from homebox.daemon import Daemon
+from homebox.hosting.switching import Hosting
 
 
-def orders(daemon: "Daemon") -> dict[str, Command]:
-    """Return what the daemon does for commands, by name."""
+def orders(
+    acts: Acts, hosting: Hosting, status: Callable[[], Any], address: Callable[[], Any]
+) -> dict[str, Command]:
+    """Return what a daemon does for commands, by name; `status` may take long."""
 
-    async def status(arguments: Mapping[str, Any], tell: Tell) -> Any:
-        return await asyncio.to_thread(daemon.status)
+    async def stands(arguments: Mapping[str, Any], tell: Tell) -> Any:
+        return await asyncio.to_thread(status)
 
-    async def address(arguments: Mapping[str, Any], tell: Tell) -> Any:
-        return {"url": daemon.url, "token": daemon.token, "certificate": daemon.certificate}
+    async def reached(arguments: Mapping[str, Any], tell: Tell) -> Any:
+        return address()
 
     async def learn(arguments: Mapping[str, Any], tell: Tell) -> Any:
         if arguments.get("dry_run"):
-            return plain(await daemon.preview())
-        return plain(await daemon.learn(lambda progress: tell(plain(progress))))
+            return plain(await acts.preview())
+        return plain(await acts.learn(lambda progress: tell(plain(progress))))
 
     async def steer(arguments: Mapping[str, Any], tell: Tell) -> Any:
-        return await daemon.steer(_text(arguments, "order"))
+        return await acts.steer(_text(arguments, "order"))
 
     async def job(arguments: Mapping[str, Any], tell: Tell) -> Any:
         from homebox.learning.jobs.job import read_job
 
         job = read_job(arguments.get("spec", {}))
-        return {"weights": await daemon.run_job(job, lambda each: tell(plain(each)))}
+        return {"weights": await acts.run_job(job, lambda each: tell(plain(each)))}
 
     async def rollback(arguments: Mapping[str, Any], tell: Tell) -> Any:
         reason = _text(arguments, "reason")
-        return plain(await daemon.rollback(_text(arguments, "name"), reason))
+        return plain(await acts.rollback(_text(arguments, "name"), reason))
 
     async def import_adapter(arguments: Mapping[str, Any], tell: Tell) -> Any:
         path, name = _text(arguments, "path"), _text(arguments, "name")
         reason = _text(arguments, "reason")
         promote = bool(arguments.get("promote"))
-        return plain(await daemon.import_adapter(path, name, reason, promote))
+        return plain(await acts.import_adapter(path, name, reason, promote))
 
     async def reload(arguments: Mapping[str, Any], tell: Tell) -> Any:
-        return {"weights": await daemon.reload()}
+        return {"weights": await acts.reload()}
 
     async def use(arguments: Mapping[str, Any], tell: Tell) -> Any:
         context = arguments.get("context", 0)
         if type(context) is not int:
             raise UsageError("context must be a number")
         kept = _text({"type": "", **arguments}, "type")
-        return await daemon.use(_text(arguments, "name"), tell, kept, context)
+        return await hosting.use(_text(arguments, "name"), tell, kept, context)
 
     async def lesson(arguments: Mapping[str, Any], tell: Tell) -> Any:
-        return await daemon.decide(_text(arguments, "action"), _text(arguments, "prefix"))
+        return await acts.decide(_text(arguments, "action"), _text(arguments, "prefix"))
 
     async def edit(arguments: Mapping[str, Any], tell: Tell) -> Any:
-        return await daemon.edit(_text(arguments, "prefix"), _text(arguments, "value"))
+        return await acts.edit(_text(arguments, "prefix"), _text(arguments, "value"))
 
     async def remember(arguments: Mapping[str, Any], tell: Tell) -> Any:
-        return await daemon.remember(_text(arguments, "text"))
+        return await acts.remember(_text(arguments, "text"))
 
     async def forget(arguments: Mapping[str, Any], tell: Tell) -> Any:
-        return await daemon.forget(_text(arguments, "name"), bool(arguments.get("everywhere")))
+        everywhere = bool(arguments.get("everywhere"))
+        return await acts.forget(_text({"name": "", **arguments}, "name"), everywhere)
 
     async def delete_turns(arguments: Mapping[str, Any], tell: Tell) -> Any:
-        return await daemon.delete(_text(arguments, "name"))
+        return await acts.delete(_text(arguments, "name"))
 
     return {
-        "status": status,
-        "address": address,
+        "status": stands,
+        "address": reached,
         "learn": learn,
         "steer": steer,
         "job": job,

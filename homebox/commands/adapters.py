@@ -124,7 +124,7 @@ def import_one(args: argparse.Namespace, path: Path) -> int:
 
 def import_here(config: Config, path: Path, **wanted: Any) -> Any:
     """Import in this process, which then owns the state; gives the result as JSON."""
-    from homebox.daemon import most_rank
+    from homebox.hosting.parts import most_rank
     from homebox.learning.jobs.exchange import import_adapter
 
     base = base_of(config)

@@ -100,7 +100,7 @@ def _offer(config: Config, daemon: Client | None, args: argparse.Namespace) -> O
 def _configured(config: Config) -> Address:
     """Say where a daemon will be, as far as the configuration knows."""
     from homebox.api.tokens import open_keys
-    from homebox.daemon import read_token
+    from homebox.hosting.access import read_token
 
     server = config.server
     host = f"[{server.host}]" if ":" in server.host else server.host

@@ -172,7 +172,8 @@ def _told(args: argparse.Namespace, name: str, made: str, expected: str) -> int:
 
 
 def _run_here(state: State, config: Config, spec: Mapping[str, Any], bar: Bar) -> str:
-    from homebox.daemon import plain, real_parts
+    from homebox.daemon import real_parts
+    from homebox.hosting.parts import plain
     from homebox.learning.jobs.job import execute, read_job
     from homebox.scheduler import run_inline
 

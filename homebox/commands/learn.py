@@ -89,7 +89,8 @@ def _steer(args: argparse.Namespace, client: Client | None) -> int:
 
 def learn_here(config: Config, bar: Bar, dry_run: bool) -> Any:
     """Learn in this process, which then owns the state; gives the report as JSON."""
-    from homebox.daemon import plain, real_parts
+    from homebox.daemon import real_parts
+    from homebox.hosting.parts import plain
     from homebox.scheduler import run_inline
 
     parts = real_parts()

@@ -110,7 +110,7 @@ def _doing_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("learning", _progress_line(learning) if learning else "no")]
     rows.append(("night", _night_line(found["night"])))
     if found.get("notes") is not None:
-        from homebox.hosting.hosted import notes_line
+        from homebox.hosting.standing import notes_line
 
         rows.append(("notes", notes_line(found["notes"])))
     if switch is not None:
@@ -130,9 +130,8 @@ def _progress_line(learning: dict[str, Any]) -> str:
 
 def _without_daemon(config: Config) -> dict[str, Any]:
     from homebox.commands.common import base_hash
-    from homebox.daemon import memory_status
     from homebox.hosting.chosen import listed
-    from homebox.hosting.hosted import learned_of
+    from homebox.hosting.standing import learned_of, memory_status
 
     base = weights = learned = None
     with open_for_reading(config) as state:

@@ -80,14 +80,14 @@ def _shown(config: Config) -> str:
     # Only the daemon knows a key that the service manager gave it.
     if client is not None and (key := str(client.call("address")["token"])):
         return key
-    from homebox.daemon import read_token
+    from homebox.hosting.access import read_token
 
     _prepare(config)
     return open_keys(config.state_dir, read_token(config)).primary
 
 
 def _renewed(config: Config) -> str:
-    from homebox.daemon import read_token
+    from homebox.hosting.access import read_token
 
     if read_token(config):
         raise UsageError("the key is configured (server.token); change it there and restart")

@@ -68,7 +68,7 @@ def use(args: argparse.Namespace) -> int:
 def _without_daemon(config: Config, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Open the model, and write down that the next start serves it."""
     from homebox.hosting.chosen import Choice, choice_for, with_model, write_choice
-    from homebox.hosting.hosted import bare_line
+    from homebox.hosting.standing import bare_line
     from homebox.memory.lineage import short
     from homebox.model.loading.open_model import open_model
 

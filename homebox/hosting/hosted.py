@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from homebox.config import Config
 from homebox.errors import HomeboxError
 from homebox.hosting.notifier import Notifier
 from homebox.hosting.parts import Parts, ServedModel
+from homebox.hosting.standing import notes_line
 from homebox.hosting.swapping import Swapping
 from homebox.hub.catalogue import BUILT_IN
-from homebox.memory.lineage import Lineage
-from homebox.memory.manifest import BASE
 from homebox.memory.state import State
 from homebox.model.guides import JsonObject, Wanted
 from homebox.scheduler import Engine, Learning, Observer
@@ -152,11 +151,16 @@ class Hosted:
         if learning is not None:
             await ended(learning)
 
-    def forget_prefixes(self) -> None:
-        """Begin to let go of kept prompts: their notes may hold what was just forgotten."""
+    async def forget_prefixes(self) -> None:
+        """Let go of kept prompts: their notes may hold what was just forgotten."""
         forget = getattr(self.model, "forget_prefixes", None)
         if forget is not None:
-            self.engine.call(forget)
+            await asyncio.wrap_future(self.engine.call(forget))
+
+    async def let_go(self, weights: Iterable[str]) -> None:
+        """Take weights that are gone from the disk out of the model's memory, too."""
+        names = list(weights)
+        await asyncio.wrap_future(self.engine.call(lambda: self.served.let_go(names)))
 
     def notes(self) -> dict[str, int] | None:
         """Say what lessons take of each prompt, and what the weights save; None if switched off."""
@@ -197,14 +201,6 @@ def prompt_memory(model: Any, state: State, config: Config) -> PromptMemory | No
     return PromptMemory(state.ledger, known_by(report), count, room, selective=built_in)
 
 
-def notes_line(notes: Mapping[str, int]) -> str:
-    """Say what lessons take of each prompt, and what the weights save."""
-    return (
-        f"{notes['lessons']} lessons as notes ({notes['tokens']} tokens a request); "
-        f"{notes['known']} known by the weights ({notes['saved_tokens']} tokens saved a request)"
-    )
-
-
 async def ended(learning: Learning) -> None:
     """Wait for the end of a learning run, whatever it was."""
     await asyncio.wait([asyncio.wrap_future(learning.result)])
@@ -232,35 +228,6 @@ def memory_of(model: Any) -> dict[str, int]:
         "keys_and_values_most": pages.count * transformer.page_bytes,
         "adapters": sum(b.nbytes for each in resident for b in each.buffers.values()),
     }
-
-
-def learned_of(lineage: Lineage, base: str) -> dict[str, Any] | None:
-    """Say what was learned last for a base: weights, time and number of lessons; None if nothing.
-
-    `served` is false if these weights were left by a rollback.
-    """
-    history = lineage.history(base)
-    if not history:
-        return None
-    last = history[-1]
-    return {
-        "weights": last.weights,
-        "time": last.time,
-        "lessons": len(last.lessons),
-        "reason": last.reason,
-        "served": last.weights == lineage.head(base),
-    }
-
-
-def bare_line(lineage: Lineage, base: str) -> str:
-    """Say that a base is served bare though the box learned something; "" if that is not so."""
-    others = {line["base"] for line in lineage.reflog()} - {base}
-    if lineage.head(base) != BASE or not others or lineage.checkpoints(base):
-        return ""
-    return (
-        "what was learned belongs to another base model; "
-        '"homebox learn --now" teaches it to this one'
-    )
 
 
 def _slots(model: ServedModel, config: Config) -> int:

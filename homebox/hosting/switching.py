@@ -41,14 +41,16 @@ from homebox.hosting.chosen import (
     with_model,
     write_choice,
 )
-from homebox.hosting.hosted import About, Hosted, bare_line, learned_of
+from homebox.hosting.hosted import About, Hosted
 from homebox.hosting.memory import resident
 from homebox.hosting.notifier import Notifier
 from homebox.hosting.parts import Parts, loading, plain
 from homebox.hosting.progress import Switch, Tell
+from homebox.hosting.standing import bare_line, learned_of
 from homebox.hub.catalogue import BUILT_IN
 from homebox.memory.lineage import short
 from homebox.memory.state import State
+from homebox.model.prefixes.prefix_folder import forget_kept_prompts
 
 log = logging.getLogger("homebox.hosting")
 
@@ -140,17 +142,23 @@ class Hosting:
             "has the names",
         ]
 
-    def forget_prefixes(self) -> None:
-        """Begin to let go of kept prompts, wherever a model is loaded; any thread may ask."""
+    async def forget_prefixes(self) -> None:
+        """Let go of kept prompts, wherever a model is loaded, and of those of all others."""
         for hosted in [self._hosted, *self._retiring.values()]:
             if hosted is not None:
-                hosted.forget_prefixes()
+                await hosted.forget_prefixes()
+        await asyncio.to_thread(forget_kept_prompts)
 
     @contextlib.asynccontextmanager
-    async def steady(self) -> AsyncIterator[Hosted]:
-        """Keep the served model in its place for a block; raises BusyError in mid-switch."""
+    async def steady(self, wait: bool = True) -> AsyncIterator[Hosted]:
+        """Keep the served model in its place for a block; raises BusyError in mid-switch.
+
+        Without `wait`, so it does where something else keeps it.
+        """
         before = self.hosted
         self.refuse_in_swap()
+        if not wait and self._lock.locked():
+            raise BusyError("homebox is busy with its model; try again in a moment")
         async with self._lock:
             if self._hosted is not before:
                 raise BusyError("homebox has just switched to another model; ask again")

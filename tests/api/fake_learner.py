@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from homebox.config import Config
-from homebox.daemon import Parts
+from homebox.hosting.parts import Parts
 from homebox.memory.ledger import Ledger, now
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import LineageEntry, Manifest

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from homebox.config import Config
-from homebox.daemon import Parts
 from homebox.errors import ModelFormatError, ModelNotFoundError, OutOfDeviceMemoryError
+from homebox.hosting.parts import Parts
 from tests.api import fake_learner
 from tests.api.fake_model import FakeModel, FakeSequence
 

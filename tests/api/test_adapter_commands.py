@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from homebox import cli
-from homebox.daemon import Box, Parts, running
+from homebox.daemon import Box, running
 from homebox.errors import ModelFormatError
+from homebox.hosting.parts import Parts
 from homebox.learning.checkpoint import load_adapter
 from homebox.learning.jobs.exchange import Base
 from homebox.model.adapter_files import write_adapter

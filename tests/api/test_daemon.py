@@ -17,7 +17,7 @@ import pytest
 from homebox import control
 from homebox.config import Config, load_config
 from homebox.control import Client, find
-from homebox.daemon import Box, Notifier, read_token, running
+from homebox.daemon import Box, running
 from homebox.errors import (
     AmbiguousWeightsError,
     BusyError,
@@ -28,6 +28,8 @@ from homebox.errors import (
     UnknownWeightsError,
     UsageError,
 )
+from homebox.hosting.access import read_token
+from homebox.hosting.notifier import Notifier
 from tests.api.box import body, events, text_of
 from tests.api.fake_learner import parts
 from tests.api.fake_model import FakeModel

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from homebox import daemon
-from homebox.daemon import Box, Parts, running
+from homebox.daemon import Box, running
 from homebox.errors import DeviceError, OutOfDeviceMemoryError
+from homebox.hosting.parts import Parts, load_model
 from homebox.model import model
 from homebox.model.decoder import transformer
 from homebox.model.decoder.stages import Stage
@@ -35,7 +35,7 @@ def rack(monkeypatch: pytest.MonkeyPatch) -> Rack:
 def box(tmp_path: Path, rack: Rack) -> Iterator[Box]:
     """The built-in model on a device that can fail, behind the whole daemon."""
     fakes = fake_parts(FakeModel())
-    real = Parts(daemon.load_model, fakes.learn, fakes.read_adapter)
+    real = Parts(load_model, fakes.learn, fakes.read_adapter)
     config = config_for(
         tmp_path / "state",
         **{"model.device": "cl:0", "model.context": 256, "model.slots": 2},
@@ -140,4 +140,4 @@ def test_status_names_devices_and_plan(box: Box) -> None:
 def test_a_budget_below_the_model_stops_the_start(tmp_path: Path) -> None:
     config = config_for(tmp_path / "state", **{"model.device": "cpu", "model.memory": 4})
     with pytest.raises(OutOfDeviceMemoryError, match=r"needs .*; cpu .* has 4.2 MB free"):
-        daemon.load_model(config)
+        load_model(config)

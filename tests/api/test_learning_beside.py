@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from homebox.config import load_config
-from homebox.daemon import Box, real_parts, running
+from homebox.daemon import Box, running
+from homebox.hosting.parts import real_parts
 from homebox.language.turns import assistant, user
 from homebox.learning.exam.examinee import ModelExaminee
 from homebox.learning.exam.limits import AMOUNTS

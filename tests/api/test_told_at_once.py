@@ -9,7 +9,8 @@ import httpx
 
 from homebox.config import Config
 from homebox.control import Client, find
-from homebox.daemon import Box, Parts, running
+from homebox.daemon import Box, running
+from homebox.hosting.parts import Parts
 from homebox.learning.report import Progress, Report
 from homebox.memory.ledger import Ledger, Message, now
 from homebox.memory.lessons import ALIVE

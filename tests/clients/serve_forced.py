@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from homebox.config import Config, ModelConfig, PathsConfig, ServerConfig
-from homebox.daemon import Parts, real_parts, serve
+from homebox.daemon import serve
+from homebox.hosting.parts import Parts, real_parts
 from tests.clients.forced import ForcedSampler, Player
 from tests.clients.qwen3_folder import CONTEXT
 

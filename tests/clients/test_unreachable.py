@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from homebox.config import KEYS, load_config, variable
-from homebox.daemon import Parts, load_model, running
+from homebox.daemon import running
 from homebox.errors import ConfigError
+from homebox.hosting.parts import Parts, load_model
 from homebox.model.generation.sampling import Sampler
 from tests.clients.forced import ForcedSampler
 from tests.clients.serve_forced import TOKEN, configuration, forced_parts
