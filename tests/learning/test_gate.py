@@ -33,6 +33,10 @@ from homebox.learning.exam.writing import (
     Question,
 )
 from homebox.learning.gate.judging import Check, Plan, Verdict, judge
+from homebox.learning.gate.morning import morning_line, report_data
+from homebox.learning.lessons.selection import Selection
+from homebox.learning.lessons.teach import Topic, topics_of
+from homebox.memory.lessons import Lesson
 from homebox.model.architectures.config_file import parse_config
 from tests.learning.fake_model import FakeModel
 from tests.learning.kit import Pupil, lessons, topics
@@ -423,3 +427,89 @@ def test_what_is_decided_early_is_what_the_whole_answer_says(expected: str, exac
             early += decided is not None
             assert decided in (None, question.right(answer)), answer[:end]
     assert early
+
+
+def many(count: int) -> list[Topic]:
+    names = [f"neighbour {number}'s name" for number in range(count)]
+    return topics_of([Lesson("fact", name, f"My {name} is Zor.", "Zor") for name in names])
+
+
+def paper_of(told: list[Topic], seed: int = 0) -> Paper:
+    few = replace(AMOUNTS["tiny"], fresh=20, old=10)
+    model = FakeModel()
+    return write_paper(model, told, curriculum_of(lessons()), EVIDENCE, few, seed)  # type: ignore[arg-type]
+
+
+def test_of_very_many_lessons_some_are_drawn_and_that_is_said() -> None:
+    told = [replace(topic, fresh=number < 60) for number, topic in enumerate(many(100))]
+    paper = paper_of(told)
+    asked = {question.key for question in paper.questions if question.check == RECALL}
+    fresh = {topic.key for topic in told if topic.fresh}
+    assert (len(asked & fresh), len(asked - fresh)) == (20, 10)
+    assert paper.left_out == {topic.key for topic in told} - asked
+    assert "70 of 100" in paper.not_asked["topics"]
+    assert paper_of(told).left_out == paper.left_out
+    assert paper_of(told, 1).left_out != paper.left_out
+    assert paper_of(told[:20]).left_out == frozenset()
+    assert "topics" not in paper_of(told[:20]).not_asked
+
+
+def test_topics_that_were_not_drawn_are_neither_known_nor_lost() -> None:
+    told = many(40)
+    paper = paper_of(told)
+    marks = examined(Pupil(), paper)
+    plan = Plan([topic.key for topic in told if topic.key not in paper.left_out], (), 1.0)
+    selection = Selection(curriculum_of(lessons()), told, "0" * 64)
+    data = report_data(marks, judge(marks, TINY, plan), selection)
+    assert len(data["known"]) == 20 and data["lost"] == []
+    move = ("base", "f" * 64)
+    line = morning_line(marks, judge(marks, TINY, plan), selection, 1.0, move)
+    assert "recall 20/20 new (20 topics were not asked)" in line
+
+
+def test_old_lessons_that_nobody_asks_for_fail_where_they_were_to_be_asked() -> None:
+    """Control of the drawing: what is not left out on purpose must be asked."""
+    old = tuple(KEYS[:2])
+    marks = examined(Pupil())
+    kept = [number for number, key in enumerate(marks.keys[RECALL]) if key not in old]
+    marks.right[RECALL] = [marks.right[RECALL][number] for number in kept]
+    marks.keys[RECALL] = [marks.keys[RECALL][number] for number in kept]
+    assert failed(verdict(marks, old=old)) == {"G2"}
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_losses_that_are_no_numbers_are_refused(nats: float) -> None:
+    marks = examined(Pupil(after=nats))
+    assert failed(verdict(marks)) == {"G3", "G4"}
+
+
+@pytest.mark.parametrize(("size", "gate"), [("small", "G5"), ("tiny", "G6")])
+@pytest.mark.parametrize("figure", [math.nan, math.inf])
+def test_an_anchor_without_a_number_is_refused(size: str, gate: str, figure: float) -> None:
+    marks = small_marks() if size == "small" else examined(Pupil())
+    if size == "small":
+        marks.loss_rise = figure
+    else:
+        marks.divergence = figure
+    limits = SMALL if size == "small" else TINY
+    assert failed(verdict(marks, limits, **NONE)) == {gate}
+
+
+def test_preferences_that_nobody_asked_for_prove_nothing() -> None:
+    marks = small_marks()
+    marks.right.pop(PREFERENCE)
+    assert failed(verdict(marks, SMALL, **NONE)) == {"G8"}
+
+
+@pytest.mark.parametrize("answer", ["", "x " * 400, '<tool_call>{"name": "x", "argu'])
+def test_calls_that_break_are_refused(answer: str) -> None:
+    assert "G10" in failed(verdict(examined(Pupil(answers={TOOL: answer}))))
+
+
+@pytest.mark.parametrize(("times", "gates"), [(1, set()), (2, {"length"})])
+def test_longer_answers_are_refused_and_equally_long_ones_pass(times: int, gates: set[str]) -> None:
+    marks = examined(Pupil())
+    for check in (TOOL, GENERAL):
+        lengths = marks.candidate.lengths
+        lengths[check] = [length * times for length in lengths.get(check, [])]
+    assert failed(verdict(marks)) == gates

@@ -1,20 +1,21 @@
 """Finds in the ledger what a candidate must not have learned: secrets, and what was planted.
 
 The one idea: what was kept out of learning is known, so that it can be asked for. Of secrets the
-ledger has only a mark with a digest; of planted texts it has what would set them off and what they
+ledger has a mark with a digest; those that lie in it in the clear, because redaction was off or
+knew less once, get their digest here. Of planted texts it has what would set them off and what they
 want to be said. Invariant: no secret is in anything that is made here, and nothing is kept of it.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from homebox.learning.lessons.harvest import told_by
 from homebox.learning.reading.rules import Claim, read_message
 from homebox.memory.ledger import Ledger
-from homebox.memory.lessons import Lesson
+from homebox.memory.lessons import ALIVE, Lesson
 from homebox.memory.provenance import may_teach
-from homebox.memory.redaction import reproduced
+from homebox.memory.redaction import digest_of, find_secrets, reproduced
 from homebox.memory.turns import Turn
 
 BEFORE = 160  # characters before a secret that are shown to the candidate
@@ -74,25 +75,55 @@ def gather(ledger: Ledger) -> Evidence:
     """Walk the whole ledger; takes long, so it is for a thread of its own."""
     secrets: dict[str, Secret] = {}
     planted: set[Planted] = set()
+    salt = ledger.salt
     for turn in ledger.turns():
-        for secret in secrets_in(turn):
+        for secret in secrets_in(turn, salt):
             secrets.setdefault(secret.digest, secret)
         planted.update(planted_in(turn))
+    for lesson in ledger.lessons():
+        # Also one that was rejected, or that no turn told: its words were the owner's.
+        for secret in secrets_of(_words(lesson), salt):
+            secrets.setdefault(secret.digest, secret)
+    for lesson in ledger.lessons(ALIVE):
+        # What the owner has learned on purpose is to be said, whatever it looks like.
+        for item in find_secrets(_words(lesson)):
+            secrets.pop(digest_of(_words(lesson)[item.start : item.end], salt), None)
     for lesson in ledger.lessons("quarantined"):
         planted.update(planted_by(lesson))
     return Evidence(
         tuple(secrets[digest] for digest in sorted(secrets)),
         tuple(sorted(planted)),
-        _leaks(ledger) if secrets else None,
+        _leaks(ledger, secrets) if secrets else None,
     )
 
 
-def secrets_in(turn: Turn) -> Iterator[Secret]:
-    """Yield the secrets that were redacted from what a turn added."""
+def secrets_in(turn: Turn, salt: bytes) -> Iterator[Secret]:
+    """Yield the secrets of what a turn added: replaced ones, and those that stand there."""
     for message in turn.messages:
-        for found in MARK.finditer(message.content):
-            before = MARK.sub("", message.content[: found.start()])[-BEFORE:]
-            yield Secret(found["digest"].lower(), found["kind"].lower(), before)
+        yield from secrets_of(message.content, salt)
+
+
+def secrets_of(text: str, salt: bytes) -> Iterator[Secret]:
+    """Yield the secrets of a text: replaced ones, and those that stand there; `salt` as kept."""
+    for found in MARK.finditer(text):
+        yield Secret(found["digest"].lower(), found["kind"].lower(), _before(text, found.start()))
+    for item in find_secrets(text):
+        digest = digest_of(text[item.start : item.end], salt)
+        yield Secret(digest, item.kind, _before(text, item.start))
+
+
+def _words(lesson: Lesson) -> str:
+    return f"{lesson.statement}\n{lesson.value}"
+
+
+def _before(text: str, place: int) -> str:
+    """Return what stands before a secret, without others."""
+    before = MARK.sub("", text[:place])
+    pieces, end = [], 0
+    for item in find_secrets(before):
+        pieces.append(before[end : item.start])
+        end = item.end
+    return "".join([*pieces, before[end:]])[-BEFORE:]
 
 
 def planted_in(turn: Turn) -> Iterator[Planted]:
@@ -136,9 +167,9 @@ def claims_in(text: str) -> Iterator[Planted]:
                 yield Planted(item.value, subject=item.subject)
 
 
-def _leaks(ledger: Ledger) -> Callable[[str], bool]:
-    """Return what says whether a text has a secret that was replaced in the ledger."""
-    salt, digests = ledger.salt, ledger.secret_digests()
+def _leaks(ledger: Ledger, more: Collection[str]) -> Callable[[str], bool]:
+    """Return what says whether a text has a secret of the ledger, replaced or in the clear."""
+    salt, digests = ledger.salt, ledger.secret_digests() | frozenset(more)
     return lambda text: reproduced(text, salt, digests)
 
 

@@ -83,12 +83,14 @@ class Amounts:
     planted: int  # planted texts that are tried
     preferred: int  # prompts for each preference
     words: int  # tokens of an answer
+    fresh: int = 1000  # topics new to the run that are asked for, of more some that are drawn
+    old: int = 500  # and of those known before
 
 
 AMOUNTS = {
     "tiny": Amounts(3, 12, 1000, 60, 20, 98, 60, 0, 2, 24, 20, 30, 2, 30, 0, 48),
-    "small": Amounts(2, 8, 12, 20, 8, 0, 0, 24, 1, 16, 8, 8, 1, 12, 2, 32),
-    "large": Amounts(2, 8, 12, 30, 10, 0, 0, 40, 1, 24, 8, 12, 1, 12, 4, 40),
+    "small": Amounts(2, 8, 12, 20, 8, 0, 0, 24, 1, 16, 8, 8, 1, 12, 2, 32, 200, 100),
+    "large": Amounts(2, 8, 12, 30, 10, 0, 0, 40, 1, 24, 8, 12, 1, 12, 4, 40, 200, 100),
 }
 _SMALL = 20_000_000  # parameters
 _LARGE = 2_000_000_000

@@ -99,20 +99,26 @@ class Marks:
 
     def share_of(self, check: str, keys: Sequence[str]) -> float:
         """Return the share of right answers about some topics."""
-        return _mean([right for key, right in self._keyed(check) if key in keys])
+        wanted = set(keys)
+        return _mean([right for key, right in self._keyed(check) if key in wanted])
 
     def asked_of(self, check: str, keys: Sequence[str]) -> int:
         """Count the questions about some topics."""
-        return sum(key in keys for key, _ in self._keyed(check))
+        wanted = set(keys)
+        return sum(key in wanted for key, _ in self._keyed(check))
 
-    def right_of(self, check: str, keys: Sequence[str]) -> int:
-        """Count the right answers about some topics."""
-        return sum(right for key, right in self._keyed(check) if key in keys)
+    def by_topic(self, check: str) -> dict[str, tuple[int, int]]:
+        """Return by topic how many answers were right, and how many questions there were."""
+        found: dict[str, tuple[int, int]] = {}
+        for key, right in self._keyed(check):
+            before, asked = found.get(key, (0, 0))
+            found[key] = before + right, asked + 1
+        return found
 
     def recalled(self, keys: Sequence[str], check: str = RECALL) -> list[str]:
         """List the topics of `keys` of which most questions were answered."""
-        counted = ((key, self.right_of(check, [key]), self.asked_of(check, [key])) for key in keys)
-        return [key for key, right, asked in counted if asked and 2 * right > asked]
+        counted = self.by_topic(check)
+        return [key for key in keys if key in counted and 2 * counted[key][0] > counted[key][1]]
 
     @property
     def own_change(self) -> float:

@@ -46,6 +46,7 @@ class Paper:
     anchor: tuple[Document, ...] = ()
     anchors: int = 0  # of the base's own answers, where these are the anchor
     not_asked: Mapping[str, str] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()  # topics of which nothing is asked, as they are so many
 
 
 def write_paper(
@@ -58,7 +59,9 @@ def write_paper(
 ) -> Paper:
     """Write the exam of one run."""
     toy = speaks_toy_language(model)
-    asked = list(topics) if toy else _facts(list(topics), curriculum)
+    every = list(topics) if toy else _facts(list(topics), curriculum)
+    asked = _drawn(every, amounts, seed)
+    left_out = frozenset(topic.key for topic in every) - {topic.key for topic in asked}
     secrets = secret_questions(evidence, amounts, seed)
     planted = planted_questions(evidence, list(topics), amounts, seed)
     tools = tool_questions(model, toy, amounts.tools, seed)
@@ -71,6 +74,7 @@ def write_paper(
         "probes": "" if planted else "nothing was quarantined, and no foreign text gave orders",
         "G10": "" if tools else "the model's chat template knows no tools",
         "context": "" if any(t.relation for t in asked) else "no lesson is a fact",
+        "topics": _told_left_out(len(left_out), len(every), amounts),
     }
     if toy:
         # The table has no limit for it there.
@@ -84,7 +88,22 @@ def write_paper(
         tuple(_toy_anchor(list(topics), amounts.anchors, seed)) if toy else (),
         0 if toy else amounts.anchors,
         {name: why for name, why in reasons.items() if why},
+        left_out=left_out,
     )
+
+
+def _drawn(topics: list[Topic], amounts: Amounts, seed: int) -> list[Topic]:
+    """Draw topics where there are too many for an exam, new ones and old ones, in their order."""
+    kept: set[str] = set()
+    for fresh, most in ((True, amounts.fresh), (False, amounts.old)):
+        keys = [topic.key for topic in topics if topic.fresh is fresh]
+        kept.update(Dice(seed_of("drawn", str(seed), *keys)).sample(keys, most))
+    return [topic for topic in topics if topic.key in kept]
+
+
+def _told_left_out(count: int, of: int, amounts: Amounts) -> str:
+    limits = f"{amounts.fresh} new and {amounts.old} old ones"
+    return f"{count} of {of}: an exam draws {limits} at most" if count else ""
 
 
 def _facts(topics: list[Topic], curriculum: Curriculum) -> list[Topic]:

@@ -5,7 +5,7 @@ no clock in it, so that the same run has the same report, and nothing that a mod
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homebox.learning.exam.marks import Marks, Sheet
@@ -23,6 +23,7 @@ from homebox.learning.lessons.selection import Selection
 from homebox.learning.lessons.teach import Topic
 
 SHORT = 12
+NAMED = 8  # lost topics that the line names
 FORMAT = 2  # of the data
 
 
@@ -63,7 +64,8 @@ def report_data(
     """
     topics = selection.topics
     keys = [topic.key for topic in topics]
-    recalled = _recalled(marks, keys)
+    recalled = set(_recalled(marks, keys))
+    counted = {check: marks.by_topic(check) for check in (RECALL, CHAT, PREFERENCE)}
     data: dict[str, Any] = {
         "format": FORMAT,
         "passed": verdict.passed,
@@ -72,9 +74,9 @@ def report_data(
         "marks": _counted(marks.candidate),
         "marks_of_base": _counted(marks.of_base),
         "topics": {"new": selection.fresh, "old": selection.old},
-        "by_topic": {topic.key: _by_topic(marks, topic) for topic in topics},
+        "by_topic": {topic.key: _by_topic(counted, topic) for topic in topics},
         "known": known_lessons(marks, topics),
-        "lost": [key for key in keys if key not in recalled],
+        "lost": [key for key in _asked(marks, keys) if key not in recalled],
         "counts": selection.counts,
         "course": [[round(value, 6) for value in point] for point in course if _finite(point)],
     }
@@ -97,12 +99,20 @@ def _recalled(marks: Marks, keys: Sequence[str]) -> list[str]:
     return marks.recalled(keys) + marks.recalled(keys, PREFERENCE)
 
 
-def _by_topic(marks: Marks, topic: Topic) -> dict[str, Any]:
+def _asked(marks: Marks, keys: Sequence[str]) -> list[str]:
+    """List the topics that the exam asked for: all of them, unless there are very many."""
+    asked = marks.by_topic(RECALL).keys() | marks.by_topic(PREFERENCE).keys()
+    return [key for key in keys if key in asked]
+
+
+def _by_topic(
+    counted: Mapping[str, Mapping[str, tuple[int, int]]], topic: Topic
+) -> dict[str, Any]:
     found: dict[str, Any] = {"lessons": list(topic.lessons), "new": topic.fresh}
-    for check in (RECALL, CHAT, PREFERENCE):
-        asked = marks.asked_of(check, [topic.key])
-        if asked:
-            found[check] = {"right": marks.right_of(check, [topic.key]), "asked": asked}
+    for check, topics in counted.items():
+        if topic.key in topics:
+            right, asked = topics[topic.key]
+            found[check] = {"right": right, "asked": asked}
     return found
 
 
@@ -113,13 +123,15 @@ def _counted(sheet: Sheet) -> dict[str, dict[str, int]]:
 
 
 def _recall(marks: Marks, selection: Selection) -> str:
-    fresh, old = selection.fresh, selection.old
+    fresh, old = _asked(marks, selection.fresh), _asked(marks, selection.old)
     text = f"recall {len(_recalled(marks, fresh))}/{len(fresh)} new"
-    if not old:
-        return text
-    kept = _recalled(marks, old)
-    lost = ", ".join(f'"{key}"' for key in old if key not in kept)
-    return f"{text}, {len(kept)}/{len(old)} old" + (f" (lost: {lost})" if lost else "")
+    if selection.old:
+        kept = set(_recalled(marks, old))
+        lost = [f'"{key}"' for key in old if key not in kept]
+        named = ", ".join(lost[:NAMED]) + (f" and {len(lost) - NAMED} more" * (len(lost) > NAMED))
+        text += f", {len(kept)}/{len(old)} old" + (f" (lost: {named})" if lost else "")
+    left_out = len(selection.topics) - len(fresh) - len(old)
+    return f"{text} ({left_out} topics were not asked)" if left_out else text
 
 
 def _general(marks: Marks) -> list[str]:

@@ -145,10 +145,9 @@ class Trial:
         dose = scaled(tensors, scale)
         marks = yield from self._sit(dose, recipe.alpha)
         marks.tensors, marks.broken, marks.changed = integrity(dose)
-        selection = self._selection
         plan = Plan(
-            selection.fresh,
-            selection.old,
+            self._asked(self._selection.fresh),
+            self._asked(self._selection.old),
             self._old_before,
             self._paper.not_asked,
             self._seed,
@@ -187,9 +186,13 @@ class Trial:
         with contextlib.suppress(ModelNotFoundError):
             self._model.adapters.remove(CANDIDATE)
 
+    def _asked(self, keys: list[str]) -> list[str]:
+        """Leave out the topics that the paper leaves out."""
+        return [key for key in keys if key not in self._paper.left_out]
+
     def _recall_before(self) -> Generator[Progress, None, None]:
         """Find what the served weights recall of the lessons that they were built from."""
-        old = self._selection.old
+        old = self._asked(self._selection.old)
         if not old or self._served not in self._model.adapters.names():
             return
         questions = [q for q in self._paper.questions if q.check == RECALL and q.key in old]

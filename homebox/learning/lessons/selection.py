@@ -1,7 +1,7 @@
 """Chooses the lessons of a run: keeps the new ones in the ledger and groups what holds by topic."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from homebox.learning.lessons.teach import Topic, topics_of
 from homebox.learning.reading.topics import MANY, NOTE
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import ALIVE, Lesson
+from homebox.memory.redaction import find_secrets
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,21 @@ def select(
         [lesson for lesson in superseded if not lesson.body],
         learned,
     )
-    curriculum = curriculum_of(active, superseded, signals.pairs, signals.thumbs, signals.prompts)
+    curriculum = curriculum_of(
+        active,
+        superseded,
+        (pair for pair in signals.pairs if not _secret(vars(pair))),
+        (thumb for thumb in signals.thumbs if not _secret(vars(thumb))),
+        (text for text in signals.prompts if not find_secrets(text)),
+    )
     return Selection(curriculum, topics, root, counts)
+
+
+def _secret(opinion: Mapping[str, Any]) -> bool:
+    """Say whether a secret stands in what an opinion is about: redaction may have been off."""
+    texts = [message.get("content") for message in opinion["messages"]]
+    texts += [value for name, value in opinion.items() if name != "messages"]
+    return any(find_secrets(text) for text in texts if isinstance(text, str))
 
 
 def keep(found: Harvest, ledger: Ledger, more: Sequence[Lesson] = ()) -> None:
