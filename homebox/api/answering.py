@@ -282,7 +282,7 @@ def _unsay(asked: Asked, answer: str) -> None:
     """Keep an order to forget, and what was answered, out of the ledger: both name it."""
     talk, order = asked.conversation.id, asked.chat.messages[-1]
     said = [Spoken(talk, order.role, order.text), Spoken(talk, "assistant", answer)]
-    asked.service.ledger.hide(said)
+    asked.service.ledger.gaps.hide(said)
 
 
 @contextlib.contextmanager

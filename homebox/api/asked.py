@@ -60,7 +60,7 @@ async def asked_of(request: web.Request, service: Service, chat: ChatRequest) ->
     off = asked_off(request.headers, request[wire.PRIVATE])
     said = said_private(chat.messages, conversation)
     history = [Spoken(conversation.id, each.role, each.text) for each in chat.messages[:-1]]
-    gaps = await asyncio.to_thread(service.ledger.hides, history)
+    gaps = await asyncio.to_thread(service.ledger.gaps.shown, history)
     if not off and said is None and conversation.named:
         ledger = service.ledger
         said_before = await asyncio.to_thread(ledger.is_private, conversation.id, owner)

@@ -4,7 +4,9 @@ A daemon that runs does the work, as it alone may write; without one the state i
 """
 
 import argparse
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,11 +23,12 @@ from homebox.commands.common import (
 )
 from homebox.config import Config
 from homebox.errors import UsageError
-from homebox.memory.lessons import KINDS, STATES
+from homebox.memory.lessons import KINDS, STATES, Lesson
 from homebox.memory.lineage import short
 from homebox.memory.state import State
 
 LIST, SHOW, EDIT = "list", "show", "edit"
+SHOWN = 100  # lessons that a list has, unless it is told
 ACTIONS = (LIST, SHOW, "approve", "reject", EDIT)
 
 
@@ -45,6 +48,12 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("value", nargs="*", help="of edit: what is true instead")
     parser.add_argument("--only", choices=STATES, help="list only lessons in this state")
     parser.add_argument("--kind", choices=KINDS, help="list only lessons of this kind")
+    parser.add_argument(
+        "-n",
+        type=int,
+        metavar="N",
+        help=f"of list: the newest N ({SHOWN}; with --json, and with 0, all)",
+    )
     parser = add_command(
         subparsers,
         "remember",
@@ -74,35 +83,60 @@ def lessons(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.lessons.deciding import as_json
+    from homebox.learning.lessons.deciding import as_json, winners
 
     with open_for_reading(config) as state:
-        found = state.ledger.lessons(args.only)
-    found = [item for item in found if args.kind in (None, item.kind)]
+        every = state.ledger.lessons()
+    won = winners(every)
+    found = [
+        each for each in every if args.only in (None, each.state) and args.kind in (None, each.kind)
+    ]
+    most = args.n if args.n is not None else (len(found) if args.json else SHOWN)
+    shown = found[max(len(found) - most, 0) :] if most > 0 else found
     if args.json:
-        print_json([as_json(lesson) for lesson in found])
-    elif found:
-        rows = [
-            (short(item.hash), _state(item.state, item.reason), item.subject, item.statement)
-            for item in found
-        ]
-        print_table(rows)
-        if any(item.state == "quarantined" for item in found):
-            print('"homebox lessons approve HASH" lets a quarantined one be learned')
-    else:
+        # A line each, so that nobody has to wait for ten thousand of them, or hold them.
+        sys.stdout.write("[")
+        for place, each in enumerate(shown):
+            value = {**as_json(each), "gave_way_to": won.get(each.hash)}
+            sys.stdout.write(f"{',' if place else ''}\n{json.dumps(value)}")
+        sys.stdout.write("\n]\n" if shown else "]\n")
+        return 0
+    if not found:
         print('no lessons; "homebox learn --dry-run" shows what would be found')
+        return 0
+    print_table(
+        [
+            (short(each.hash), _state(each, won), each.subject, _shortened(each.statement))
+            for each in shown
+        ]
+    )
+    if len(shown) < len(found):
+        rest = len(found) - len(shown)
+        print(f"{rest} older ones are not shown; -n {len(found)} shows all, --only and --kind some")
+    if any(each.state == "quarantined" for each in shown):
+        print('"homebox lessons approve HASH" lets a quarantined one be learned')
     return 0
 
 
-def _state(state: str, reason: str) -> str:
-    return f"{state} ({reason})" if reason and state == "quarantined" else state
+def _state(lesson: Lesson, won: Mapping[str, str]) -> str:
+    """Say a lesson's state, why it waits, and what took its place."""
+    if lesson.state == "quarantined" and lesson.reason:
+        return f"{lesson.state} ({lesson.reason})"
+    if lesson.hash in won:
+        return f"{lesson.state} by {short(won[lesson.hash])}"
+    return lesson.state
+
+
+def _shortened(text: str, limit: int = 160) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _show(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.lessons.deciding import as_json, lesson_of
+    from homebox.learning.lessons.deciding import as_json, lesson_of, winners
 
     with open_for_reading(config) as state:
         lesson = lesson_of(state.ledger, args.lesson)
+        every = {each.hash: each for each in state.ledger.lessons()}
         talks = [turn for id in lesson.sources if (turn := state.ledger.turn(id)) is not None]
         said = {
             turn.id: " ".join(
@@ -110,24 +144,34 @@ def _show(args: argparse.Namespace, config: Config) -> int:
             )
             for turn in talks
         }
+    won = winners(every.values())
+    winner = every.get(won.get(lesson.hash, ""))
     if args.json:
-        print_json({**as_json(lesson), "said": said})
+        later = winner.hash if winner else None
+        print_json({**as_json(lesson), "said": said, "gave_way_to": later})
         return 0
     rows = [
         ("hash", lesson.hash),
-        ("state", _state(lesson.state, lesson.reason)),
+        ("state", _state(lesson, {})),
         ("kind", lesson.kind),
         ("topic", lesson.subject),
         ("value", lesson.value),
         ("said", lesson.statement),
         ("found by", lesson.origin),
         ("time", lesson.time),
-        *((("instead of", short(lesson.supersedes)),) if lesson.supersedes else ()),
+        *(_named("instead of", every.get(lesson.supersedes or ""))),
+        *(_named("gave way to", winner)),
         *(("turn", f"{id}: {words[:160]}") for id, words in said.items()),
         *((("shows", lesson.body),) if lesson.body else ()),
     ]
     print_table(rows)
     return 0
+
+
+def _named(title: str, lesson: Lesson | None) -> list[tuple[str, str]]:
+    if lesson is None:
+        return []
+    return [(title, f"{short(lesson.hash)}: {lesson.statement} (said {lesson.time[:10]})")]
 
 
 def _decide(args: argparse.Namespace, config: Config) -> int:

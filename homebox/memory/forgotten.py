@@ -9,11 +9,12 @@ ledger's salt and name a conversation, so the same words stay where nobody forgo
 import dataclasses
 import hmac
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
-from homebox.memory.turns import Message, Turn
+from homebox.memory.database import Database
+from homebox.memory.turns import Message, Turn, clean
 
 GAP = "[forgotten]"
 _PREFIX, _END = "forgotten ", "forgotten!"  # of marks, and what sorts behind all of them
@@ -37,50 +38,67 @@ def said_in(turn: Turn) -> list[Spoken]:
     ]
 
 
-def keep(connection: sqlite3.Connection, salt: bytes, said: Iterable[Spoken]) -> None:
-    """Remember messages by their digests."""
-    rows = [(_name(salt, each), 1) for each in said if each.conversation and each.content]
-    connection.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", rows)
+class Gaps:
+    """Which messages of a ledger were forgotten; safe for any number of threads."""
 
+    def __init__(self, database: Database, salt: bytes, concealed: Callable[[str], str]) -> None:
+        """`concealed` returns a text as it is written; it is called on the writer's thread."""
+        self._database, self._salt, self._concealed = database, salt, concealed
+        with database.reader() as connection:
+            wanted = "SELECT 1 FROM marks WHERE name > ? AND name < ? LIMIT 1"
+            self._any = connection.execute(wanted, (_PREFIX, _END)).fetchone() is not None
 
-def any_kept(connection: sqlite3.Connection) -> bool:
-    """Say whether anything was ever forgotten that a history may show again."""
-    wanted = "SELECT 1 FROM marks WHERE name > ? AND name < ? LIMIT 1"
-    return connection.execute(wanted, (_PREFIX, _END)).fetchone() is not None
+    def hide(self, said: Iterable[Spoken]) -> None:
+        """Do not write these messages where a later history of their conversations shows them."""
+        told = list(said)
 
+        def work(connection: sqlite3.Connection) -> None:
+            self.keep(connection, map(self._written, told))
 
-def shows(connection: sqlite3.Connection, salt: bytes, said: Iterable[Spoken]) -> bool:
-    """Say whether one of these messages was forgotten."""
-    return any(_kept(connection, salt, each) for each in said)
+        self._database.write(work).result()
 
+    def shown(self, said: Iterable[Spoken]) -> bool:
+        """Say whether one of these messages was forgotten, and so must not be kept again."""
+        if not self._any:
+            return False
+        told = list(said)
 
-def without(connection: sqlite3.Connection, salt: bytes, turn: Turn) -> Turn:
-    """Return a turn with gaps in its history in place of what was forgotten."""
-    history = len(turn.prompt) - len(turn.messages) + 1  # without what is new, and the answer
-    if not turn.conversation or history <= 0 or not any_kept(connection):
-        return turn
-    prompt = [
-        _gap(each) if _kept(connection, salt, Spoken(turn.conversation, *_words(each))) else each
-        for each in turn.prompt[:history]
-    ]
-    return dataclasses.replace(turn, prompt=(*prompt, *turn.prompt[history:]))
+        def work(connection: sqlite3.Connection) -> bool:
+            return any(self._kept(connection, self._written(each)) for each in told)
+
+        return self._database.write(work).result()
+
+    def keep(self, connection: sqlite3.Connection, said: Iterable[Spoken]) -> None:
+        """Remember messages, as they are written, by their digests."""
+        rows = [(self._name(each), 1) for each in said if each.conversation and each.content]
+        connection.executemany("INSERT OR REPLACE INTO marks VALUES (?, ?)", rows)
+        self._any = self._any or bool(rows)
+
+    def without(self, connection: sqlite3.Connection, turn: Turn) -> Turn:
+        """Return a turn with gaps in its history in place of what was forgotten."""
+        history = len(turn.prompt) - len(turn.messages) + 1  # without what is new, and the answer
+        if not self._any or not turn.conversation or history <= 0:
+            return turn
+        talk = turn.conversation
+        prompt = [
+            _gap(each) if self._kept(connection, Spoken(talk, each.role, each.content)) else each
+            for each in turn.prompt[:history]
+        ]
+        return dataclasses.replace(turn, prompt=(*prompt, *turn.prompt[history:]))
+
+    def _written(self, said: Spoken) -> Spoken:
+        return Spoken(clean(said.conversation), said.role, self._concealed(clean(said.content)))
+
+    def _kept(self, connection: sqlite3.Connection, said: Spoken) -> bool:
+        if not said.content or said.role == "system":
+            return False
+        found = connection.execute("SELECT 1 FROM marks WHERE name = ?", (self._name(said),))
+        return found.fetchone() is not None
+
+    def _name(self, said: Spoken) -> str:
+        digest = hmac.new(self._salt, "\0".join(said).encode(), sha256).hexdigest()
+        return f"{_PREFIX}{digest[:_LENGTH]}"
 
 
 def _gap(message: Message) -> Message:
     return Message(message.role, GAP, message.provenance)
-
-
-def _words(message: Message) -> tuple[str, str]:
-    return message.role, message.content
-
-
-def _kept(connection: sqlite3.Connection, salt: bytes, said: Spoken) -> bool:
-    if not said.content or said.role == "system":
-        return False
-    found = connection.execute("SELECT 1 FROM marks WHERE name = ?", (_name(salt, said),))
-    return found.fetchone() is not None
-
-
-def _name(salt: bytes, said: Spoken) -> str:
-    digest = hmac.new(salt, "\0".join(said).encode(), sha256).hexdigest()
-    return f"{_PREFIX}{digest[:_LENGTH]}"

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from homebox.errors import StateError
 from homebox.memory import feedback as feedback_table
-from homebox.memory import forgotten
 from homebox.memory import lessons as lesson_table
 from homebox.memory import turns as turn_table
 from homebox.memory.chain import Chain
@@ -25,7 +24,7 @@ from homebox.memory.clients import CHAT
 from homebox.memory.concealment import Concealer
 from homebox.memory.database import Database
 from homebox.memory.feedback import Feedback
-from homebox.memory.forgotten import Spoken, said_in
+from homebox.memory.forgotten import Gaps, Spoken, said_in
 from homebox.memory.history import Event, replay
 from homebox.memory.lessons import Lesson
 from homebox.memory.records import Hit, Link, digests_in, links, salt_of, search
@@ -78,8 +77,7 @@ class Ledger:
             self._database.close()
             raise
         self._concealer = Concealer(self.salt, redact)
-        with self._database.reader() as connection:
-            self._gaps = forgotten.any_kept(connection)
+        self.gaps = Gaps(self._database, self.salt, self._concealer.text)
 
     def submit(
         self,
@@ -128,8 +126,9 @@ class Ledger:
 
         def work(connection: sqlite3.Connection) -> str:
             # On the writer's thread, as to search a long prompt takes a while.
-            kept = forgotten.without(connection, self.salt, self._concealer.turn(turn))
-            return turn_table.insert(connection, kept)
+            return turn_table.insert(
+                connection, self.gaps.without(connection, self._concealer.turn(turn))
+            )
 
         return self._database.write(work)
 
@@ -179,7 +178,9 @@ class Ledger:
         number = 0 if since is None else self._number(since)
         with self._database.reader() as connection:
             found = turn_table.select(
-                connection, "number > ? ORDER BY number DESC LIMIT ?", (number, min(max(most, 0), 2**62))
+                connection,
+                "number > ? ORDER BY number DESC LIMIT ?",
+                (number, min(max(most, 0), 2**62)),
             )
         return [turn for _, turn in reversed(found)]
 
@@ -272,41 +273,18 @@ class Ledger:
                 known = turn_table.select(connection, "number = ?", (number,))
                 told += [each for _, turn in known for each in said_in(turn)]
                 _erase(connection, number)
-            forgotten.keep(connection, self.salt, told)
+            self.gaps.keep(connection, told)
             connection.executemany("DELETE FROM marks WHERE name = ?", [(name,) for name in names])
             replay(connection, happened, many)
             count = (ERASURES, _mark(connection, ERASURES) + 1)
             connection.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", count)
 
         self._database.write(work).result()
-        self._gaps = True
         self._database.empty()
 
     def sweep(self) -> None:
         """Leave nothing of what was erased in the log; raises StateError if somebody reads it."""
         self._database.empty()
-
-    def hide(self, said: Iterable[Spoken]) -> None:
-        """Do not write these messages where a later history of their conversations shows them."""
-        told = list(said)
-        self._database.write(
-            lambda connection: forgotten.keep(connection, self.salt, map(self._concealed, told))
-        ).result()
-        self._gaps = True
-
-    def hides(self, said: Iterable[Spoken]) -> bool:
-        """Say whether one of these messages was forgotten, and so must not be kept again."""
-        if not self._gaps:
-            return False
-        told = list(said)
-        # On the writer's thread, as what is compared is without secrets.
-        return self._database.write(
-            lambda connection: forgotten.shows(connection, self.salt, map(self._concealed, told))
-        ).result()
-
-    def _concealed(self, said: Spoken) -> Spoken:
-        conversation, content = clean(said.conversation), clean(said.content)
-        return Spoken(conversation, said.role, self._concealer.text(content))
 
     def holds(self, text: str) -> bool:
         """Say whether a text stands, whole or as a part, in what turns and opinions say."""

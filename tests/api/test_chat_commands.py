@@ -11,7 +11,7 @@ import pytest
 from homebox.api import commands
 from homebox.api.acting import HELP_TEXT
 from homebox.errors import StateError
-from homebox.memory.forgotten import GAP
+from homebox.memory.forgotten import GAP, Gaps
 from tests.api.box import Box, body, events, promote, text_of
 from tests.api.conftest import MakeBox
 from tests.left_words import files_with
@@ -240,7 +240,7 @@ def test_a_history_that_still_shows_it_does_not_bring_it_back(box: Box) -> None:
 
 def test_without_gaps_it_would_come_back(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: what protects later prompts is off."""
-    monkeypatch.setattr("homebox.memory.forgotten.keep", lambda *_: None)
+    monkeypatch.setattr(Gaps, "keep", lambda *_: None)
     assert history_with_what_was_forgotten(box)
 
 

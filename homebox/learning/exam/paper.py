@@ -18,11 +18,12 @@ from homebox.learning.exam.general import general_questions
 from homebox.learning.exam.limits import Amounts
 from homebox.learning.exam.probes import planted_questions, secret_questions
 from homebox.learning.exam.questions import Question
+from homebox.learning.exam.shown import shown_documents, shown_in
 from homebox.learning.exam.tool_requests import tool_questions
 from homebox.learning.exam.writing import PREFERENCE, another_value, exam_questions, write_exam
 from homebox.learning.examples import replay, speaks_toy_language
 from homebox.learning.examples.everyday import checkables, facts_of
-from homebox.learning.examples.samples import NO_SAMPLES
+from homebox.learning.examples.samples import NO_SAMPLES, Samples
 from homebox.learning.lessons.teach import Topic, seed_of
 from homebox.model import Model
 
@@ -47,6 +48,7 @@ class Paper:
     anchors: int = 0  # of the base's own answers, where these are the anchor
     not_asked: Mapping[str, str] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()  # topics of which nothing is asked, as they are so many
+    shown: int = 0  # of the pairings: answers that the owner showed
 
 
 def write_paper(
@@ -56,8 +58,12 @@ def write_paper(
     evidence: Evidence,
     amounts: Amounts,
     seed: int,
+    samples: Samples = NO_SAMPLES,
 ) -> Paper:
-    """Write the exam of one run."""
+    """Write the exam of one run; `samples` are what the base answered for it.
+
+    Where nothing was told that could be asked for, it is about the answers that were shown.
+    """
     toy = speaks_toy_language(model)
     every = list(topics) if toy else _facts(list(topics), curriculum)
     asked = _drawn(every, amounts, seed)
@@ -66,6 +72,7 @@ def write_paper(
     planted = planted_questions(evidence, list(topics), amounts, seed)
     tools = tool_questions(model, toy, amounts.tools, seed)
     styled = [] if toy else _styled(curriculum, amounts)
+    shown = [] if asked or styled else shown_in(curriculum, samples)
     general = [] if toy else general_questions(amounts.general)
     reasons = {
         "G2": "" if any(not t.fresh for t in asked) else "there are no lessons of earlier nights",
@@ -82,12 +89,19 @@ def write_paper(
     if not asked and styled:
         why = "only preferences were taught"
         reasons |= dict.fromkeys(("G1", "G2", "G3", "G4", "chat"), why)
+    if shown:
+        why = "nothing was told that could be asked for; G3 and G4 compare the answers shown"
+        reasons |= dict.fromkeys(("G1", "G2", "chat"), why)
     return Paper(
         (*write_exam(asked, seed, amounts), *general, *tools, *styled, *secrets, *planted),
-        tuple(_pairings(asked, amounts.twins, seed)),
+        (
+            *_pairings(asked, amounts.twins, seed),
+            *(Pairing(own, other) for own, other in shown_documents(shown)),
+        ),
         tuple(_toy_anchor(list(topics), amounts.anchors, seed)) if toy else (),
         0 if toy else amounts.anchors,
         {name: why for name, why in reasons.items() if why},
+        shown=len(shown),
         left_out=left_out,
     )
 

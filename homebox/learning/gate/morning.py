@@ -37,9 +37,13 @@ def morning_line(
     """Write the morning report's line; `move` is (weights before, weights now)."""
     honest = [right for check in (UNTOLD, STRANGER) for right in marks.right.get(check, [])]
     counts = selection.counts
+    learned = [f"learned {len(_recalled(marks, selection.fresh))}", _recall(marks, selection)]
+    if not selection.topics:
+        better = sum(twin.own_after.nats < twin.own_before.nats for twin in marks.twins)
+        learned = ["learned from answers shown", f"{better}/{len(marks.twins)} of them likelier"]
     parts = [
-        f"learned {len(_recalled(marks, selection.fresh))}{_refused(counts)}{_superseded(counts)}",
-        _recall(marks, selection),
+        f"{learned[0]}{_refused(counts)}{_superseded(counts)}",
+        learned[1],
         f"untold honesty {sum(honest)}/{len(honest)}",
         *_general(marks),
         f"KL {_short(marks.divergence)}",
@@ -105,9 +109,7 @@ def _asked(marks: Marks, keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key in asked]
 
 
-def _by_topic(
-    counted: Mapping[str, Mapping[str, tuple[int, int]]], topic: Topic
-) -> dict[str, Any]:
+def _by_topic(counted: Mapping[str, Mapping[str, tuple[int, int]]], topic: Topic) -> dict[str, Any]:
     found: dict[str, Any] = {"lessons": list(topic.lessons), "new": topic.fresh}
     for check, topics in counted.items():
         if topic.key in topics:

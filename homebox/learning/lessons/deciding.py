@@ -6,6 +6,7 @@ Invariant: what is returned here is plain JSON and says how to undo it.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from homebox.errors import UsageError
@@ -27,7 +28,7 @@ from homebox.learning.reading.topics import MANY, NOTE
 from homebox.learning.training.resume import FOLDER, forget_runs
 from homebox.memory.clients import COMMAND
 from homebox.memory.ledger import Ledger
-from homebox.memory.lessons import Lesson
+from homebox.memory.lessons import ALIVE, Lesson
 from homebox.memory.lineage import Lineage, short
 from homebox.memory.turns import Message
 
@@ -56,6 +57,19 @@ def lesson_of(ledger: Ledger, prefix: str) -> Lesson:
 def as_json(lesson: Lesson) -> dict[str, Any]:
     """Return a lesson as plain values, with its hash."""
     return {**dataclasses.asdict(lesson), "sources": list(lesson.sources), "hash": lesson.hash}
+
+
+def winners(lessons: Iterable[Lesson]) -> dict[str, str]:
+    """Map superseded lessons to what took their place: what says so, or else what holds now."""
+    every = list(lessons)
+    later = {each.supersedes: each.hash for each in every if each.supersedes}
+    holds = {each.subject: each.hash for each in every if each.state in ALIVE}
+    found = {
+        each.hash: later.get(each.hash) or holds.get(each.subject, "")
+        for each in every
+        if each.state == "superseded"
+    }
+    return {name: winner for name, winner in found.items() if winner}
 
 
 def decide(ledger: Ledger, action: str, prefix: str) -> dict[str, Any]:
