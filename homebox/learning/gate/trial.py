@@ -94,7 +94,7 @@ class Trial:
         toy = speaks_toy_language(model)
         self._dev = None if toy or not selection.topics else DevSet(model, selection.topics)
         self._paper: Paper = write_paper(
-            model, selection.topics, selection.curriculum, evidence, amounts, seed
+            model, selection.topics, selection.curriculum, evidence, amounts, seed, samples
         )
         self._examinee: Examinee = ModelExaminee(model, amounts.words)
         self._kept = KeptAnswers(None if cache is None else cache / f"{_answering(model)}.json")
@@ -151,6 +151,7 @@ class Trial:
             self._old_before,
             self._paper.not_asked,
             self._seed,
+            self._paper.shown,
         )
         verdict = judge(marks, self._limits, plan)
         recipe = dataclasses.replace(recipe, scale=scale)
