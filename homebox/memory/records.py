@@ -22,6 +22,7 @@ from homebox.memory.redaction import PLACEHOLDER
 from homebox.memory.spans import spans_of
 from homebox.memory.turns import START, Message, Turn
 
+LATEST = 2_000  # turns that are looked through first
 AROUND = 60  # characters before and after what was searched for
 _PURPOSE = "secrets"
 _SALT = 32
@@ -93,28 +94,56 @@ def search(
     if needle.isascii():
         # An ASCII letter may also come from another one, but those are signs such as the Kelvin's.
         pattern = re.sub(r"([%_\\])", r"\\\1", needle)
-        condition, value = "content LIKE ? ESCAPE '\\'", f"%{pattern}%"
+        condition, value = "{} LIKE ?1 ESCAPE '\\'", f"%{pattern}%"
     else:
         connection.create_function("folded", 1, str.casefold, deterministic=True)
-        condition, value = "instr(folded(content), ?)", needle
-    rows = connection.execute(
+        # Folding makes nothing else of ASCII letters, so most texts need no look.
+        longer = "length(CAST({} AS BLOB)) > length({})"
+        condition, value = f"CASE WHEN {longer} THEN instr(folded({{}}), ?1) END", needle
+    rows = _nearby(connection, condition, value, most, conversation)
+    if len(rows) < most and not conversation:
+        rows = _anywhere(connection, condition, value, most)
+    return [
+        Hit(id, time, talk, role, _around(needle, content, details or ""))
+        for id, time, talk, role, content, details in reversed(rows)
+    ]
+
+
+def _nearby(
+    connection: sqlite3.Connection, condition: str, value: str, most: int, conversation: str
+) -> list[tuple[str, str, str, str, str, str | None]]:
+    """Look through one conversation, or else through the latest turns: that finds usual words."""
+    latest = f"turns.number > (SELECT max(number) FROM turns) - {LATEST}"
+    said, more = (condition.replace("{}", f"{table}.content") for table in ("said", "more"))
+    return connection.execute(
+        "SELECT id, time, conversation, role, said.content, more.content FROM turns "
+        "JOIN messages ON messages.turn = turns.number AND part = 'new' "
+        "JOIN texts AS said ON said.number = text LEFT JOIN texts AS more ON more.number = details "
+        f"WHERE {'conversation = ?2' if conversation else latest} AND ({said} OR {more}) "
+        "ORDER BY turns.number DESC, position DESC LIMIT ?3",
+        (value, conversation, most),
+    ).fetchall()
+
+
+def _anywhere(
+    connection: sqlite3.Connection, condition: str, value: str, most: int
+) -> list[tuple[str, str, str, str, str, str | None]]:
+    """Look through all texts, each once, then for the messages that have those that fit."""
+    return connection.execute(
         "WITH found AS MATERIALIZED (SELECT number FROM texts WHERE "
-        f"{condition}), places AS (SELECT turn, position FROM messages JOIN found "
+        f"{condition.replace('{}', 'content')}), "
+        "places AS (SELECT turn, position FROM messages JOIN found "
         "ON text = found.number WHERE part = 'new' UNION SELECT turn, position FROM messages "
-        "JOIN found ON details = found.number WHERE part = 'new') "
+        "JOIN found ON details = found.number WHERE part = 'new' "
+        "ORDER BY turn DESC, position DESC LIMIT ?2) "
         "SELECT id, time, conversation, role, content, "
         "(SELECT content FROM texts WHERE number = details) FROM places "
         "JOIN turns ON turns.number = places.turn JOIN messages ON messages.turn = places.turn "
         "AND part = 'new' AND messages.position = places.position "
         "JOIN texts ON texts.number = messages.text "
-        "WHERE ?2 = '' OR conversation = ?2 "
-        "ORDER BY places.turn DESC, places.position DESC LIMIT ?3",
-        (value, conversation, most),
+        "ORDER BY places.turn DESC, places.position DESC",
+        (value, most),
     ).fetchall()
-    return [
-        Hit(id, time, talk, role, _around(needle, content, details or ""))
-        for id, time, talk, role, content, details in reversed(rows)
-    ]
 
 
 def _around(needle: str, *texts: str) -> str:
