@@ -1,15 +1,20 @@
 """A scripted model proposes true, invented, injected and secret values; only true ones count."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from homebox.errors import EngineError, RequestError
 from homebox.learning.lessons.extraction import (
     LEAST_PARAMETERS,
+    MOST_TOKENS,
     accepted,
     clauses_for,
     extract,
@@ -230,3 +235,119 @@ def test_the_prompt_shows_nothing_but_the_owners_clauses() -> None:
     messages = prompt_for(["I walk a lot"])
     assert messages[0]["role"] == "system"
     assert messages[-1] == {"role": "user", "content": "I walk a lot"}
+
+
+CLAUSE = "Ever since Biscuit and C++ moved in with O'Neil at 5:45 I walk a lot"
+RAW = st.one_of(
+    st.text(max_size=300),
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.text(max_size=200)),
+        lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(), inner)),
+        max_leaves=12,
+    ).map(json.dumps),
+)
+PIECES = st.sampled_from(
+    ["Biscuit", "biscuit", "BISCUIT", "Bіscuit", "Ｂiscuit", "Biscuit\u202e", "\ud800", "walk",
+     "wal", "cuit", "5:45", "5 45", "C++", "O'Neil", "a lot", "\x00", "Zorblax", "4711", " ", "!"]
+)  # fmt: skip
+VALUES = st.one_of(st.lists(PIECES, min_size=1, max_size=6).map(" ".join), st.text(max_size=130))
+ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "kind": st.sampled_from(["fact", "preference", "x", 3]),
+            "statement": st.text(max_size=40),
+        },
+        optional={
+            "subject": st.one_of(st.text(max_size=70), st.just("dog's name")),
+            "value": VALUES,
+        },
+    ),
+    max_size=8,
+).map(json.dumps)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(RAW, ITEMS))
+def test_whatever_a_model_writes_only_the_owners_words_become_lessons(answer: str) -> None:
+    spoken = turn(0, ("user", f"{CLAUSE}.", "owner"), ("tool", "My cat is Zorblax.", "tool"))
+    clauses = clauses_for(spoken)
+    assert clauses == [CLAUSE]
+    for lesson in accepted(proposals_in(answer), clauses, spoken):
+        assert lesson.value in CLAUSE
+        assert lesson.statement == CLAUSE
+        assert not re.search(rf"\w{re.escape(lesson.value)}|{re.escape(lesson.value)}\w", CLAUSE)
+        assert len(lesson.value.split()) <= 8 and lesson.origin == "model"
+        assert lesson.hash  # it can be written
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("biscuit", "Biscuit"),
+        ("BISCUIT!", "Biscuit"),
+        ("5 45", "5:45"),
+        ("c++", "C++"),
+        ("o neil", "O'Neil"),
+        ("Biscuit\ud800", "Biscuit"),
+        ("Bіscuit", None),  # with a Cyrillic letter
+        ("Ｂiscuit", None),
+        ("cuit", None),
+        ("Biscuit moved", None),
+        ("lot Ever", None),
+        ("Zorblax", None),
+        ("", None),
+        ("a " * 60, None),
+    ],
+)
+def test_a_value_is_kept_as_the_owner_wrote_it(value: str, kept: str | None) -> None:
+    spoken = turn(0, f"{CLAUSE}.")
+    answer = json.dumps([item("dog's name", value)])
+    found = accepted(proposals_in(answer), clauses_for(spoken), spoken)
+    assert [lesson.value for lesson in found] == ([kept] if kept else [])
+
+
+def test_a_value_does_not_reach_over_the_end_of_a_clause() -> None:
+    clauses = ["I walk with Biscuit", "Tom and I swim"]
+    answer = json.dumps([item("dog's name", "Biscuit Tom")])
+    assert accepted(proposals_in(answer), clauses, turn(0, TEXT)) == []
+
+
+def test_a_model_that_cannot_answer_ends_the_reading_and_not_the_run(state: State) -> None:
+    class Broken(Proposing):
+        def start(self, request: Any) -> FakeSequence:
+            raise EngineError("logits that are no numbers")
+
+    tell(state, TEXT)
+    assert run(state, Broken(lambda _: [])) == 0
+    assert not state.ledger.marks(EXTRACTED)
+    assert run(state, Proposing(lambda _: [item("dog's name", "Biscuit")])) == 1
+
+
+def test_a_template_without_system_messages_reads_nothing(state: State) -> None:
+    model = Proposing(lambda _: [item("dog's name", "Biscuit")])
+
+    def render(*_: Any, **__: Any) -> list[int]:
+        raise RequestError("the model's chat template knows no system messages")
+
+    model.chat.render = render  # type: ignore[method-assign]
+    tell(state, TEXT)
+    assert run(state, model) == 0
+    assert model.asked == []
+
+
+def test_no_answer_is_longer_than_its_budget(state: State) -> None:
+    seen = []
+
+    class Asked(Proposing):
+        def start(self, request: Any) -> FakeSequence:
+            seen.append(request.sampling.max_tokens)
+            return super().start(request)
+
+    tell(state, TEXT)
+    run(state, Asked(lambda _: []))
+    assert seen == [MOST_TOKENS]
+    long = Asked(lambda _: [])
+    long.context = 10
+    tell(state, f"{TEXT} And Tom moved in with us, too.")
+    run(state, long)
+    assert seen == [MOST_TOKENS]

@@ -3,8 +3,9 @@
 The one idea: the model only proposes. It reads nothing but clauses that the owner may be speaking
 in (no quotations, code, questions or suppositions), answers greedily under a JSON schema, and of
 what it proposes only that is kept whose value stands in one such clause in the first person.
-Invariants: the statement that is kept is the owner's clause, never the model's sentence; each turn
-is read once, and a mark in the ledger says so.
+Invariants: the statement and the value that are kept are the owner's words, letter by letter, never
+the model's; each turn is read once, and a mark in the ledger says so; whatever a model answers, and
+if it cannot answer at all, nothing is raised.
 """
 
 import json
@@ -14,7 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homebox.errors import NoFreeSlotError, RequestError
+from homebox.errors import EngineError, NoFreeSlotError, RequestError
 from homebox.learning.lessons.harvest import EXTRACTED, FOREIGN, MOST, told_by
 from homebox.learning.lessons.live import MODEL, LiveLessons
 from homebox.learning.reading.clauses import owner_clauses
@@ -148,10 +149,12 @@ def accepted(
     for item in proposals:
         value, subject = cleaned(item.value), " ".join(item.subject.split()).lower()
         subject = re.sub(r"^(?:my|the|owner's|user's) ", "", subject)
-        clause = next((text for text in clauses if _stands_in(value, text)), None)
+        said = ((text, _said(value, text)) for text in clauses)
+        clause, own = next((found for found in said if found[1]), (None, ""))
         if supported and (clause is None or not _SUBJECT.fullmatch(subject)):
             continue
         statement = clause if clause is not None else item.statement
+        value = own or value
         words = f"{subject} {value} {statement}"
         if not value or len(value.split()) > 8 or (supported and secret_in(words)):
             continue
@@ -170,11 +173,20 @@ def accepted(
     return list(found.values())
 
 
-def _stands_in(value: str, clause: str) -> bool:
-    """Say whether a value's words stand in a clause, one after the other."""
-    words = _WORDS.findall(value.casefold())
-    text = f" {' '.join(_WORDS.findall(clause.casefold()))} "
-    return bool(words) and f" {' '.join(words)} " in text
+def _said(value: str, clause: str) -> str:
+    """Return how a clause itself writes a value whose words stand in it in a row; "" if none do."""
+    wanted = [word.casefold() for word in _WORDS.findall(value)]
+    if not wanted:
+        return ""
+    exact = re.search(rf"(?<!\w){re.escape(value)}(?!\w)", clause, re.IGNORECASE)
+    if exact is not None:
+        return exact[0]
+    words = list(_WORDS.finditer(clause))
+    for at in range(len(words) - len(wanted) + 1):
+        row = words[at : at + len(wanted)]
+        if [word[0].casefold() for word in row] == wanted:
+            return clause[row[0].start() : row[-1].end()]
+    return ""
 
 
 def extract(
@@ -196,7 +208,10 @@ def extract(
                 break
             read += 1
             yield Progress("select", number, len(turns), "reading what the rules did not")
-            answer = yield from _answer(model, prompt_for(clauses))
+            try:
+                answer = yield from _answer(model, prompt_for(clauses))
+            except EngineError:
+                break  # the next run tries again; what the rules have read is there all the same
             lessons = [
                 live.checked(lesson, turn.conversation or turn.id, FOREIGN)
                 for lesson in accepted(proposals_in(answer), clauses, turn)
@@ -212,11 +227,12 @@ def extract(
 def _answer(model: Model, messages: list[dict[str, Any]]) -> Generator[Progress, None, str]:
     """Answer greedily under the schema; an empty answer where that cannot be."""
     progress = Progress("select", 0, 1, "reading what the rules did not")
-    prompt = model.chat.render(messages)
-    room = model.context - len(prompt)
-    if room < MOST_TOKENS // 4:
-        return ""
     try:
+        # A template may know no system message, a vocabulary no grammar.
+        prompt = model.chat.render(messages)
+        room = model.context - len(prompt)
+        if room < MOST_TOKENS // 4:
+            return ""
         guide = model.guide(Wanted(form=JsonSchema(SCHEMA)))
     except RequestError:
         return ""
