@@ -141,7 +141,11 @@ def forget(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool = 
         }
         marks = [mark for mark in ledger.marks(DECISION) if mark.split()[-1] not in names]
         marks += [mark for mark in ledger.marks(EXTRACTED) if mark.split()[-1] in gone]
-        ledger.forget(sorted(gone), events, MANY, marks)
+        try:
+            ledger.forget(sorted(gone), events, MANY, marks)
+        except BaseException:
+            live.begin_anew()  # it may have been forgotten, and only its log not be empty
+            raise
         live.begin_anew(reader, read)
     after = {lesson.hash: lesson for lesson in ledger.lessons()}
     lost = tuple(lesson for name, lesson in before.items() if name not in after)
