@@ -2,8 +2,10 @@
 
 import io
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +164,28 @@ def test_delete_with_a_daemon(log: Any, told: list[str], box: Box, state: Path) 
 def test_wrong_words_are_usage_errors(log: Any, told: list[str], words: list[str]) -> None:
     code, out, err = log(*words)
     assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_verify_tells_the_chains_end_and_names_a_turn_that_was_changed(
+    log: Any, told: list[str], state: Path
+) -> None:
+    with open_state(state) as opened:
+        root = opened.ledger.root()
+    assert log("verify") == (0, f"3 turns are as they were written; the chain ends in {root}\n", "")
+    assert json.loads(log("verify", "--json")[1]) == {"turns": 3, "root": root}
+    with closing(sqlite3.connect(state / "ledger.db")) as other, other:
+        other.execute("UPDATE texts SET content = 'Sell it.' WHERE content = 'Buy WALNUTS.'")
+    code, _, error = log("verify")
+    assert code == 5 and f"turn {told[1]} (row 2) of the ledger is damaged" in error
+    assert f'"homebox log delete {told[1]}"' in error
+    # What it says helps: only the changed words go.
+    assert log("delete", told[1], "--yes")[0] == 0
+    code, said, _ = log("verify")
+    assert code == 0 and root in said
+
+
+def test_the_latest_turns_are_listed(log: Any, told: list[str]) -> None:
+    assert [each["id"] for each in json.loads(log("-n", "2", "--json")[1])] == told[1:]
+    assert [each["id"] for each in json.loads(log("--since", told[0], "--json")[1])] == told[1:]
+    assert json.loads(log("-n", str(2**70), "--json")[1])[0]["id"] == told[0]
+    assert json.loads(log("-n", "0", "--json")[1]) == []
