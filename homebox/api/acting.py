@@ -195,7 +195,7 @@ def _told(lesson: Lesson, done: Mapping[str, Any]) -> str:
     if done["repeated"]:
         names = ", ".join(done["repeated"][:LISTED])
         lines.append(
-            f"{len(done['repeated'])} other turns have the same words; "
+            f"The same words stand in other turns ({len(done['repeated'])}); "
             f'"homebox forget TURN" erases each: {names}'
         )
     if done["weights"]:
