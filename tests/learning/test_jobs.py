@@ -14,10 +14,10 @@ import pytest
 
 from homebox.config import Config
 from homebox.errors import LearningError
-from homebox.learning.checkpoint import MAX_SPEC_BYTES
+from homebox.learning.checkpoint import MAX_SPEC_BYTES, load_spec, spec_in
 from homebox.learning.curriculum import curriculum_of
 from homebox.learning.jobs.bundle import bundle, unbundle
-from homebox.learning.jobs.job import Job, execute, job_of, read_job
+from homebox.learning.jobs.job import Job, execute, read_job
 from homebox.learning.training.train import recipe_of
 from homebox.memory.state import State, open_state
 from homebox.memory.store import canonical_json
@@ -53,7 +53,8 @@ def test_a_spec_names_everything_in_few_bytes_and_is_read_again(state: State) ->
     made = job(state)
     name = made.save(state.store)
     spec = json.loads(state.store.get(name))
-    assert job_of(state.store, name) == made == read_job(spec)
+    assert spec_in(state.store, name) == spec
+    assert read_job(spec) == made
     assert len(canonical_json(spec)) < MAX_SPEC_BYTES / 5
     assert set(spec) == {"base", "curriculum", "kind", "numerics", "recipe"}
 
@@ -86,13 +87,13 @@ def test_the_same_job_gives_the_same_weights_on_another_box(
 ) -> None:
     asked = job(state, model.base_hash)
     first = weights_of(model, state, asked)
-    assert job_of(state.store, first) == asked
+    assert read_job(load_spec(state.store, first)) == asked
     assert weights_of(model, state, asked) == first
     file = tmp_path / "job.json"
     file.write_bytes(bundle(state.store, asked.save(state.store)))
     with open_state(tmp_path / "other") as other:
         name = unbundle(other.store, file)
-        assert weights_of(model, other, job_of(other.store, name)) == first
+        assert weights_of(model, other, read_job(spec_in(other.store, name))) == first
         # Control: one word less to learn is another job with other weights.
         less = weights_of(model, other, job(other, model.base_hash, OWNER[1:]))
         assert less != first
@@ -101,14 +102,15 @@ def test_the_same_job_gives_the_same_weights_on_another_box(
 AGAIN = """
 import sys
 from pathlib import Path
+from homebox.learning.checkpoint import spec_in
 from homebox.learning.jobs.bundle import unbundle
-from homebox.learning.jobs.job import execute, job_of
+from homebox.learning.jobs.job import execute, read_job
 from homebox.memory.state import open_state
 from homebox.model import load
 from homebox.scheduler import run_inline
 
 with open_state(Path(sys.argv[2])) as state:
-    job = job_of(state.store, unbundle(state.store, Path(sys.argv[1])))
+    job = read_job(spec_in(state.store, unbundle(state.store, Path(sys.argv[1]))))
     print(run_inline(execute(load("tiny", context=512), state.store, job), lambda _: None))
 """
 

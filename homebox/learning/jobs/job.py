@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homebox.errors import LearningError
-from homebox.learning.checkpoint import save_adapter, save_spec, spec_behind, spec_in
+from homebox.learning.checkpoint import save_adapter, save_spec
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.examples.samples import NO_SAMPLES, Samples
 from homebox.learning.report import Progress
@@ -72,14 +72,6 @@ def read_job(spec: Mapping[str, Any]) -> Job:
         raise LearningError(f"the job's recipe cannot be read: {error}") from error
     samples = str(spec.get("samples", ""))
     return Job(str(spec["base"]), str(spec["curriculum"]), recipe, int(spec["numerics"]), samples)
-
-
-def job_of(store: Store, name: str) -> Job:
-    """Return the job behind an object: a manifest (weights hash) or a job spec.
-
-    Raises the store's errors, and LearningError if it is neither or cannot be run again.
-    """
-    return read_job(spec_in(store, spec_behind(store, name)))
 
 
 def execute(model: Model, store: Store, job: Job) -> Generator[Progress, None, str]:
