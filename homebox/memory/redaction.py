@@ -11,8 +11,13 @@ import hmac
 import re
 from collections.abc import Collection, Iterator
 
+from homebox.memory import secret_forms, secret_lines, secret_words
+from homebox.memory.secret_forms import formed
+from homebox.memory.secret_lines import nearby
 from homebox.memory.secret_numbers import Found, View, keys, numbers
-from homebox.memory.secret_patterns import PEM, PUBLIC, SENTENCE
+from homebox.memory.secret_patterns import PEM, PUBLIC
+from homebox.memory.secret_phrases import phrases
+from homebox.memory.secret_signs import Scan
 from homebox.memory.secret_words import told
 
 __all__ = [
@@ -31,9 +36,11 @@ _BLANKS = re.compile(r"\\n|[\s,-]")
 BEGIN, END = "-----BEGIN ", "-----END "
 PUBLISHED = "public"
 _LINES = re.compile(r"(?:[A-Za-z\d+/=:, -]{0,80}(?:\r?\n|\\n|\Z)){1,400}")
-_ROWS = (12, 15, 18, 21, 24)  # words of a phrase (BIP 39)
 _CLOSING = ".,;:!?'\"`*_()[]{}<>"
 _MOST_WORDS = 24  # of a secret, when a text is searched for one
+
+
+_SCAN = Scan([*secret_words.SIGNS, *secret_lines.SIGNS, *secret_forms.SIGNS, "akia"])
 
 
 def find_secrets(text: str) -> list[Found]:
@@ -43,8 +50,9 @@ def find_secrets(text: str) -> list[Found]:
     """
     if len(text) < 4:
         return []
-    view = View(text)
-    found = [*_blocks(text), *numbers(view), *keys(view), *_phrases(text), *told(view)]
+    view = View(text, _SCAN)
+    found = [*_blocks(text), *numbers(view), *keys(view), *phrases(view), *told(view)]
+    found += [*nearby(view), *formed(view)]
     return _apart(text, found)
 
 
@@ -136,46 +144,6 @@ def _block_end(text: str, begin: "re.Match[str]", close: int) -> int:
         return close + len(end)
     match = _LINES.match(text, begin.end())
     return match.end() if match else begin.end()
-
-
-def _phrases(text: str) -> Iterator[Found]:
-    """Yield the words of a wallet where they stand in a row, as no sentence has them."""
-    place = 0
-    lines = text.split("\n")
-    for number, line in enumerate(lines):
-        if len(line) > 46 and line.count(" ") > 10:
-            for start, row in _rows(line.split(" ")):
-                beside = lines[max(0, number - 1) : number] + lines[number + 1 : number + 2]
-                if not any(_is_list(each) for each in beside):
-                    yield Found(place + start, place + start + len(row), "seed-phrase")
-        place += len(line) + 1
-
-
-def _rows(words: list[str]) -> Iterator[tuple[int, str]]:
-    """Yield the rows of as many words as phrases have, with where they begin in the line."""
-    # Of twelve words in a row, one is the twelfth, the twenty-fourth and so on of the line.
-    index = _ROWS[0] - 1
-    while index < len(words):
-        first, last = index, index + 1
-        if _is_named(words[index]):
-            while first and _is_named(words[first - 1]):
-                first -= 1
-            while last < len(words) and _is_named(words[last].rstrip(".,!?")):
-                last += 1
-            if last - first in _ROWS:
-                start = len(" ".join(words[:first])) + (first > 0)
-                yield start, " ".join(words[first:last]).rstrip(".,!?")
-        index = last + _ROWS[0] - 1
-
-
-def _is_list(line: str) -> bool:
-    """Say whether a line is words alone, so that its neighbour is one of a list's, too."""
-    words = line.strip(" \t\"'(),").split(" ")
-    return len(words) >= 6 and all(_is_named(word) for word in words)
-
-
-def _is_named(word: str) -> bool:
-    return 3 <= len(word) <= 8 and word.isalpha() and word.islower() and word not in SENTENCE
 
 
 def _apart(text: str, found: list[Found]) -> list[Found]:

@@ -27,10 +27,12 @@ _BASE32 = re.compile(
 )
 _CVV = re.compile(r"\d{3,4}(?![\d.-])")
 _NATIONAL = re.compile(
-    r"(?=(?:[A-Z./ -]{0,4}\d){7})[A-Z]{0,6}[ -]?\d(?:[ ./-]?[\dA-Z]){6,15}(?!\w)", re.IGNORECASE
+    r"(?=(?:[A-Z./ -]{0,4}\d){6})[A-Z]{0,6}[ -]?\d(?:[ ./-]?[\dA-Z]){6,15}(?!\w)", re.IGNORECASE
 )
 _DOCUMENT = re.compile(
-    r"(?=(?:[A-Z -]{0,4}\d){5})[A-Z\d](?:[ -]?[A-Z\d]){5,18}(?!\w)", re.IGNORECASE
+    r"(?=(?:[A-Z -]{0,6}\d){5})(?=(?:[ -]?[A-Z\d]){6})"
+    r"[A-Z\d]{1,19}(?:[ -](?=[A-Z]{0,4}\d)[A-Z\d]{1,12}|[ -][A-Z]{1,2}(?=\W|\Z)){0,6}(?!\w)",
+    re.IGNORECASE,
 )
 _ACCOUNT = re.compile(r"\d(?:[ -]?\d){5,16}(?!\w)")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from homebox.memory.secret_patterns import BEFORE_HARMLESS, HARMLESS, JWT, MAKERS
+from homebox.memory.secret_signs import LONG, Scan, each_alone
 
 
 class Found(NamedTuple):
@@ -45,6 +46,13 @@ _RUNS = bytes(0x61 if code in b"a0-" else 0x20 for code in _classes(b"a", b"0", 
 _DIGITS = re.compile(r"\d(?:[ \-.\u00a0\u2009]?\d){11,18}")
 _CARD_LENGTHS = (16, 15, 14, 13, 19, 18, 17)
 _SSN = re.compile(r"(?!000|666|9\d\d)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\d-])")
+_BITLOCKER = re.compile(r"(?:\d{6}-){7}\d{6}(?![\w-])")
+# The date until which a card is valid, and what stands on its back.
+_BEHIND_CARD = re.compile(
+    r"[ ,;.]{1,3}(?:exp\.?(?:ires)?[ ]|valid[ ]\w{1,8}[ ])?(?:0\d|1[0-2])/(?:20)?\d\d[ ,;]{1,3}"
+    r"(?:(?:cvc|cvv|code|sec)[ :]{1,2})?(\d{3,4})(?![\w.-])",
+    re.IGNORECASE,
+)
 _IBAN = re.compile(r"[A-Za-z]{2}\d\d(?:[ -]?[A-Za-z\d]){11,30}")
 # Country codes and lengths of the IBAN registry (ISO 13616).
 _IBAN_LENGTHS = {
@@ -59,7 +67,7 @@ _IBAN_LENGTHS = {
     ).split()
 }
 # Heads after which letters and digits are drawn alike, so that some keys have no digit at all.
-_PLAIN_HEADS = re.compile(r"\bA[KS]IA|\bgh[pousr]_")
+_PLAIN_HEADS = re.compile(r"\bA[KS]IA|\bgh[pousr]_|\bhf_(?=[a-z]*[A-Z])(?=[A-Z]*[a-z])[A-Za-z]{30}")
 _CHUNK = re.compile(r"[A-Za-z\d+/_-]{20,}={0,2}")
 _REGULAR = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}|\d{3,}")
 _HEX = re.compile(r"(?:0x)?[\da-fA-F-]+=*\Z")
@@ -68,26 +76,21 @@ _HEX = re.compile(r"(?:0x)?[\da-fA-F-]+=*\Z")
 class View:
     """A text, and what is searched in it."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, scan: Scan | None = None) -> None:
         self.text = text
         lower = text.lower()
         if len(lower) != len(text):  # a few letters have two small ones
             lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
         self.lower = lower
-        # Most words repeat, so that it is soon known which do not occur at all.
-        self._words = "\n".join({*lower.split()})
+        self._signs = scan.places(lower) if scan and len(text) >= LONG else {}
         self.latin = text.encode("latin-1", "replace")
         # A blank before, so that what stands first is found like the rest.
         self.shape = b" " + self.latin.translate(_SHAPES) + b" "
 
-    def signs(self, sign: str) -> Iterator[int]:
-        """Yield where a sign in lower case stands."""
-        if max(sign.split(), key=len) not in self._words:
-            return
-        place = self.lower.find(sign)
-        while place >= 0:
-            yield place
-            place = self.lower.find(sign, place + len(sign))
+    def signs(self, sign: str) -> list[int]:
+        """Return where a sign in lower case stands."""
+        places = self._signs.get(sign)
+        return each_alone(self.lower, sign) if places is None else places
 
     def places(self, shape: bytes) -> Iterator[int]:
         """Yield where a shape that begins with a blank stands, behind that blank."""
@@ -117,6 +120,13 @@ def numbers(view: View) -> Iterator[Found]:
         if end:
             yield Found(place, end, "card")
             done = end
+            behind = _BEHIND_CARD.match(text, end)
+            if behind:
+                yield Found(*behind.span(1), "cvv")
+    for place in view.places(b" 000000 000000 000000 "):
+        match = _BITLOCKER.match(text, place)
+        if match:
+            yield Found(*match.span(), "recovery-code")
     for place in view.places(b" 000 00 0000 "):
         match = _SSN.match(text, place)
         if match and not (place and text[place - 1] in "-."):

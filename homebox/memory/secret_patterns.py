@@ -6,6 +6,7 @@ its length allows.
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 # Forms that the makers of keys publish; each begins where no letter or digit stands before it.
@@ -115,20 +116,27 @@ GAP = (
 )
 
 
+@cache
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return a pattern that minds no case; made when first needed, for there are some hundred."""
+    return re.compile(pattern, re.IGNORECASE)
+
+
 class Context(NamedTuple):
     """A word beside which something is secret, and what that something may be."""
 
     kind: str
     signs: tuple[str, ...]  # in lower case; the pattern is tried where one stands
-    patterns: tuple[re.Pattern[str], ...]  # from the sign to the value, tried in this order
+    patterns: tuple[str, ...]  # from the sign to the value, tried in this order
     value: str  # the name of the check that a value must pass
+    head: str = ""  # what every one of the patterns begins with
 
 
 def _context(kind: str, signs: str, words: str, value: str, gap: str = GAP) -> Context:
     always = gap.removesuffix("??")  # what lies between is looked over last
     forms = (_STRICT, _TO, *([f"{always}{_STRICT}", f"{always}{_TO}"] if gap else []), _BARE)
-    patterns = tuple(re.compile(f"(?:{words}){form}", re.IGNORECASE) for form in forms)
-    return Context(kind, tuple(signs.split("|")), patterns, value)
+    patterns = tuple(f"(?:{words}){form}" for form in forms)
+    return Context(kind, tuple(signs.split("|")), patterns, value, f"(?:{words})")
 
 
 _DOORS = (
@@ -140,7 +148,7 @@ _KEYED = (
     r"api|access|secret|private|priv|signing|encryption|encrypt|master|auth|account|client|service"
     r"|session|refresh|bot|webhook|deploy|personal|bearer|jwt|app|application|storage|shared"
     r"|consumer|subscription|wallet|hmac|aes|ssh|root|admin|server|bearer auth|oauth|id"
-    r"|developer|live|test|prod|production|security|verification|cookie|crypto|host|age|wireguard"
+    r"|pre-?shared|vpn|developer|live|test|prod|production|security|verification|cookie|crypto|host|age|wireguard"
 )
 
 _CODES = (
@@ -211,12 +219,7 @@ CONTEXTS: tuple[Context, ...] = (
     Context(
         "otp",
         ("code",),
-        (
-            re.compile(
-                r"(?:code|passcode)s?\b[^\n.!?:;=]{0,48}?(?:[ ](?:is|was)\b[ ]?:?|[:=])\s{0,3}",
-                re.IGNORECASE,
-            ),
-        ),
+        (r"(?:code|passcode)s?\b[^\n.!?:;=]{0,48}?(?:[ ](?:is|was)\b[ ]?:?|[:=])\s{0,3}",),
         "sent",
     ),
     _context(
@@ -280,48 +283,40 @@ CONTEXTS: tuple[Context, ...] = (
     Context(
         "authorization",
         ("bearer ", "basic "),
-        (re.compile(r"(?<![a-zA-Z])(?:bearer|basic)[ \t]{1,3}", re.IGNORECASE),),
+        (r"(?<![a-zA-Z])(?:bearer|basic)[ \t]{1,3}",),
         "bearer",
     ),
     Context(
         "cookie",
         ("cookie:", "phpsessid", "jsessionid", "connect.sid"),
-        (
-            re.compile(
-                r"cookie: ?[^\s=;]{1,60}=|(?:php|j)sess(?:ion)?id[\"']?[:=] ?|connect\.sid=",
-                re.IGNORECASE,
-            ),
-        ),
+        (r"cookie: ?[^\s=;]{1,60}=|(?:php|j)sess(?:ion)?id[\"']?[:=] ?|connect\.sid=",),
         "bearer",
     ),
     Context(
         "url",
         ("://",),
-        (re.compile(r"://[^\s:/@\"'<>]{0,100}:(?=[^\s\"'<>/]{1,200}@[A-Za-z\d\[$.-])"),),
+        (r"://[^\s:/@\"'<>]{0,100}:(?=[^\s\"'<>/]{1,200}@[A-Za-z\d\[$.-])",),
         "url",
     ),
     Context(
         "password",
         (" -u", "--user"),
-        (re.compile(r"[ ](?:-u|--user)[ =]?[\"']?[^\s:\"']{1,100}:"),),
+        (r"[ ](?-i:-u|--user)[ =]?[\"']?[^\s:\"']{1,100}:",),
         "argument",
     ),
     Context(
         "password",
         (" -p", " -a "),
-        (re.compile(r"[ ](?:-p|-a )[ =]?"),),
+        (r"[ ](?-i:-p|-a )[ =]?",),
         "argument",
     ),
     Context(
         "seed-phrase",
         ("seed", "phrase", "mnemonic", "words"),
         (
-            re.compile(
-                r"(?:seed(?:[ -]?(?:phrase|words?))?|phrase|mnemonic(?: phrase)?"
-                r"|words)\b[^\n]{0,60}?"
-                r"(?:[:=\n-]|\b(?:is|are|was|were|reads?)\b)[\s:]{0,4}[\"'`]?",
-                re.IGNORECASE,
-            ),
+            r"(?:seed(?:[ -]?(?:phrase|words?))?|phrase|mnemonic(?: phrase)?"
+            r"|words)\b[^\n]{0,60}?"
+            r"(?:[:=\n-]|\b(?:is|are|was|were|reads?)\b)[\s:]{0,4}[\"'`]?",
         ),
         "words",
     ),
@@ -329,12 +324,9 @@ CONTEXTS: tuple[Context, ...] = (
         "recovery-code",
         ("recovery", "backup", "scratch code", "emergency code"),
         (
-            re.compile(
-                r"(?:recovery|backup|scratch|emergency)[ -](?:codes?"
-                r"|keys?)\b[^\n\d]{0,60}?[:\n-]\s{0,4}"
-                rf"|(?:recovery|backup|scratch|emergency)[ -](?:codes?|keys?)\b{GAP}{_STRICT}",
-                re.IGNORECASE,
-            ),
+            r"(?:recovery|backup|scratch|emergency)[ -](?:codes?"
+            r"|keys?)\b[^\n\d]{0,60}?[:\n-]\s{0,4}"
+            rf"|(?:recovery|backup|scratch|emergency)[ -](?:codes?|keys?)\b{GAP}{_STRICT}",
         ),
         "codes",
     ),
@@ -361,7 +353,8 @@ ENTERED = re.compile(
     r"(?:code[ :]{1,2}|pin[ :]{1,2})?[\"'`]?"
     r"(?P<value>[#*]?\d(?:[ -]?\d){3,8}[#*]?)[\"'`]?[ ](?:\w+[ ]){0,4}?(?:alarm|gate|door"
     r"|garage|keypad"
-    r"|safe|lock|disarm|unlock|log in|sign in|verify|confirm|open|login|locker|lobby|elevator"
+    r"|safe|lock|panel|lift|buzzer|entry|get in|disarm|unlock|log in|sign in|verify|confirm"
+    r"|open|login|locker|lobby|elevator"
     r"|intercom|vault|padlock|entrance|lockbox|shed|burglar)\b",
     re.IGNORECASE,
 )
@@ -378,7 +371,10 @@ KNOWN_CODE = re.compile(
     r"(?:error|status|exit|zip|postal|post|area|country|dial(?:l?ing)?|source|bar|qr|color|colour"
     r"|http|return|response|product|item|discount|promo|coupon|booking|flight|tracking|dress|morse"
     r"|char(?:acter)?|key|scan|op|byte|machine|building code|unicode|language|currency|airport|icd"
-    r"|course|model|part|error-|lines of|the)[ -]?$",
+    r"|course|model|part|error-|lines of|close|reason|signal|fault|engine|swift|sort|plus"
+    r"|class|cost|event|rgb|hex"
+    r"|warning|trouble|billing|procedure|stock|lot|unit|department|pantone|iata|naics|train|gift|voucher"
+    r"|referral|legacy|python|my own|gl|the)[ -]?$",
     re.IGNORECASE,
 )
 # What follows "password is" or "password:" in words and programs that tell none.

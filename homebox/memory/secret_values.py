@@ -37,6 +37,8 @@ _NAME = re.compile(
     r"[A-Za-z_][a-z]*(?:_[A-Za-z\d]+)+\Z|[a-z]+(?:[A-Z][a-z]+)+\Z|[A-Za-z_]+(?:\.[A-Za-z_]+)+\Z"
 )
 _PHRASE = re.compile(r"[A-Za-z]{2,12}(?:[ -][A-Za-z]{2,12}){3,9}")
+_PRICE = re.compile(r"[$€£]\d[\d.,]*(?:/\w+)?\Z")
+_TIMES = frozenset(("until", "since", "while", "everywhere", "yesterday", "today", "tomorrow"))
 _SEED = re.compile(
     r"(?:\d{1,2}[.):]?[ \t]?)?[A-Za-z]{3,8}"
     r"(?:[\s,;]{1,3}(?:\d{1,2}[.):]?[ \t]?)?[A-Za-z]{3,8}){11,23}\b"
@@ -119,7 +121,7 @@ def password(text: str, match: re.Match[str], short: bool = False) -> Span | Non
         return None
     if quoted:
         return span if _may_be_quoted(value, match.group()) else None
-    if _CODE.match(value) and not _signs(value):
+    if (_CODE.match(value) and not _signs(value)) or _PRICE.match(value):
         return None
     named = _NAME.match(value) and not re.search(r"\d{2}", value) and spoken(value)
     if named or _is_type(value):
@@ -139,7 +141,7 @@ def _phrase(text: str, place: int, before: str) -> Span | None:
         return None
     found: list[re.Match[str]] = []
     for word in re.finditer("[A-Za-z]+", match.group()):
-        if word.group().lower() in SENTENCE:
+        if word.group().lower() in SENTENCE | _TIMES:
             break
         found.append(word)
     words = [word.group().lower() for word in found]
@@ -414,6 +416,8 @@ def argument(text: str, match: re.Match[str]) -> Span | None:
         r"mysql|mariadb|sshpass|docker|mongo|7z|az\b", before
     ):
         return None
+    if re.search(r"mysql|mariadb", before) and match.group()[-1] in " =":
+        return None  # what follows behind a blank is the name of a database
     if match.group().strip().startswith("-a") and "redis" not in before:
         return None
     span = value_at(text, match.end())

@@ -18,6 +18,7 @@ from homebox.memory.secret_patterns import (
     REVERSED,
     REVERSED_SIGNS,
     Context,
+    compiled,
 )
 from homebox.memory.secret_values import CHECKS, VARIABLE, spoken, strong, value_at
 
@@ -50,6 +51,7 @@ def _rooted() -> dict[str, list[tuple[str, int, Context]]]:
 
 
 _ROOTED = _rooted()
+SIGNS = (*_ROOTED, *_ENTERING, *_OPENING)
 
 
 def told(view: View) -> Iterator[Found]:
@@ -67,18 +69,21 @@ def told(view: View) -> Iterator[Found]:
 
 
 def _in_context(text: str, place: int, context: Context) -> Iterator[Found]:
-    for pattern in context.patterns:
-        match = _matched(pattern, text, place, context.kind)
+    starts = _starts(text, place) if context.kind == "key" else [place]
+    if context.head:
+        head = compiled(context.head)
+        starts = [start for start in starts if head.match(text, start)]
+    for pattern in context.patterns if starts else ():
+        matches = (compiled(pattern).match(text, start) for start in starts)
+        match = next((each for each in matches if each is not None), None)
         span = CHECKS[context.value](text, match) if match is not None else None
         if match is not None and span is not None:
             yield Found(*span, _kind(context.kind, text, match, span))
             return
 
 
-def _matched(pattern: re.Pattern[str], text: str, place: int, kind: str) -> "re.Match[str] | None":
-    """Match at a sign, or, where the pattern begins with words before it, a little earlier."""
-    if kind != "key":
-        return pattern.match(text, place)
+def _starts(text: str, place: int) -> list[int]:
+    """Return where the name of a key may begin: at its own word, or at the word before it."""
     start = place
     least = max(0, place - 48)
     while start > least and (text[start - 1].isalnum() or text[start - 1] in "_-."):
@@ -87,10 +92,8 @@ def _matched(pattern: re.Pattern[str], text: str, place: int, kind: str) -> "re.
         word = start - 1
         while word > least and text[word - 1].isalpha():
             word -= 1
-        match = pattern.match(text, word)
-        if match is not None:
-            return match
-    return pattern.match(text, start)
+        return [word, start]
+    return [start]
 
 
 def _kind(kind: str, text: str, match: "re.Match[str]", span: tuple[int, int]) -> str:

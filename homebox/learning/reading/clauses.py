@@ -66,7 +66,8 @@ _OWN_COLON = re.compile(
     r"|some facts( about me)?|facts( about me)?|here are some facts about me|new fact|important"
     r"|(a |some )?(quick |short |brief |little )?(intro|introduction|info|news|details|background)"
     r"|heads up|just so you know|you should know|reminder|my (own )?\w+('s)?( \w+){0,3}"
-    r"|about my( \w+){1,3}|the truth is|that (has )?changed|i was wrong|to be clear|by the way"
+    r"|about my( \w+){1,3}|fav(e|ou?rite)? \w+|the truth is|that (has )?changed|i was wrong"
+    r"|to be clear|by the way"
     r"|no|actually|sorry|wrong))\W*$",
     re.IGNORECASE,
 )
@@ -80,8 +81,8 @@ _CLAIM = re.compile(r"\b(i|i'm|i've|my|me|we|our|is|are|am|was|have|has)\b", re.
 GAP = "\x00"
 
 _SPLIT = re.compile(
-    r",?\s+(?:and|but|also|while|plus)\s+(?:also\s+)?(?=(?:i|i'm|i've|my|our|we)\b)"
-    r"|,\s+(?=(?:i|i'm|i've|my|our|we)\b)",
+    r",?\s+(?:and|but|also|while|plus)\s+(?:also\s+)?(?=(?:i|i'm|im|i've|ive|my|our|we|call me)\b)"
+    r"|,\s+(?=(?:i|i'm|im|i've|ive|my|our|we)\b)",
     re.IGNORECASE,
 )
 _VERB = (

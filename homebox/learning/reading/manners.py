@@ -54,7 +54,13 @@ _GENERAL = re.compile(
     r"|work with|work in|code in|think in|program in)\b"
     r"|\b(?:no|without|stop using|avoid|drop the|skip the|don't use|do not use|don't ever)\b"
     r"|\b(?:when|while|for) (?:you )?(?:writ\w+|answer\w*|reply\w*|giv\w+|code|coding)\b"
-    r"|\b(?:every|each) (?:answer|reply|response|message)\b|\bstick to\b"
+    r"|\b(?:every|each|per) (?:answer|reply|response|message)\b|\bstick to\b"
+    # Said alone, with nothing that it is for, so for whatever comes.
+    r"|^(?:please )?use (?:the )?(?:metric|imperial|celsius|centigrade|fahrenheit|(?:british"
+    r"|american|u[ks])"
+    r" (?:spelling|english)|24[ -]?h\w*|12[ -]?h\w*)(?: units| system| format| clock| time)?"
+    r"(?:,? (?:not|instead of|rather than) \w+)?,?(?: please)?$"
+    r"|^(?:please )?write (?:all |your )?(?:dates|times)\b"
     r"|\bkeep (?:it|things|everything|your \w+)\b",
     re.IGNORECASE,
 )
@@ -68,6 +74,12 @@ _ONCE = re.compile(
     r"|again but|this (?:text|answer|code|file|function|list|paragraph|sentence|email|essay)"
     r"|that (?:text|answer|code|file|function|list|paragraph|sentence)|the (?:following|above)"
     r"|my (?:essay|code|text|email|function|letter|cv|report))\b",
+    re.IGNORECASE,
+)
+# "Celsius, not Fahrenheit": what is not wanted says nothing of what is.
+_INSTEAD = re.compile(
+    r",? (?:and )?(?:not|instead of|rather than|over) (?:in )?(?:metric|imperial|celsius|centigrade"
+    r"|fahrenheit|kilomet(?:er|re)s|miles|british|american|u[ks])\b(?: units| english| spelling)?",
     re.IGNORECASE,
 )
 _NUMBER = r"(?P<n>\d{1,4}|one|two|three|four|five|six|seven|eight|nine|ten|a single)"
@@ -189,7 +201,12 @@ _WISHES = (
         r"\b(?:24[- ]?(?:h|hours?|hr)|twenty[- ]four[- ]hour|military time)\b",
     ),
     _wish(TIME_FORMAT, "12-hour", r"\b(?:12[- ]?(?:h|hours?|hr)|twelve[- ]hour|am/pm|am and pm)\b"),
-    _wish(DATE_FORMAT, "ISO", r"\b(?:iso(?: 8601)? dates?|yyyy[-/.]mm[-/.]dd|year first)\b"),
+    _wish(
+        DATE_FORMAT,
+        "ISO",
+        r"\b(?:iso(?: 8601)? dates?|yyyy[-/.]mm[-/.]dd|year first|dates? (?:as|like"
+        r") \d{4}-\d\d-\d\d)\b",
+    ),
     _wish(
         DATE_FORMAT,
         "day first",
@@ -261,8 +278,9 @@ def wished(clause: str) -> Told | None:
         return None
     if not (_LASTING.search(clause) or _GENERAL.search(clause)):
         return None
+    kept = _INSTEAD.sub("", clause)
     for wish in _WISHES:
-        match = wish.pattern.search(clause)
+        match = wish.pattern.search(kept)
         if match:
             value = _value(wish, match)
             return Told(wish.subject, value, "preference") if value else None

@@ -61,12 +61,18 @@ _WORDINGS = (
     ("alarm time", r"my alarm (?:goes off|rings|is set|is set for|is) (?:at |for )?{v}"),
     ("language learned", r"i have been (?:learning|studying) {v}"),
     ("allergy", r"i am (?:very |really |badly )?allergic to {v}"),
+    ("intolerance", r"i am (?P<value>lactose|gluten|fructose|histamine)[ -]intolerant"),
+    ("year of birth", r"i was born (?:in )?(?P<value>(?:19|20)\d\d)"),
     ("preferred drink", r"i (?:usually |always |mostly )?(?:prefer to )?drink {v}"),
-    ("disliked food", r"i (?:really |absolutely )?(?:hate|can't stand|dislike|don't like) {v}"),
+    (
+        "disliked food",
+        r"i (?:really |absolutely )?(?:hate|can't stand|dislike|don't like) {v}",
+    ),
     ("disliked food", r"i don't eat (?:any )?{v}"),
     ("wife's name", r"i am married to (?P<value>(?!an? )[\w'-]+), my wife"),
     ("what to call me", r"(?:please )?call me {v}"),
     ("what to call me", r"(?:my friends|friends|people) (?:all )?call me {v}"),
+    ("what to call me", r"(?:everyone|everybody) calls me {v}"),
     # Topics that no relation lists are asked by the general frames.
     ("liking", r"i (?:really |also |just |absolutely )*(?:like|love|enjoy|adore) {v}"),
     (
@@ -87,7 +93,8 @@ _WORDINGS = (
     ("blood type", r"my blood (?:type|group) is (?P<value>(?:a|b|ab|o)[+-]?(?: \w+)?)"),
 )
 _TAIL = re.compile(
-    r"(,? (now|nowadays|these days|originally|at the moment|currently|today|by the way|btw|too"
+    r"(,? (now|fyi|lol|haha|xd|more than anything(?: else)?)|,? (nowadays|these days"
+    r"|originally|at the moment|currently|today|by the way|btw|too"
     r"|as well|though"
     r"|please|thanks|ok|okay|you know|actually|again|in case (you|it) (wonder|ask|matters"
     r"|helps)|for years"
@@ -117,6 +124,14 @@ _HURRIED = tuple(
         (r"^(my(?: \w+)?) names (?!of\b|are\b|were\b|is\b)", r"\1 name is "),
         (r"\b(name|birthday|anniversary|job|home)'s (?=\w)", r"\1 is "),
         (r"\bcan ?not\b|\bcant\b", "can't"),
+        (r"^(can't|must not|mustn't) (?=(?:eat|have) )", r"I \1 "),
+        (r"\bmust not (?=(?:eat|have) )", "mustn't "),
+        (rf"\b(?:the )?(\d{{1,2}})(?:st|nd|rd|th) of (?={_MONTH})", r"\1 "),
+        (r"^what i (?:really |most |mostly )?(\w+)(?: most)? (?:is|are) (?=\w)", r"I \1 "),
+        (r"^(?:my )?fav(?:e|ou?rite)? (\w+): ?(?=\w)", r"my favourite \1 is "),
+        (r"^(birthday|anniversary) is (?=\w)", r"my \1 is "),
+        (r"^the name of our (?=\w)", "the name of my "),
+        (rf"^(my (?:{'|'.join(PETS)}))s called (?=\w)", r"\1 is called "),
         (r"^(?:just |recently )?moved (?=to |into )", "I moved "),
         (
             r"^(wife|husband|partner|son|daughter|dog|cat|boss|mum|mom|dad)'?s name is ",
@@ -124,6 +139,12 @@ _HURRIED = tuple(
         ),
     )
 )
+_DISLIKED_DAY = re.compile(
+    rf"i (?:hate|can't stand|dislike|don't like) (?:{'|'.join(DAYS)}|mornings?|winter|summer|spring"
+    r"|autumn|meeting)s?\b",
+    re.IGNORECASE,
+)
+_TITLED = re.compile(r"\b(dr|mr|mrs|ms|prof)\.? ([a-z]\w+)$", re.IGNORECASE)
 _CLOCK = r"\d{1,2}[:.]\d\d(?: ?[ap]\.?m\.?)?|\d{1,2} ?(?:[ap]\.?m\b\.?|o'clock)"
 _CORES = {
     "number": re.compile(r"\d[\d.,]*[a-zA-Z]?\b|\d+"),
@@ -138,6 +159,21 @@ _NAMED = tuple(
         rf"(?: [a-z ]+?)?{_BEING}(?: called| named)?) (?P<value>[A-Z][\w'-]*(?: [A-Z][\w'-]*)*)$",
         r"(?i:my) (?P<noun>[\w' -]{2,30}?) goes by(?: the name)?(?: of)? (?P<value>[A-Z].*)$",
         rf"(?i:my) (?P<noun>{'|'.join((*PEOPLE, *PETS, *ONLY))}),? (?P<value>[A-Z][\w-]+),? [a-z]",
+    )
+)
+# What those who are near the owner like, where they live and work.
+_OF_OTHERS = tuple(
+    (
+        subject,
+        re.compile(
+            rf"(?i:my) (?P<who>(?:{'|'.join((*PEOPLE, *ONLY, 'mum', 'mom', 'dad'))}"
+            rf")(?: [A-Z][\w-]+)?){said}"
+        ),
+    )
+    for subject, said in (
+        ("", r"'s (?P<what>(?:least )?favou?rite [a-z]+(?: [a-z]+)?|birthday) is (?P<value>.+)$"),
+        ("home", r" lives in (?P<value>[A-Z].*)$"),
+        ("employer", r" works (?:at|for) (?P<value>[A-Z].*)$"),
     )
 )
 _DATE = re.compile(rf"\d|{_MONTH}|easter|christmas|{'|'.join(DAYS)}", re.IGNORECASE)
@@ -155,7 +191,9 @@ def told(clause: str, small: bool = False) -> Told | None:
     clause = expanded(clause)
     if GAP in clause:
         return None
-    named = _in_passing(clause, small)
+    named = _in_passing(clause, small) or _of_another(clause, small)
+    if _DISLIKED_DAY.match(clause):
+        return None
     if named:
         return named
     return _told(clause, small) or _told(_TAIL.sub("", _TAIL.sub("", clause)), small)
@@ -169,6 +207,17 @@ def _in_passing(clause: str, small: bool) -> Told | None:
         if match and not PASSING_NOUN.match(noun):
             value = _value(match.group("value"), "name", small)
             return Told(f"{noun}'s name", value) if value else None
+    return None
+
+
+def _of_another(clause: str, small: bool) -> Told | None:
+    """Read what is said of somebody near: "my colleague Ada's favourite flower is freesia"."""
+    for subject, pattern in _OF_OTHERS:
+        match = pattern.match(clause)
+        what = subject or (match.group("what") if match else "")
+        value = _value(match.group("value"), _kind(what), small) if match else None
+        if match and value and not STATE.match(value):
+            return Told(f"{match.group('who')}'s {what}", value)
     return None
 
 
@@ -242,6 +291,7 @@ def expanded(clause: str) -> str:
     clause = re.sub(r"\b(do not|dont)\b", "don't", clause, flags=re.IGNORECASE)
     clause = re.sub(r"^(our|me) (?!and)", "my ", clause, flags=re.IGNORECASE)
     clause = re.sub(r"^(my \w+)s name is\b", r"\1's name is", clause, flags=re.IGNORECASE)
+    clause = _TITLED.sub(lambda match: f"{match[1].title()} {match[2].title()}", clause)
     return re.sub(r"(?<=\w)'s (called|named)\b", r" is \1", clause)
 
 

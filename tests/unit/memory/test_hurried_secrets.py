@@ -1,0 +1,101 @@
+"""Secrets in the words of owners in a hurry, ordinary lines that look alike, and the one pass."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from homebox.memory import redaction
+from homebox.memory.redaction import find_secrets
+from homebox.memory.secret_signs import Scan, each_alone
+
+FOLDER = Path(__file__).parent
+
+
+def lines(name: str) -> list[str]:
+    """Return the lines of a table; a broken bar keeps a form from looking like a maker's key."""
+    text = (FOLDER / name).read_text(encoding="utf-8").replace("¦", "")
+    return [line.replace("↵", "\n") for line in text.split("\n") if line]
+
+
+def marked(line: str) -> tuple[str, list[tuple[int, int]]]:
+    """Return a line without the brackets around its secrets, and where these stand."""
+    text, spans, start = "", [], 0
+    for letter in line:
+        if letter == "⟦":
+            start = len(text)
+        elif letter == "⟧":
+            spans.append((start, len(text)))
+        else:
+            text += letter
+    return text, spans
+
+
+def left() -> tuple[list[str], int]:
+    """Return the secrets of the table that are not found whole, and how many there are."""
+    missed, count = [], 0
+    for line in lines("hurried_secrets.txt"):
+        text, spans = marked(line)
+        gone = {place for item in find_secrets(text) for place in range(item.start, item.end)}
+        count += len(spans)
+        missed += [
+            text[start:end]
+            for start, end in spans
+            if any(text[place].isalnum() and place not in gone for place in range(start, end))
+        ]
+    return missed, count
+
+
+def test_what_owners_type_in_a_hurry_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    missed, count = left()
+    assert count >= 300
+    assert len(missed) <= 0.03 * count, missed
+    monkeypatch.setattr(redaction, "nearby", lambda view: ())
+    monkeypatch.setattr(redaction, "formed", lambda view: ())
+    control, _ = left()
+    assert len(control) >= 0.2 * count
+
+
+def test_ordinary_lines_stay_as_they_are() -> None:
+    texts = lines("hurried_ordinary.txt")
+    assert len(texts) >= 300
+    assert [text for text in texts if find_secrets(text)] == []
+
+
+def texts() -> list[str]:
+    """Return long texts: of letters alone, of what the tables say, of signs cut into pieces."""
+    draw = random.Random(5)
+    told = [marked(line)[0] for line in lines("hurried_secrets.txt")]
+    told += lines("hurried_ordinary.txt")
+    signs = redaction._SCAN.signs
+    draw.shuffle(told)
+    pieces = [sign[: draw.randint(1, len(sign))] for sign in draw.choices(signs, k=1500)]
+    words = ["".join(draw.choices("etaoinshé?", k=draw.randint(2, 9))) for _ in range(4000)]
+    return [
+        "\n".join(told),
+        "".join(draw.choices(signs, k=1500)),
+        "".join(pieces),
+        " ".join(words) + " abandon" * 12 + ".",
+        "".join(draw.choices("ab =\"'{}01łßİ\n", k=5000)),
+        "".join(sign + draw.choice(["", "passwordpassword", "ł"]) for sign in signs),
+    ]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_one_pass_finds_what_looking_for_each_sign_finds(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = texts()[number]
+    lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    found = redaction._SCAN.places(lower)
+    assert found == {sign: each_alone(lower, sign) for sign in redaction._SCAN.signs}
+    together = find_secrets(text)
+    monkeypatch.setattr("homebox.memory.secret_numbers.LONG", len(text) + 1)
+    monkeypatch.setattr("homebox.memory.secret_phrases.LONG", len(text) + 1)
+    assert find_secrets(text) == together
+
+
+def test_a_sign_at_the_ends_is_found() -> None:
+    scan = Scan(["pin", "password", "@", "хай"])
+    assert scan.places("pin @ хай password") == {"pin": [0], "@": [4], "хай": [6], "password": [10]}
+    assert scan.places("") == {"pin": [], "@": [], "хай": [], "password": []}
