@@ -147,3 +147,25 @@ def test_a_loss_that_is_no_number_is_reported_with_its_course(
     # It was tried again with half the rate.
     first, second = FakeTrainer.made
     assert max(second.rates) == pytest.approx(max(first.rates) / 2)
+
+
+def test_the_verdict_comes_first_and_what_failed_above_what_passed() -> None:
+    good = {"name": "G6", "title": "divergence", "figure": 0.01, "limit": 0.1, "least": False}
+    good |= {"count": 3, "passed": True}
+    bad = {**good, "name": "G1", "title": "lessons recalled", "figure": 0.3, "limit": 0.9}
+    bad |= {"least": True, "passed": False}
+    lines = lines_of({"checks": [good, bad], "passed": False}, "a run")
+    assert lines[0] == "a run"
+    assert lines[1].startswith("refused by the gate: it was never served, because of 1 of 2 checks")
+    assert "lessons recalled" in lines[1]
+    assert lines[2].startswith("FAIL G1") and lines[3].startswith("ok   G6")
+    assert lines_of({"checks": [good], "passed": True}, "t")[1] == "passed the gate: 1 checks"
+
+
+def test_a_page_lists_lost_topics_first_and_not_thousands() -> None:
+    found = {"new": True, "recall": {"right": 3, "asked": 3}}
+    topics = {f"topic {number:04}": found for number in range(2000)}
+    text = page_of({"by_topic": topics, "lost": ["topic 1999"]}, "t")
+    assert text.index("topic 1999") < text.index("topic 0000")
+    assert "and 1500 more" in text and "not recalled" in text
+    assert len(text) < 80_000

@@ -9,7 +9,8 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT, BAR = 640, 160, 14
-MOST = 12  # topics that a line names
+MOST = 12  # topics that a line names,
+TOPICS = 500  # and that a page lists
 NAMES, ROOM = 260, 190  # of the bars: for the names, and on either side of the limit
 
 _STYLE = """
@@ -152,11 +153,20 @@ def _mark(good: bool) -> str:
 
 
 def _topic_rows(report: Mapping[str, Any]) -> list[str]:
+    """List the topics that were asked for, those that are not recalled first, up to `TOPICS`."""
     rows = []
-    for key, found in sorted(report.get("by_topic", {}).items()):
-        cells = [_share(found.get(check)) for check in ("recall", "after talk")]
-        new = "new" if found.get("new") else ""
-        rows.append(f"<td>{escape(key)}</td><td>{new}</td>{''.join(cells)}")
+    lost = set(report.get("lost", ()))
+    topics = report.get("by_topic", {})
+    asked = [key for key, found in topics.items() if {"recall", "preference"} & found.keys()]
+    for key in sorted(asked, key=lambda each: (each not in lost, each))[:TOPICS]:
+        found = topics[key]
+        shares = (found.get("recall", found.get("preference")), found.get("after talk"))
+        marks = ["new"] * bool(found.get("new")) + ["not recalled"] * (key in lost)
+        kind = ' class="failed"' if key in lost else ""
+        cells = "".join(map(_share, shares))
+        rows.append(f"<td{kind}>{escape(key)}</td><td>{', '.join(marks)}</td>{cells}")
+    if len(topics) > len(rows):
+        rows.append(f'<td colspan="4">and {len(topics) - len(rows)} more</td>')
     return rows
 
 
