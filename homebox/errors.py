@@ -96,6 +96,10 @@ class StateError(HomeboxError):
     exit_code = 5
 
 
+class DiskFullError(StateError):
+    """There is no space on the state's disk; what was refused can be written later."""
+
+
 class MissingObjectError(StateError):
     """The store has no object of that name."""
 

@@ -99,24 +99,36 @@ def run(
         )
     except (LearningError, EngineError) as error:
         return _unchanged(head, str(error), {"counts": selection.counts, **_told(pauses)})
-    forget_runs(store.root.parent / FOLDER)
     seconds = time.monotonic() - begun
     data = report_of(candidate, selection, seconds) | _told(pauses)
     if not candidate.verdict.passed:
+        forget_runs(store.root.parent / FOLDER)
         why = f"the gate refused the new weights: {candidate.why}"
         name = store.put(canonical_json(report_of(candidate, selection)))
         refused = _unchanged(head, why, {**data, "report": name})
         refused.lines.append(f'"homebox report {name[:12]}" shows what it found')
         return refused
-    # Hundreds of files for which no answer needs to wait; none of them has a word of the owner.
-    keeping = Progress("promote", 0, 1, "keeping the new weights")
-    kept = yield from beside(lambda: save_tensors(store, candidate.tensors), keeping, interrupt)
-    with live.lock:
-        if ledger.mark(ERASURES) != erased or taken_back(selection, ledger):
-            return _unchanged(head, FORGOTTEN, {"counts": selection.counts, **_told(pauses)})
-        weights = promote(candidate, kept, selection, samples, model, store, lineage, head)
+
+    def served_now() -> Generator[Progress, None, str]:
+        # Hundreds of files for which no answer needs to wait; none has a word of the owner.
+        keeping = Progress("promote", 0, 1, "keeping the new weights")
+        kept = yield from beside(lambda: save_tensors(store, candidate.tensors), keeping, interrupt)
+        with live.lock:
+            if ledger.mark(ERASURES) != erased or taken_back(selection, ledger):
+                return ""
+            return promote(candidate, kept, selection, samples, model, store, lineage, head)
+
+    try:
+        weights = yield from patient(served_now, pauses, interrupt)
+    except LearningError as error:
+        return _unchanged(head, str(error), {"counts": selection.counts, **_told(pauses)})
+    # Not before: a run that could not be kept is not trained again.
+    forget_runs(store.root.parent / FOLDER)
+    if not weights:
+        return _unchanged(head, FORGOTTEN, {"counts": selection.counts, **_told(pauses)})
     line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
-    return Report(True, weights, head, [line], {**data, "weights": weights, "previous": head})
+    data |= {"weights": weights, "previous": head, **_told(pauses)}
+    return Report(True, weights, head, [line], data)
 
 
 def _built(

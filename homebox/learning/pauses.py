@@ -1,4 +1,4 @@
-"""Learning waits while a device is full or lost, instead of giving a night up.
+"""Learning waits while a device is full or lost, or the disk is full, instead of giving up.
 
 One idea: a run is a function of its recipe, so what was begun on a device that failed is dropped
 and begun anew later, with the same result. Invariant: while learning waits, it holds no memory of
@@ -11,7 +11,12 @@ import time
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from homebox.errors import DeviceLostError, LearningError, OutOfDeviceMemoryError
+from homebox.errors import (
+    DeviceLostError,
+    DiskFullError,
+    LearningError,
+    OutOfDeviceMemoryError,
+)
 from homebox.learning.beside import NOBODY, Interrupt, nap
 from homebox.learning.report import Progress
 
@@ -28,10 +33,10 @@ def patient(
     pauses: list[str],
     interrupt: Interrupt = NOBODY,
 ) -> Generator[Progress, None, T]:
-    """Run `attempt`; where a device fails, wait and run it again from the beginning.
+    """Run `attempt`; where a device or the disk fails, wait and run it again from the beginning.
 
     Each reason is added to `pauses`. `interrupt` says that somebody wants the thread meanwhile.
-    Raises LearningError if the device fails in every try.
+    Raises LearningError if it fails in every try.
     """
     for wait in (*WAITS, None):
         try:
@@ -39,18 +44,21 @@ def patient(
         except (OutOfDeviceMemoryError, DeviceLostError) as error:
             # Only the text: the error itself holds on to everything that was being computed.
             reason, full = str(error), isinstance(error, OutOfDeviceMemoryError)
+            what = "the device"
+        except DiskFullError as error:
+            reason, full, what = str(error), False, "space on the disk"
         pauses.append(reason)
         log.warning("learning pauses: %s", reason)
         gc.collect()
         if wait is not None:
-            yield from _waiting(wait, reason, interrupt)
+            yield from _waiting(wait, f"waiting for {what}: {reason}", interrupt)
     advice = "; more learning.parts or a smaller learning.batch takes less memory" if full else ""
     raise LearningError(f"learning gave up after {len(pauses)} tries: {pauses[-1]}{advice}")
 
 
-def _waiting(seconds: float, reason: str, interrupt: Interrupt) -> Generator[Progress, None, None]:
+def _waiting(seconds: float, text: str, interrupt: Interrupt) -> Generator[Progress, None, None]:
     """Let time pass in short turns."""
     begun = time.monotonic()
     while (passed := time.monotonic() - begun) < seconds:
-        yield Progress("pause", int(passed), int(seconds), f"waiting for the device: {reason}")
+        yield Progress("pause", int(passed), int(seconds), text)
         nap(min(TURN, seconds - passed), interrupt)

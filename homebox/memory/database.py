@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from homebox.errors import HomeboxError, StateError
+from homebox.errors import DiskFullError, HomeboxError, StateError
 from homebox.memory.durable import explained, sync_directory
 from homebox.memory.migrations import APPLICATION_ID, STEPS
 
@@ -228,6 +228,7 @@ def _keep_copy(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _failure(path: Path, error: sqlite3.Error) -> HomeboxError:
-    return StateError(
+    full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+    return (DiskFullError if full else StateError)(
         f"{path}: {error}; free space or check the disk, or restore the file from a backup"
     )

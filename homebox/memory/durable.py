@@ -6,15 +6,17 @@ through this module. Invariant: a `.tmp` file is never read, and may be deleted 
 """
 
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from homebox.errors import StateError
+from homebox.errors import DiskFullError, StateError
 
 SUFFIX = ".tmp"
 _FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _numbers = itertools.count()
 
 
@@ -107,7 +109,8 @@ def explained(action: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StateError(
+        kind = DiskFullError if error.errno in _FULL else StateError
+        raise kind(
             f"cannot {action} {path}: {reason}; free space or check the disk and the permissions"
         ) from error
 

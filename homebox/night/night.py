@@ -22,6 +22,7 @@ log = logging.getLogger("homebox.night")
 
 BEAT = 10.0  # seconds between two looks
 PREFIX = "night: "  # of reasons for pauses that the night may take back
+OFF = 'learning at night was switched off; "homebox learn --now" goes on from there'
 
 
 class Box(Protocol):
@@ -97,6 +98,8 @@ class Night:
     def look(self) -> None:
         """Do what the situation asks for."""
         if not self.schedule.enabled:
+            if self._run is not None:
+                self.box.stop(OFF)
             return
         now = self.clock()
         self._enter(Window(self.schedule.begin, self.schedule.end).night(now))

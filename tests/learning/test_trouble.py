@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from homebox import learner
-from homebox.errors import StateError
+from homebox.errors import DiskFullError, StateError
+from homebox.learning import pauses
 from homebox.learning.lessons.deciding import decide, forgotten
 from homebox.learning.lessons.live import live_lessons
 from homebox.learning.training import resume
 from homebox.memory import durable
 from homebox.memory.lessons import ALIVE
-from homebox.memory.state import State
+from homebox.memory.state import State, open_state
 from tests.learning.fake_model import FakeModel
 from tests.learning.test_learner import OWNER, fakes, learn, state, steps_of, tell  # noqa: F401
 
@@ -78,11 +79,11 @@ def test_a_full_disk_leaves_what_is_served_and_says_so(
     inside = state.store.root
     for count in range(20):
         with monkeypatch.context() as patch:
+            patch.setattr(pauses, "WAITS", ())
             full_after(patch, count, lambda path: path.is_relative_to(inside))
-            try:
-                report, _ = learn(state, FakeModel(), patch)
-            except StateError as error:
-                assert "No space left" in str(error) and "free space" in str(error)
+            report, _ = learn(state, FakeModel(), patch)
+            if not report.promoted:
+                assert "No space left" in report.reason and "free space" in report.reason
                 assert state.lineage.head(BASE) == "base"
                 assert not any(line["done"] for line in state.lineage.reflog())
                 assert {lesson.state for lesson in state.ledger.lessons()} == {"new"}
@@ -90,6 +91,52 @@ def test_a_full_disk_leaves_what_is_served_and_says_so(
         break
     assert report.promoted and count >= 2  # control: as soon as there is room, it is served
     assert state.lineage.verify(report.weights).hash == report.weights
+
+
+def test_a_run_waits_for_space_and_goes_on_when_there_is_some(
+    state: State,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with open_state(tmp_path / "other") as other:
+        tell(other, *OWNER)
+        wanted = learn(other, FakeModel(), monkeypatch)[0].weights
+    tell(state, *OWNER)
+    monkeypatch.setattr(pauses, "WAITS", (0.05, 0.05, 0.05))
+    monkeypatch.setattr(pauses, "TURN", 0.005)
+    write = durable._write_new
+    room: list[str] = []
+
+    def refuse(path: Path, data: bytes) -> None:
+        if path.is_relative_to(state.store.root) and not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(durable, "_write_new", refuse)
+    steps = steps_of(state, FakeModel(), monkeypatch)
+    said: list[str] = []
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as over:
+            report = over.value
+            break
+        if progress.stage == "pause":
+            assert state.lineage.head(BASE) == "base"
+            said.append(progress.text)
+            if len(said) > 3:
+                room.append("enough")
+    assert report.promoted and report.weights == wanted
+    assert any("waiting for space on the disk" in text for text in said)
+    assert "No space left" in report.data["pauses"][0]
+    assert not list((state.path / resume.FOLDER).iterdir())
+
+
+def test_a_full_disk_is_told_from_a_broken_one(tmp_path: Path) -> None:
+    for number, kind in ((errno.ENOSPC, DiskFullError), (errno.EIO, StateError)):
+        with pytest.raises(StateError) as caught, durable.explained("write", tmp_path):
+            raise OSError(number, os.strerror(number))
+        assert type(caught.value) is kind
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_and_learning_goes_on(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from homebox.errors import LearningError
 from homebox.learning.report import Report
 from homebox.night.decision import Situation, hindrance, over
 from homebox.night.machine import Energy, Machine, Watcher
-from homebox.night.night import PREFIX, Night
+from homebox.night.night import OFF, PREFIX, Night
 from homebox.night.window import Window
 
 QUIET = Machine(0.0, True, None)
@@ -341,5 +341,164 @@ def test_a_run_that_breaks_is_told_and_not_begun_again_in_the_same_night() -> No
         loop.look()
         await settle()
         assert box.begun == 2
+
+    asyncio.run(work())
+
+
+# -- clocks, sleep and restarts -------------------------------------------------------------------
+
+
+async def learned(loop: Night, box: FakeBox) -> None:
+    """Let a run begin and end."""
+    loop.look()
+    await settle()
+    assert loop.as_json()["running"]
+    box.end()
+    await settle()
+
+
+def test_a_night_over_midnight_is_one_night() -> None:
+    async def work() -> None:
+        box, clock = FakeBox(), Clock(at("23:00"))
+        loop, _ = night(box, clock, begin="22:30", end="06:00")
+        await learned(loop, box)
+        for later in (at("00:00", 5), at("02:00", 5), at("05:59", 5)):
+            clock.now = later
+            loop.look()
+            await settle()
+        assert box.begun == 1
+        clock.now = at("22:30", 5)
+        loop.look()
+        await settle()
+        assert box.begun == 2
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("back", [timedelta(seconds=1), timedelta(minutes=59), timedelta(hours=1)])
+def test_a_clock_that_goes_back_gives_no_second_run(back: timedelta) -> None:
+    """The hour that comes twice when summer ends, and a clock that the network puts right."""
+
+    async def work() -> None:
+        box, clock = FakeBox(), Clock(at("02:59"))
+        loop, _ = night(box, clock)
+        await learned(loop, box)
+        clock.now -= back
+        loop.look()
+        await settle()
+        assert box.begun == 1 and loop.as_json()["done"]
+
+    asyncio.run(work())
+
+
+def test_a_clock_that_goes_back_from_the_end_begins_nothing_anew() -> None:
+    async def work() -> None:
+        box, clock = FakeBox(), Clock(at("05:59"))
+        loop, _ = night(box, clock)
+        loop.look()
+        await settle()
+        clock.now = at("06:00")
+        loop.look()
+        await settle()
+        assert len(box.stopped) == 1
+        clock.now = at("05:58")
+        loop.look()
+        await settle()
+        assert box.begun == 1
+
+    asyncio.run(work())
+
+
+def test_an_hour_that_does_not_come_is_a_night_that_is_left_out() -> None:
+    """Where clocks go from 01:59 to 03:00, a window in between does not come that day."""
+
+    async def work() -> None:
+        box, clock = FakeBox(), Clock(at("01:59"))
+        loop, _ = night(box, clock, begin="02:00", end="03:00")
+        for later in (at("01:59"), at("03:00"), at("03:01")):
+            clock.now = later
+            loop.look()
+            await settle()
+        assert (box.begun, loop.waits) == (0, "the night is over (02:00 to 03:00)")
+        assert loop.as_json()["next"] == at("02:00", 5).isoformat(timespec="minutes")
+        clock.now = at("02:00", 5)
+        loop.look()
+        await settle()
+        assert box.begun == 1
+
+    asyncio.run(work())
+
+
+def test_a_machine_that_slept_until_noon_ends_its_run_and_counts_no_time_of_it() -> None:
+    """Closed lids: what is counted is time in which programs ran, not that of the clock."""
+
+    async def work() -> None:
+        box, clock = FakeBox(), Clock(DEEP)
+        loop, _ = night(box, clock, max_minutes=1)
+        loop.look()
+        await settle()
+        clock.now = DEEP + timedelta(minutes=30)  # slept, and the night goes on
+        loop.look()
+        await settle()
+        assert box.stopped == [] and loop.as_json()["learned_s"] < 60
+        clock.now = NOON
+        loop.look()
+        await settle()
+        assert "the night is over" in box.stopped[0] and not loop.as_json()["running"]
+
+    asyncio.run(work())
+
+
+def test_a_restart_in_the_night_goes_on_in_the_same_night() -> None:
+    async def work() -> None:
+        clock = Clock(DEEP)
+        loop, _ = night(FakeBox(), clock)
+        loop.look()
+        await settle()
+        assert loop.as_json()["running"]
+        box = FakeBox()  # the machine was started again; the run has its checkpoint
+        loop, _ = night(box, clock)
+        loop.look()
+        await settle()
+        assert box.begun == 1
+
+    asyncio.run(work())
+
+
+def test_a_night_that_is_switched_off_ends_its_run_and_no_other() -> None:
+    async def work() -> None:
+        box, clock = FakeBox(), Clock(DEEP)
+        loop, _ = night(box, clock)
+        loop.look()
+        await settle()
+        loop.schedule = replace(loop.schedule, enabled=False)
+        loop.look()
+        await settle()
+        assert box.stopped == [OFF] and not loop.as_json()["running"]
+        mine = FakeBox()
+        mine.result = asyncio.get_running_loop().create_future()  # "homebox learn --now"
+        loop, _ = night(mine, clock, enabled=False)
+        loop.look()
+        assert mine.stopped == []
+
+    asyncio.run(work())
+
+
+def test_a_laptop_that_is_unplugged_waits_and_goes_on_when_it_is_plugged_in() -> None:
+    async def work() -> None:
+        box, clock = FakeBox(), Clock(DEEP)
+        loop, watching = night(box, clock)
+        watching.machine = Machine(0.0, False, None)
+        loop.look()
+        assert (box.begun, loop.waits) == (0, "the machine runs on battery")
+        watching.machine = QUIET
+        loop.look()
+        await settle()
+        watching.machine = Machine(0.0, False, None)
+        loop.look()
+        assert box.reason == PREFIX + "the machine runs on battery"
+        watching.machine = QUIET
+        loop.look()
+        assert (box.begun, box.reason) == (1, "")
 
     asyncio.run(work())
