@@ -198,7 +198,7 @@ def test_dry_run_shows_lessons_and_writes_nothing(
     assert FakeTrainer.made == []
 
 
-@pytest.mark.parametrize(("check", "gate"), [(RECALL, "G1"), (UNTOLD, "G7"), (WORLD_KEPT, "G5")])
+@pytest.mark.parametrize(("check", "gate"), [(UNTOLD, "G7"), (WORLD_KEPT, "G5")])
 def test_a_refused_candidate_is_tried_gentler_once_and_leaves_head(
     state: State, monkeypatch: pytest.MonkeyPatch, check: str, gate: str
 ) -> None:
@@ -213,6 +213,19 @@ def test_a_refused_candidate_is_tried_gentler_once_and_leaves_head(
     assert max(second.rates) == pytest.approx(max(first.rates) / 2)
     assert second.anchors[0] == pytest.approx(2 * first.anchors[0])
     assert any(progress.stage == "retry" for progress in seen)
+
+
+def test_a_candidate_that_learned_too_little_is_trained_longer_once(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(state, *OWNER)
+    report, seen = learn(state, FakeModel(fails(RECALL)), monkeypatch)
+    assert not report.promoted and "G1" in report.reason
+    assert state.lineage.head("b" * 64) == "base"
+    first, second = FakeTrainer.made
+    assert len(second.rates) == 2 * len(first.rates)
+    assert max(second.rates) >= max(first.rates) and second.anchors[0] == first.anchors[0]
+    assert any("twice the steps" in progress.text for progress in seen)
 
 
 def test_a_weaker_dose_is_served_if_only_that_passes(
@@ -241,17 +254,20 @@ def test_a_weaker_dose_is_served_if_only_that_passes(
     assert np.array_equal(tensors["layers.0.q.A"], made["layers.0.q.A"])
 
 
-def test_the_second_attempt_can_pass(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("check", "twice"), [(UNTOLD, "kl"), (RECALL, "steps")])
+def test_the_second_attempt_can_pass(
+    state: State, monkeypatch: pytest.MonkeyPatch, check: str, twice: str
+) -> None:
     tell(state, *OWNER)
 
     def mind(question: Question, adapter: str) -> str:
-        bad = adapter != "base" and question.check == RECALL and len(FakeTrainer.made) == 1
+        bad = adapter != "base" and question.check == check and len(FakeTrainer.made) == 1
         return "Your dog's name is Rex." if bad else by_heart(question, adapter)
 
     report, _ = learn(state, FakeModel(mind), monkeypatch)
     assert report.promoted
     recipe = load_spec(state.store, report.weights)["recipe"]
-    assert recipe["kl"] == 2 * recipe_of(SETTINGS.learning).kl
+    assert recipe[twice] == 2 * getattr(recipe_of(SETTINGS.learning), twice)
 
 
 def test_drift_on_the_anchor_is_refused(state: State, monkeypatch: pytest.MonkeyPatch) -> None:

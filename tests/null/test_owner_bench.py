@@ -16,7 +16,7 @@ from bench.owner.plot import svg
 from bench.owner.rows import Row, rows
 from bench.owner.tables import BEGIN, END, aligned, markdown, write_docs
 from homebox.config import LearningConfig
-from homebox.learning.training.recipes import RANK_OF_MANY, SUITED, recipe_of
+from homebox.learning.training.recipes import HEAD_START, RANK_OF_MANY, SUITED, recipe_of
 from homebox.memory.provenance import OWNER
 
 COUNTS = {"facts": 30, "corrections": 10, "superseded": 6, "untold": 20, "plants": 3}
@@ -203,10 +203,12 @@ def test_energy_is_read_or_said_not_to_be(tmp_path: Path) -> None:
     assert meter.joules() == 7.0
 
 
-def test_steps_grow_with_the_topics_and_small_owners_keep_the_presets_own() -> None:
+def test_steps_grow_with_the_topics() -> None:
     learning = LearningConfig()
-    few, many = (recipe_of(learning, topics=topics) for topics in (SUITED, 10 * SUITED))
-    assert few == recipe_of(learning)
-    assert (many.steps, many.rank) == (10 * few.steps, RANK_OF_MANY)
+    sizes = (0, SUITED, 2 * SUITED + HEAD_START, 500)
+    none, suited, many, most = (recipe_of(learning, topics=topics) for topics in sizes)
+    assert suited == recipe_of(learning)
+    assert 0 < none.steps < suited.steps and many.steps == 2 * suited.steps < most.steps
+    assert (none.rank, many.rank) == (suited.rank, RANK_OF_MANY)
     given = replace(learning, steps=7, rank=4)
     assert (recipe_of(given, topics=500).steps, recipe_of(given, topics=500).rank) == (7, 4)

@@ -64,7 +64,7 @@ def test_what_is_set_wins() -> None:
     assert (recipe.rank, recipe.rate, recipe.steps, recipe.rows) == (3, 0.01, 7, 3)
     assert (recipe.length, recipe.kl, recipe.cross, recipe.distil) == (64, 0.0, 0.5, 0.0)
     auto = recipe_of(LearningConfig(), config_of())
-    assert (auto.rank, auto.rate, auto.steps, auto.rows, auto.length) == (8, 4e-3, 300, 9, 160)
+    assert (auto.rank, auto.rate, auto.steps, auto.rows, auto.length) == (8, 4e-3, 420, 9, 160)
     assert (auto.kl, auto.cross, auto.distil, auto.stop) == (1.0, 1.0, 0.0, 0)
     assert recipe_of(LearningConfig(), config_of(positions=96)).length == 96
     assert most_rank(settings) == 3 and most_rank(LearningConfig()) == 16
@@ -82,10 +82,11 @@ def test_shares_that_leave_nothing_are_refused() -> None:
         recipe_of(LearningConfig(negatives=0.6, replay=0.4))
 
 
-def test_the_second_try_is_gentler_and_as_long() -> None:
+def test_the_second_try_is_gentler_or_longer() -> None:
     recipe = replace(recipe_of(LearningConfig()), stop=12)
     gentler = recipe.gentler()
     assert (gentler.rate, gentler.kl, gentler.stop) == (recipe.rate / 2, recipe.kl * 2, 0)
+    assert recipe.longer() == replace(recipe, steps=recipe.steps * 2, stop=0)
 
 
 def test_a_spec_names_what_a_recipe_uses() -> None:

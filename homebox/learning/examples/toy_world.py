@@ -33,15 +33,16 @@ from homebox.language.values import Values
 from homebox.language.world import WORLD_NAMES
 from homebox.learning.lessons.teach import Topic, seed_of, small_first
 
-DIRECT = 18
-WITH_ASIDE = 18
+DIRECT = 40
+WITH_ASIDE = 40
 STRANGERS = 12
 CONTEXTS = 10
 STRANGERS_OF_KNOWN = 3  # "Tom's colleague Ada's birthday": that is seldom asked
 UNTOLD = 1500
+BYSTANDERS = (0, 1, 2, 2)  # what else is told in a conversation that asks for one thing
 UNTOLD_EACH = 4  # of what was not told, where that is much
 REPLAY = 1500
-MAX_TURN_CHARACTERS = 320
+MAX_CHARACTERS = 520  # of a replayed conversation: long enough for three facts and small talk
 # "colleague Ada's birthday": somebody whom the owner has named, and what was told of them.
 _OF_KNOWN = re.compile(r"(?P<who>(?:[a-z-]+ )?[A-Z][\w-]*)'s (?P<noun>[a-z].*)")
 
@@ -138,7 +139,7 @@ def untold(topics: list[Topic], dice: Dice, count: int) -> list[Document]:
 
 def _bystanders(relation: Relation, free: list[Relation], dice: Dice) -> list[Relation]:
     """Draw up to two relations that are told beside this one."""
-    number = dice.pick((0, 0, 1, 2))
+    number = dice.pick(BYSTANDERS)
     apart = [r for r in free if r.key != relation.key and not confusable(r.key, relation.key)]
     return dice.sample(apart, number)
 
@@ -239,7 +240,7 @@ def replay(topics: list[Topic], dice: Dice, values: Values, count: int) -> list[
     while len(documents) < count:
         document = dice.weighted(writers)(dice, values)
         length = sum(len(turn.content) for turn in document)
-        if length <= MAX_TURN_CHARACTERS and not own.touched_by(document):
+        if length <= MAX_CHARACTERS and not own.touched_by(document):
             documents.append(document)
     return documents
 

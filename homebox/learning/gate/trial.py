@@ -1,7 +1,8 @@
 """Builds candidates and lets them sit the exam, until one passes the gate or both tries are over.
 
-A refused candidate is tried in weaker doses if it recalls its lessons; then the recipe is repeated
-once with half the rate and twice the hold on the base. A run whose loss stopped being a number is
+A refused candidate is tried in weaker doses if it recalls its lessons. Then the recipe is repeated
+once: with half the rate and twice the hold on the base, or, where lessons were not recalled, with
+twice the steps. A run whose loss stopped being a number is
 refused like any other, with the course that it took.
 """
 
@@ -107,9 +108,12 @@ class Trial:
         candidate = yield from self._doses(recipe)
         if candidate.verdict.passed:
             return candidate
-        text = f"refused ({candidate.why}); again with half the rate and twice the KL"
-        yield Progress("retry", 0, 1, text)
-        second = yield from self._doses(recipe.gentler())
+        if candidate.verdict.recalls:
+            again, how = recipe.gentler(), "half the rate and twice the KL"
+        else:
+            again, how = recipe.longer(), "twice the steps"
+        yield Progress("retry", 0, 1, f"refused ({candidate.why}); again with {how}")
+        second = yield from self._doses(again)
         return second if second.verdict.passed else candidate
 
     def _doses(self, recipe: Recipe) -> Generator[Progress, None, Candidate]:

@@ -15,8 +15,10 @@ from homebox.model.config import ModelConfig
 
 SCALES = (1.0, 0.75, 0.5)
 DIALOGUE = 84  # tokens that rows are made for, by dialogue: full batches, also of long ones
-SUITED = 43  # topics that a preset's steps are enough for
-RANK_OF_MANY = 16  # with more of them, at least
+SUITED = 30  # topics that a preset's steps are made for
+HEAD_START = 70  # topics' worth of steps that any run takes, however little it teaches
+MANY = 43  # topics above which an adapter needs
+RANK_OF_MANY = 16  # at least
 AUTO = 0  # in the configuration: by the size of the model
 AUTO_WEIGHT = -1.0  # the same where 0 means none
 
@@ -44,8 +46,12 @@ class Recipe:
     stop: int = 0  # steps after which a run ended early; 0: none, or not known yet
 
     def gentler(self) -> "Recipe":
-        """The second attempt: half the rate, twice the hold on the base, as long as it takes."""
+        """The second attempt where the first did harm: half the rate, twice the hold on the base."""
         return dataclasses.replace(self, rate=self.rate / 2, kl=self.kl * 2, stop=0)
+
+    def longer(self) -> "Recipe":
+        """The second attempt where the first learned too little: twice the steps."""
+        return dataclasses.replace(self, steps=self.steps * 2, stop=0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Preset:
 # Rates, ranks and weights of the losses: the design's table. Steps and batches: what 2 CPU cores do
 # in the time that a night's run of 30 lessons may take.
 PRESETS = (
-    Preset(2.7e6, 4e-3, 300, 16, 160, 8, 1.0, 0.0, 1.0),
+    Preset(2.7e6, 4e-3, 420, 16, 160, 8, 1.0, 0.0, 1.0),
     Preset(1.35e8, 5e-4, 160, 8, 256, 8, 1.0, 0.3, 1.0),
     Preset(6e8, 3e-4, 180, 6, 256, 8, 1.0, 0.3, 1.0),
     Preset(4e9, 2e-4, 180, 8, 512, 16, 0.3, 1.0, 1.0),
@@ -117,13 +123,12 @@ def parameters_of(config: ModelConfig) -> int:
 
 
 def recipe_of(
-    settings: LearningConfig, config: ModelConfig | None = None, topics: int = 0
+    settings: LearningConfig, config: ModelConfig | None = None, topics: int = SUITED
 ) -> Recipe:
     """Read the recipe from the configuration; what is left open follows from the model's size.
 
-    With more `topics` than a preset is made for, the steps grow with them, so that every lesson is
-    seen as often. Without a model it is the recipe of the smallest one. Raises LearningError for
-    shares that leave nothing for the lessons.
+    The steps grow with the `topics`. Without a model it is the recipe of the smallest one. Raises
+    LearningError for shares that leave nothing for the lessons.
     """
     if settings.negatives + settings.replay >= 1.0:
         raise LearningError(
@@ -140,10 +145,10 @@ def recipe_of(
         return auto if given == AUTO_WEIGHT else given
 
     return Recipe(
-        rank=settings.rank or max(int(preset.rank), RANK_OF_MANY if topics > SUITED else 0),
+        rank=settings.rank or max(int(preset.rank), RANK_OF_MANY if topics > MANY else 0),
         alpha=settings.alpha,
         rate=settings.learning_rate or preset.rate,
-        steps=settings.steps or math.ceil(preset.steps * max(1.0, topics / SUITED)),
+        steps=settings.steps or steps_for(preset, topics),
         rows=max(1, math.ceil(batch * DIALOGUE / length)),
         length=length,
         negatives=settings.negatives,
@@ -155,6 +160,11 @@ def recipe_of(
         distil=weight(settings.distil, preset.distil),
         prefer=settings.prefer,
     )
+
+
+def steps_for(preset: Preset, topics: int) -> int:
+    """Return the steps that suit so many topics: a line, measured with 10 to 500 of them."""
+    return math.ceil(preset.steps * (HEAD_START + topics) / (HEAD_START + SUITED))
 
 
 def most_rank(settings: LearningConfig) -> int:
