@@ -46,11 +46,11 @@ class Recipe:
     stop: int = 0  # steps after which a run ended early; 0: none, or not known yet
 
     def gentler(self) -> "Recipe":
-        """The second attempt where the first did harm: half the rate, twice the hold on the base."""
+        """The second try where the first did harm: half the rate, twice the hold on the base."""
         return dataclasses.replace(self, rate=self.rate / 2, kl=self.kl * 2, stop=0)
 
     def longer(self) -> "Recipe":
-        """The second attempt where the first learned too little: twice the steps."""
+        """The second try where the first learned too little: twice the steps."""
         return dataclasses.replace(self, steps=self.steps * 2, stop=0)
 
 
