@@ -150,6 +150,7 @@ class Answering:
                         "" if quiet else asked.conversation.id,
                         prompt.stable,
                         guide,
+                        asked.begun,
                     )
                 )
                 made = Choice(index, generation, Reply(parser), asked.id())
@@ -224,6 +225,7 @@ class Answering:
                         None if quiet else asked.owner,
                         "" if quiet else asked.conversation.id,
                         guide=guide,
+                        asked=asked.begun,
                     )
                     generation = unasked(request) if silent else service.engine.submit(request)
                     choices.append(

@@ -7,7 +7,8 @@ told for certain to be on the record is refused.
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -38,6 +39,7 @@ class Asked:
     conversation: Conversation
     owner: str
     record: Record
+    begun: float = field(default_factory=time.monotonic)  # before anything was read for it
 
     def id(self) -> str:
         """Make the id of one of its answers."""
@@ -55,6 +57,7 @@ class Asked:
 
 async def asked_of(request: web.Request, service: Service, chat: ChatRequest) -> Asked:
     """Find out whose question it is, in which conversation, and what may be written of it."""
+    begun = time.monotonic()
     conversation = conversation_of(chat, request.headers)
     owner = request[wire.OWNER]
     off = asked_off(request.headers, request[wire.PRIVATE])
@@ -67,7 +70,7 @@ async def asked_of(request: web.Request, service: Service, chat: ChatRequest) ->
         off = BY_OWNER if said_before else ""
     elif not off and said:
         off = BY_OWNER
-    return Asked(service, chat, conversation, owner, Record(off, said is not None or gaps))
+    return Asked(service, chat, conversation, owner, Record(off, said is not None or gaps), begun)
 
 
 async def prompt_of(

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from homebox.model.decoder.pages import PAGE
 from homebox.model.lora import init_adapter
 from homebox.model.prefixes import disk as disk_room
 from homebox.model.prefixes.disk import DiskPrefixes
-from homebox.model.prefixes.prefix_file import PrefixReader
+from homebox.model.prefixes.prefix_file import PrefixReader, PrefixWriter
 from homebox.model.prefixes.prefix_folder import PrefixFolder
+from homebox.model.prefixes.writing import Writing
 from tests.unit.test_model_transformer import BLOCKS, ids_of
 from tests.unit.test_prefixes import HASH, OWNER, Listening, prompt, tiny
 from tests.unit.test_stages import made, split
@@ -404,3 +406,56 @@ def test_a_model_that_is_loaded_anew_finds_them(
     assert fresh().disk is None
     first.keep_prefixes(0)
     assert first.disk is None
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_prompts_from_before_all_was_forgotten_leave_nothing(
+    f32: Model, tmp_path: Path, forgotten: bool
+) -> None:
+    """One is being read, two wait; the control without forgetting keeps what they began with."""
+    restart(f32, tmp_path)
+    params = SamplingParams(max_tokens=2)
+    asked = [
+        GenerationRequest(prompt(330, 21), params, owner=OWNER, stable=STABLE) for _ in range(3)
+    ]
+    running = f32.start(asked[0])
+    f32.step([running])
+    assert not running.finished
+    if forgotten:
+        f32.forget_prefixes()
+    for request in asked:
+        sequence = running if request is asked[0] else f32.start(request)
+        while not sequence.finished:
+            f32.step([sequence])
+    written(f32)
+    assert f32.prefixes.tree is not None
+    assert (len(files(tmp_path)) == 0) is forgotten
+    assert (len(f32.prefixes.tree) == 0) is forgotten
+    # What is asked from now on is kept as ever.
+    kept(f32, tmp_path, prompt(330, 22))
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_a_file_that_is_given_up_at_its_end_never_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given_up: bool
+) -> None:
+    """The control that is not given up gets its name."""
+    written, go = threading.Event(), threading.Event()
+    finish = PrefixWriter.finish
+
+    def late(self: PrefixWriter) -> None:
+        finish(self)
+        written.set()
+        assert go.wait(30)
+
+    monkeypatch.setattr(PrefixWriter, "finish", late)
+    folder = PrefixFolder(tmp_path, 1 << 20, spare=0)
+    writing = Writing(folder, "a.prefix", FACTS, np.zeros(PAGE, np.int32), 64)
+    writing.put(np.zeros(64, np.uint8))
+    assert written.wait(30)
+    if given_up:
+        writing.abandon()
+    go.set()
+    writing.join()
+    assert [path.name for path in tmp_path.iterdir()] == ([] if given_up else ["a.prefix"])
+    assert (writing.path is None) is given_up

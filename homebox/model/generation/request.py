@@ -5,8 +5,9 @@ with others, is in one value. Invariant: answers share keys and values only if o
 the same.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from homebox.model.generation.guide import Guide
 from homebox.model.generation.sampling import SamplingParams
@@ -23,3 +24,5 @@ class GenerationRequest:
     conversation: str = ""  # names earlier prompts, to say why a prefix was missed
     stable: int = 0  # the first ids that stay the same for long (system and tools)
     guide: Guide | None = None
+    # When its prompt was begun (`time.monotonic`): what was forgotten since may stand in it.
+    asked: float = field(default_factory=time.monotonic)

@@ -259,8 +259,13 @@ class DiskPrefixes:
         return True
 
     def forget(self) -> None:
-        """Remove all that is kept, of every model: prompts hold words that are to be forgotten."""
+        """Remove all that is kept, of every model: prompts hold words that are to be forgotten.
+
+        Of prompts that are being read now nothing will be kept.
+        """
         self.close()
+        self._asked.clear()
+        self._running.clear()
         for path in self._folder.named(""):
             self._folder.remove(path)
         self._known.clear()

@@ -6,7 +6,9 @@ pages that it can ever need set aside before its answer begins, or the answer do
 """
 
 import logging
+import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -46,6 +48,7 @@ class Prefixes:
         self.enabled = True
         self._misses = Misses(decode)
         self._uses: dict[int, _Use] = {}
+        self._cleared = -math.inf  # when all was forgotten last
         self._statistics = PrefixStatistics()
         self._refused: tuple[GenerationRequest, int, str] | None = None
         if pages is not None:
@@ -105,7 +108,12 @@ class Prefixes:
             self._misses.read(use.space, use.conversation, use.ids)
 
     def clear(self) -> None:
-        """Forget all prefixes and prompts; what running answers use stays theirs."""
+        """Forget all prefixes and prompts; what running answers use stays theirs.
+
+        They leave nothing behind any more, nor does what was asked until now.
+        """
+        self._cleared = time.monotonic()
+        self._uses.clear()
         if self.tree is not None:
             self.tree.clear()
         self._misses.forget()
@@ -119,10 +127,11 @@ class Prefixes:
     def space_of(self, request: GenerationRequest) -> Space | None:
         """Return where a prompt is looked up; None: nowhere.
 
-        Weights that have no hash for a name may be others tomorrow, so nothing of them is kept.
+        Weights that have no hash for a name may be others tomorrow, so nothing of them is kept; nor
+        of prompts that were begun before all was forgotten, as they may hold the words.
         """
         known = request.adapter == BASE or _HASH.fullmatch(request.adapter)
-        if request.owner is None or not known:
+        if request.owner is None or not known or request.asked <= self._cleared:
             return None
         return Space(request.owner, request.adapter)
 

@@ -42,6 +42,8 @@ class Writing:
         self._ahead = max(AHEAD // page_bytes, 1)
         self._pages: queue.SimpleQueue[Bytes | None] = queue.SimpleQueue()
         self._count = len(ids) // PAGE
+        self._ending = threading.Lock()
+        self._wanted = True
         file = folder.create(name, file_bytes(facts, ids, page_bytes))
         writer = PrefixWriter(file.handle, facts, ids, page_bytes)
         self._thread = threading.Thread(
@@ -63,7 +65,9 @@ class Writing:
         self._pages.put(content)
 
     def abandon(self) -> None:
-        """Let go of the file; the thread removes it."""
+        """Let go of the file; the thread removes it, and no file comes from now on."""
+        with self._ending:
+            self._wanted = False
         self._pages.put(None)
 
     def join(self) -> None:
@@ -85,7 +89,9 @@ class Writing:
                     os.fsync(file.handle)
                     unsynced = 0
             writer.finish()
-            self.path = file.commit()
+            with self._ending:
+                if self._wanted:
+                    self.path = file.commit()
         except queue.Empty:
             return
         except OSError as error:
