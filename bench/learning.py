@@ -1,0 +1,120 @@
+"""`python -m bench.learning`: how long one learning run takes, and what memory it needs.
+
+The one idea: a made-up owner tells so many facts, then the real learner runs as it does at night:
+select, examples, training, exam. A model of random weights recalls nothing, so its gate refuses
+and would train once more; a run is over here when the first candidate has its verdict. Invariant:
+memory is that of this process, from when the model has answered a question on.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.owner.box import Box, ask, new_box
+from bench.owner.people import owner
+from bench.owner.sizes import tell_quickly
+from homebox import learner
+from homebox.learning.examples import speaks_toy_language
+from homebox.learning.report import Report
+from homebox.model import Model, load
+from homebox.model.adapters import BASE
+
+LESSONS, SEED, CONTEXT = 30, 7, 4096
+MEBIBYTE = 2**20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure one run and print its figures; 0 if there was a verdict."""
+    parser = argparse.ArgumentParser(prog="python -m bench.learning", description=__doc__)
+    parser.add_argument("--model", default="tiny", help='model directory, GGUF file, or "tiny"')
+    parser.add_argument("--lessons", type=int, default=LESSONS)
+    parser.add_argument("--context", type=int, default=CONTEXT, help="positions of the model")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    model = load(options.model, context=options.context)
+    facts = owner(options.seed, 1, options.lessons, False, styled=not speaks_toy_language(model))
+    with new_box(model) as box:
+        tell_quickly(box, facts)
+        ask(model, [{"role": "user", "content": "Hello."}], BASE)
+        figures = measured(box)
+    figures |= {"model": model.name, "parameters": parameters(model)}
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print("\n".join(lines(figures)))
+    return 0 if figures["verdict"] else 1
+
+
+def measured(box: Box) -> dict[str, Any]:
+    """Run the learner until its first candidate has a verdict; seconds by stage, and memory."""
+    served = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+    begun = last = time.monotonic()
+    stages: dict[str, float] = {}
+    steps, verdict, stage = 0, "", "select"
+    state = box.state
+    run = learner.run(box.model, state.ledger, state.store, state.lineage, box.settings)
+    try:
+        while True:
+            progress = next(run)
+            now = time.monotonic()
+            stages[stage] = stages.get(stage, 0.0) + now - last
+            last, stage = now, progress.stage
+            if stage == "retry":
+                verdict = progress.text
+                break
+            if stage == "train":
+                steps = progress.total
+                if progress.done and sys.stderr.isatty():
+                    print(f"\rstep {progress.done} of {steps}", end="", file=sys.stderr)
+    except StopIteration as over:
+        report: Report = over.value
+        verdict = report.lines[0] if report.lines else report.reason
+    finally:
+        run.close()
+    total = time.monotonic() - begun
+    stages[stage] = stages.get(stage, 0.0) + time.monotonic() - last
+    return {
+        "seconds": round(total, 1),
+        "stages": {name: round(seconds, 1) for name, seconds in stages.items()},
+        "steps": steps,
+        "served_mib": round(served / MEBIBYTE),
+        "extra_mib": round((resident("VmHWM") - served) / MEBIBYTE),
+        "verdict": verdict,
+    }
+
+
+def resident(name: str) -> int:
+    """Return a figure of this process' memory in bytes: VmRSS, now, or VmHWM, the most."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(f"this system does not tell {name}")
+
+
+def parameters(model: Model) -> int:
+    """Count the numbers of a model."""
+    return sum(math.prod(shape) for shape in model.config.weight_shapes().values())
+
+
+def lines(figures: dict[str, Any]) -> list[str]:
+    """Say the figures to a person."""
+    stages = ", ".join(f"{name} {seconds:g} s" for name, seconds in figures["stages"].items())
+    extra, served = figures["extra_mib"], figures["served_mib"]
+    ratio = f"{extra / served:.2f} times"
+    return [
+        f"{figures['model']}, {figures['parameters'] / 1e6:.3g} million parameters",
+        f"{figures['seconds']:g} s, {figures['steps']} steps: {stages}",
+        f"memory: {served} MiB served, {extra} MiB more while learning ({ratio})",
+        figures["verdict"],
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
