@@ -9,7 +9,7 @@ import dataclasses
 import json
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,16 @@ from homebox.memory.feedback import Feedback
 from homebox.memory.forgotten import Gaps, Spoken, said_in
 from homebox.memory.history import Event, replay
 from homebox.memory.lessons import Lesson
-from homebox.memory.records import Hit, Link, digests_in, links, salt_of, search
+from homebox.memory.records import (
+    Hit,
+    Link,
+    digests_in,
+    holding,
+    links,
+    salt_of,
+    search,
+    showing,
+)
 from homebox.memory.store import canonical_json
 from homebox.memory.turns import Answered, Message, Turn, clean, cleaned
 
@@ -126,9 +135,10 @@ class Ledger:
 
         def work(connection: sqlite3.Connection) -> str:
             # On the writer's thread, as to search a long prompt takes a while.
-            return turn_table.insert(
-                connection, self.gaps.without(connection, self._concealer.turn(turn))
-            )
+            # What was forgotten may have been written before or after a secret of it was known.
+            known = self.gaps.without(connection, self._concealer.turn(turn))
+            kept = self.gaps.without(connection, self._concealer.repeated(known))
+            return turn_table.insert(connection, kept)
 
         return self._database.write(work)
 
@@ -169,6 +179,29 @@ class Ledger:
             number = page[-1][0] if page else number
             if len(page) < PAGE:
                 return
+
+    def some_turns(self, ids: Collection[str]) -> Iterator[Turn]:
+        """Yield the turns of those ids that were not erased, in the order of their commits."""
+        with self._database.reader() as connection:
+            numbers = turn_table.numbers(connection, ids)
+        for start in range(0, len(numbers), PAGE):
+            some = numbers[start:][:PAGE]
+            with self._database.reader() as connection:
+                page = turn_table.select(
+                    connection, f"number IN ({', '.join('?' * len(some))}) ORDER BY number", some
+                )
+            for _, turn in page:
+                yield turn
+
+    def showing(self, conversation: str, text: str) -> list[str]:
+        """Return the ids of turns of a conversation whose prompts hold a message of that text."""
+        with self._database.reader() as connection:
+            return showing(connection, clean(conversation), clean(text))
+
+    def holding(self, words: Iterable[str], fits: Callable[[str], bool]) -> list[str]:
+        """Return the ids of turns that hold a text that `fits`: one with one of the words."""
+        with self._database.reader() as connection:
+            return holding(connection, words, fits)
 
     def latest(self, most: int, since: str | None = None) -> list[Turn]:
         """Return the last `most` turns that were not erased, of those after the turn `since`.

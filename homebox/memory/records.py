@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from homebox.memory.spans import spans_of
 from homebox.memory.turns import START, Message, Turn
 
 LATEST = 2_000  # turns that are looked through first
+_WORDS = 64  # that are looked for at once
 AROUND = 60  # characters before and after what was searched for
 _PURPOSE = "secrets"
 _SALT = 32
@@ -144,6 +145,40 @@ def _anywhere(
         "ORDER BY places.turn DESC, places.position DESC",
         (value, most),
     ).fetchall()
+
+
+def showing(connection: sqlite3.Connection, conversation: str, text: str) -> list[str]:
+    """Return the ids of turns of a conversation whose prompts hold a message of that text."""
+    rows = connection.execute(
+        "SELECT DISTINCT id FROM texts JOIN messages ON text = texts.number AND part = 'prompt' "
+        "JOIN turns ON turns.number = turn WHERE hash = ? AND conversation = ?",
+        (hashlib.sha256(text.encode()).digest(), conversation),
+    )
+    return [id for (id,) in rows]
+
+
+def holding(
+    connection: sqlite3.Connection, words: Iterable[str], fits: Callable[[str], bool]
+) -> list[str]:
+    """Return the ids of turns with a text that `fits`; it holds one of the words, casefolded.
+
+    Each text is looked at once, however many turns show it.
+    """
+    connection.create_function("fits", 1, fits, deterministic=True)
+    wanted = sorted(set(words))
+    likely, values = "1", []
+    if len(wanted) <= _WORDS and all(word.isascii() for word in wanted):
+        # Folding may make ASCII letters of others, so what has others is looked at, too.
+        others = "length(CAST(content AS BLOB)) > length(content)"
+        likely = " OR ".join([*("content LIKE ?" for _ in wanted), others])
+        values = [f"%{word}%" for word in wanted]
+    rows = connection.execute(
+        f"WITH found AS MATERIALIZED (SELECT number FROM texts WHERE ({likely}) AND fits(content)) "
+        "SELECT DISTINCT id FROM found JOIN messages ON text = found.number "
+        "JOIN turns ON turns.number = turn",
+        values,
+    )
+    return [id for (id,) in rows]
 
 
 def _around(needle: str, *texts: str) -> str:

@@ -12,7 +12,7 @@ import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from homebox.errors import StateError
 from homebox.memory.clients import CHAT
@@ -35,6 +35,7 @@ _LATER = {
     "parent": "''",
     "token_ids": "NULL",
 }
+T = TypeVar("T")
 _MOST_ID = 2**31 - 1
 _VARIABLES = 900  # of one statement; SQLite's own limit was 999 for long
 _UNUSED = " AND ".join(
@@ -223,6 +224,17 @@ def select(
     return [(row[0], turn) for row, turn in zip(rows, _turns(connection, rows), strict=True)]
 
 
+def numbers(connection: sqlite3.Connection, ids: Iterable[str]) -> tuple[int, ...]:
+    """Return the numbers of the turns of those ids, erased or not, in order."""
+    found: list[int] = []
+    for some in _groups(list(ids)):
+        rows = connection.execute(
+            f"SELECT number FROM turns WHERE id IN ({', '.join('?' * len(some))})", some
+        )
+        found += (number for (number,) in rows)
+    return tuple(sorted(found))
+
+
 def answers(connection: sqlite3.Connection, most: int) -> list[Answered]:
     """Return the last answers whose ids were kept, the oldest first."""
     rows = connection.execute(
@@ -310,7 +322,7 @@ def _texts(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[int, 
     return found
 
 
-def _groups(values: Sequence[int]) -> Iterator[Sequence[int]]:
+def _groups(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """Cut values so that one statement can hold each part."""
     return (values[start:][:_VARIABLES] for start in range(0, len(values), _VARIABLES))
 

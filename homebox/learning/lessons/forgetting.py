@@ -8,14 +8,14 @@ in one transaction, or stay. Weights that were built before still know: `Forgott
 
 import bisect
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from homebox.errors import StateError, UsageError
 from homebox.learning.lessons.harvest import EXTRACTED, Harvester
 from homebox.learning.lessons.live import LiveLessons, extracted_lessons, live_lessons
-from homebox.learning.lessons.repeats import Words
-from homebox.learning.lessons.signals import Listener
+from homebox.learning.lessons.repeats import repeated
+from homebox.learning.lessons.rereading import Without, read_again
 from homebox.learning.reading.topics import MANY, NOTE
 from homebox.memory.history import Decided, Event, RolledBack, Selected, Told
 from homebox.memory.ledger import DECISION, MOVE, Ledger, Outline
@@ -114,8 +114,8 @@ def losing(ledger: Ledger, target: Target, turns: Collection[str]) -> list[Lesso
 
 
 def repeating(ledger: Ledger, target: Target) -> tuple[str, ...]:
-    """List the other turns that hold the same words; see `repeats.Words`."""
-    return _repeated(ledger, set(target.turns), losing(ledger, target, target.turns))
+    """List the other turns that hold the same words; see `repeats.repeated`."""
+    return repeated(ledger, set(target.turns), losing(ledger, target, target.turns))
 
 
 def forget(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool = False) -> Forgotten:
@@ -129,13 +129,13 @@ def forget(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool = 
         lineage.settle()
         before = {lesson.hash: lesson for lesson in ledger.lessons()}
         gone = set(target.turns)
-        repeated = _repeated(ledger, gone, losing(ledger, target, gone))
+        repeats = repeated(ledger, gone, losing(ledger, target, gone))
         if everywhere:
-            gone.update(repeated)
-            repeated = ()
+            gone.update(repeats)
+            repeats = ()
         dropped = target.name if target.kind == "lesson" else ""
-        reader = _reader(ledger, live, gone, dropped)
-        events, read = _history(ledger, lineage, reader, gone, dropped)
+        outline = ledger.outline()
+        events, reader = _history(ledger, lineage, live, outline, gone, dropped)
         names = {
             lesson.hash for event in events if isinstance(event, Told) for lesson in event.lessons
         }
@@ -146,7 +146,7 @@ def forget(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool = 
         except BaseException:
             live.begin_anew()  # it may have been forgotten, and only its log not be empty
             raise
-        live.begin_anew(reader, read)
+        live.begin_anew(reader, outline[-1].id if outline else None)
     after = {lesson.hash: lesson for lesson in ledger.lessons()}
     lost = tuple(lesson for name, lesson in before.items() if name not in after)
     restored = tuple(
@@ -161,49 +161,66 @@ def forget(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool = 
         tuple(sorted(gone)),
         lost,
         restored,
-        repeated,
+        repeats,
         weights,
         served,
     )
 
 
-def _reader(ledger: Ledger, live: LiveLessons, gone: set[str], dropped: str) -> Harvester:
-    """Make a reader that knows what a model found in the turns that stay."""
-    extracted = {
+def _history(
+    ledger: Ledger,
+    lineage: Lineage,
+    live: LiveLessons,
+    outline: Sequence[Outline],
+    gone: set[str],
+    dropped: str,
+) -> tuple[list[Event], Harvester]:
+    """Tell everything that happened but the forgotten turns, in order; and who read the rest."""
+    place = {turn.id: turn.number for turn in outline}
+    past = Without(
+        ledger=ledger,
+        outline=outline,
+        gone=gone,
+        reader=live.reader,
+        read=live.read_to,
+        extracted=_extracted(ledger, gone, dropped),
+        subjects={
+            lesson.subject
+            for lesson in ledger.lessons()
+            if lesson.hash == dropped or not gone.isdisjoint(lesson.sources)
+        },
+    )
+    orphans = _orphans(ledger, place, dropped)
+    waiting: list[tuple[int, Lesson]] = []
+    alone: list[tuple[Key, Event]] = []
+
+    def before(reader: Harvester, number: int) -> None:
+        """Tell what turns told that were erased, each in its place."""
+        while waiting and waiting[0][0] < number:
+            at, lesson = waiting.pop(0)
+            alone.append(((at, -1, 0), Told((reader.tell(lesson),))))
+
+    def begin() -> None:
+        waiting[:] = orphans
+        alone.clear()
+
+    reader, heard, judged = read_again(past, begin, before)
+    events = [*alone, *(((each.number, -1, 0), Told(each.lessons)) for each in heard)]
+    for lesson in judged:
+        events.append(((_number_at(outline, lesson.time), -1, 1), Told((lesson,))))
+    events += _moves(ledger, lineage, outline)
+    events += _decisions(ledger)
+    events.sort(key=lambda item: item[0])
+    return [event for _, event in events], reader
+
+
+def _extracted(ledger: Ledger, gone: set[str], dropped: str) -> dict[str, list[Lesson]]:
+    """Return what a model found in the turns that stay."""
+    return {
         turn: [lesson for lesson in lessons if lesson.hash != dropped]
         for turn, lessons in extracted_lessons(ledger).items()
         if turn not in gone
     }
-    return Harvester(live.rules, extracted)
-
-
-def _history(
-    ledger: Ledger, lineage: Lineage, reader: Harvester, gone: set[str], dropped: str
-) -> tuple[list[Event], str | None]:
-    """Tell everything that happened but the forgotten turns, in order; and the last turn read."""
-    listener = Listener(item for item in ledger.feedback() if item.turn not in gone)
-    events: list[tuple[Key, Event]] = []
-    outline = ledger.outline()
-    place = {turn.id: turn.number for turn in outline}
-    read: str | None = None
-    orphans = _orphans(ledger, place, dropped)
-    for turn in ledger.turns():
-        read = turn.id
-        while orphans and orphans[0][0] < place[turn.id]:
-            number, lesson = orphans.pop(0)
-            events.append(((number, -1, 0), Told((reader.tell(lesson),))))
-        if turn.id in gone:
-            continue
-        listener.read(turn)
-        events.append(((place[turn.id], -1, 0), Told(tuple(reader.read(turn)))))
-    events += [((number, -1, 0), Told((reader.tell(lesson),))) for number, lesson in orphans]
-    for lesson in listener.signals().lessons:
-        number = _number_at(outline, lesson.time)
-        events.append(((number, -1, 1), Told((lesson,))))
-    events += _moves(ledger, lineage)
-    events += _decisions(ledger)
-    events.sort(key=lambda item: item[0])
-    return [event for _, event in events], read
 
 
 def _orphans(ledger: Ledger, place: Mapping[str, int], dropped: str) -> list[tuple[int, Lesson]]:
@@ -219,9 +236,14 @@ def _orphans(ledger: Ledger, place: Mapping[str, int], dropped: str) -> list[tup
     return sorted(found, key=lambda item: item[0])
 
 
-def _moves(ledger: Ledger, lineage: Lineage) -> Iterator[tuple[Key, Event]]:
-    roots, marks, outline = ledger.positions(), ledger.marks(MOVE), ledger.outline()
-    for line in lineage.reflog():
+def _moves(
+    ledger: Ledger, lineage: Lineage, outline: Sequence[Outline]
+) -> Iterator[tuple[Key, Event]]:
+    lines = lineage.reflog()
+    if not lines:
+        return
+    roots, marks = ledger.positions(), ledger.marks(MOVE)
+    for line in lines:
         if not line["done"]:
             continue
         number = line["number"]
@@ -248,17 +270,6 @@ def _number_at(outline: Sequence[Outline], time: str) -> int:
     """Return the number of the last turn that was written by then."""
     place = bisect.bisect_right(outline, time, key=lambda turn: turn.time)
     return outline[place - 1].number if place else 0
-
-
-def _repeated(ledger: Ledger, gone: set[str], lost: Iterable[Lesson]) -> tuple[str, ...]:
-    """List turns that stay and hold what the forgotten ones said."""
-    words, found = Words(lost), []
-    for turn in ledger.turns():
-        if turn.id in gone:
-            words.told_in(turn)
-        elif words.stand_in(turn):
-            found.append(turn.id)
-    return tuple(found)
 
 
 def _knowing(lineage: Lineage, lost: set[str]) -> tuple[tuple[str, ...], bool]:

@@ -8,7 +8,7 @@ lessons are known.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,9 +17,10 @@ from homebox.learning.lessons.known import Known
 from homebox.learning.lessons.teach import sentence_for
 from homebox.learning.reading.remembering import REMEMBER, command_of, remembered
 from homebox.learning.reading.rule_files import Rules
-from homebox.learning.reading.rules import Claim, Refusal, read_message
+from homebox.learning.reading.rules import Claim, Refusal, may_correct, read_message
 from homebox.memory.clients import CHAT, Part, kind_of_words, parts_of_message, typed_words
 from homebox.memory.clients import COMMAND as ORDER
+from homebox.memory.ledger import Outline
 from homebox.memory.lessons import Lesson
 from homebox.memory.provenance import OWNER, may_teach
 from homebox.memory.spans import lengths_of, spans_of
@@ -92,6 +93,40 @@ class Harvester:
         self._conversations: dict[str, _Conversation] = {}
         self._recent: dict[str, _Conversation] = {}  # the one that spoke last comes last
         self.telling: set[str] = set()  # ids of turns that gave lessons or were refused some
+        self.correcting: set[str] = set()  # talks in which an answer may have been corrected
+        self._repeats: set[str] = set()  # ids of turns whose questions were not read again
+        self._readings: dict[str, dict[str, list[Claim | Refusal]]] = {}  # by turn and words
+        self._known_turns: frozenset[str] = frozenset()  # read by the reader before this one
+
+    def without(
+        self,
+        talks: Collection[str],
+        turns: Iterable[str],
+        extracted: Mapping[str, Sequence[Lesson]],
+    ) -> "Harvester":
+        """Return a reader to whom only `talks` (see `talk_of`) are still to be read again.
+
+        It knows how `turns` of them were understood, so that reading these again is quick. All
+        others taught nothing, and how they went stays known. This one is of no use any more.
+        """
+        reader = Harvester(self._rules, extracted, self._provenance)
+        reader._conversations = {
+            name: talk for name, talk in self._conversations.items() if name not in talks
+        }
+        reader._recent = {name: talk for name, talk in self._recent.items() if name not in talks}
+        reader.correcting = self.correcting.difference(talks)
+        reader._known_turns = frozenset(turns)
+        reader._repeats = self._repeats & reader._known_turns
+        reader._readings = {
+            id: items for id, items in self._readings.items() if id in reader._known_turns
+        }
+        return reader
+
+    def last_subjects(self) -> Iterator[tuple[str, str]]:
+        """Yield the talks in which a topic was spoken of, with the last one."""
+        for name, talk in self._conversations.items():
+            if talk.subject is not None:
+                yield name, talk.subject
 
     def worded_by_others(self, statement: str, conversation: str) -> bool:
         """Say whether a tool, a file or a web page said this before in a conversation."""
@@ -101,15 +136,18 @@ class Harvester:
     def read(self, turn: Turn) -> list[Lesson]:
         """Add what the owner's words in this turn tell; returns those lessons, in order."""
         if self._provenance and _kind(turn) not in (CHAT, ORDER):
+            self.correcting.add(talk_of(turn))
             return []
         told, waiting = len(self.found.lessons), len(self.found.quarantined)
-        talk = self._talk(turn.conversation or turn.id)
+        talk = self._talk(talk_of(turn))
         # A client that asks again, or for several answers, says nothing anew.
         asked = hash(turn.prompt) if turn.prompt else 0
         again = (
             bool(turn.prompt) and asked == talk.asked and _seconds(talk.time, turn.time) < RETRIES
         )
         talk.asked, talk.time = asked, turn.time
+        if again:
+            self._repeats.add(turn.id)
         for message in turn.messages[-1:] if again else turn.messages:
             self._read(talk, turn, message)
         for lesson in self._extracted.get(turn.id, ()):
@@ -152,14 +190,26 @@ class Harvester:
         talk.foreign.hear(foreign)
         self._tell(talk, turn, typed)
 
+    def _items(self, turn: Turn, typed: str, command: str, rest: str) -> list[Claim | Refusal]:
+        """Return what words say, as it was found out before if it was."""
+        items = self._readings.get(turn.id, {}).get(typed)
+        if items is not None:
+            return items
+        if turn.id in self._known_turns and turn.id not in self._repeats:
+            return []
+        return remembered(rest, self._rules) if command else read_message(typed, self._rules)
+
     def _tell(self, talk: _Conversation, turn: Turn, typed: str) -> None:
+        if may_correct(typed):
+            self.correcting.add(talk_of(turn))
         command, rest = command_of(typed)
         obeyed = turn.kind == ORDER or not self._provenance
         if command and (command != REMEMBER or not obeyed):
             return  # what an order says of answers is in the feedback
-        items = remembered(rest, self._rules) if command else read_message(typed, self._rules)
+        items = self._items(turn, typed, command, rest)
         if items:
             self.telling.add(turn.id)
+            self._readings.setdefault(turn.id, {})[typed] = items
         for item in items:
             if isinstance(item, Refusal):
                 self.found.refused.append((turn.time, item.reason))
@@ -201,6 +251,11 @@ def harvest(turns: Iterable[Turn], provenance: bool = True) -> Harvest:
     for turn in turns:
         harvester.read(turn)
     return harvester.found
+
+
+def talk_of(turn: Turn | Outline) -> str:
+    """Name the conversation of a turn; one that stands alone is its own."""
+    return turn.conversation or turn.id
 
 
 def told_by(message: Message, conversation: str = "") -> tuple[str, str]:

@@ -6,7 +6,7 @@ no more a message than ten. Invariant: a value is either current or former of it
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from homebox.language.relation import Relation
 from homebox.language.relation_data import ALL
@@ -16,7 +16,6 @@ from homebox.memory.lessons import Lesson
 
 ENDS = 4_000  # characters at the end of an answer in which its topic is looked for
 BEGINS = 4  # characters by which most places of an answer are passed over
-_STARTS = re.compile(r"\b\w")
 
 
 class Known:
@@ -28,7 +27,9 @@ class Known:
         self._holders: dict[str, dict[str, None]] = {}  # value -> subjects
         self._openings = {relation.opening(None): relation.key for relation in ALL}
         self._lengths = {len(opening) for opening in self._openings}
-        self._begins = {opening[:BEGINS] for opening in self._openings}
+        self._begins: frozenset[str] = frozenset()
+        self._starts = re.compile("")
+        self._begin({opening[:BEGINS] for opening in self._openings})
 
     def current(self) -> Mapping[str, Sequence[Lesson]]:
         """Return what holds now, by subject."""
@@ -81,9 +82,7 @@ class Known:
         """Name the topic that an answer of the assistant spoke of last."""
         text = text[-ENDS:]
         best: tuple[int, int, str] | None = None
-        for start in (match.start() for match in _STARTS.finditer(text)):
-            if text[start : start + BEGINS] not in self._begins:
-                continue
+        for start in (match.start() for match in self._starts.finditer(text)):
             for length in self._lengths:
                 subject = self._openings.get(text[start : start + length])
                 if subject is not None and (best is None or (start, length) > best[:2]):
@@ -97,4 +96,9 @@ class Known:
             opening = form.opening(None)
             self._openings[opening] = lesson.subject
             self._lengths.add(len(opening))
-            self._begins.add(opening[:BEGINS])
+            if opening[:BEGINS] not in self._begins:
+                self._begin({opening[:BEGINS]})
+
+    def _begin(self, fresh: Collection[str]) -> None:
+        self._begins |= frozenset(fresh)
+        self._starts = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(self._begins)))})")

@@ -108,6 +108,16 @@ class LiveLessons:
             self._harvester, self._read, self._turns = reader, read, None
 
     @property
+    def reader(self) -> Harvester:
+        """The reader itself; hold the lock meanwhile."""
+        return self._reader()
+
+    @property
+    def read_to(self) -> int:
+        """The number of the last turn that was read; 0 if none was."""
+        return 0 if self._read is None else self._ledger.number(self._read)
+
+    @property
     def lock(self) -> threading.RLock:
         """Hold it while turns are forgotten, so that nobody reads them meanwhile."""
         return self._lock

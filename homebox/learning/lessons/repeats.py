@@ -6,41 +6,35 @@ word. Invariant: words are compared whole and without their case, so "tea" is in
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import Lesson
-from homebox.memory.turns import Turn
 
 LEAST = 3  # characters of a value that is looked for; shorter ones are in every text
 _WORD = re.compile(r"\w+")
 
 
-class Words:
-    """The words of some lessons, and of the turns that are `told_in`."""
+def repeated(ledger: Ledger, gone: Collection[str], lost: Iterable[Lesson]) -> tuple[str, ...]:
+    """List turns, but those `gone`, that hold what these said or `lost` lessons say, in order."""
+    found: set[str] = set()
+    for turn in ledger.some_turns(gone):
+        for message in turn.messages:
+            if message.role == "user" and message.content:
+                found.update(ledger.showing(turn.conversation, message.content))
+    phrases = {phrase for lesson in lost for phrase in _phrases(lesson)}
+    if phrases:
+        spaced = sorted(f" {phrase} " for phrase in phrases)
 
-    def __init__(self, lessons: Iterable[Lesson]) -> None:
-        phrases = {phrase for lesson in lessons for phrase in _phrases(lesson)}
-        self._phrases = sorted(f" {phrase} " for phrase in phrases)
-        self._said: dict[str, set[str]] = {}  # what the owner said, by conversation
-        self._known: dict[str, bool] = {}  # texts that were looked through: prompts repeat
-
-    def told_in(self, turn: Turn) -> None:
-        """Count what the owner says in a turn among the words."""
-        said = (item.content for item in turn.messages if item.role == "user")
-        self._said.setdefault(turn.conversation, set()).update(text for text in said if text)
-
-    def stand_in(self, turn: Turn) -> bool:
-        """Say whether a turn holds the words."""
-        said = self._said.get(turn.conversation, ())
-        if any(item.content in said for item in turn.prompt):
-            return True
-        return any(self._stand_in(item.content) for item in (*turn.messages, *turn.prompt))
-
-    def _stand_in(self, text: str) -> bool:
-        if text not in self._known:
+        def fits(text: str) -> bool:
             plain = f" {_plain(text)} "
-            self._known[text] = any(phrase in plain for phrase in self._phrases)
-        return self._known[text]
+            return any(phrase in plain for phrase in spaced)
+
+        # Each phrase is where its longest word is.
+        words = {max(phrase.split(), key=len) for phrase in phrases}
+        found.update(ledger.holding(words, fits))
+    found.difference_update(gone)
+    return tuple(turn.id for turn in ledger.outline() if turn.id in found) if found else ()
 
 
 def _phrases(lesson: Lesson) -> list[str]:

@@ -198,12 +198,15 @@ def _implied(found: _Found, said: _Said, following: _Said, went_on: bool) -> Non
             found.pairs.append((said.place, Pair(_chat(said.before), other, answer, REGENERATED)))
         return
     remark = following.asked
-    if not remark or command_of(remark)[0] or secret_in(remark):
+    if not remark or command_of(remark)[0]:
         return
-    if announces_correction(remark):
+    corrected = announces_correction(remark)
+    if not (corrected or _alike(said.asked, remark)) or secret_in(remark):
+        return
+    if corrected:
         ids = (said.turn.id, following.turn.id)
         found.lessons.append((said.place, _hindsight(said, ids, remark, following.turn.time)))
-    elif _alike(said.asked, remark):
+    else:
         found.thumbs.append(
             (said.place, Thumb(_chat(said.before), answer, good=False, weight=REPHRASED))
         )

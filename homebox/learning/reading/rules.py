@@ -39,17 +39,17 @@ _LEAD = re.compile(
     r"(?:[,:!.–-]+ ?| ))",
     re.IGNORECASE,
 )
-_CORRECTING = re.compile(
-    r"^(?:(?:no|nope|nah|sorry|wait|oops|actually|correction|wrong|not quite|scratch that|ah|hm+"
+_CORRECTIONS = (
+    r"(?:no|nope|nah|sorry|wait|oops|actually|correction|wrong|not quite|scratch that|ah|hm+"
     r"|my mistake|my bad|excuse me|i was wrong|i made a mistake|i misspoke|that has changed|that "
     r"changed|that's (?:not|in)correct|that's wrong|that is wrong|that's not (?:right|true|correct)"
     r"|that is not (?:right|true|correct)|that isn't (?:right|true|correct)"
     r"|you got (?:that|it) wrong"
     r"|things have changed|not any ?more|as of today|as i said"
     r"|(?:i meant|i mean|i said|i told you)(?= (?:my|i)\b))"
-    r"(?:[,:!.;–-]+ ?| |$))",
-    re.IGNORECASE,
 )
+_CORRECTING = re.compile(rf"^(?:{_CORRECTIONS}(?:[,:!.;–-]+ ?| |$))", re.IGNORECASE)
+_MAY_CORRECT = re.compile(rf"\b{_CORRECTIONS}\b", re.IGNORECASE)
 _REFUTED = re.compile(
     r",? (?:and )?(?:not|instead of|rather than|no longer) (?:in |at |as |on |an? |the |called )?"
     r"(?P<old>[^,]{1,60})$",
@@ -144,7 +144,10 @@ def read_message(text: str, rules: Rules = NO_RULES) -> list[Claim | Refusal]:
     small = text.islower() or _SMALL_I.search(text) is not None
     found: list[Claim | Refusal] = []
     corrected = False
-    for clause in owner_clauses(text):
+    clauses = owner_clauses(text)
+    while clauses and clauses[-1].question:
+        clauses.pop()  # claims nothing, and no clause follows that it might correct
+    for clause in clauses:
         if "[secret]" in clause.text or secret_in(clause.text):
             if not clause.question:
                 found.append(Refusal("secret"))
@@ -172,6 +175,13 @@ def announces_correction(text: str) -> bool:
         return False
     rest, correcting = _without_leads(clauses[0].text)
     return correcting and bool(rest or len(clauses) > 1)
+
+
+def may_correct(text: str) -> bool:
+    """Say whether `announces_correction` could be true of a text that holds this one."""
+    return (
+        _MAY_CORRECT.search(" ".join(text.replace("’", "'").replace("‘", "'").split())) is not None
+    )
 
 
 def _without_leads(text: str) -> tuple[str, bool]:
