@@ -32,7 +32,7 @@ from homebox.memory.durable import (
 )
 from homebox.memory.ledger import Ledger, now
 from homebox.memory.manifest import BASE, LineageEntry, Manifest
-from homebox.memory.store import Store, canonical_json, is_name
+from homebox.memory.store import Store, canonical_json, is_name, named
 
 LEFT = "left"  # a move of HEAD away from weights that are to go for good
 _LEAVING = "leaving"  # the objects that are being deleted
@@ -83,7 +83,7 @@ class Lineage:
         """Serve `entry.weights` from now on.
 
         All its objects must be in the store, and its parent must still be served; those that are
-        `whole` were read a moment ago. Raises StateError; HEAD is then unchanged.
+        `whole` were kept and read a moment ago. Raises StateError; HEAD is then unchanged.
         """
         with self._lock:
             old = self.head(entry.base)
@@ -95,11 +95,14 @@ class Lineage:
             manifest = self.verify(entry.weights, whole)
             if manifest.base != entry.base:
                 raise StateError(f"weights {short(entry.weights)} belong to another base model")
-            self._store.get(entry.report)
+            if entry.report not in whole:
+                self._store.get(entry.report)
             if entry.weights == old:
                 return Move(old, old)
+            data = canonical_json(entry.as_json())
+            name = named(data)
             line = {
-                "entry": self._store.put(canonical_json(entry.as_json())),
+                "entry": name if name in whole else self._store.put(data),
                 "kind": "promote",
                 "lessons": entry.lessons,
                 "reason": entry.reason,

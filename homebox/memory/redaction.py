@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 
 from homebox.memory import secret_forms, secret_lines, secret_words
 from homebox.memory.secret_forms import formed
-from homebox.memory.secret_lines import nearby
+from homebox.memory.secret_lines import crowded, nearby
 from homebox.memory.secret_numbers import Found, View, keys, numbers
 from homebox.memory.secret_patterns import PEM, PUBLIC
 from homebox.memory.secret_phrases import phrases
@@ -52,7 +52,7 @@ def find_secrets(text: str) -> list[Found]:
         return []
     view = View(text, _SCAN)
     found = [*_blocks(text), *numbers(view), *keys(view), *phrases(view), *told(view)]
-    found += [*nearby(view), *formed(view)]
+    found += [*nearby(view), *formed(view), *crowded(view)]
     return _apart(text, found)
 
 

@@ -8,6 +8,7 @@ number of characters is looked at, so a text takes time in proportion to its len
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from homebox.memory.secret_numbers import Found, View
@@ -69,6 +70,8 @@ _CODE = re.compile(
 )
 _BEFORE = re.compile(_IS, re.IGNORECASE)
 _BREAK = re.compile(r"[.!?][ ]+(?=\S)(?![Ii]t(?:['’]?s| is)\b|[Tt]hat['’]?s\b)|[(){}<>\[\]=\"|;\n]")
+_LAST_WORD = re.compile(r"[\w-]{1,24}[ ]\Z")
+_CLOSE = 32  # characters right before a number that say what it is
 _AHEAD, _BACK = 90, 60  # characters of its sentence behind and before a topic
 
 
@@ -222,6 +225,7 @@ _NAMED = re.compile(
 )
 
 
+_ANY = re.compile(r"(?<![^\s:=\"'`,;])(?=[^\s:=\"'`,;]{0,64}\d)[^\s:=\"'`,;]{4,128}")
 SIGNS = (*_TOPICS, *(sign for cue in CUES for sign in cue.signs))
 
 
@@ -245,6 +249,16 @@ def nearby(view: View) -> Iterator[Found]:
                     match = compiled(cue.pattern).match(text, place)
                 if match is not None:
                     yield from _checked(cue, text, match)
+
+
+def crowded(view: View) -> Iterator[Found]:
+    """Yield every word that mixes letters and digits, and every code, between very many signs."""
+    text = view.text
+    for begin, end in view.crowds:
+        for word in _ANY.finditer(text, begin, min(len(text), end + 64)):
+            value = word.group()
+            if word.start() < end and (value.isdigit() or mixed(value)):
+                yield Found(*word.span(), "password")
 
 
 def _checked(cue: Cue, text: str, match: re.Match[str]) -> Iterator[Found]:
@@ -314,9 +328,10 @@ def _is_code(text: str, begin: int, place: int, match: re.Match[str], least: int
     if digits and len(digits) < least:
         return False
     before = text[begin : match.start()]
-    topic = re.search(r"[\w-]+[ ]\Z", before)
+    near = before[-_CLOSE:]
+    topic = _LAST_WORD.search(near)
     named = topic is not None and _TOPIC.fullmatch(topic.group().rstrip()) is not None
-    if not (named or _BEFORE.search(before)) or _COUNTED.search(before):
+    if not (named or _BEFORE.search(near)) or _COUNTED.search(near):
         return False
     if match.start() < place and not _JOINED.fullmatch(text, match.end(), place):
         return False
@@ -372,6 +387,7 @@ def _words(check: str, text: str, match: re.Match[str]) -> Iterator[tuple[int, i
         yield begin, begin + len(word)
 
 
+@lru_cache(4096)
 def mixed(word: str) -> bool:
     """Say whether a word mixes letters with digits or signs, as no name or measure does."""
     if len(word) < 5 or word.lower() in PLAIN or _NAMED.fullmatch(word):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from homebox.memory.secret_patterns import BEFORE_HARMLESS, HARMLESS, JWT, MAKERS
-from homebox.memory.secret_signs import LONG, Scan, each_alone
+from homebox.memory.secret_signs import LONG, Scan, each_alone, thinned
 
 
 class Found(NamedTuple):
@@ -82,7 +82,11 @@ class View:
         if len(lower) != len(text):  # a few letters have two small ones
             lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
         self.lower = lower
-        self._signs = scan.places(lower) if scan and len(text) >= LONG else {}
+        # Where signs stand so close together that the ones behind are not looked at one by one.
+        self.crowds: list[tuple[int, int]] = []
+        self._signs: dict[str, list[int]] = {}
+        if scan and len(text) >= LONG:
+            self._signs, self.crowds = thinned(scan.places(lower), len(text))
         self.latin = text.encode("latin-1", "replace")
         # A blank before, so that what stands first is found like the rest.
         self.shape = b" " + self.latin.translate(_SHAPES) + b" "

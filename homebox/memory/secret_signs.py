@@ -22,6 +22,8 @@ _COMMON = frozenset(
     "ken cks nin tin ask ock dic key ers tor ect ate ion ent her tha the for and ess est ile "
     "ame ode cod ser tom rom bac ont nec ace ass val str ret".split()
 )
+CROWD = 10  # bits of the places that lie in one block
+MOST = 72  # signs of a block that are looked at; a text of secrets alone has up to 60
 _BITS = 16
 _BLOCK = 1 << 16  # places looked at together, so that they stay in a cache
 _FACTOR = 0x9E3779B1  # 2 ** 32 divided by the golden ratio: spreads neighbouring numbers
@@ -80,6 +82,32 @@ class Scan:
             number = int.from_bytes(gram, "little") * _FACTOR & 0xFFFFFFFF
             (three if len(gram) == 3 else four)[number >> (32 - _BITS)] = True
         return three, four
+
+
+def thinned(
+    places: dict[str, list[int]], length: int
+) -> tuple[dict[str, list[int]], list[tuple[int, int]]]:
+    """Return the first signs of each block, and from where to where others were left out."""
+    import numpy as np
+
+    total = sum(map(len, places.values()))
+    if total <= MOST:
+        return places, []
+    every = np.fromiter((place for each in places.values() for place in each), np.int64, total)
+    counts = np.bincount(every >> CROWD)
+    if counts.max() <= MOST:
+        return places, []
+    every.sort()
+    firsts = np.cumsum(counts) - counts
+    crowded = np.flatnonzero(counts > MOST)
+    limits = np.full(len(counts), length)
+    limits[crowded] = every[firsts[crowded] + MOST]
+    kept = {}
+    for sign, each in places.items():
+        known = np.array(each, np.int64)
+        kept[sign] = known[known < limits[known >> CROWD]].tolist()
+    ends = np.minimum((crowded + 1) << CROWD, length)
+    return kept, list(zip(limits[crowded].tolist(), ends.tolist(), strict=True))
 
 
 def each_alone(lower: str, sign: str) -> list[int]:

@@ -24,6 +24,7 @@ from homebox.memory.secret_patterns import DOOR, KNOWN_CODE, PLAIN, SENTENCE
 
 Check = Callable[[str, re.Match[str]], "Span | None"]
 
+_LINE = 240  # characters of a line before a value
 _ESCAPED = re.compile(r"\\{0,3}(?=[\"'`“„«‘])|[*_]{1,2}(?=[^\s*_])")
 # What stands for a value that is put in later.
 VARIABLE = re.compile(r"\$\{|\$\w+\Z|\$\(|%\w+%\Z|%[sdr]\b|[{<[]|\*+\Z")
@@ -78,6 +79,12 @@ def value_at(text: str, place: int) -> Span | None:
         else:
             break
     return (start, end) if end > start else None
+
+
+def line_of(text: str, place: int) -> int:
+    """Return where the line of a place begins, or what is looked at of a long one."""
+    least = max(0, place - _LINE)
+    return max(text.rfind("\n", least, place) + 1, least)
 
 
 def _unopened(word: str, closing: str) -> bool:
@@ -215,7 +222,7 @@ def _plain_word(text: str, match: re.Match[str], span: Span) -> bool:
         return False
     ends = not after or after[0] in ".!\n\r;" or (after[0] == "," and after[1:2] == " ")
     if "=" in connection:
-        line = text.rfind("\n", 0, match.start()) + 1
+        line = line_of(text, match.start())
         words = text[line : match.start()].replace("export ", "").strip(" \t#-")
         key = match.group().rstrip(" =")
         begins = not words or re.fullmatch(r"[A-Z\d_]+", words) is not None
@@ -270,7 +277,7 @@ def _second(text: str, match: re.Match[str]) -> Span | None:
 
 def _labelled(text: str, match: re.Match[str]) -> bool:
     """Say whether "pass" stands as a label on its line: "pass: swordfish"."""
-    line = text.rfind("\n", 0, match.start()) + 1
+    line = line_of(text, match.start())
     before = text[line : match.start()]
     return (
         bool(
@@ -404,7 +411,7 @@ def url(text: str, match: re.Match[str]) -> Span | None:
 
 def argument(text: str, match: re.Match[str]) -> Span | None:
     """Take a password that a command is given."""
-    line = text.rfind("\n", 0, match.start()) + 1
+    line = line_of(text, match.start())
     before = text[max(line, match.start() - 200) : match.start()]
     programs = (
         r"\b(?:curl|wget|https?|mysql\w*|mariadb|sshpass|redis-cli"

@@ -40,7 +40,7 @@ class Store:
 
         An object whose bytes on the disk are damaged is healed. Raises StateError.
         """
-        name = hashlib.sha256(data).hexdigest()
+        name = named(data)
         path = self._path(name)
         for folder in (self.root, path.parent):
             if folder not in self._durable:
@@ -123,6 +123,11 @@ class Store:
                 return path.read_bytes()
             except FileNotFoundError:
                 return None
+
+
+def named(data: bytes) -> str:
+    """Return the name that an object of these bytes has."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def is_name(text: object) -> bool:
