@@ -36,7 +36,8 @@ from homebox.hosting.standing import bare_line, memory_status
 from homebox.hosting.switching import Hosting
 from homebox.hosting.upkeep import let_go
 from homebox.learning.lessons.live import live_lessons, rules_of
-from homebox.memory.lineage import Move, short
+from homebox.memory.lineage import Move
+from homebox.memory.manifest import short
 from homebox.memory.state import open_state
 from homebox.night.night import Night
 from homebox.orders import orders

@@ -21,7 +21,7 @@ from homebox.commands.common import (
 )
 from homebox.config import Config
 from homebox.errors import StateError, UsageError
-from homebox.memory.lineage import short
+from homebox.memory.manifest import short
 
 if TYPE_CHECKING:
     from homebox.learning.jobs.exchange import Base

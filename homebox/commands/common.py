@@ -7,13 +7,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from homebox.config import Config, Value, load_config
 from homebox.control import Client, find
 from homebox.hosting.chosen import as_chosen
 from homebox.hub.catalogue import BUILT_IN, Catalogue
-from homebox.memory.state import State, open_state
+
+if TYPE_CHECKING:
+    from homebox.memory.state import State
 
 # Read by the engine itself; the configuration would refuse them as unknown keys.
 ENGINE_VARIABLES = frozenset({"HOMEBOX_CACHE_DIR", "HOMEBOX_CPU", "HOMEBOX_THREADS"})
@@ -100,13 +102,17 @@ def daemon_of(config: Config) -> Client | None:
     return find(config.state_dir)
 
 
-def open_for_reading(config: Config) -> State:
+def open_for_reading(config: Config) -> "State":
     """Open the configured state beside whoever writes it."""
+    from homebox.memory.state import open_state
+
     return open_state(config.state_dir, read_only=True)
 
 
-def open_for_writing(config: Config) -> State:
+def open_for_writing(config: Config) -> "State":
     """Open the configured state alone; raises StateError if a daemon has it."""
+    from homebox.memory.state import open_state
+
     return open_state(config.state_dir, config.state_configured, redact=config.ledger.redact)
 
 

@@ -20,7 +20,7 @@ from homebox.commands.common import (
 from homebox.commands.lessons import open_to_decide
 from homebox.config import Config
 from homebox.errors import UsageError
-from homebox.memory.lineage import short
+from homebox.memory.manifest import short
 
 
 def add(subparsers: Subparsers) -> None:

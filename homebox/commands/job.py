@@ -9,7 +9,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from homebox.commands.common import (
     Bar,
@@ -28,10 +28,11 @@ from homebox.commands.common import (
 )
 from homebox.config import Config
 from homebox.errors import LearningError, UnknownWeightsError, UsageError
-from homebox.memory.lineage import short
-from homebox.memory.manifest import BASE
-from homebox.memory.state import State
+from homebox.memory.manifest import BASE, short
 from homebox.memory.store import canonical_json
+
+if TYPE_CHECKING:
+    from homebox.memory.state import State
 
 ACTIONS = ("show", "run", "verify", "export", "evaluate")
 WHAT = (
@@ -171,7 +172,7 @@ def _told(args: argparse.Namespace, name: str, made: str, expected: str) -> int:
     return 0
 
 
-def _run_here(state: State, config: Config, spec: Mapping[str, Any], bar: Bar) -> str:
+def _run_here(state: "State", config: Config, spec: Mapping[str, Any], bar: Bar) -> str:
     from homebox.daemon import real_parts
     from homebox.hosting.parts import plain
     from homebox.learning.jobs.job import execute, read_job
@@ -183,7 +184,7 @@ def _run_here(state: State, config: Config, spec: Mapping[str, Any], bar: Bar) -
     return str(run_inline(steps, lambda progress: bar.show(plain(progress))))
 
 
-def _found(state: State, config: Config, name: str) -> tuple[str, str]:
+def _found(state: "State", config: Config, name: str) -> tuple[str, str]:
     """Return the job's hash and the weights that it is known to have made, or ""."""
     path = Path(name)
     if path.suffix == ".json" and path.is_file():
@@ -198,14 +199,14 @@ def _found(state: State, config: Config, name: str) -> tuple[str, str]:
     return _of_object(state, weights)
 
 
-def _of_object(state: State, name: str) -> tuple[str, str]:
+def _of_object(state: "State", name: str) -> tuple[str, str]:
     from homebox.learning.checkpoint import spec_behind
 
     spec = spec_behind(state.store, name)
     return spec, "" if spec == name else name
 
 
-def _spec(state: State, name: str) -> dict[str, Any]:
+def _spec(state: "State", name: str) -> dict[str, Any]:
     from homebox.learning.checkpoint import spec_in
 
     return spec_in(state.store, name)

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from homebox.commands.common import (
     Subparsers,
@@ -24,8 +24,10 @@ from homebox.commands.common import (
 from homebox.config import Config
 from homebox.errors import UsageError
 from homebox.memory.lessons import KINDS, STATES, Lesson
-from homebox.memory.lineage import short
-from homebox.memory.state import State
+from homebox.memory.manifest import short
+
+if TYPE_CHECKING:
+    from homebox.memory.state import State
 
 LIST, SHOW, EDIT = "list", "show", "edit"
 SHOWN = 100  # lessons that a list has, unless it is told
@@ -239,7 +241,7 @@ def _remembered(args: argparse.Namespace, found: dict[str, Any]) -> int:
 
 
 @contextmanager
-def open_to_decide(config: Config) -> Iterator[State]:
+def open_to_decide(config: Config) -> "Iterator[State]":
     """Open the state alone; what is told is read with the owner's rules, as a daemon does."""
     from homebox.learning.lessons.live import live_lessons, rules_of
 

@@ -18,11 +18,9 @@ from homebox.commands.forget import print_forgotten
 from homebox.commands.lessons import open_to_decide
 from homebox.config import Config
 from homebox.errors import StateError, UsageError
-from homebox.memory.ledger import Turn
-from homebox.memory.lineage import short
-from homebox.memory.records import link_line, turn_value
+from homebox.memory.manifest import short
 from homebox.memory.spans import spans_of
-from homebox.memory.turns import Message
+from homebox.memory.turns import Message, Turn
 
 ACTIONS = {
     "search": "TEXT",
@@ -82,6 +80,8 @@ def _list(args: argparse.Namespace, config: Config) -> int:
     with open_for_reading(config) as state:
         turns = state.ledger.latest(most, args.since)
     if args.json:
+        from homebox.memory.records import turn_value
+
         print_json([turn_value(turn) for turn in turns])
         return 0
     for turn in turns:
@@ -115,6 +115,8 @@ def _show(args: argparse.Namespace, config: Config, name: str) -> int:
     if turn is None:
         raise StateError(f'the ledger has no turn {name!r}; "homebox log" lists them')
     if args.json:
+        from homebox.memory.records import turn_value
+
         opinion = dataclasses.asdict(opinions[0]) if opinions else None
         print_json({**turn_value(turn), "feedback": opinion})
         return 0
@@ -130,6 +132,8 @@ def _show(args: argparse.Namespace, config: Config, name: str) -> int:
 
 def _export(args: argparse.Namespace, config: Config) -> int:
     """Write a line for each turn as it is read, so that it takes no memory to speak of."""
+    from homebox.memory.records import link_line
+
     with open_for_reading(config) as state:
         opinions = {each.turn: dataclasses.asdict(each) for each in state.ledger.feedback()}
         for link in state.ledger.links(args.conversation or ""):

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from homebox.commands.common import (
     Subparsers,
@@ -16,10 +16,11 @@ from homebox.commands.common import (
     spelled,
 )
 from homebox.errors import HomeboxError, StateError, UnknownWeightsError
-from homebox.memory.lineage import short
-from homebox.memory.manifest import BASE
-from homebox.memory.state import State
+from homebox.memory.manifest import BASE, short
 from homebox.memory.swaps import swaps_to
+
+if TYPE_CHECKING:
+    from homebox.memory.state import State
 
 
 def add(subparsers: Subparsers) -> None:
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def find(state: State, base: str, name: str) -> tuple[dict[str, Any], str]:
+def find(state: "State", base: str, name: str) -> tuple[dict[str, Any], str]:
     """Return a report and its title; `name` means weights, or a report kept of a refused run.
 
     `swap` in it is what the latest swap to these weights cost, if there was one beside answers.

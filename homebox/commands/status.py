@@ -16,7 +16,7 @@ from homebox.commands.common import (
 from homebox.config import Config
 from homebox.errors import HomeboxError
 from homebox.hub.catalogue import amount
-from homebox.memory.lineage import short
+from homebox.memory.manifest import short
 
 
 def add(subparsers: Subparsers) -> None:

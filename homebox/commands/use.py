@@ -69,7 +69,7 @@ def _without_daemon(config: Config, name: str, options: dict[str, Any]) -> dict[
     """Open the model, and write down that the next start serves it."""
     from homebox.hosting.chosen import Choice, choice_for, with_model, write_choice
     from homebox.hosting.standing import bare_line
-    from homebox.memory.lineage import short
+    from homebox.memory.manifest import short
     from homebox.model.loading.open_model import open_model
 
     path = with_model(config, name).model.path

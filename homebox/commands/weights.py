@@ -14,7 +14,7 @@ from homebox.commands.common import (
     print_json,
     print_table,
 )
-from homebox.memory.lineage import short
+from homebox.memory.manifest import short
 
 
 def add(subparsers: Subparsers) -> None:

@@ -18,8 +18,8 @@ from homebox.config import Config
 from homebox.errors import DamagedObjectError, ModelNotFoundError
 from homebox.hub.catalogue import BUILT_IN, Catalogue
 from homebox.memory.durable import explained, replace_file
-from homebox.memory.ledger import now
 from homebox.memory.store import canonical_json
+from homebox.memory.turns import now
 
 FILE = "model.json"
 

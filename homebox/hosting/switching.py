@@ -48,7 +48,7 @@ from homebox.hosting.parts import Parts, loading, plain
 from homebox.hosting.progress import Switch, Tell
 from homebox.hosting.standing import bare_line, learned_of
 from homebox.hub.catalogue import BUILT_IN
-from homebox.memory.lineage import short
+from homebox.memory.manifest import short
 from homebox.memory.state import State
 from homebox.model.prefixes.prefix_folder import forget_kept_prompts
 

@@ -11,7 +11,6 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +37,7 @@ from homebox.memory.records import (
     showing,
 )
 from homebox.memory.store import canonical_json
-from homebox.memory.turns import Answered, Message, Turn, clean, cleaned
+from homebox.memory.turns import Answered, Message, Turn, clean, cleaned, now
 
 __all__ = ["Feedback", "Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]
 
@@ -63,11 +62,6 @@ class Outline(NamedTuple):
 def new_turn_id() -> str:
     """Make an id before the turn is complete, for the header of a streamed response."""
     return f"turn_{secrets.token_hex(12)}"
-
-
-def now() -> str:
-    """Return the time as the ledger writes it: ISO 8601 in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Ledger:

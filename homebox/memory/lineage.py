@@ -31,13 +31,13 @@ from homebox.memory.durable import (
     whole_lines,
 )
 from homebox.memory.ledger import Ledger, now
-from homebox.memory.manifest import BASE, LineageEntry, Manifest
+from homebox.memory.manifest import BASE, LineageEntry, Manifest, short
 from homebox.memory.store import Store, canonical_json, is_name, named
 
 LEFT = "left"  # a move of HEAD away from weights that are to go for good
 _LEAVING = "leaving"  # the objects that are being deleted
 
-__all__ = ["BASE", "Lineage", "LineageEntry", "Manifest", "Move", "short"]
+__all__ = ["BASE", "Lineage", "LineageEntry", "Manifest", "Move"]
 
 
 @dataclass(frozen=True)
@@ -406,11 +406,6 @@ def _went(weights: str) -> str:
         f"the weights {short(weights)} knew what was forgotten, so they were let go of for good; "
         '"homebox history" lists what is there'
     )
-
-
-def short(weights: str) -> str:
-    """Abbreviate a weights hash for a person; "base" stays."""
-    return weights[:12]
 
 
 def _check_line(line: Mapping[str, Any]) -> None:

@@ -93,6 +93,11 @@ class LineageEntry:
             raise StateError(f"a lineage entry is damaged: {error}") from error
 
 
+def short(weights: str) -> str:
+    """Abbreviate a weights hash for a person; "base" stays."""
+    return weights[:12]
+
+
 def _require(field: str, name: object) -> None:
     if not is_name(name):
         raise StateError(f"{field} must be a hash (64 hexadecimal digits), not {name!r}")

@@ -12,6 +12,7 @@ import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 from homebox.errors import StateError
@@ -372,6 +373,11 @@ def cleaned(messages: Iterable[Message]) -> Iterator[Message]:
             raise StateError(f"a message cannot come from {message.provenance!r}")
         details = clean(message.details)
         yield Message(clean(message.role), clean(message.content), message.provenance, details)
+
+
+def now() -> str:
+    """Return the time as the ledger writes it: ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def clean(text: str) -> str:

@@ -14,8 +14,9 @@ import pytest
 from homebox import cli, daemon
 from homebox.daemon import Box, running
 from homebox.learning.lessons.live import live_lessons, rules_of
-from homebox.memory import Message, open_state
 from homebox.memory.records import check_links, read_links
+from homebox.memory.state import open_state
+from homebox.memory.turns import Message
 from tests.api import fake_learner
 from tests.api.test_daemon import config_for
 from tests.unit.memory.kit import files, say

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from homebox.errors import HomeboxError
-from homebox.memory import durable, lineage, open_state
+from homebox.memory import durable, lineage
 from homebox.memory.lineage import Lineage
+from homebox.memory.state import open_state
 from tests.unit.memory import kit
 
 CALLS = ("open", "write", "fsync", "rename", "mkdir", "unlink", "ftruncate", "pwrite")

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from homebox.errors import HomeboxError
-from homebox.memory import open_state
 from homebox.memory.manifest import BASE
+from homebox.memory.state import open_state
 from tests.crash.learn_process import tell
 from tests.learning.fake_model import FakeModel
 from tests.learning.kit import OWNER

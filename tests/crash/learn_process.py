@@ -27,9 +27,9 @@ from homebox.learning.exam.paper import Paper, write_paper
 from homebox.learning.examples import toy_world
 from homebox.learning.gate import trial
 from homebox.learning.training import resume, train
-from homebox.memory import durable, open_state
+from homebox.memory import durable
 from homebox.memory.ledger import Ledger
-from homebox.memory.state import State
+from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message
 from homebox.model.training.trainer import Batch, StepResult
 from tests.learning.fake_model import FakeModel, FakeTrainer

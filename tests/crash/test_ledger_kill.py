@@ -9,13 +9,15 @@ import time
 from pathlib import Path
 
 from homebox.errors import StateError
-from homebox.memory import Ledger, database
+from homebox.memory import database
+from homebox.memory.ledger import Ledger
 
 # Four threads write turns as fast as they can and print each id after it was acknowledged.
 WRITER = """
 import sys, threading
 from pathlib import Path
-from homebox.memory import Ledger, database
+from homebox.memory import database
+from homebox.memory.ledger import Ledger
 from tests.unit.memory.kit import say
 
 ledger = Ledger(Path(sys.argv[1]))
@@ -90,7 +92,8 @@ def test_killed_while_migrating(tmp_path: Path) -> None:
     told = acknowledged_until_killed(path, 0.02)
     program = (
         "import os, sqlite3, sys\nfrom pathlib import Path\n"
-        "from homebox.memory import Ledger, database\n"
+        "from homebox.memory import database\n"
+        "from homebox.memory.ledger import Ledger\n"
         "step = ('ALTER TABLE turns ADD COLUMN mood TEXT', 'SELECT die()', 'SELECT 1')\n"
         "database.STEPS = (*database.STEPS, step)\n"
         "connect = database.Database._connect\n"

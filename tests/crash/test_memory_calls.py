@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from homebox.errors import HomeboxError
-from homebox.memory import State, open_state
 from homebox.memory.lineage import Lineage
+from homebox.memory.state import State, open_state
 from tests.crash import calls
 from tests.unit.memory import kit
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from homebox.errors import HomeboxError
-from homebox.memory import Lineage, LineageEntry, Manifest, Store, durable
+from homebox.memory import durable
+from homebox.memory.lineage import Lineage
+from homebox.memory.manifest import LineageEntry, Manifest
+from homebox.memory.store import Store
 from tests.crash.power import Call, Disk, Recorder, lay_out
 from tests.unit.memory.kit import BASE, files
 

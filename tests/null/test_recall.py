@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from homebox.api.recall import TurnRecall
 from homebox.api.reply import Reply, answer_parser, shown_marks
-from homebox.memory import Ledger, Message
+from homebox.memory.ledger import Ledger
+from homebox.memory.turns import Message
 from homebox.model.chat import ChatFormat, Recall, chat_format
 from homebox.model.chat.built_in import CHATML
 from homebox.model.tokenizer import StreamDecoder, load_tokenizer

@@ -29,7 +29,8 @@ from homebox.learning.training.resume import FOLDER, forget_runs
 from homebox.memory.clients import COMMAND
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import ALIVE, Lesson
-from homebox.memory.lineage import Lineage, short
+from homebox.memory.lineage import Lineage
+from homebox.memory.manifest import short
 from homebox.memory.turns import Message
 
 ACTIONS = {"approve": "new", "reject": "deleted"}

@@ -20,7 +20,8 @@ from homebox.learning.reading.topics import MANY, NOTE
 from homebox.memory.history import Decided, Event, RolledBack, Selected, Told
 from homebox.memory.ledger import DECISION, MOVE, Ledger, Outline
 from homebox.memory.lessons import ALIVE, Lesson
-from homebox.memory.lineage import LEFT, Lineage, short
+from homebox.memory.lineage import LEFT, Lineage
+from homebox.memory.manifest import short
 
 SHORTEST = 4  # characters of a prefix
 

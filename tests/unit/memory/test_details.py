@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from homebox.errors import StateError
-from homebox.memory import Ledger, Message
+from homebox.memory.ledger import Ledger
+from homebox.memory.turns import Message
 from tests.unit.memory.kit import say
 
 CALL = '{"tool_calls":[{"id":"c1","function":{"name":"f","arguments":"{}"}}],"said":"4711-CALL"}'

@@ -13,9 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from homebox.errors import StateError
-from homebox.memory import Ledger, Lesson, Message, database, lesson_set_hash, new_turn_id
+from homebox.memory import database
+from homebox.memory.ledger import Ledger, new_turn_id
+from homebox.memory.lessons import Lesson, lesson_set_hash
 from homebox.memory.migrations import APPLICATION_ID, STEPS
 from homebox.memory.provenance import PROVENANCES, may_teach, provenance_of
+from homebox.memory.turns import Message
 from tests.unit.memory.kit import lesson, say
 
 

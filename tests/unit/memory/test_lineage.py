@@ -15,7 +15,9 @@ from homebox.errors import (
     StateError,
     UnknownWeightsError,
 )
-from homebox.memory import LineageEntry, Manifest, State, canonical_json, open_state
+from homebox.memory.manifest import LineageEntry, Manifest
+from homebox.memory.state import State, open_state
+from homebox.memory.store import canonical_json
 from tests.unit.memory.kit import (
     BASE,
     OTHER,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from homebox.errors import StateError
-from homebox.memory import Ledger
+from homebox.memory.ledger import Ledger
 from homebox.memory.migrations import APPLICATION_ID, STEPS
 from homebox.memory.store import canonical_json
 from tests.unit.memory.kit import say

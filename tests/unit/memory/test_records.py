@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from homebox.errors import StateError
-from homebox.memory import Ledger, Message
+from homebox.memory.ledger import Ledger
 from homebox.memory.records import check_links, link_line, read_links
 from homebox.memory.retention import expire
+from homebox.memory.turns import Message
 from tests.unit.memory.kit import files, lesson, say
 
 

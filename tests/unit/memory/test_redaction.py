@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homebox.memory import Ledger, Lesson, Message, open_state
 from homebox.memory.feedback import Feedback
+from homebox.memory.ledger import Ledger
+from homebox.memory.lessons import Lesson
 from homebox.memory.redaction import (
     PLACEHOLDER,
     digest_of,
@@ -22,6 +23,8 @@ from homebox.memory.redaction import (
     reproduced,
 )
 from homebox.memory.spans import spans_of
+from homebox.memory.state import open_state
+from homebox.memory.turns import Message
 from tests.unit.memory.canaries import KINDS, Canary, canaries
 from tests.unit.memory.kit import files, say
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from homebox.errors import StateError
-from homebox.memory import init_state, open_state
+from homebox.memory.state import init_state, open_state
 from tests.unit.memory.kit import BASE, files, promote, say
 
 
@@ -96,7 +96,7 @@ def test_a_second_writer_gets_one_line_that_names_the_first(tmp_path: Path) -> N
     path = tmp_path / "state"
     program = (
         "import sys, pathlib\nfrom homebox.errors import StateError\n"
-        "from homebox.memory import open_state\n"
+        "from homebox.memory.state import open_state\n"
         "try:\n    open_state(pathlib.Path(sys.argv[1]))\n"
         "except StateError as error:\n    print(error); sys.exit(error.exit_code)\n"
     )
