@@ -109,14 +109,30 @@ def run(
         refused.lines.append(f'"homebox report {name[:12]}" shows what it found')
         return refused
 
-    def served_now() -> Generator[Progress, None, str]:
-        # Hundreds of files for which no answer needs to wait; none has a word of the owner.
-        keeping = Progress("promote", 0, 1, "keeping the new weights")
-        kept = yield from beside(lambda: save_tensors(store, candidate.tensors), keeping, interrupt)
+    def valid() -> bool:
+        return ledger.mark(ERASURES) == erased and not taken_back(selection, ledger)
+
+    def keep() -> tuple[LineageEntry, list[str]] | None:
+        # No tensor has a word of the owner, but the other objects do.
+        kept = save_tensors(store, candidate.tensors)
         with live.lock:
-            if ledger.mark(ERASURES) != erased or taken_back(selection, ledger):
+            if not valid():
+                return None
+            return kept_whole(candidate, kept, selection, samples, model, store, head)
+
+    def served_now() -> Generator[Progress, None, str]:
+        keeping = Progress("promote", 0, 1, "keeping the new weights")
+        found = yield from beside(keep, keeping, interrupt)
+        if found is None:
+            return ""
+        entry, whole = found
+        yield Progress("promote", 0, 1, "serving the new weights", ready=entry.weights)
+        # From here on answers wait for HEAD.
+        with live.lock:
+            if not valid():
                 return ""
-            return promote(candidate, kept, selection, samples, model, store, lineage, head)
+            lineage.promote(entry, whole)
+        return entry.weights
 
     try:
         weights = yield from patient(served_now, pauses, interrupt)
@@ -298,41 +314,37 @@ def _taught(store: Store, name: str) -> str:
         return ""  # it is gone, so nobody can tell
 
 
-def promote(
+def kept_whole(
     candidate: Candidate,
     kept: dict[str, str],
     selection: Selection,
     samples: Samples,
     model: Model,
     store: Store,
-    lineage: Lineage,
     head: str,
-) -> str:
-    """Make everything durable, then move HEAD; return the weights hash.
+) -> tuple[LineageEntry, list[str]]:
+    """Make everything durable that HEAD will name; return that, and the names of its objects.
 
-    `kept` are the candidate's tensors in the store, by name. The lessons become active with the
-    move. A crash before it leaves objects that nobody names.
+    `kept` are the candidate's tensors in the store, by name. A crash before HEAD moves leaves
+    objects that nobody names.
     """
     base = model.base_hash
     asked = samples.save(store) if samples.all else ""
-    job = Job(base, selection.curriculum.save(store), candidate.recipe, samples=asked)
-    weights = Manifest(base, kept, job.save(store)).save(store)
+    job = Job(base, selection.curriculum.save(store), candidate.recipe, samples=asked).save(store)
+    weights = Manifest(base, kept, job).save(store)
     # Without clock values: the same run gives the same report, and so the same name.
-    report = report_of(candidate, selection)
-    lineage.promote(
-        LineageEntry(
-            weights=weights,
-            parent=head,
-            base=base,
-            ledger_root=selection.ledger_root,
-            report=store.put(canonical_json(report)),
-            time=now(),
-            reason=learned_of(selection),
-            lessons=tuple(sorted(lesson.hash for lesson in selection.curriculum.lessons)),
-        ),
-        whole=kept.values(),
+    report = store.put(canonical_json(report_of(candidate, selection)))
+    entry = LineageEntry(
+        weights=weights,
+        parent=head,
+        base=base,
+        ledger_root=selection.ledger_root,
+        report=report,
+        time=now(),
+        reason=learned_of(selection),
+        lessons=tuple(sorted(lesson.hash for lesson in selection.curriculum.lessons)),
     )
-    return weights
+    return entry, [*kept.values(), job, report, store.put(canonical_json(entry.as_json()))]
 
 
 def learned_of(selection: Selection) -> str:

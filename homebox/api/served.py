@@ -11,7 +11,7 @@ current is ever removed.
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,10 @@ class Adapters(Protocol):
 
     def add(self, name: str, tensors: Tensors, alpha: float) -> None:
         """Take an adapter in."""
+        ...
+
+    def placing(self, name: str, tensors: Tensors, alpha: float) -> Iterator[None]:
+        """Take an adapter in step by step; it is there after the last one."""
         ...
 
     def remove(self, name: str) -> None:
@@ -120,9 +124,26 @@ class Served:
             self._engine.call(lambda: self._load_and_lease(weights, tensors, alpha))
         )
 
+    def has(self, weights: str) -> bool:
+        """Say whether weights lie in the model's memory."""
+        return weights == BASE or weights in self._uses
+
+    def placing(self, weights: str, tensors: Tensors, alpha: float) -> Generator[None, None, None]:
+        """Take in what will be switched to, so that the switch need not; between answers.
+
+        Runs on the engine thread, every step of it between two of the answers'. Raises BusyError
+        if no place is free.
+        """
+        self._evict(self._capacity)
+        if len(self._uses) > self._capacity:
+            raise BusyError(f"{len(self._uses)} checkpoints are in use already")
+        yield from self._adapters.placing(weights, tensors, alpha)
+        with self._lock:
+            self._uses.setdefault(weights, 0)
+
     def switch(self, weights: str) -> None:
         """Make `weights` what "homebox" means. Runs on the engine thread, between two steps."""
-        if weights != BASE and weights not in self._uses:
+        if not self.has(weights):
             self._load(weights, *self._read(weights), self._capacity + 1)
         with self._lock:
             self.current = weights

@@ -159,15 +159,30 @@ class Acts:
         )
 
     def _learning(self, hosted: Hosted) -> Generator[Any, None, Any]:
-        """Learn, and swap in the same step in which HEAD moved."""
+        """Learn, and swap in the same step in which HEAD moved.
+
+        What is served then was placed before. If it is not to be served after all, it goes.
+        """
+        placed: list[str] = []
+
+        def place(weights: str, step: Any) -> Generator[Any, None, None]:
+            if not hosted.served.has(weights):
+                placed.append(weights)
+                yield from hosted.placing(weights, step)
+
         report: Outcome
-        report, begun = yield from timed(self._run_learner(hosted))
+        try:
+            report, begun = yield from timed(self._run_learner(hosted), place)
+        except BaseException:
+            hosted.served.let_go(placed)
+            raise
         if report.promoted:
             # Since that step began, which also moved HEAD, nobody was answered.
             swap = hosted.swap(begun)
             if swap is not None and isinstance(data := getattr(report, "data", None), dict):
                 data["swap"] = swap
             hosted.tell_notes(report)
+        hosted.served.let_go(placed)  # but not what is served now
         return report
 
 

@@ -8,9 +8,11 @@ memory of a model that has gone.
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,18 @@ from homebox.api.recall import TurnRecall
 from homebox.api.served import Served
 from homebox.api.service import Service, unguided
 from homebox.config import Config
-from homebox.errors import HomeboxError
+from homebox.errors import BusyError, HomeboxError
 from homebox.hosting.notifier import Notifier
 from homebox.hosting.parts import Parts, ServedModel
 from homebox.hosting.standing import notes_line
 from homebox.hosting.swapping import Swapping
 from homebox.hub.catalogue import BUILT_IN
+from homebox.learning.beside import NOBODY, beside
 from homebox.memory.state import State
 from homebox.model.guides import JsonObject, Wanted
 from homebox.scheduler import Engine, Learning, Observer
+
+log = logging.getLogger("homebox.hosting")
 
 # Tokens of notes for the built-in model, which learned to read up to four of them: of 40 facts it
 # recalls 39 when it is shown those that a question is about, and none when it is shown all.
@@ -88,12 +93,13 @@ class Hosted:
             interrupt=getattr(model, "interrupt", None),
             observer=observer,
         )
+        self._read = partial(parts.read_adapter, state.store)
         self.served = Served(
             model.base_hash,
             model.adapters,
             self.engine,
             state.lineage,
-            lambda weights: parts.read_adapter(state.store, weights),
+            self._read,
         )
         self._swapping = Swapping(
             state.path, model.base_hash, getattr(model, "config", None), self.engine
@@ -145,11 +151,28 @@ class Hosted:
         """
         return self._swapping.measured(self.served.switch_to_head, self.served.current, begun)
 
+    def placing(self, weights: str, progress: Any) -> Generator[Any, None, None]:
+        """Read weights beside the answers and put them where they will be served, in short steps.
+
+        Every step gives `progress`. Raises the store's errors; where there is no place, the swap
+        has to make one.
+        """
+        if self.served.has(weights):
+            return
+        interrupt = getattr(self.model, "interrupt", None) or NOBODY
+        found = yield from beside(lambda: self._read(weights), progress, interrupt)
+        placing = self.served.placing(weights, *found)
+        with contextlib.suppress(BusyError), contextlib.closing(placing):
+            for _ in placing:
+                yield progress
+
     async def stop_learning(self, reason: str) -> None:
         """Stop a running learning run, if any, and wait for its end."""
         learning = self.engine.stop_learning(reason)
         if learning is not None:
             await ended(learning)
+            if learning.result.exception() is not None:
+                log.warning("%s", reason)
 
     async def forget_prefixes(self) -> None:
         """Let go of kept prompts: their notes may hold what was just forgotten."""
@@ -203,7 +226,9 @@ def prompt_memory(model: Any, state: State, config: Config) -> PromptMemory | No
 
 async def ended(learning: Learning) -> None:
     """Wait for the end of a learning run, whatever it was."""
-    await asyncio.wait([asyncio.wrap_future(learning.result)])
+    over = asyncio.wrap_future(learning.result)
+    await asyncio.wait([over])
+    over.exception()  # is told to whoever began the run; here nobody asks for it
 
 
 def memory_of(model: Any) -> dict[str, int]:

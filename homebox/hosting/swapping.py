@@ -8,13 +8,13 @@ never while one of them could still fail.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from homebox.learning.exam.limits import swap_check
 from homebox.memory.ledger import now
-from homebox.memory.lineage import BASE, short
+from homebox.memory.manifest import BASE, short
 from homebox.memory.swaps import note_swap
 from homebox.scheduler import Engine, Generation
 
@@ -22,10 +22,16 @@ log = logging.getLogger("homebox.hosting")
 
 T = TypeVar("T")
 R = TypeVar("R")
+Place = Callable[[str, T], Iterable[T]]
 
 
-def timed(steps: Generator[T, None, R]) -> Generator[T, None, tuple[R, float]]:
-    """Take all steps; gives their result and when the last of them began (`time.perf_counter`)."""
+def timed(
+    steps: Generator[T, None, R], place: Place[T] = lambda weights, step: iter(())
+) -> Generator[T, None, tuple[R, float]]:
+    """Take all steps; gives their result and when the last of them began (`time.perf_counter`).
+
+    Weights that a step says to be `ready` are placed before the next one, in steps of `place`.
+    """
     with contextlib.closing(steps):
         while True:
             begun = time.perf_counter()
@@ -34,6 +40,8 @@ def timed(steps: Generator[T, None, R]) -> Generator[T, None, tuple[R, float]]:
             except StopIteration as over:
                 return over.value, begun
             yield step
+            if ready := getattr(step, "ready", ""):
+                yield from place(ready, step)
 
 
 class Swapping:

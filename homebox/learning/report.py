@@ -13,7 +13,8 @@ from homebox.memory.lessons import Lesson
 class Progress:
     """Where a run stands: `done` of `total` steps of a stage, and a line for a person.
 
-    `figures` are the loss and the KL of a step of training.
+    `figures` are the loss and the KL of a step of training; `ready` names weights that are to be
+    served next, all of which is kept already.
     """
 
     stage: str
@@ -21,6 +22,7 @@ class Progress:
     total: int
     text: str
     figures: tuple[float, ...] = ()
+    ready: str = ""
 
 
 @dataclass(frozen=True)

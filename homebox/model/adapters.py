@@ -6,7 +6,7 @@ answer ends on the adapter that it began with.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Protocol
 
 from homebox.errors import BusyError, ModelNotFoundError, NoFreeSlotError, UsageError
@@ -22,6 +22,10 @@ class AdapterSlots(Protocol):
 
     def set_adapter(self, index: int, tensors: dict[str, Float32] | None, scale: float) -> None:
         """Fill adapter slot `index` (1 and up), or empty it."""
+        ...
+
+    def placing(self, index: int, tensors: dict[str, Float32], scale: float) -> Iterator[None]:
+        """Fill an empty adapter slot step by step."""
         ...
 
 
@@ -51,22 +55,34 @@ class Adapters:
         Raises ModelFormatError for wrong tensors, UsageError for a name in use, BusyError if all
         places are taken.
         """
-        rank = check_adapter(self._config, tensors)
-        if rank > self._max_rank:
-            raise UsageError(
-                f"adapter {name}: rank {rank} is above the {self._max_rank} that the model was "
-                f"loaded for; set model.rank to {rank} in the configuration"
-            )
+        rank = self._checked(name, tensors)
         with self._lock:
-            if name == BASE or name in self._slot_of:
-                raise UsageError(f"adapter {name} is resident already; remove it first")
-            if not self._free:
-                raise BusyError(
-                    f"{len(self._slot_of)} adapters are resident and no place is free; remove one"
-                )
-            index = self._free[-1]
+            index = self._place(name)
             self._transformer.set_adapter(index, dict(tensors), alpha / rank)
             self._slot_of[name] = self._free.pop()
+
+    def placing(
+        self, name: str, tensors: Mapping[str, Float32], alpha: float = DEFAULT_ALPHA
+    ) -> Generator[None, None, None]:
+        """Do what `add` does in short steps, between which the model may be used.
+
+        The adapter is resident after the last one; a generator that is closed before leaves
+        nothing. If one of that name was added meanwhile, that one stays.
+        """
+        rank = self._checked(name, tensors)
+        with self._lock:
+            index = self._place(name)
+            self._free.pop()
+        try:
+            yield from self._transformer.placing(index, dict(tensors), alpha / rank)
+            with self._lock:
+                if name not in self._slot_of:
+                    self._slot_of[name] = index
+                    return
+            self._release(index)
+        except BaseException:
+            self._release(index)
+            raise
 
     def remove(self, name: str) -> None:
         """Forget an adapter; sequences that use it finish on it, then its place is free."""
@@ -102,6 +118,26 @@ class Adapters:
             if index in self._removed and not self._users[index]:
                 self._removed.discard(index)
                 self._release(index)
+
+    def _checked(self, name: str, tensors: Mapping[str, Float32]) -> int:
+        """Return the rank of an adapter that the model can serve."""
+        rank = check_adapter(self._config, tensors)
+        if rank > self._max_rank:
+            raise UsageError(
+                f"adapter {name}: rank {rank} is above the {self._max_rank} that the model was "
+                f"loaded for; set model.rank to {rank} in the configuration"
+            )
+        return rank
+
+    def _place(self, name: str) -> int:
+        """Return the slot that a new adapter will have; the caller holds the lock."""
+        if name == BASE or name in self._slot_of:
+            raise UsageError(f"adapter {name} is resident already; remove it first")
+        if not self._free:
+            raise BusyError(
+                f"{len(self._slot_of)} adapters are resident and no place is free; remove one"
+            )
+        return self._free[-1]
 
     def _release(self, index: int) -> None:
         self._transformer.set_adapter(index, None, 0.0)

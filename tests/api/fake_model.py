@@ -72,12 +72,18 @@ class FakeChat:
 class FakeAdapters:
     def __init__(self) -> None:
         self.loaded: dict[str, Mapping[str, Any]] = {}
+        self.placed: list[str] = []  # what came step by step
         self.threads: set[str] = set()
 
     def add(self, name: str, tensors: Mapping[str, Any], alpha: float = 0.0) -> None:
         self.threads.add(threading.current_thread().name)
         assert name not in self.loaded
         self.loaded[name] = tensors
+
+    def placing(self, name: str, tensors: Mapping[str, Any], alpha: float) -> Iterator[None]:
+        self.placed.append(name)
+        yield
+        self.add(name, tensors, alpha)
 
     def remove(self, name: str) -> None:
         self.threads.add(threading.current_thread().name)

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from homebox.cli import main
 from homebox.config import load_config
 from homebox.daemon import Box, Parts, running
+from homebox.errors import DamagedObjectError
 from homebox.learning.exam import limits
 from homebox.learning.gate.page import lines_of, page_of
 from homebox.memory.manifest import LineageEntry
@@ -20,7 +22,7 @@ from homebox.memory.state import open_state
 from homebox.memory.store import canonical_json
 from homebox.memory.swaps import note_swap, swaps_to
 from homebox.model.architectures.config_file import parse_config
-from tests.api.fake_learner import read, save
+from tests.api.fake_learner import Progress, Report, read, save
 from tests.api.fake_model import FakeModel, Piece
 
 CONFIG = {
@@ -58,8 +60,6 @@ class Telling(FakeModel):
 
 
 def learn(model, ledger, store, lineage, settings, dry_run=False):  # type: ignore[no-untyped-def]
-    from tests.api.fake_learner import Progress, Report
-
     yield Progress("train", 0, 1, "step")
     head = lineage.head(model.base_hash)
     seed = len(lineage.history(model.base_hash)) + 1
@@ -194,3 +194,83 @@ def test_figures_that_cannot_be_kept_or_read_stop_nobody(tmp_path: Path) -> None
         path.mkdir()
         assert not note_swap(state.path, one, other, {})
         assert swaps_to(state.path, one, other) == []
+
+
+@dataclass(frozen=True)
+class Ready:
+    stage: str = "promote"
+    done: int = 0
+    total: int = 1
+    text: str = "serving the new weights"
+    ready: str = ""
+
+
+class Learner:
+    """Says which weights it is about to serve, and serves them if it `goes_on`."""
+
+    def __init__(self) -> None:
+        self.goes_on = True
+        self.heads: list[tuple[str, str]] = []  # when what was read
+        self.broken = False
+
+    def run(self, model, ledger, store, lineage, settings, dry_run=False):  # type: ignore[no-untyped-def]
+        self.lineage, self.base = lineage, model.base_hash
+        seed = len(lineage.history(model.base_hash)) + 1
+        yield Ready(ready=save(store, model.base_hash, seed))
+        if not self.goes_on:
+            head = lineage.head(model.base_hash)
+            return Report(False, head, head, ["nothing was learned"])
+        return (yield from learn(model, ledger, store, lineage, settings))
+
+    def read(self, store: Any, weights: str) -> Any:
+        if self.broken:
+            raise DamagedObjectError("object 0123 is damaged")
+        self.heads.append((weights, self.lineage.head(self.base)))
+        return read(store, weights)
+
+
+@pytest.fixture
+def placed(tmp_path: Path, model: Telling) -> Iterator[tuple[Box, Learner]]:
+    learner = Learner()
+    settings: dict[str, Any] = {
+        "paths.state": str(tmp_path / "state"),
+        "server.port": 0,
+        "server.require_token": False,
+    }
+    parts = Parts(lambda _: model, learner.run, learner.read)
+    with running(load_config(None, settings, {}), parts) as box:
+        yield box, learner
+
+
+def test_weights_are_read_and_placed_before_head_moves(
+    placed: tuple[Box, Learner], model: Telling
+) -> None:
+    box, learner = placed
+    first = box.learn()
+    assert learner.heads == [(first.weights, "base")]
+    assert model.adapters.placed == [*model.adapters.loaded] == [first.weights]
+    assert box.daemon.status()["weights"] == first.weights
+    assert first.data["swap"]["passed"] is True
+    second = box.learn()
+    assert learner.heads[1:] == [(second.weights, first.weights)]
+    assert model.adapters.threads == {"homebox-engine"}
+    # A rollback finds what is still there, and one that goes back again, too.
+    box.rollback("previous", "test")
+    box.rollback(second.weights, "test")
+    assert len(learner.heads) == 2
+
+
+def test_weights_that_are_not_served_after_all_leave_memory(
+    placed: tuple[Box, Learner], model: Telling
+) -> None:
+    box, learner = placed
+    learner.goes_on = False
+    assert not box.learn().promoted
+    assert (len(model.adapters.placed), model.adapters.loaded) == (1, {})
+    assert box.daemon.status()["weights"] == "base"
+    learner.goes_on, learner.broken = True, True
+    with pytest.raises(DamagedObjectError):
+        box.learn()
+    assert box.daemon.state.lineage.head(base(box)) == "base"
+    learner.broken = False
+    assert box.learn().promoted

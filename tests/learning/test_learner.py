@@ -17,6 +17,7 @@ from homebox.learning.exam.writing import RECALL, UNTOLD, WORLD_KEPT, Question
 from homebox.learning.examples import toy_world
 from homebox.learning.gate import trial
 from homebox.learning.jobs.job import Job
+from homebox.learning.lessons.forgetting import forget, target_of
 from homebox.learning.report import Progress, Report
 from homebox.learning.training import train
 from homebox.learning.training.recipes import recipe_of
@@ -179,6 +180,30 @@ def test_a_second_night_builds_from_the_base_on_everything(
     assert second.previous == first.weights
     assert "recall 1/1 new, 5/5 old" in second.lines[0]
     assert len(state.lineage.history("b" * 64)[-1].lessons) == 6
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_all_is_kept_before_head_moves_and_may_still_be_forgotten(
+    state: State, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    """The control in which nothing is forgotten promotes the weights that it announced."""
+    tell(state, *OWNER)
+    model = FakeModel()
+    steps = steps_of(state, model, monkeypatch)
+    ready = next(each.ready for each in steps if each.ready)
+    assert state.lineage.head(model.base_hash) == "base"
+    state.lineage.verify(ready)
+    assert load_spec(state.store, ready)["base"] == model.base_hash
+    if forgotten:
+        name = state.ledger.lessons(("new",))[0].hash
+        forget(state.ledger, state.lineage, target_of(state.ledger, name))
+    with pytest.raises(StopIteration) as over:
+        while True:
+            next(steps)
+    report: Report = over.value.value
+    assert report.promoted is not forgotten
+    assert report.reason == (learner.FORGOTTEN if forgotten else "")
+    assert state.lineage.head(model.base_hash) == ("base" if forgotten else ready)
 
 
 def test_dry_run_shows_lessons_and_writes_nothing(

@@ -108,13 +108,18 @@ class AdapterMemory:
         """Replace the adapter of one slot; None clears it."""
         for stack in (*self.a.values(), *self.b.values()):
             stack.clear(index)
-        if tensors is None:
-            return
-        for layer in self.layers:
-            for source, matrices in inputs_of(self.config, layer).items():
-                self._write_input(index, f"layers.{layer}.", source, matrices, tensors)
-                for matrix in matrices:
-                    self._write_matrix(index, f"layers.{layer}.", matrix, tensors, scale)
+        if tensors is not None:
+            for layer in self.layers:
+                self.write_layer(index, layer, tensors, scale)
+
+    def write_layer(
+        self, index: int, layer: int, tensors: Mapping[str, np.ndarray], scale: float
+    ) -> None:
+        """Write what one of the layers has of an adapter into a slot."""
+        for source, matrices in inputs_of(self.config, layer).items():
+            self._write_input(index, f"layers.{layer}.", source, matrices, tensors)
+            for matrix in matrices:
+                self._write_matrix(index, f"layers.{layer}.", matrix, tensors, scale)
 
     def take_over(self, other: "AdapterMemory") -> None:
         """Copy the adapters of a memory with the same slots and a smaller rank."""

@@ -8,7 +8,7 @@ programs that a model without stages would run, by the same keys.
 
 import gc
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -146,9 +146,20 @@ class Stage:
     ) -> None:
         """Put an adapter into a slot (1 ..), or clear it; slot 0 is the base and stays empty."""
         if tensors is not None:
-            self._make_room(next(t.shape[0] for name, t in tensors.items() if name.endswith(".A")))
+            self._make_room(_rank(tensors))
         if self.adapters is not None:
             self.adapters.write(index, tensors, scale)
+
+    def placing(
+        self, index: int, tensors: Mapping[str, np.ndarray], scale: float
+    ) -> Iterator[None]:
+        """Put an adapter into an empty slot, which no row names yet, a layer at every step."""
+        self._make_room(_rank(tensors))
+        for layer in self.layers:
+            # The memory may grow between two steps; what was written goes along.
+            if self.adapters is not None:
+                self.adapters.write_layer(index, layer, tensors, scale)
+            yield
 
     def _make_room(self, rank: int) -> None:
         """Lay out the adapters' memory for a rank; programs are compiled anew if it grows."""
@@ -299,3 +310,7 @@ class Stage:
         if kind.adapters and self.adapters is not None:
             found |= self.adapters.buffers
         return found
+
+
+def _rank(tensors: Mapping[str, np.ndarray]) -> int:
+    return int(next(tensor.shape[0] for name, tensor in tensors.items() if name.endswith(".A")))

@@ -9,7 +9,7 @@ Invariant: a row's logits have the same bits whether it came alone, in a chunk o
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -308,6 +308,24 @@ class Transformer:
             self._resident.pop(index, None)
             if tensors is not None:
                 raise
+
+    def placing(
+        self, index: int, tensors: Mapping[str, np.ndarray], scale: float
+    ) -> Iterator[None]:
+        """Put an adapter into an empty slot step by step, of which each takes a layer's time.
+
+        Nothing may name the slot before the last step. Raises what `set_adapter` does.
+        """
+        stages = self.stages
+        try:
+            for stage in stages:
+                yield from stage.placing(index, tensors, scale)
+        except DeviceLostError as error:
+            self._lose(error)
+        if self.stages is not stages or self._lost:
+            self.set_adapter(index, tensors, scale)
+        elif any(part.device is not HOST for part in self._parts):
+            self._resident[index] = (tensors, scale)
 
     def _return_to(self, slot: int, position: int) -> None:
         """Forget what a slot holds from `position` on; raises EngineError if there is a gap."""
