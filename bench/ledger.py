@@ -54,6 +54,7 @@ class Ran:
 def write(state: Path, count: int, telling: int) -> dict[str, float]:
     """Write a new state with so many turns; gives rates and sizes."""
     from homebox.memory.state import open_state
+    from homebox.memory.turns import Turn
 
     found: dict[str, float] = {}
     with open_state(state) as opened:
@@ -65,7 +66,7 @@ def write(state: Path, count: int, telling: int) -> dict[str, float]:
             times.append(time.perf_counter() - begun)
         begun, waiting = time.perf_counter(), []
         for number, turn in enumerate(made):
-            waiting.append(opened.ledger.submit(**turn))
+            waiting.append(opened.ledger.submit(Turn(**turn)))
             if number % FLIGHT == FLIGHT - 1:
                 for future in waiting:
                     future.result()
@@ -155,13 +156,15 @@ def kept_days(state: Path) -> dict[str, float]:
 
 def longest_wait(ledger: Any, work: Callable[[], None]) -> tuple[float, float]:
     """Do something while turns are written; gives its seconds and the longest wait of a turn."""
+    from homebox.memory.turns import now
+
     over, waits = threading.Event(), [0.0]
 
     def talk() -> None:
         for turn in turns(100_000, seed=11):
             if over.is_set():
                 return
-            waits.append(timed(lambda turn=turn: ledger.append(**{**turn, "time": None})))
+            waits.append(timed(lambda turn=turn: ledger.append(**{**turn, "time": now()})))
             time.sleep(0.02)
 
     thread = threading.Thread(target=talk)

@@ -31,7 +31,7 @@ SYLLABLES = "ka lo mi ne ru sa to vi wen zor bel dan fir gus hal".split()
 
 
 def turns(count: int, telling: int = 20, again: int = 5, seed: int = 7) -> Iterator[dict[str, Any]]:
-    """Yield the arguments of `Ledger.submit` for turns; the same numbers, the same turns."""
+    """Yield the arguments of `Ledger.append` for turns; the same numbers, the same turns."""
     dice = random.Random(seed)
     said: list[Message] = []
     told = 0

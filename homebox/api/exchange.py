@@ -23,8 +23,9 @@ from homebox.api.record import ON_RECORD, Record
 from homebox.api.reply import Reply, details
 from homebox.api.requests import ChatMessage, ChatRequest
 from homebox.api.served import Lease
-from homebox.memory.ledger import Ledger, Message, new_turn_id, now
+from homebox.memory.ledger import Ledger
 from homebox.memory.provenance import ASSISTANT
+from homebox.memory.turns import Message, Turn, new_turn_id, now
 from homebox.model.answers import Event
 from homebox.model.generation.logprobs import TokenLogprob
 from homebox.model.tokenizer import StreamDecoder, Tokenizer
@@ -235,7 +236,7 @@ class Exchange:
 
     async def _write_turns(self, reasons: list[str]) -> None:
         turns = [
-            self.ledger.submit(**self._turn(choice, reason))
+            self.ledger.submit(self._turn(choice, reason))
             for choice, reason in zip(self.choices, reasons, strict=True)
         ]
         # Shielded: a caller who leaves now must not keep the rows from being written.
@@ -244,7 +245,7 @@ class Exchange:
             for choice in self.choices:
                 self.lessons.notice(choice.id)
 
-    def _turn(self, choice: Choice, reason: str) -> dict[str, Any]:
+    def _turn(self, choice: Choice, reason: str) -> Turn:
         reply, generation = choice.reply, choice.generation
         asked = self.request.messages if self.asked is None else self.asked
         if choice.plain is not None:
@@ -253,24 +254,24 @@ class Exchange:
         answer = Message("assistant", reply.text, ASSISTANT, reply.details())
         if self.written is not None:
             answer = Message("assistant", self.written, ASSISTANT)
-        return {
-            "id": choice.id,
-            "time": self.time,
-            "conversation": self.conversation.id,
-            "kind": self.conversation.kind,
-            "model": self.request.model,
-            "adapter": self.lease.weights,
-            "sampling": generation.request.sampling.as_dict(),
-            "messages": [*prompt[_new_from(asked) :], answer],
-            "prompt": prompt,
-            "offered": details(self.request.offered()),
-            "finish_reason": reason,
-            "prompt_tokens": len(generation.prompt_ids),
-            "completion_tokens": choice.tokens,
-            "token_ids": generation.ids,
-            "owner": self.owner,
-            "parent": self.conversation.parent,
-        }
+        return Turn(
+            id=choice.id,
+            time=self.time,
+            conversation=self.conversation.id,
+            kind=self.conversation.kind,
+            model=self.request.model,
+            adapter=self.lease.weights,
+            sampling=generation.request.sampling.as_dict(),
+            messages=(*prompt[_new_from(asked) :], answer),
+            prompt=tuple(prompt),
+            offered=details(self.request.offered()),
+            finish_reason=reason,
+            prompt_tokens=len(generation.prompt_ids),
+            completion_tokens=choice.tokens,
+            token_ids=tuple(generation.ids),
+            owner=self.owner,
+            parent=self.conversation.parent,
+        )
 
 
 def _new_from(messages: list[ChatMessage]) -> int:

@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from homebox.commands.common import (
     Bar,
@@ -17,7 +19,7 @@ from homebox.commands.common import (
 from homebox.commands.forget import print_forgotten
 from homebox.commands.lessons import open_to_decide
 from homebox.config import Config
-from homebox.errors import StateError, UsageError
+from homebox.errors import UsageError
 from homebox.memory.manifest import short
 from homebox.memory.spans import spans_of
 from homebox.memory.turns import Message, Turn
@@ -26,7 +28,7 @@ ACTIONS = {
     "search": "TEXT",
     "show": "TURN",
     "export": "",
-    "verify": "",
+    "verify": "[FILE]",
     "delete": "TURN|CONVERSATION",
 }
 
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.words and action not in ACTIONS:
         action, rest = "show", args.words  # the name of a turn alone
     wanted = ACTIONS.get(action, "")
-    if len(rest) != bool(wanted):
+    if len(rest) > bool(wanted) or (not rest and wanted and wanted[0] != "["):
         raise UsageError(f"write: homebox log {action} {wanted}".rstrip())
     config = configuration(args)
     if action == "list":
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if action == "show":
         return _show(args, config, rest[0])
     if action == "verify":
-        return _verify(args, config)
+        return _verify_export(args, rest[0]) if rest else _verify(args, config)
     return _export(args, config) if action == "export" else _delete(args, config, rest[0])
 
 
@@ -113,7 +115,7 @@ def _show(args: argparse.Namespace, config: Config, name: str) -> int:
         turn = state.ledger.turn(name)
         opinions = [each for each in state.ledger.feedback() if each.turn == name]
     if turn is None:
-        raise StateError(f'the ledger has no turn {name!r}; "homebox log" lists them')
+        raise UsageError(f'the ledger has no turn {name!r}; "homebox log" lists them')
     if args.json:
         from homebox.memory.records import turn_value
 
@@ -155,6 +157,30 @@ def _verify(args: argparse.Namespace, config: Config) -> int:
         finally:
             bar.clear()
         root = state.ledger.root()
+    return _verified(args, count, root)
+
+
+def _verify_export(args: argparse.Namespace, path: str) -> int:
+    """Recompute the chain of a file that `log export` wrote, which needs no state."""
+    from homebox.memory.records import Link, check_links, read_links
+
+    count = 0
+
+    def counted(links: Iterable[Link]) -> Iterator[Link]:
+        nonlocal count
+        for link in links:
+            count += 1
+            yield link
+
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            root = check_links(counted(read_links(file))).hex()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    return _verified(args, count, root)
+
+
+def _verified(args: argparse.Namespace, count: int, root: str) -> int:
     if args.json:
         print_json({"turns": count, "root": root})
     else:

@@ -6,8 +6,6 @@ Invariant: an id that `append` returned is on the disk, exactly once.
 """
 
 import dataclasses
-import json
-import secrets
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -36,8 +34,7 @@ from homebox.memory.records import (
     search,
     showing,
 )
-from homebox.memory.store import canonical_json
-from homebox.memory.turns import Answered, Message, Turn, clean, cleaned, now
+from homebox.memory.turns import Answered, Message, Turn, as_written, clean, new_turn_id, now
 
 __all__ = ["Feedback", "Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]
 
@@ -59,11 +56,6 @@ class Outline(NamedTuple):
     time: str
 
 
-def new_turn_id() -> str:
-    """Make an id before the turn is complete, for the header of a streamed response."""
-    return f"turn_{secrets.token_hex(12)}"
-
-
 class Ledger:
     """The turns and the lessons; safe for any number of threads."""
 
@@ -82,50 +74,9 @@ class Ledger:
         self._concealer = Concealer(self.salt, redact)
         self.gaps = Gaps(self._database, self.salt, self._concealer.text)
 
-    def submit(
-        self,
-        *,
-        conversation: str,
-        model: str,
-        adapter: str,
-        sampling: dict[str, Any],
-        messages: Iterable[Message],
-        prompt: Iterable[Message] = (),
-        finish_reason: str,
-        prompt_tokens: int,
-        completion_tokens: int,
-        id: str | None = None,
-        time: str | None = None,
-        offered: str = "",
-        token_ids: Sequence[int] = (),
-        kind: str = CHAT,
-        owner: str = "",
-        parent: str = "",
-    ) -> "Future[str]":
-        """Begin to write a turn; the Future gives its id once it is durable, or StateError.
-
-        `token_ids` (T,) are what the model generated, `kind` says what the request was for,
-        `owner` whose it was, `parent` from which conversation this one was begun.
-        """
-        turn = Turn(
-            id=new_turn_id() if id is None else id,
-            conversation=clean(conversation),
-            time=time or now(),
-            model=clean(model),
-            adapter=adapter,
-            sampling=json.loads(canonical_json(sampling)),
-            messages=tuple(cleaned(messages)),
-            finish_reason=finish_reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            prompt=tuple(cleaned(prompt)),
-            offered=clean(offered),
-            token_ids=tuple(map(int, token_ids)),
-            kind=clean(kind),
-            owner=clean(owner),
-            parent=clean(parent),
-        )
-        turn_table.validate(turn)
+    def submit(self, turn: Turn) -> "Future[str]":
+        """Begin to write a turn; the Future gives its id once it is durable, or StateError."""
+        turn = as_written(turn)
 
         def work(connection: sqlite3.Connection) -> str:
             # On the writer's thread, as to search a long prompt takes a while.
@@ -136,9 +87,9 @@ class Ledger:
 
         return self._database.write(work)
 
-    def append(self, **turn: Any) -> str:
-        """Write a turn (the arguments of `submit`), wait until it is durable, return its id."""
-        return self.submit(**turn).result()
+    def append(self, **fields: Any) -> str:
+        """Write a turn with these fields, wait until it is durable, return its id."""
+        return self.submit(Turn(**fields)).result()
 
     def turn(self, id: str) -> Turn | None:
         """Return the turn of that id; None if there is none or it was erased."""
@@ -377,12 +328,6 @@ class Ledger:
         with self._database.reader() as connection:
             return lesson_table.find(connection, prefix)
 
-    def set_lesson_state(self, hash: str, state: str) -> None:
-        """Move a lesson to another state; raises StateError for an unknown lesson or state."""
-        self._database.write(
-            lambda connection: lesson_table.set_state(connection, hash, state)
-        ).result()
-
     def marks(self, prefix: str) -> dict[str, int]:
         """Return the numbers that were kept under names with that prefix, by name, sorted."""
         with self._database.reader() as connection:
@@ -401,7 +346,7 @@ class Ledger:
                 "SELECT number, id, conversation, time FROM turns "
                 "WHERE salt IS NOT NULL ORDER BY number"
             )
-            return [Outline(*row) for row in rows]
+            return list(map(Outline._make, rows))
 
     def set_private(self, conversation: str, owner: str, private: bool = True) -> None:
         """Remember whether a conversation of an owner is off the record from now on."""

@@ -4,6 +4,7 @@ The one idea: a turn's digest covers everything that it says and a random salt, 
 all digests in order. Invariant: erasing a turn's words and salt leaves its digest and the chain.
 """
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -45,6 +46,16 @@ _UNUSED = " AND ".join(
 )
 
 
+def new_turn_id() -> str:
+    """Make an id before the turn is complete, for the header of a streamed response."""
+    return f"turn_{secrets.token_hex(12)}"
+
+
+def now() -> str:
+    """Return the time as the ledger writes it: ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 @dataclass(frozen=True)
 class Message:
     """One message; the role says how the model saw it, the provenance whose words it holds."""
@@ -61,13 +72,13 @@ class Message:
         return {**more, **known}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Turn:
     """One request and its answer."""
 
-    id: str
+    id: str = field(default_factory=new_turn_id)
     conversation: str
-    time: str  # ISO 8601 in UTC
+    time: str = field(default_factory=now)  # ISO 8601 in UTC
     model: str
     adapter: str  # weights hash or "base"
     sampling: dict[str, Any]
@@ -366,6 +377,25 @@ def _read(connection: sqlite3.Connection, number: int) -> str:
     return "" if row is None else str(row[0])
 
 
+def as_written(turn: Turn) -> Turn:
+    """Return a turn as UTF-8 and JSON can hold it; raises StateError for what cannot be written."""
+    kept = dataclasses.replace(
+        turn,
+        conversation=clean(turn.conversation),
+        model=clean(turn.model),
+        sampling=json.loads(canonical_json(turn.sampling)),
+        messages=tuple(cleaned(turn.messages)),
+        prompt=tuple(cleaned(turn.prompt)),
+        offered=clean(turn.offered),
+        token_ids=tuple(map(int, turn.token_ids)),
+        kind=clean(turn.kind),
+        owner=clean(turn.owner),
+        parent=clean(turn.parent),
+    )
+    validate(kept)
+    return kept
+
+
 def cleaned(messages: Iterable[Message]) -> Iterator[Message]:
     """Yield the messages as UTF-8 can hold them; raises StateError for an unknown provenance."""
     for message in messages:
@@ -373,11 +403,6 @@ def cleaned(messages: Iterable[Message]) -> Iterator[Message]:
             raise StateError(f"a message cannot come from {message.provenance!r}")
         details = clean(message.details)
         yield Message(clean(message.role), clean(message.content), message.provenance, details)
-
-
-def now() -> str:
-    """Return the time as the ledger writes it: ISO 8601 in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def clean(text: str) -> str:

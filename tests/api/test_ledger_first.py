@@ -10,6 +10,7 @@ import pytest
 
 from homebox.api.exchange import Exchange
 from homebox.errors import StateError
+from homebox.memory.turns import Turn
 from tests.api.box import Box, body, events
 
 
@@ -19,9 +20,9 @@ class HeldLedger:
     def __init__(self, ledger: Any) -> None:
         self._ledger = ledger
         self.asked = threading.Event()
-        self._waiting: list[tuple[dict[str, Any], Future[str]]] = []
+        self._waiting: list[tuple[Turn, Future[str]]] = []
 
-    def submit(self, **turn: Any) -> "Future[str]":
+    def submit(self, turn: Turn) -> "Future[str]":
         future: Future[str] = Future()
         self._waiting.append((turn, future))
         self.asked.set()
@@ -29,7 +30,7 @@ class HeldLedger:
 
     def commit(self) -> None:
         for turn, future in self._waiting:
-            future.set_result(self._ledger.append(**turn))
+            future.set_result(self._ledger.submit(turn).result())
 
     def fail(self) -> None:
         for _, future in self._waiting:
@@ -94,7 +95,7 @@ def test_control_without_waiting_for_the_ledger_the_check_fails(
 
     async def write_without_waiting(self: Exchange, reasons: list[str]) -> None:
         self.finished = True
-        self.ledger.submit(**self._turn(self.choices[0], reasons[0]))
+        self.ledger.submit(self._turn(self.choices[0], reasons[0]))
 
     monkeypatch.setattr(Exchange, "_write", write_without_waiting)
     got, done = read_in_background(box, stream)

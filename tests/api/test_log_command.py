@@ -185,6 +185,20 @@ def test_verify_tells_the_chains_end_and_names_a_turn_that_was_changed(
     assert code == 0 and root in said
 
 
+def test_verify_checks_a_file_that_was_exported(
+    log: Any, told: list[str], state: Path, tmp_path: Path
+) -> None:
+    out, root = log("export")[1], json.loads(log("verify", "--json")[1])["root"]
+    path = tmp_path / "export.jsonl"
+    path.write_text(out)
+    assert json.loads(log("verify", str(path), "--json")[1]) == {"turns": 3, "root": root}
+    path.write_text(out.replace("WALNUTS", "HAZELNUTS"))
+    code, _, error = log("verify", str(path))
+    assert code == 5 and told[1] in error
+    path.write_bytes(b"\xff\xfe")
+    assert log("verify", str(path))[0] == log("verify", str(tmp_path / "none"))[0] == 2
+
+
 def test_the_latest_turns_are_listed(log: Any, told: list[str]) -> None:
     assert [each["id"] for each in json.loads(log("-n", "2", "--json")[1])] == told[1:]
     assert [each["id"] for each in json.loads(log("--since", told[0], "--json")[1])] == told[1:]

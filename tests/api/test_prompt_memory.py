@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from homebox.api.lesson_words import fitting, words_of
 from homebox.api.prompt_memory import HEAD, PromptMemory, known_by, known_in, line_of, with_notes
 from homebox.errors import MissingObjectError
+from homebox.learning.reading.topics import MANY
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import STATES, Lesson
 from homebox.model import load
@@ -78,7 +79,7 @@ def test_only_what_holds_is_shown(ledger: Ledger, state: str) -> None:
     name = ledger.add_lesson(fact("dog's name", "Rex"))
     memory = memory_of(ledger, 1000)
     assert len(notes(memory, "Hello")) == 1
-    ledger.set_lesson_state(name, state)
+    ledger.decide(name, state, MANY)
     assert len(notes(memory, "Hello")) == (state in ("new", "active"))
 
 

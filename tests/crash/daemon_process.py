@@ -39,7 +39,7 @@ async def write_without_waiting(self: Exchange, reasons: list[str]) -> None:
     if not self.finished:
         self.finished = True
         self.lease.release()
-        self.ledger.submit(**self._turn(self.choices[0], reasons[0]))
+        self.ledger.submit(self._turn(self.choices[0], reasons[0]))
         await asyncio.sleep(0)
 
 

@@ -10,6 +10,7 @@ from homebox.memory.manifest import LineageEntry, Manifest
 from homebox.memory.state import State
 
 BASE = hashlib.sha256(b"base model").hexdigest()
+MANY = frozenset({"dog's name"})  # of which several hold at once, so that each can be moved alone
 OTHER = hashlib.sha256(b"another base model").hexdigest()
 
 

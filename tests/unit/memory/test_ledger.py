@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from homebox.errors import StateError
 from homebox.memory import database
-from homebox.memory.ledger import Ledger, new_turn_id
+from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import Lesson, lesson_set_hash
 from homebox.memory.migrations import APPLICATION_ID, STEPS
 from homebox.memory.provenance import PROVENANCES, may_teach, provenance_of
-from homebox.memory.turns import Message
-from tests.unit.memory.kit import lesson, say
+from homebox.memory.turns import Message, Turn, new_turn_id
+from tests.unit.memory.kit import MANY, lesson, say
 
 
 @pytest.fixture
@@ -143,7 +143,8 @@ def test_a_refused_turn_does_not_harm_its_group(ledger: Ledger) -> None:
         "prompt_tokens": 1,
         "completion_tokens": 1,
     }
-    futures = [ledger.submit(**plain, id=taken if n == 5 else None) for n in range(10)]
+    ids = [taken if n == 5 else new_turn_id() for n in range(10)]
+    futures = [ledger.submit(Turn(**plain, id=id)) for id in ids]
     block.set()
     held.result()
     assert [future.exception() is None for future in futures] == [n != 5 for n in range(10)]
@@ -256,7 +257,7 @@ def test_the_newest_wins_and_reading_again_changes_nothing(ledger: Ledger) -> No
 def test_only_the_owner_revives_a_lesson(ledger: Ledger) -> None:
     name = ledger.add_lesson(lesson("Rex", sources=("t1",)))
     for state in ("undone", "deleted", "superseded", "quarantined"):
-        ledger.set_lesson_state(name, state)
+        ledger.decide(name, state, MANY)
         ledger.add_lesson(lesson("Rex", sources=("t1",)))
         assert value_states(ledger) == {"Rex": state}
         ledger.add_lesson(lesson("Rex", sources=(f"said again after {state}",)))
@@ -264,7 +265,7 @@ def test_only_the_owner_revives_a_lesson(ledger: Ledger) -> None:
     # What a web page says neither revives nor demotes what the owner said.
     ledger.add_lesson(lesson("Rex", sources=("page",), state="quarantined"))
     assert value_states(ledger) == {"Rex": "new"}
-    ledger.set_lesson_state(name, "undone")
+    ledger.decide(name, "undone", MANY)
     ledger.add_lesson(lesson("Rex", sources=("page 2",), state="quarantined"))
     assert value_states(ledger) == {"Rex": "undone"}
 
@@ -273,19 +274,19 @@ def test_a_quarantined_lesson_supersedes_only_when_approved(ledger: Ledger) -> N
     rex = ledger.add_lesson(lesson("Rex"))
     max_ = ledger.add_lesson(lesson("Max", state="quarantined", supersedes=rex))
     assert value_states(ledger) == {"Rex": "new", "Max": "quarantined"}
-    ledger.set_lesson_state(max_, "new")
+    ledger.decide(max_, "new", MANY)
     assert value_states(ledger) == {"Rex": "superseded", "Max": "new"}
 
 
 def test_lessons_are_filtered_by_state(ledger: Ledger) -> None:
     names = [ledger.add_lesson(lesson(value)) for value in "abc"]
-    ledger.set_lesson_state(names[1], "active")
+    ledger.decide(names[1], "active", MANY)
     assert [item.value for item in ledger.lessons("new")] == ["a", "c"]
     assert [item.value for item in ledger.lessons(("new", "active"))] == ["a", "b", "c"]
     assert ledger.lessons("deleted") == ledger.lessons(()) == []
     for name, state in (("0" * 64, "new"), (names[0], "happy")):
         with pytest.raises(StateError):
-            ledger.set_lesson_state(name, state)
+            ledger.decide(name, state, MANY)
     with pytest.raises(StateError, match="cannot be"):
         ledger.add_lesson(lesson("x", kind="rumour"))
 

@@ -20,6 +20,7 @@ from homebox.memory.state import State, open_state
 from homebox.memory.store import canonical_json
 from tests.unit.memory.kit import (
     BASE,
+    MANY,
     OTHER,
     checkpoint,
     entry,
@@ -204,8 +205,8 @@ def test_rollback_brings_back_what_an_undone_lesson_had_superseded(state: State)
 def test_forgotten_and_quarantined_lessons_stay_so(state: State) -> None:
     rex, tom = (state.ledger.add_lesson(lesson(name)) for name in ("Rex", "Tom"))
     one = promote(state, "one", rex, tom)
-    state.ledger.set_lesson_state(rex, "deleted")
-    state.ledger.set_lesson_state(tom, "quarantined")
+    state.ledger.decide(rex, "deleted", MANY)
+    state.ledger.decide(tom, "quarantined", MANY)
     state.lineage.rollback(BASE, "base", "owner")
     state.lineage.rollback(BASE, one, "owner")
     assert states(state) == {"Rex": "deleted", "Tom": "quarantined"}
@@ -215,7 +216,7 @@ def test_an_approval_after_a_rollback_survives_a_restart(state: State) -> None:
     rex = state.ledger.add_lesson(lesson("Rex"))
     promote(state, "one", rex)
     state.lineage.rollback(BASE, "base", "owner")
-    state.ledger.set_lesson_state(rex, "new")
+    state.ledger.decide(rex, "new", MANY)
     state.close()
     with open_state(state.path) as again:
         assert states(again) == {"Rex": "new"}
@@ -269,7 +270,7 @@ def test_a_move_that_never_reached_head_does_not_count(state: State) -> None:
     # As after a crash between the reflog and HEAD.
     (state.path / "refs/HEAD").write_bytes(head)
     cut_off(state)
-    state.ledger.set_lesson_state(tom, "new")
+    state.ledger.decide(tom, "new", MANY)
     state.close()
     with open_state(state.path) as again:
         assert again.lineage.head(BASE) == one

@@ -14,7 +14,7 @@ from homebox.memory.ledger import Ledger
 from homebox.memory.records import check_links, link_line, read_links
 from homebox.memory.retention import expire
 from homebox.memory.turns import Message
-from tests.unit.memory.kit import files, lesson, say
+from tests.unit.memory.kit import MANY, files, lesson, say
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_old_turns_lose_their_words_unless_a_lesson_needs_them(
     assert expire(ledger, 7, now) == 1
     assert [turn.id for turn in ledger.turns()] == [source, young]
     assert b"walnut 0" not in b"".join(files(tmp_path).values())
-    ledger.set_lesson_state(name, "deleted")
+    ledger.decide(name, "deleted", MANY)
     assert expire(ledger, 7, now) == 1
     assert [turn.id for turn in ledger.turns()] == [young]
     assert expire(ledger, 1, datetime(2026, 3, 2, 12, 0, 0, 1000, tzinfo=UTC)) == 1
