@@ -12,7 +12,9 @@ from bench.owner.box import Box, Messages
 from bench.owner.manners import Manner
 from bench.owner.people import Owner
 from homebox.api.prompt_memory import PromptMemory
+from homebox.hosting.hosted import BUILT_IN_ROOM
 from homebox.language.dice import Dice
+from homebox.learning.examples import speaks_toy_language
 from homebox.learning.lessons.teach import Topic, seed_of
 from homebox.model import Model
 from homebox.model.adapters import BASE
@@ -95,7 +97,9 @@ def memory(box: Box, room: int, trusts_weights: bool) -> Before:
     """
     known = known_of(box) if trusts_weights else frozenset[str]()
     count = token_counter(box.model)
-    notes = PromptMemory(box.state.ledger, lambda weights: known, count, room)
+    toy = speaks_toy_language(box.model)
+    room = min(room, BUILT_IN_ROOM) if toy else room
+    notes = PromptMemory(box.state.ledger, lambda weights: known, count, room, selective=toy)
     return lambda messages, key: list(notes.noted(messages, box.adapter))
 
 
