@@ -7,9 +7,20 @@ writes nothing, and one that fits several things changes none of them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
-from homebox.api.commands import BAD, FIX, FORGET, GOOD, HELP, PRIVATE, REMEMBER, Command
+from homebox.api.commands import (
+    BAD,
+    FIX,
+    FORGET,
+    GOOD,
+    HELP,
+    PRIVATE,
+    REMEMBER,
+    Command,
+    command_of,
+)
 from homebox.api.conversation import Conversation
 from homebox.api.lesson_words import fitting
 from homebox.api.record import BY_HEADER, BY_KEY, BY_OWNER
@@ -106,11 +117,19 @@ def _rate(command: Command, scene: Scene) -> str:
 def last_answer(scene: Scene) -> Turn | None:
     """Return the answer that a command speaks of: the one that the history shows last.
 
-    What a client changed cannot be told from another answer; then it is the latest of the
-    conversation, if that has a name of its own.
+    Answers to commands do not count. What a client changed cannot be told from another answer;
+    then it is the latest of the conversation, if that has a name of its own.
     """
     found = scene.ledger.last_turns(scene.conversation.id, scene.owner, LATEST)
-    shown = next((m for m in reversed(scene.messages) if m.role == "assistant"), None)
+    pairs = reversed(list(pairwise([ChatMessage("system", ""), *scene.messages])))
+    shown = next(
+        (
+            said
+            for before, said in pairs
+            if said.role == "assistant" and command_of(before, scene.conversation) is None
+        ),
+        None,
+    )
     if shown is not None:
         words = _plain(shown.text)
         same = next((t for t in found if _plain(t.messages[-1].content) == words), None)

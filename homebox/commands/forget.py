@@ -125,7 +125,7 @@ def _would_lines(found: dict[str, Any]) -> list[str]:
     lines = [f"would erase {_count(found)}"] if found["name"] else []
     lines += _lesson_lines("would be forgotten", found["lessons"])
     if found["repeated"]:
-        lines.append(f"{len(found['repeated'])} other turns with the same words would stay")
+        lines.append(f"{_others(found)} with the same words would stay")
     if found["weights"]:
         names = ", ".join(short(name) for name in found["weights"])
         lines.append(f"would let go of the weights {names}, which know it")
@@ -155,6 +155,11 @@ def _count(done: dict[str, Any]) -> str:
     return f"{turns} turn{'s' if turns != 1 else ''} ({done['kind']} {spelled(done['name'])[:24]})"
 
 
+def _others(found: dict[str, Any]) -> str:
+    turns = len(found["repeated"])
+    return f"{turns} other turn{'s' if turns != 1 else ''}"
+
+
 def _lesson_lines(title: str, found: list[dict[str, Any]]) -> list[str]:
     return [f"{title}: {spelled(each['subject'])} = {spelled(each['value'])}" for each in found]
 
@@ -173,7 +178,7 @@ def _who_still_knows(done: dict[str, Any]) -> list[str]:
     if done["repeated"]:
         names = ", ".join(done["repeated"][:5])
         lines.append(
-            f"the same words stand in {len(done['repeated'])} other turns, which "
-            f'"homebox forget TURN" erases one by one, and --everywhere would have: {names}'
+            f"the same words stand in {_others(done)}: {names}; "
+            '"homebox forget TURN --everywhere" erases one and all that repeat it'
         )
     return lines

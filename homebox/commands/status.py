@@ -65,6 +65,7 @@ def _base_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("learned", "nothing yet of this model"))
     else:
         left = "" if learned["served"] else "; a rollback left it"
+        left = "; it knew what was forgotten, and is gone" if learned.get("gone") else left
         what = f"{short(learned['weights'])}, {learned['lessons']} lessons"
         rows.append(("learned", f"{learned['time']}: {what} ({learned['reason']}){left}"))
     if found["context"]:

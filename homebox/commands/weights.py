@@ -14,7 +14,7 @@ from homebox.commands.common import (
     print_json,
     print_table,
 )
-from homebox.memory.manifest import short
+from homebox.memory.manifest import LineageEntry, short
 
 
 def add(subparsers: Subparsers) -> None:
@@ -63,7 +63,7 @@ def rollback(args: argparse.Namespace) -> int:
     if undone:
         print(
             f'{undone} lessons undone; learning leaves them out: "homebox lessons --only undone" '
-            "lists them, --approve HASH lets one be learned again"
+            'lists them, "homebox lessons approve HASH" lets one be learned again'
         )
     if restored:
         print(f"{restored} lessons are known again")
@@ -78,6 +78,7 @@ def history(args: argparse.Namespace) -> int:
     with open_for_reading(config) as state:
         head = state.lineage.head(base)
         entries = state.lineage.history(base)
+        gone = state.lineage.gone()
         moves = [move for move in state.lineage.reflog() if move["base"] == base]
         served = {entry.weights for entry in entries}
         waiting = [entry for entry in state.lineage.imports(base) if entry.weights not in served]
@@ -85,7 +86,14 @@ def history(args: argparse.Namespace) -> int:
         listed = [entry.as_json() for entry in entries]
         imports = [entry.as_json() for entry in waiting]
         print_json(
-            {"base": base, "head": head, "entries": listed, "imports": imports, "moves": moves}
+            {
+                "base": base,
+                "head": head,
+                "entries": listed,
+                "imports": imports,
+                "moves": moves,
+                "gone": sorted(gone.intersection(entry.weights for entry in entries)),
+            }
         )
         return 0
     rows = [("*" if head == "base" else " ", "base", "", "", "nothing learned")]
@@ -95,7 +103,7 @@ def history(args: argparse.Namespace) -> int:
             short(entry.weights),
             f"after {short(entry.parent)}",
             entry.time,
-            f"{entry.reason} ({len(entry.lessons)} lessons)" if entry.lessons else entry.reason,
+            _what(entry, entry.weights in gone),
         )
         for entry in entries
     ]
@@ -104,3 +112,9 @@ def history(args: argparse.Namespace) -> int:
     ]
     print_table(rows)
     return 0
+
+
+def _what(entry: LineageEntry, gone: bool) -> str:
+    """Say what weights were, and whether they are still there."""
+    lessons = f" ({len(entry.lessons)} lessons)" if entry.lessons else ""
+    return f"{entry.reason}{lessons}{'; gone, as they knew what was forgotten' if gone else ''}"

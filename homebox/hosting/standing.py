@@ -22,7 +22,7 @@ def memory_status(state: State) -> dict[str, Any]:
 def learned_of(lineage: Lineage, base: str) -> dict[str, Any] | None:
     """Say what was learned last for a base: weights, time and number of lessons; None if nothing.
 
-    `served` is false if these weights were left by a rollback.
+    `served` is false if these weights were left by a rollback, `gone` true if they were let go of.
     """
     history = lineage.history(base)
     if not history:
@@ -34,6 +34,7 @@ def learned_of(lineage: Lineage, base: str) -> dict[str, Any] | None:
         "lessons": len(last.lessons),
         "reason": last.reason,
         "served": last.weights == lineage.head(base),
+        "gone": last.weights in lineage.gone(),
     }
 
 

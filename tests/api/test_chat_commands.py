@@ -130,6 +130,18 @@ def test_opinions_are_kept_with_the_last_answer(box: Box) -> None:
     assert found[first.headers["x-homebox-turn"]] == ("edited", "Lima.\nIt is on the coast.")
 
 
+def test_answers_to_commands_are_not_the_last_answer(box: Box) -> None:
+    """Who says that an answer was bad may go on to say what it should have been."""
+    first = said(say(box, "Hello"))
+    spoken = ["Hello", first]
+    for command in ("/help", "/bad too short", "/fix Good day."):
+        spoken += [command, said(say(box, *spoken, command))]
+    assert "as you wrote it" in spoken[-1]
+    assert [each.rating for each in box.state.ledger.feedback()] == ["edited"]
+    (turn,) = [t for t in box.state.ledger.turns() if t.kind == "chat"]
+    assert {each.turn for each in box.state.ledger.feedback()} == {turn.id}
+
+
 def test_an_opinion_without_an_answer_says_so(box: Box) -> None:
     assert "no answer" in said(say(box, "/good"))
     assert "behind it" in said(say(box, "/fix"))

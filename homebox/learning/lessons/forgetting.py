@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from homebox.errors import StateError, UsageError
+from homebox.errors import UsageError
 from homebox.learning.lessons.harvest import EXTRACTED, Harvester
 from homebox.learning.lessons.live import LiveLessons, extracted_lessons, live_lessons
 from homebox.learning.lessons.repeats import repeated
@@ -82,13 +82,13 @@ def target_of(ledger: Ledger, name: str) -> Target:
 
 
 def said_target(ledger: Ledger, name: str) -> Target:
-    """Find the turn of that id, or the turns of that conversation; raises StateError if none."""
+    """Find the turn of that id, or the turns of that conversation; raises UsageError if none."""
     turns = ledger.outline() if name else []
     if any(turn.id == name for turn in turns):
         return Target("turn", name, (name,))
     told = tuple(turn.id for turn in turns if turn.conversation == name)
     if not told:
-        raise StateError(
+        raise UsageError(
             f'the ledger has no turn or conversation {name!r}; "homebox log" lists them'
         )
     return Target("conversation", name, told)
@@ -153,7 +153,7 @@ def forget(ledger: Ledger, lineage: Lineage, target: Target, everywhere: bool = 
     restored = tuple(
         lesson
         for name, lesson in after.items()
-        if lesson.state in ALIVE and (name not in before or before[name].state not in ALIVE)
+        if lesson.state in ALIVE and name in before and before[name].state not in ALIVE
     )
     weights, served = _knowing(lineage, {lesson.hash for lesson in lost})
     return Forgotten(
