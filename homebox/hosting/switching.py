@@ -16,7 +16,6 @@ import logging
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from homebox.api.acting import Lessons
@@ -27,7 +26,6 @@ from homebox.config import Config
 from homebox.errors import (
     BusyError,
     DaemonError,
-    EngineError,
     HomeboxError,
     OutOfDeviceMemoryError,
     StateError,
@@ -36,16 +34,17 @@ from homebox.hosting.chosen import (
     Choice,
     as_chosen,
     choice_for,
-    listed,
     name_of,
     with_model,
     write_choice,
 )
 from homebox.hosting.hosted import About, Hosted
+from homebox.hosting.loader import Loader, prepared
 from homebox.hosting.memory import resident
 from homebox.hosting.notifier import Notifier
 from homebox.hosting.parts import Parts, loading, plain
 from homebox.hosting.progress import Switch, Tell
+from homebox.hosting.retiring import Retiring, freed, stopped
 from homebox.hosting.standing import bare_line, learned_of
 from homebox.hub.catalogue import BUILT_IN
 from homebox.memory.manifest import short
@@ -55,9 +54,6 @@ from homebox.model.prefixes.prefix_folder import forget_kept_prompts
 log = logging.getLogger("homebox.hosting")
 
 DRAIN = 120.0  # seconds that a switch waits for running answers before it is given up
-PREPARING = 60.0  # seconds that a model that is loaded beside another one may take to get ready
-FREEING = 0.5  # seconds that somebody may hold a model that was stopped
-LOADING = 600.0  # seconds of loading during which the service manager is told that all is well
 SWITCHED = "learning was stopped by a switch to another model; nothing was promoted"
 
 
@@ -79,13 +75,12 @@ class Hosting:
         self._config = config
         self._state = state
         self._parts = parts
-        self._notifier = notifier
-        self._lessons = lessons
         self.metrics = Metrics()
+        self._loader = Loader(config, state, parts, notifier, self.metrics, lessons)
         self._hosted: Hosted | None = None
         self._about: About | None = None  # of what serves, or of what did until a moment ago
         self._door: Door[Service] | None = None
-        self._retiring: dict[asyncio.Task[None], Hosted] = {}
+        self._retiring = Retiring()
         self._lock = asyncio.Lock()
         self._swapping = False
         self._closing = False
@@ -111,7 +106,7 @@ class Hosting:
         """Say what is served, as plain JSON; any thread may ask, also in the middle of a switch."""
         hosted, about, switch, door = self._hosted, self.about, self.switch, self._door
         lineage = self._state.lineage
-        loads = [each.engine.load for each in [hosted, *self._retiring.values()] if each]
+        loads = [each.engine.load for each in [hosted, *self._retiring] if each]
         learning = hosted.engine.learning if hosted is not None else None
         return {
             **about.as_json(),
@@ -144,7 +139,7 @@ class Hosting:
 
     async def forget_prefixes(self) -> None:
         """Let go of kept prompts, wherever a model is loaded, and of those of all others."""
-        for hosted in [self._hosted, *self._retiring.values()]:
+        for hosted in [self._hosted, *self._retiring]:
             if hosted is not None:
                 await hosted.forget_prefixes()
         await asyncio.to_thread(forget_kept_prompts)
@@ -201,9 +196,7 @@ class Hosting:
     async def close(self) -> None:
         """Stop everything at once; whoever wants answers to end waits before."""
         self._closing = True
-        for task in list(self._retiring):
-            task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
+        await self._retiring.close()
         await self._drop()
 
     def _candidates(self) -> list[Config]:
@@ -237,7 +230,7 @@ class Hosting:
             name = switch.name = await asyncio.to_thread(name_of, self._config, asked)
             if self._retiring:
                 switch.at("wait", "answers of the model before this one are still running")
-                if not await self._retired(DRAIN):
+                if not await self._retiring.over(DRAIN):
                     raise BusyError("answers of an earlier model are still running; try again")
             choice = self._choice(name, kept, context)
             config = with_model(self._config, name, kept, context)
@@ -268,7 +261,8 @@ class Hosting:
             await before.stop_learning(SWITCHED)
             self._serve(new)
             problem = await self._remember(choice)
-        self._retire(before)
+        assert self._door is not None
+        self._retiring.begin(before, self._door)
         return self._report(True, 0.0, problem)
 
     async def _checked(self, config: Config, old: About) -> str:
@@ -293,10 +287,10 @@ class Hosting:
         try:
             new = await self._load(config, old.taken, self._told(switch))
             await new.start()
-            await _prepared(new, switch)
+            await prepared(new, switch)
         except BaseException as error:
             if new is not None:
-                await _stopped(new)
+                await stopped(new)
             if isinstance(error, OutOfDeviceMemoryError) and self._parts.fit is not None:
                 return None
             raise
@@ -336,7 +330,7 @@ class Hosting:
         del service
         model = weakref.ref(self.hosted.model)
         await self._drop()
-        await _freed(model)
+        await freed(model)
 
     async def _first_that_loads(
         self, config: Config, before: Config, switch: Switch
@@ -366,19 +360,7 @@ class Hosting:
     async def _load(
         self, config: Config, taken: Mapping[str, int], tell: Callable[[int, int], None]
     ) -> Hosted:
-        """Load a model beside others that have `taken` bytes; its thread does not run yet."""
-        beating = asyncio.ensure_future(self._beat()) if self._hosted is None else None
-        try:
-            if self._parts.fit is None:
-                model = await asyncio.to_thread(self._parts.load, config)
-            else:
-                model = await asyncio.to_thread(self._parts.load, config, taken, tell)
-        finally:
-            if beating is not None:
-                beating.cancel()
-        name = await asyncio.to_thread(listed, self._config, Path(config.model.path))
-        parts = (self._state, self._parts, self._notifier, self.metrics, self._lessons)
-        return Hosted(model, config, name, *parts)
+        return await self._loader.load(config, taken, tell, alone=self._hosted is None)
 
     def _told(self, switch: Switch) -> Callable[[int, int], None]:
         """Return what hears how many bytes of a new model are ready; it ends a load at shutdown."""
@@ -390,12 +372,6 @@ class Hosting:
             switch.at(switch.stage, text, done, total)
 
         return tell
-
-    async def _beat(self) -> None:
-        """Tell the service manager that we live while no engine thread can."""
-        for _ in range(int(LOADING / 0.5)):
-            self._notifier.beat()
-            await asyncio.sleep(0.5)
 
     @contextlib.asynccontextmanager
     async def _swap(self) -> AsyncIterator[None]:
@@ -443,72 +419,16 @@ class Hosting:
             "lines": [*lines, *([bare] if bare else []), *([problem] if problem else [])],
         }
 
-    def _retire(self, old: Hosted) -> None:
-        """Let a model go when its last answer is over."""
-        old.current = False
-        task = asyncio.ensure_future(self._retired_one(old))
-        self._retiring[task] = old
-        task.add_done_callback(self._gone)
-
-    def _gone(self, task: "asyncio.Task[None]") -> None:
-        self._retiring.pop(task, None)
-        gc.collect()
-
-    async def _retired_one(self, old: Hosted) -> None:
-        assert self._door is not None
-        try:
-            await self._door.left(old.service)
-        finally:
-            await _stopped(old)
-
-    async def _retired(self, seconds: float) -> bool:
-        """Wait until earlier models have gone; false if that took too long."""
-        await asyncio.wait(list(self._retiring), timeout=seconds)
-        return not self._retiring
-
     async def _drop(self) -> None:
         """Stop what serves, and give its memory back."""
         hosted, self._hosted = self._hosted, None
         if hosted is not None:
-            await _stopped(hosted)
+            await stopped(hosted)
             del hosted
             await asyncio.to_thread(gc.collect)
-
-
-async def _freed(model: "weakref.ref[Any]") -> None:
-    """Wait until a model's memory is back: the last frame of a request may hold it for a moment."""
-    until = asyncio.get_running_loop().time() + FREEING
-    while True:
-        await asyncio.to_thread(gc.collect)
-        if model() is None:
-            return
-        if asyncio.get_running_loop().time() >= until:
-            log.warning("the model that was stopped still holds its memory")
-            return
-        await asyncio.sleep(0.01)
-
-
-async def _prepared(new: Hosted, switch: Switch) -> None:
-    """Make programs ready while the old model answers, so that the first answer need not wait."""
-    switch.at("prepare", "making its programs ready")
-    enough = time.monotonic() + PREPARING
-    try:
-        while time.monotonic() < enough:
-            if not await asyncio.wrap_future(new.engine.call(new.model.prepare)):
-                return
-    except OutOfDeviceMemoryError:
-        raise
-    except EngineError as error:
-        # The answer that needs it will meet the same error, and can tell.
-        log.warning("%s cannot be made ready: %s", new.about.model, error)
 
 
 def _alike(one: Config, other: Config) -> bool:
     """Whether a model would be loaded in the same way."""
     a, b = one.model, other.model
     return (a.weights, a.context) == (b.weights, b.context)
-
-
-async def _stopped(hosted: Hosted) -> None:
-    """Stop an engine thread; shielded, because a thread that runs on would keep the model."""
-    await asyncio.shield(asyncio.to_thread(hosted.engine.stop))

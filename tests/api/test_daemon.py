@@ -1,6 +1,8 @@
 """The daemon as a whole, on the fake model: learning under load, swap, rollback, control."""
 
+import asyncio
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -28,8 +30,11 @@ from homebox.errors import (
     UnknownWeightsError,
     UsageError,
 )
+from homebox.hosting import hosted
 from homebox.hosting.access import read_token
+from homebox.hosting.acts import FORGOTTEN
 from homebox.hosting.notifier import Notifier
+from homebox.scheduler import Learning
 from tests.api.box import body, events, text_of
 from tests.api.fake_learner import parts
 from tests.api.fake_model import FakeModel
@@ -149,6 +154,47 @@ def test_fifty_requests_in_eight_streams_while_learning_swaps(box: Box, client: 
         assert rest == f" you said: I am {number}"
         assert kept[turn].messages[-1].content == said
         assert kept[turn].adapter.startswith(adapter)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_run_that_a_forgetting_stops_leaves_one_line(
+    state: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: bool,
+) -> None:
+    """The control, in which nobody asks for the end of the run, leaves a traceback."""
+    if not asked:
+
+        async def unasked(learning: Learning) -> None:
+            await asyncio.wait([asyncio.wrap_future(learning.result)])
+
+        monkeypatch.setattr(hosted, "ended", unasked)
+    long = config_for(state, **{"learning.steps": 20_000})
+    begun, refused = threading.Event(), []
+    with running(long, parts(FakeModel())) as box:
+        client = find(state)
+        assert client is not None
+        say(box, "My dog is called Rex.")
+        (turn,) = box.daemon.state.ledger.outline()
+
+        def learn() -> None:
+            with pytest.raises(LearningError) as error:
+                client.call("learn", lambda _: begun.set())
+            refused.append(str(error.value))
+
+        learner = threading.Thread(target=learn)
+        learner.start()
+        assert begun.wait(30)
+        client.call("forget", name=turn.id)
+        learner.join(30)
+        gc.collect()
+        say(box, "Hello.")  # so that the loop has said what it had to
+    assert refused == [FORGOTTEN]
+    told = [record for record in caplog.records if record.name in ("homebox.hosting", "asyncio")]
+    assert [each.getMessage() for each in told if each.name == "homebox.hosting"] == [FORGOTTEN]
+    assert any("never retrieved" in each.getMessage() for each in told) is not asked
+    assert all(each.exc_info is None for each in told) is asked
 
 
 def test_a_second_learn_is_refused_politely(box: Box, client: Client, state: Path) -> None:

@@ -28,7 +28,7 @@ from homebox.errors import (
     OutOfDeviceMemoryError,
     StateError,
 )
-from homebox.hosting import chosen, switching
+from homebox.hosting import chosen, retiring, switching
 from homebox.hosting.chosen import Choice, read_choice, write_choice
 from homebox.hosting.notifier import Notifier
 from tests.api.box import body, events, text_of
@@ -521,7 +521,7 @@ class Held:
 def test_memory_is_back_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, patience: float, gone: bool
 ) -> None:
-    monkeypatch.setattr(switching, "FREEING", patience)
+    monkeypatch.setattr(retiring, "FREEING", patience)
     holders = [Held()]
     model = weakref.ref(holders[0])
     looks: list[bool] = []
@@ -532,7 +532,7 @@ def test_memory_is_back_before_anything_is_loaded(
         looks.append(True)
         return 0
 
-    monkeypatch.setattr(switching.gc, "collect", collect)
-    asyncio.run(switching._freed(model))
+    monkeypatch.setattr(retiring.gc, "collect", collect)
+    asyncio.run(retiring.freed(model))
     assert (model() is None) is gone
     assert len(looks) == (3 if gone else 1)

@@ -15,7 +15,7 @@ from typing import Any
 
 from homebox import daemon
 from homebox.config import load_config
-from homebox.hosting import chosen, switching
+from homebox.hosting import chosen, retiring, switching
 from tests.api.model_files import MEMORY, Shelf
 
 POINTS = ("planned", "loading", "loaded", "dropped", "writing", "written")
@@ -38,13 +38,13 @@ def after(function: Callable[..., Any]) -> Callable[..., Any]:
 def arm(shelf: Shelf, point: str) -> None:
     """Prepare death; called once the daemon serves its first model."""
     if point == "dropped":
-        stop = switching._stopped
+        stop = retiring.stopped
 
         async def stopped(hosted: Any) -> None:
             await stop(hosted)
             die()
 
-        switching._stopped = stopped
+        switching.stopped = retiring.stopped = stopped
     elif point == "writing":
         # The file is complete and synced under its other name, and not yet renamed.
         rename = Path.rename
