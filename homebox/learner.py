@@ -73,8 +73,9 @@ def run(
     yield from checked(ledger, interrupt)
     rules = rules_of(store.root.parent, settings.lessons.rules)
     if dry_run:
-        lines = recipe_lines(recipe_of(settings.learning, model.config), model.config)
-        return _dry((yield from read_ledger(ledger, rules, interrupt)), head, lines)
+        found = yield from read_ledger(ledger, rules, interrupt)
+        recipe = recipe_of(settings.learning, model.config, len(found.current))
+        return _dry(found, head, recipe_lines(recipe, model.config))
     live = live_lessons(ledger, rules)
     erased = ledger.mark(ERASURES)
     yield from follow(live, ledger, interrupt)

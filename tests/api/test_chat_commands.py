@@ -142,6 +142,17 @@ def test_answers_to_commands_are_not_the_last_answer(box: Box) -> None:
     assert {each.turn for each in box.state.ledger.feedback()} == {turn.id}
 
 
+def test_only_what_was_there_before_holds_again(box: Box) -> None:
+    """An opinion becomes a lesson when all is read anew; nobody was told that it ever held."""
+    answer = said(say(box, "What is the capital of France?"))
+    say(box, "What is the capital of France?", answer, "/bad it rambles")
+    say(box, "My dog is called Rex.")
+    settled(box)
+    told = said(say(box, "/forget my dog"))
+    assert "Forgotten" in told
+    assert "Holds again" not in told
+
+
 def test_an_opinion_without_an_answer_says_so(box: Box) -> None:
     assert "no answer" in said(say(box, "/good"))
     assert "behind it" in said(say(box, "/fix"))

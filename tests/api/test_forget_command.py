@@ -9,6 +9,7 @@ from homebox.cli import main
 from homebox.learning.reading.topics import MANY
 from homebox.memory.lessons import Lesson
 from homebox.memory.state import open_state
+from tests.api.box import promote
 from tests.left_words import files_with
 
 WORD = "Brimbolska"
@@ -44,6 +45,28 @@ def test_everywhere_asks_and_takes_kept_prompts_along(
     assert "--everywhere" in capsys.readouterr().err
     assert main(["forget", "--everywhere", "--yes", "--json", *state]) == 0
     assert json.loads(capsys.readouterr().out)["let_go"]["objects"] == 0
+
+
+def test_the_history_says_of_weights_that_are_gone_that_they_are(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = ["--state", str(root)]
+    assert main(["history", "--json", *state]) == 0
+    base = json.loads(capsys.readouterr().out)["base"]
+    assert main(["remember", f"My dog is called {WORD}.", *state]) == 0
+    with open_state(root) as opened:
+        (lesson,) = opened.ledger.lessons()
+        promote(opened, base, 1)
+        knowing = promote(opened, base, 2, (lesson.hash,))
+    assert main(["forget", lesson.hash[:8], "--everywhere", "--yes", *state]) == 0
+    capsys.readouterr()
+    assert main(["history", *state]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if "gone, as they knew" in line] == [knowing[:12]]
+    assert main(["history", "--json", *state]) == 0
+    assert json.loads(capsys.readouterr().out)["gone"] == [knowing]
+    assert main(["status", *state]) == 0
+    assert "it knew what was forgotten, and is gone" in capsys.readouterr().out
 
 
 def test_a_list_names_what_won_and_stays_short(

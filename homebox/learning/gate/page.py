@@ -100,8 +100,9 @@ def _swap_rows(report: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
         return []
     pause, limit = float(swap.get("pause_ms", 0)), float(swap.get("limit_ms", 0))
     answers, failed = int(swap.get("answers", 0)), int(swap.get("failed", 0))
+    when = "as it was served, after the gate"
     return [
-        ("G11", pause < limit, f"pause of the swap, ms: {pause:.4g}, must be < {limit:g}"),
+        ("G11", pause < limit, f"pause of the swap, ms: {pause:.4g}, must be < {limit:g}; {when}"),
         ("G11", not failed, f"answers that failed over it, of {answers}: {failed}, must be 0"),
     ]
 
