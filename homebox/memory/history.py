@@ -71,7 +71,8 @@ class _Replay:
                 table.decide(self.connection, event.name, event.state, self.many)
         else:
             restored = self.built.get(event.new, ())
-            left = [name for name in self._left(event) if name not in restored]
+            there = frozenset(restored)
+            left = [name for name in self._left(event) if name not in there]
             table.move(self.connection, left, restored)
 
     def _left(self, event: RolledBack) -> list[str]:

@@ -217,13 +217,25 @@ def move(connection: sqlite3.Connection, undone: Iterable[str], active: Iterable
     through others. Deleted and quarantined lessons stay what they are.
     """
     active = tuple(active)
-    for name in undone:
-        _change(connection, name, "undone", ("new", "active", "superseded"))
+    _change_all(connection, tuple(undone), "undone", ("new", "active", "superseded"))
+    _change_all(connection, active, "active", ("new", "undone", "superseded"))
+    rows = connection.execute("SELECT supersedes FROM lessons WHERE supersedes IS NOT NULL")
+    followed = {name for (name,) in rows}
     for name in active:
-        _change(connection, name, "active", ("new", "undone", "superseded"))
-    for name in active:
-        if connection.execute(_ALIVE_SUCCESSOR, (name,)).fetchone():
+        if name in followed and connection.execute(_ALIVE_SUCCESSOR, (name,)).fetchone():
             _change(connection, name, "superseded", ("active",))
+
+
+def _change_all(
+    connection: sqlite3.Connection, names: tuple[str, ...], to: str, origin: tuple[str, ...]
+) -> None:
+    for start in range(0, len(names), _VARIABLES):
+        some = names[start : start + _VARIABLES]
+        places, marks = ", ".join("?" * len(some)), ", ".join("?" * len(origin))
+        connection.execute(
+            f"UPDATE lessons SET state = ? WHERE hash IN ({places}) AND state IN ({marks})",
+            (to, *some, *origin),
+        )
 
 
 def _change(connection: sqlite3.Connection, name: str, to: str, origin: tuple[str, ...]) -> None:

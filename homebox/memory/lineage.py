@@ -10,6 +10,7 @@ of the lessons follow the reflog by number, exactly once. Invariant: no object i
 
 import contextlib
 import json
+import math
 import threading
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,7 +35,10 @@ from homebox.memory.ledger import Ledger, now
 from homebox.memory.manifest import BASE, LineageEntry, Manifest, short
 from homebox.memory.store import Store, canonical_json, is_name, named
 
+PROMOTED = "promote"
+ROLLED_BACK = "rollback"
 LEFT = "left"  # a move of HEAD away from weights that are to go for good
+_NAMING = ("undone", "lessons", "less", "more")  # keys with names of lessons
 _LEAVING = "leaving"  # the objects that are being deleted
 
 __all__ = ["BASE", "Lineage", "LineageEntry", "Manifest", "Move"]
@@ -103,11 +107,10 @@ class Lineage:
             name = named(data)
             line = {
                 "entry": name if name in whole else self._store.put(data),
-                "kind": "promote",
-                "lessons": entry.lessons,
+                "kind": PROMOTED,
                 "reason": entry.reason,
                 "time": entry.time,
-                "undone": (),
+                **self._naming(entry),
             }
             self._move(entry.base, old, entry.weights, line)
             self._follow_if_possible()
@@ -128,11 +131,9 @@ class Lineage:
             undone, restored = self._changed_lessons(base, old, new)
             line = {
                 "entry": None,
-                "kind": "rollback",
-                "lessons": restored,
+                "kind": ROLLED_BACK,
                 "reason": reason,
                 "time": now(),
-                "undone": undone,
             }
             self._move(base, old, new, line)
             self._follow_if_possible()
@@ -167,10 +168,8 @@ class Lineage:
             line = {
                 "entry": None,
                 "kind": LEFT,
-                "lessons": (),
                 "reason": reason,
                 "time": now(),
-                "undone": (),
             }
             self._move(base, old, weights, line)
             self._follow_if_possible()
@@ -341,27 +340,69 @@ class Lineage:
                 f"{followed} moves; restore both from the same backup"
             )
         for line in lines[followed:]:
-            done = line["done"]
-            self._ledger.follow_move(
-                line["number"],
-                undone=line["undone"] if done else (),
-                active=line["lessons"] if done else (),
-            )
+            undone, active = self._followed(line) if line["done"] else ((), ())
+            self._ledger.follow_move(line["number"], undone=undone, active=active)
+
+    def lessons(self) -> dict[int, tuple[str, ...]]:
+        """Map the number of each promotion in the reflog to the lessons in its weights."""
+        found: dict[int, tuple[str, ...]] = {}
+        last: dict[str, tuple[str, ...]] = {}
+        for line in self._lines():
+            if line["kind"] != PROMOTED:
+                continue
+            base = line["base"]
+            names = line.get("lessons")
+            if names is None:
+                names = sorted({*last[base], *line["more"]}.difference(line["less"]))
+            found[line["number"]] = last[base] = tuple(names)
+        return found
+
+    def _naming(self, entry: LineageEntry) -> dict[str, Any]:
+        """Name the lessons of a promotion by what is not as in the one before, if that is short."""
+        lines = [
+            line
+            for line in self._lines()
+            if line["kind"] == PROMOTED and line["base"] == entry.base
+        ]
+        names = frozenset(entry.lessons)
+        if not lines or tuple(sorted(names)) != entry.lessons:
+            return {"lessons": entry.lessons}
+        before = frozenset(self.lessons()[lines[-1]["number"]])
+        more, less = sorted(names - before), sorted(before - names)
+        if len(more) + len(less) >= len(names):
+            return {"lessons": entry.lessons}
+        return {"less": less, "more": more}
+
+    def _followed(self, line: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the lessons that a move undid, and those that are in the weights served since."""
+        if line["kind"] == PROMOTED:
+            return (), self.lessons()[line["number"]]
+        if "undone" in line:  # lines of other moves once named them
+            return tuple(line["undone"]), tuple(line["lessons"])
+        if line["kind"] == ROLLED_BACK:
+            place = (str(line["old"]), str(line["new"]), int(line["number"]))
+            return self._changed_lessons(str(line["base"]), *place)
+        return (), ()
 
     def _changed_lessons(
-        self, base: str, old: str, new: str
+        self, base: str, old: str, new: str, number: float = math.inf
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what a rollback undoes and restores, after the moves before that number."""
         promotions = {
-            str(line["new"]): line for line in self._moves(base) if line["kind"] == "promote"
+            str(line["new"]): line
+            for line in self._moves(base)
+            if line["kind"] == PROMOTED and line["number"] < number
         }
-        restored = tuple(promotions[new]["lessons"]) if new != BASE else ()
+        lessons = self.lessons()
+        restored = lessons[promotions[new]["number"]] if new != BASE else ()
         undone: dict[str, None] = {}
         seen = {new, BASE}
         while old not in seen:
             seen.add(old)
-            undone.update(dict.fromkeys(promotions[old]["lessons"]))
+            undone.update(dict.fromkeys(lessons[promotions[old]["number"]]))
             old = promotions[old]["old"]
-        return tuple(name for name in undone if name not in restored), restored
+        there = frozenset(restored)
+        return tuple(name for name in undone if name not in there), restored
 
     def _moves(self, base: str) -> list[dict[str, Any]]:
         return [line for line in self.reflog() if line["done"] and line["base"] == base]
@@ -414,5 +455,5 @@ def _check_line(line: Mapping[str, Any]) -> None:
     for key in ("old", "new"):
         if line[key] != BASE and not is_name(line[key]):
             raise ValueError(f"{key} is no weights hash")
-    if not all(is_name(name) for key in ("undone", "lessons") for name in line[key]):
+    if not all(is_name(name) for key in _NAMING for name in line.get(key, ())):
         raise ValueError("a lesson has no hash")

@@ -11,9 +11,10 @@ import hmac
 import re
 from collections.abc import Collection, Iterator
 
-from homebox.memory import secret_forms, secret_lines, secret_words
+from homebox.memory import secret_forms, secret_lines, secret_made, secret_words
 from homebox.memory.secret_forms import formed
 from homebox.memory.secret_lines import crowded, nearby
+from homebox.memory.secret_made import made
 from homebox.memory.secret_numbers import Found, View, keys, numbers
 from homebox.memory.secret_patterns import PEM, PUBLIC
 from homebox.memory.secret_phrases import phrases
@@ -40,7 +41,9 @@ _CLOSING = ".,;:!?'\"`*_()[]{}<>"
 _MOST_WORDS = 24  # of a secret, when a text is searched for one
 
 
-_SCAN = Scan([*secret_words.SIGNS, *secret_lines.SIGNS, *secret_forms.SIGNS, "akia"])
+_SCAN = Scan(
+    [*secret_words.SIGNS, *secret_lines.SIGNS, *secret_forms.SIGNS, *secret_made.SIGNS, "akia"]
+)
 
 
 def find_secrets(text: str) -> list[Found]:
@@ -52,7 +55,7 @@ def find_secrets(text: str) -> list[Found]:
         return []
     view = View(text, _SCAN)
     found = [*_blocks(text), *numbers(view), *keys(view), *phrases(view), *told(view)]
-    found += [*nearby(view), *formed(view), *crowded(view)]
+    found += [*nearby(view), *formed(view), *made(view), *crowded(view)]
     return _apart(text, found)
 
 

@@ -9,6 +9,7 @@ number of characters is looked at, so a text takes time in proportion to its len
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from homebox.memory.secret_numbers import Found, View
@@ -17,7 +18,7 @@ from homebox.memory.secret_patterns import DOOR, KNOWN_CODE, PLAIN, compiled
 # A number as codes are written: alone, in groups, digit by digit, in words.
 _DIGIT = r"(?:zero|oh|one|two|three|four|five|six|seven|eight|nine)"
 _NUMBER = (
-    r"(?:[A-Z]-)?#?\d{4,8}#?|\d{2,4}(?:[ -]\d{2,4}){1,3}|\d(?: \d){3,7}"
+    r"(?:[A-Z]-)?#?\d{4,8}#?|\d{2,4}(?:[ -]\d{2,4}){1,3}|\d(?:[ -]\d){3,7}"
     rf"|{_DIGIT}(?:[ ,-]{{1,2}}{_DIGIT}){{3,7}}"
 )
 _LETTERED = r"(?=[A-Z-]{0,7}\d)(?=[\d-]{0,7}[A-Z])[A-Z\d]{2,5}-?[A-Z\d]{2,5}"
@@ -34,7 +35,7 @@ _GAP = r"[^\n.!?;(){}<>\[\]=\"|]"
 _IS = (
     r"(?:\b(?:is|are|was|were|be|being|its|it['’]?s|says?|said|reads?|shows?|gives?|with|using|use"
     r"|uses|try|tried|enter|entered|dial|press|type|type in|punch in|key in|put in|buzz|got|me|us"
-    r"|her|him|them|you|code|pin|tan|puk|otp|passcode|now|still|then|to|as|came|sent|up|thing|one"
+    r"|her|him|them|you|codes?|wants?|pattern|gym|pin|tan|puk|otp|passcode|now|still|then|to|as|came|sent|up|thing|one"
     r"|number|guard|lock|combo|combination|intercom|keypad|lockbox|key safe|padlock|panel|safe"
     r"|from \w+|again)[ ]{1,2}|(?<=\w)['’]s[ ]|[:=,→–—-][ ]{0,2}|\A|\n)[\"'`(]?\Z"
 )
@@ -50,19 +51,23 @@ _TOPICS: dict[str, int] = {
     **dict.fromkeys(("alarm panel", "alarm system", "burglar alarm", "phone lock"), 4),
     **dict.fromkeys(("suitcase lock", "luggage lock", "cable lock", "number lock"), 3),
     **dict.fromkeys(("texted", "sms", " text from", "messaged", "digit"), 4),
-    **dict.fromkeys(("sign in", "sign-in", "log in", "get in", "let in", "buzz"), 4),
+    **dict.fromkeys(("sign in", "sign-in", "log in", "get in", "gets in", "let in", "buzz"), 4),
     **dict.fromkeys(("emailed", "mailed me", "mailed us", "sent me", "sent us", "just sent"), 6),
     **dict.fromkeys(("door:", "gate:", "opens with", "opened with", "as password"), 4),
     "suitcase is": 3,
+    **dict.fromkeys(("padlock is", "padlock:"), 3),
+    **dict.fromkeys(("tablet is", "ipad is", "lock screen", "screen pattern"), 4),
+    **dict.fromkeys(("whatsapp", "locker", "signal wants", "telegram wants"), 6),
 }
 _TOPIC = re.compile(
     r"passcodes?|otps?|2fa|mfa|two[- ]factor|puk2?|authenticator|verif\w+|one[- ]time|steam guard"
     r"|[ ]codes?|pins?|tan|unlock\w*|disarm\w*|keypad|intercom|combination|combo|padlock"
     r"|lock ?box|key ?safe|(?:bike|screen|bicycle|gym|phone|suitcase|luggage|cable|number) lock"
     r"|alarm (?:panel|system)|burglar alarm|texted|sms(?:['’]?e?d)?|[ ]text from|messaged"
-    r"|e?mailed(?: me| us)?|(?:just )?sent(?: me| us)?|sign[ -]in|log in|get in|let in|buzz"
-    r"|suitcase is|authy|gate (?:number|code)|(?:cupboard|drawer) lock|digits?|(?:door|gate):"
-    r"|open(?:s|ed) with|as password",
+    r"|e?mailed(?: me| us)?|(?:just )?sent(?: me| us)?|sign[ -]in|log in|gets? in|let in|buzz"
+    r"|suitcase is|padlock(?: is|:)|(?:tablet|ipad) is|lock screen|screen pattern|whatsapp|locker"
+    r"|(?:signal|telegram) wants|authy|gate (?:number|code)|(?:cupboard|drawer) lock|digits?"
+    r"|(?:door|gate):|open(?:s|ed) with|as password",
     re.IGNORECASE,
 )
 _CODE = re.compile(
@@ -72,6 +77,7 @@ _BEFORE = re.compile(_IS, re.IGNORECASE)
 _BREAK = re.compile(r"[.!?][ ]+(?=\S)(?![Ii]t(?:['’]?s| is)\b|[Tt]hat['’]?s\b)|[(){}<>\[\]=\"|;\n]")
 _LAST_WORD = re.compile(r"[\w-]{1,24}[ ]\Z")
 _CLOSE = 32  # characters right before a number that say what it is
+_MOST_CODES = 8  # numbers of a clause that are looked at
 _AHEAD, _BACK = 90, 60  # characters of its sentence behind and before a topic
 
 
@@ -104,13 +110,15 @@ CUES: tuple[Cue, ...] = (
         rf"(?:combination|combo|safe|lock)\b{_GAP}{{0,40}}?"
         r"(?P<value>(?:\b(?:left|right|l|r)[ ]?\d{1,2}\b[ ,-]{0,3}(?:then )?){2,5}"
         r"(?<=\d)|(?:left|right|l|r)[ ]?\d{1,2}(?:[ ,-]{1,3}(?:then )?(?:left|right|l|r"
-        r")[ ]?\d{1,2}){1,4})",
+        r")[ ]?\d{1,2}){1,4}|\d{1,2}[ ](?:left|right)(?:[ ,-]{1,3}(?:then )?\d{1,2}[ ]"
+        r"(?:left|right)){1,4})",
     ),
     _cased(
         "otp",
-        "steam guard|authenticator|use code|verification code|security code|enter code| code",
+        "steam guard|authenticator|use code|verification code|security code|enter code| code"
+        "|confirm:|verify:",
         rf"(?i:steam guard|authenticator|use code|(?:verification|security) code|enter code"
-        rf"|[ ]code)\b"
+        rf"|[ ]code|confirm(?=:)|verify(?=:))\b"
         rf"[^\n.!?;(){{}}]{{0,24}}?(?:[ :]|\bis )(?P<value>{_LETTERED}){_ALONE}",
         check="signing in",
     ),
@@ -176,8 +184,76 @@ CUES: tuple[Cue, ...] = (
         "password",
         "changed|switched|rotated|updated",
         rf"(?:changed|switched|rotated|updated"
-        rf")\b{_GAP}{{0,30}}?\bfrom (?P<rest>\S{{6,40}}[ ]to[ ]\S{{6,40}})",
+        rf")\b{_GAP}{{0,30}}?[ ](?:from )?(?P<rest>\S{{6,40}}[ ]to[ ]\S{{6,40}})",
         check="both",
+    ),
+    # "bitwarden master is correct giraffe battery lamp"
+    _cue(
+        "password",
+        "master is|master:",
+        r"master(?: is|:)[ ](?P<value>[a-z]{3,12}(?:[ -][a-z]{3,12}){3,7})"
+        r"(?=[.,!]?[ \t]*(?:\n|\Z))",
+    ),
+    # "google verification 714 082 hurry"
+    _cue(
+        "otp",
+        "verif|2fa|otp|two factor|authenticator",
+        r"(?:verification|verify|2fa|otp|two factor|authenticator)\b(?: code)?[ :]{1,2}"
+        r"(?P<value>\d{3}[ -]\d{3})(?![\d-])",
+    ),
+    # "set up the backup with passphrase lantern orbit velvet canyon"
+    _cue(
+        "password",
+        "with passphrase|with the passphrase",
+        r"with (?:the )?passphrase[ :]{1,2}(?P<value>[a-z]{3,12}(?:[ -][a-z]{3,12}){3,7})"
+        r"(?=[.,!]?[ \t]*(?:\n|\Z))",
+    ),
+    # "suitcase 0-4-7", "key box by the shed 2094"
+    _cue(
+        "door-code",
+        "suitcase|key box|safe|padlock|locker|luggage",
+        r"(?:suitcase|key box|safe|padlock|(?P<own>locker|luggage))\b"
+        r"(?: (?:at|by|in|on|of|near) [a-z ]{2,24}?)?[ :]{1,2}"
+        r"(?P<value>\d(?:-\d){2,4}|(?(own)(?!)|\d{4,6}))(?=[.,!]?[ \t]*(?:\n|\Z))",
+    ),
+    # "the cottage network's key, larkspur-hollow"
+    _cue(
+        "password",
+        "wifi|wi-fi|network|hotspot|router|wlan",
+        r"(?:wi-?fi|network|hotspot|router|wlan)(?:['’]s)?[ ](?:key|password|pw|code|pass)[,:][ ]"
+        r"(?P<value>[a-z]+(?:[-_][a-z]+){1,4})(?=[.!]?[ \t]*(?:\n|\Z))",
+    ),
+    # "when it asks for a secret answer say Snowball"
+    _cue(
+        "password",
+        "secret answer|security question|security answer|secret question",
+        r"(?:secret|security) (?:answer|question)\b[^\n]{0,60}?\b(?:say|answer(?: is)?|put|type)"
+        r"[ :]{1,2}(?-i:(?P<value>[A-Z]\w{3,30}))\b",
+    ),
+    # "his password is his birthday 14071956", "pass on the nas = gigabyteGus"
+    _cue(
+        "password",
+        "birthday",
+        r"birthday[ ,:(]{1,3}(?P<value>\d{4}(?:\d\d){0,2})(?!\d)",
+        check="spoken of",
+    ),
+    _cue(
+        "password",
+        "pass |pw ",
+        r"(?:pass|pw) (?:on|for|of|to) [\w ]{2,24} = (?P<value>[^\s=]{5,40})(?=[ \t]*(?:\n|\Z))",
+    ),
+    # "key for office 365: NKGG6-WBPCC-HXWMY-6DQGJ-CPQVG"
+    _cased(
+        "license-key",
+        "key|activation|licen|voucher|gift|redeem",
+        rf"(?i:keys?|activation codes?|licen[cs]e|vouchers?|gift ?cards?|redeem)\b{_GAP}{{0,40}}?"
+        r"[ ](?P<value>(?=[A-Z-]{0,30}\d)(?=[\d-]{0,30}[A-Z])[A-Z\d]{4,6}(?:-[A-Z\d]{4,6}){2,5})"
+        r"(?![\w-])",
+    ),
+    _cue(
+        "card",
+        "gift",
+        rf"gift ?card\b{_GAP}{{0,30}}?(?P<value>\d{{4}}(?:[ -]?\d{{3,4}}){{2,4}})(?!\d)",
     ),
     # "it is Vanilla_Sky3 (the password)"
     _cue(
@@ -265,6 +341,11 @@ def _checked(cue: Cue, text: str, match: re.Match[str]) -> Iterator[Found]:
     if "(?P<rest>" in cue.pattern:
         for start, end in _words(cue.check, text, match):
             yield Found(start, end, cue.kind)
+    elif cue.check == "spoken of":
+        if re.search(
+            r"pass|\bpin\b|\bpw\b|\bcode\b", text[max(0, match.start() - 60) : match.start()]
+        ):
+            yield Found(*match.span("value"), cue.kind)
     elif cue.check != "signing in" or _opening(text, match):
         yield Found(*match.span("value"), cue.kind)
 
@@ -307,7 +388,8 @@ def _codes(view: View, sign: str, least: int, place: int, done: set[int]) -> Ite
         begin = stop.end()
     if sign == " code" and not _secret_code(text, begin, place):
         return
-    for match in _CODE.finditer(text, begin, min(len(text), end + 40)):
+    codes = _CODE.finditer(text, begin, min(len(text), end + 40))
+    for match in islice(codes, _MOST_CODES):
         if match.end() > end:
             break
         if match.start() in done or not _is_code(text, begin, place, match, least):

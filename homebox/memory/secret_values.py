@@ -51,6 +51,7 @@ _CODES = re.compile(
 _DIGITS = re.compile(r"[#*]?\d(?:[ .-]?\d){2,11}[#*]?(?![\w%€$£])")
 _DOOR = re.compile(r"[#*]?[A-Za-z]?\d(?:[ .-]?\d){2,9}[A-Za-z]?[#*]?(?![\w%€$£]|[.,:]\d|-\w)")
 _PAIR = re.compile(r"[\"'`]?[\w.@+-]{2,60}[\"'`]?[ ](?:/|\||:|and)[ ](?=\S)")
+_PASSWORD_NEXT = re.compile(r",?[ ](?:[/|][ ]|(?:and )?(?:the )?(?:pw|pass\w*)\b)")
 _TOKEN = re.compile(r"[A-Za-z\d+/=_.~:!@#$%^&*-]{8,512}")
 _URL = re.compile(r"[^\s\"'<>]{1,200}(?=@)")
 
@@ -130,7 +131,8 @@ def password(text: str, match: re.Match[str], short: bool = False) -> Span | Non
         return span if _may_be_quoted(value, match.group()) else None
     if (_CODE.match(value) and not _signs(value)) or _PRICE.match(value):
         return None
-    named = _NAME.match(value) and not re.search(r"\d{2}", value) and spoken(value)
+    worded = re.match(r"[A-Z][a-z]+_[A-Za-z]", value) is not None  # no language writes names so
+    named = _NAME.match(value) and not worded and not re.search(r"\d{2}", value) and spoken(value)
     if named or _is_type(value):
         return None
     if strong(value) and "(" not in value[1:]:
@@ -255,6 +257,8 @@ def short(text: str, match: re.Match[str]) -> Span | None:
     if word.startswith(("pass", "log", "cred")):
         span = value_at(text, match.end())
         value = text[span[0] : span[1]] if span else ""
+        if span and not word.startswith("pass") and _PASSWORD_NEXT.match(text, span[1]):
+            return None  # a user's name
         if not strong(value) or (
             not re.search(r"\d", value) and not _quoted(text, match.end() + 1)
         ):

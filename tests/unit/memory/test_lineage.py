@@ -3,7 +3,10 @@
 import hashlib
 import json
 import random
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -81,9 +84,51 @@ def test_history_gives_back_what_was_promoted(state: State) -> None:
             "reason": "recall 1/1",
             "lessons": [told],
             "time": made.time,
-            "undone": [],
         }
     ]
+
+
+def test_lines_that_name_their_lessons_are_followed_like_those_that_do_not(
+    state: State, tmp_path: Path
+) -> None:
+    """Reflogs were once written so."""
+    rex, tom = (state.ledger.add_lesson(lesson(name)) for name in ("Rex", "Tom"))
+    one = promote(state, "one", rex)
+    promote(state, "two", *sorted((rex, tom)))
+    state.lineage.rollback(BASE, one, "owner")
+    named = [([rex], []), (sorted((rex, tom)), []), ([rex], [tom])]
+    expected = {"Rex": "active", "Tom": "undone"}
+    assert states(state) == expected
+    state.close()
+    path = state.path / "refs/reflog"
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    assert [line.keys() & {"lessons", "more"} for line in lines] == [{"lessons"}, {"more"}, set()]
+    old = [
+        canonical_json({**_plain(line), "lessons": lessons, "undone": undone})
+        for line, (lessons, undone) in zip(lines, named, strict=True)
+    ]
+    for number in range(4):  # the first so many are old
+        path.write_bytes(
+            b"".join(line + b"\n" for line in [*old[:number], *_encoded(lines[number:])])
+        )
+        copy = tmp_path / f"{number}"
+        shutil.copytree(state.path, copy)
+        with closing(sqlite3.connect(copy / "ledger.db")) as other, other:
+            other.execute("UPDATE lessons SET state = 'new'")
+            other.execute("DELETE FROM marks")
+        with open_state(copy) as again:
+            assert states(again) == expected
+            move = again.lineage.rollback(BASE, "previous", "owner")
+            assert set(move.restored_lessons) == {rex, tom}
+            assert states(again) == {"Rex": "active", "Tom": "active"}
+
+
+def _plain(line: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in line.items() if name not in ("more", "less")}
+
+
+def _encoded(lines: list[dict[str, object]]) -> list[bytes]:
+    return [canonical_json(line) for line in lines]
 
 
 def test_rollback_deletes_nothing_and_can_itself_be_undone(state: State) -> None:
