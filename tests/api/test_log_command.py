@@ -82,7 +82,7 @@ def test_search_and_show(log: Any, told: list[str]) -> None:
     assert "conversation ses_2" in shown
     value = json.loads(log(told[2], "--json")[1])
     assert [span[2] for span in value["messages"][0]["spans"]] == ["file", "file", "owner"]
-    assert log("show", "turn_none")[0] == 5
+    assert log("show", "turn_none")[0] == 2
 
 
 def test_export_is_read_back(log: Any, told: list[str], state: Path) -> None:
@@ -109,7 +109,7 @@ def test_delete_asks_a_person(
         assert log("delete", told[0])[0] == expected
     done = json.loads(log("delete", "ses_1", "--yes", "--json")[1])
     assert (done["deleted"], done["lessons"]) == ([told[1]], [])
-    assert log("delete", "ses_1", "--yes")[0] == 5
+    assert log("delete", "ses_1", "--yes")[0] == 2
     assert b"Rex" not in b"".join(files(state).values())
     assert [turn["id"] for turn in json.loads(log("--json")[1])] == [told[2]]
 
@@ -154,7 +154,7 @@ def test_delete_with_a_daemon(log: Any, told: list[str], box: Box, state: Path) 
     assert done["deleted"] == sorted([*told[:2], home])
     assert [lesson["value"] for lesson in done["lessons"]] == ["Oslo"]
     assert box.daemon.state.ledger.lessons() == []
-    assert log("delete", "nothing", "--yes")[0] == 5
+    assert log("delete", "nothing", "--yes")[0] == 2
     assert b"Rex" not in b"".join(files(state).values())
     assert box.daemon.state.ledger.verify() == 4
 
