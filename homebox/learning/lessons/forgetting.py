@@ -20,7 +20,7 @@ from homebox.learning.reading.topics import MANY, NOTE
 from homebox.memory.history import Decided, Event, RolledBack, Selected, Told
 from homebox.memory.ledger import DECISION, MOVE, Ledger, Outline
 from homebox.memory.lessons import ALIVE, Lesson
-from homebox.memory.lineage import LEFT, Lineage
+from homebox.memory.lineage import LEFT, ROLLED_BACK, Lineage
 from homebox.memory.manifest import short
 
 SHORTEST = 4  # characters of a prefix
@@ -251,12 +251,12 @@ def _moves(
         position = marks.get(f"{MOVE}{number}", _number_at(outline, line["time"]))
         if line["kind"] == LEFT:
             continue  # no lesson followed it
-        if line["kind"] == "rollback":
+        if line["kind"] == ROLLED_BACK:
             yield (position, number, 0), RolledBack(line["old"], line["new"])
             continue
         entry = lineage.entry(line["entry"])
         chosen = roots.get(entry.ledger_root, position)
-        imported = not line["lessons"]
+        imported = not entry.lessons
         left_out = frozenset({NOTE})
         yield (chosen, number, -1), Selected(line["new"], line["old"], imported, left_out)
 
@@ -276,10 +276,11 @@ def _number_at(outline: Sequence[Outline], time: str) -> int:
 def _knowing(lineage: Lineage, lost: set[str]) -> tuple[tuple[str, ...], bool]:
     """Name the checkpoints that were built from lost lessons, and say whether one is served."""
     heads = set(lineage.heads().values())
+    lessons = lineage.lessons() if lost else {}
     found = [
         str(line["new"])
         for line in lineage.reflog()
-        if line["done"] and line["kind"] == "promote" and not lost.isdisjoint(line["lessons"])
+        if line["done"] and not lost.isdisjoint(lessons.get(line["number"], ()))
     ]
     names = tuple(dict.fromkeys(found))
     return names, not heads.isdisjoint(names)
