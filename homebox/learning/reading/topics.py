@@ -9,12 +9,12 @@ import re
 from functools import cache
 
 from homebox.language.preferences import PREFERENCES
-from homebox.language.relation_data import ONLY, PEOPLE, PETS
 from homebox.language.relations import RELATIONS, kind_of, relation_for
 from homebox.language.statements import match_preference, match_statement
-from homebox.language.values import DAYS, MONTHS
+from homebox.language.values import DAYS
 from homebox.learning.reading.clauses import GAP
 from homebox.learning.reading.told import Told
+from homebox.learning.reading.wordings import HURRIED, MONTH, NAMED, OF_OTHERS, WORDINGS
 from homebox.learning.reading.words import (
     CLAUSAL,
     COUNTED_IN_PASSING,
@@ -27,71 +27,6 @@ from homebox.learning.reading.words import (
 )
 
 _VALUE = "(?P<value>.+)"
-_MONTH = "|".join(MONTHS)
-
-# Wordings of listed topics beyond those that the relations list themselves.
-_WORDINGS = (
-    ("name", r"my (?:full |first )?name is {v}"),
-    ("name", r"(?:i am|i'm) (?:called|named) {v}"),
-    ("surname", r"my (?:last|family) name is {v}"),
-    ("age", r"i am (?P<value>\d{1,3})(?: years old| years of age)?"),
-    ("age", r"i (?:will be|turned|just turned) (?P<value>\d{1,3})(?: .*)?"),
-    ("birthday", rf"i was born on (?:the )?(?P<value>\d{{1,2}}\.? (?:{_MONTH})|(?:{_MONTH}) \d+)"),
-    ("home", r"(?:we live|i live|i reside|i am based|i am staying|i have lived) (?:over )?in {v}"),
-    ("home", r"(?:i|we) (?:have )?(?:just )?moved (?:here |over )?(?:to|into) {v}"),
-    ("home town", r"i grew up in {v}"),
-    ("birthplace", r"(?:i am|i come) (?:originally )?from {v}"),
-    ("job", r"(?:i am working|i work|i have worked) (?:\w+ly )?as an? {v}"),
-    ("job", r"i am an? (?P<value>(?:[\w-]+ )?[\w-]+) (?:by profession|by trade|for a living)"),
-    ("job", r"(?:my (?:profession|occupation|work) is) (?:being )?an? {v}"),
-    ("employer", r"(?:i am working|i work|i have worked|i am employed) (?:at|for|by) {v}"),
-    ("car", r"i (?:drive|own) (?P<value>(?:an? )?[A-Z0-9][\w-]*(?: [\w-]+)?)"),
-    ("football team", r"(?:i support|i am a (?:fan|supporter) of|i root for) {v}"),
-    ("language spoken", r"my (?:native|first|mother) (?:language|tongue) is {v}"),
-    ("language learned", r"i am (?:currently )?(?:learning|studying) {v}"),
-    ("instrument", r"i (?:play|practise|practice) the {v}"),
-    ("hobby", r"i (?:do|love doing|enjoy|like doing) (?P<value>[\w-]+ing)"),
-    ("bedtime", r"i (?:usually |always |normally )?go to (?:bed|sleep) at {v}"),
-    ("lunch time", r"i (?:usually |always |normally )?(?:have|eat) (?:my )?lunch at {v}"),
-    ("getting up", r"i (?:usually |always |normally )?(?:get|wake) up at {v}"),
-    ("shoe size", r"i (?:wear|have|take) (?:a )?(?:shoe size|size) (?P<value>\d+)(?: shoes)?"),
-    ("house number", r"i live at (?:house )?number {v}"),
-    ("bus line", r"i (?:always |usually )?take (?:the )?(?:bus|bus line|bus number|line) {v}"),
-    ("allergy", r"i (?:can't|cannot|must not|mustn't|am not allowed to) (?:eat|have) (?:any )?{v}"),
-    ("alarm time", r"my alarm (?:goes off|rings|is set|is set for|is) (?:at |for )?{v}"),
-    ("language learned", r"i have been (?:learning|studying) {v}"),
-    ("allergy", r"i am (?:very |really |badly )?allergic to {v}"),
-    ("intolerance", r"i am (?P<value>lactose|gluten|fructose|histamine)[ -]intolerant"),
-    ("year of birth", r"i was born (?:in )?(?P<value>(?:19|20)\d\d)"),
-    ("preferred drink", r"i (?:usually |always |mostly )?(?:prefer to )?drink {v}"),
-    (
-        "disliked food",
-        r"i (?:really |absolutely )?(?:hate|can't stand|dislike|don't like) {v}",
-    ),
-    ("disliked food", r"i don't eat (?:any )?{v}"),
-    ("wife's name", r"i am married to (?P<value>(?!an? )[\w'-]+), my wife"),
-    ("what to call me", r"(?:please )?call me {v}"),
-    ("what to call me", r"(?:my friends|friends|people) (?:all )?call me {v}"),
-    ("what to call me", r"(?:everyone|everybody) calls me {v}"),
-    # Topics that no relation lists are asked by the general frames.
-    ("liking", r"i (?:really |also |just |absolutely )*(?:like|love|enjoy|adore) {v}"),
-    (
-        "liking",
-        r"i am (?:very |really )?(?:fond of|keen on|mad about|a (?:big |huge )?fan of) {v}",
-    ),
-    ("preferring", r"i (?:really |much |usually |generally |always |also )*prefer {v}"),
-    ("preferring", r"i(?: would|'d) rather (?:have |use |take |get )?{v}"),
-    (
-        "number of children",
-        r"(?:i|we) have (?P<value>\d|two|three|four|five|six|seven) (?:children|kids)",
-    ),
-    ("diet", r"i am (?:an? )?(?P<value>vegetarian|vegan|pescatarian|pescetarian|coeliac|teetotal)"),
-    ("handedness", r"i am (?P<value>left-handed|right-handed|ambidextrous)"),
-    ("marital status", r"i am (?P<value>single|married|divorced|widowed|engaged)"),
-    ("height", r"i am (?P<value>\d[\d.,]* ?(?:cm|m|metres?|meters?|ft|feet)(?: \d+)?)(?: tall)?"),
-    ("eye colour", r"i have (?P<value>blue|brown|green|grey|gray|hazel) eyes"),
-    ("blood type", r"my blood (?:type|group) is (?P<value>(?:a|b|ab|o)[+-]?(?: \w+)?)"),
-)
 _TAIL = re.compile(
     r"(,? (now|fyi|lol|haha|xd|more than anything(?: else)?)|,? (nowadays|these days"
     r"|originally|at the moment|currently|today|by the way|btw|too"
@@ -115,30 +50,6 @@ _EMPHASIS = re.compile(
 _PHRASE_BEHIND = re.compile(
     r" (in|at|for|with|near|since|from|during|on|every|next to|along with|by) (?!the \w+$).*$"
 )
-# What people type in a hurry, and how the forms have it.
-_HURRIED = tuple(
-    (re.compile(pattern, re.IGNORECASE), words)
-    for pattern, words in (
-        (r"\bfave?(?= \w)", "favourite"),
-        (r"\b(?:bday|b-day)\b", "birthday"),
-        (r"^(my(?: \w+)?) names (?!of\b|are\b|were\b|is\b)", r"\1 name is "),
-        (r"\b(name|birthday|anniversary|job|home)'s (?=\w)", r"\1 is "),
-        (r"\bcan ?not\b|\bcant\b", "can't"),
-        (r"^(can't|must not|mustn't) (?=(?:eat|have) )", r"I \1 "),
-        (r"\bmust not (?=(?:eat|have) )", "mustn't "),
-        (rf"\b(?:the )?(\d{{1,2}})(?:st|nd|rd|th) of (?={_MONTH})", r"\1 "),
-        (r"^what i (?:really |most |mostly )?(\w+)(?: most)? (?:is|are) (?=\w)", r"I \1 "),
-        (r"^(?:my )?fav(?:e|ou?rite)? (\w+): ?(?=\w)", r"my favourite \1 is "),
-        (r"^(birthday|anniversary) is (?=\w)", r"my \1 is "),
-        (r"^the name of our (?=\w)", "the name of my "),
-        (rf"^(my (?:{'|'.join(PETS)}))s called (?=\w)", r"\1 is called "),
-        (r"^(?:just |recently )?moved (?=to |into )", "I moved "),
-        (
-            r"^(wife|husband|partner|son|daughter|dog|cat|boss|mum|mom|dad)'?s name is ",
-            r"my \1's name is ",
-        ),
-    )
-)
 _DISLIKED_DAY = re.compile(
     rf"i (?:hate|can't stand|dislike|don't like) (?:{'|'.join(DAYS)}|mornings?|winter|summer|spring"
     r"|autumn|meeting)s?\b",
@@ -150,33 +61,7 @@ _CORES = {
     "number": re.compile(r"\d[\d.,]*[a-zA-Z]?\b|\d+"),
     "time": re.compile(_CLOCK, re.IGNORECASE),
 }
-_BEING = r"(?:,? (?:and |who is |that is |which is )?(?:he|she|it|his name|her name|its name) is"
-_NAMED = tuple(
-    re.compile(pattern)
-    for pattern in (
-        rf"(?i:i|we) (?:have|adopted|bought|got|keep|own)(?: an?"
-        rf"| the) (?P<noun>[a-z-]+(?: (?!yesterday|today|last|now)[a-z-]+)?)"
-        rf"(?: [a-z ]+?)?{_BEING}(?: called| named)?) (?P<value>[A-Z][\w'-]*(?: [A-Z][\w'-]*)*)$",
-        r"(?i:my) (?P<noun>[\w' -]{2,30}?) goes by(?: the name)?(?: of)? (?P<value>[A-Z].*)$",
-        rf"(?i:my) (?P<noun>{'|'.join((*PEOPLE, *PETS, *ONLY))}),? (?P<value>[A-Z][\w-]+),? [a-z]",
-    )
-)
-# What those who are near the owner like, where they live and work.
-_OF_OTHERS = tuple(
-    (
-        subject,
-        re.compile(
-            rf"(?i:my) (?P<who>(?:{'|'.join((*PEOPLE, *ONLY, 'mum', 'mom', 'dad'))}"
-            rf")(?: [A-Z][\w-]+)?){said}"
-        ),
-    )
-    for subject, said in (
-        ("", r"'s (?P<what>(?:least )?favou?rite [a-z]+(?: [a-z]+)?|birthday) is (?P<value>.+)$"),
-        ("home", r" lives in (?P<value>[A-Z].*)$"),
-        ("employer", r" works (?:at|for) (?P<value>[A-Z].*)$"),
-    )
-)
-_DATE = re.compile(rf"\d|{_MONTH}|easter|christmas|{'|'.join(DAYS)}", re.IGNORECASE)
+_DATE = re.compile(rf"\d|{MONTH}|easter|christmas|{'|'.join(DAYS)}", re.IGNORECASE)
 NOTE = "note"  # the topic of what was to be remembered and has none of its own
 # Topics of which several values hold at once.
 MANY = frozenset({"liking", "preferring", NOTE})
@@ -201,7 +86,7 @@ def told(clause: str, small: bool = False) -> Told | None:
 
 def _in_passing(clause: str, small: bool) -> Told | None:
     """Read names told on the way: "my daughter Nkechi ...", "a cat, she is called Calypso"."""
-    for pattern in _NAMED:
+    for pattern in NAMED:
         match = pattern.match(clause)
         noun = match.group("noun").lower() if match else ""
         if match and not PASSING_NOUN.match(noun):
@@ -212,7 +97,7 @@ def _in_passing(clause: str, small: bool) -> Told | None:
 
 def _of_another(clause: str, small: bool) -> Told | None:
     """Read what is said of somebody near: "my colleague Ada's favourite flower is freesia"."""
-    for subject, pattern in _OF_OTHERS:
+    for subject, pattern in OF_OTHERS:
         match = pattern.match(clause)
         what = subject or (match.group("what") if match else "")
         value = _value(match.group("value"), _kind(what), small) if match else None
@@ -282,7 +167,7 @@ def _lesson_kind(subject: str) -> str:
 def expanded(clause: str) -> str:
     """Write contractions out, as the forms have them."""
     clause = _EMPHASIS.sub("", clause)
-    for pattern, words in _HURRIED:
+    for pattern, words in HURRIED:
         clause = pattern.sub(words, clause)
     clause = re.sub(r"\bi['’ ]?m\b", "I am", clause, flags=re.IGNORECASE)
     clause = re.sub(r"\b(i|we)'?ve (got )?", r"\1 have ", clause, flags=re.IGNORECASE)
@@ -299,7 +184,7 @@ def expanded(clause: str) -> str:
 def _wordings() -> tuple[tuple[str, re.Pattern[str]], ...]:
     return tuple(
         (subject, re.compile(f"^{text.replace('{v}', _VALUE)}$", re.IGNORECASE))
-        for subject, text in _WORDINGS
+        for subject, text in WORDINGS
     )
 
 
