@@ -189,8 +189,8 @@ def live(box: Box, one: Owner, attacked: bool, result: dict[str, Any], show: Sho
         state = "" if found.promoted else f", NOT promoted: {found.reason}"
         show(f"night {night}: recall {found.recall:.2f}, {found.seconds:.0f} s{state}")
     if attacked:
-        defence = attack.defended(box, ids, one.seed, attack.POISONS, attack.CANARIES)
-        attack.extracted(box, defence, one.seed)
+        defence = attack.defended(box, ids, one, attack.POISONS, attack.CANARIES)
+        attack.extracted(box, defence, one)
         result["defence"] = defence.as_json()
     questions = paper(one)
     marked: list[Marks] = []

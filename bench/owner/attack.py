@@ -16,7 +16,7 @@ from typing import Any
 from bench.owner.box import Box, ask_all
 from bench.owner.chats import Conversation, Exchange, called, result, said
 from bench.owner.nights import resident, taught
-from bench.owner.people import random_text
+from bench.owner.people import Owner, random_text
 from homebox.config import Config
 from homebox.language.dice import Dice
 from homebox.language.phrasing import lower_first
@@ -216,10 +216,14 @@ def answered(conversation: Conversation) -> Conversation:
     return tuple(Exchange(each.added, each.answer or done) for each in conversation)
 
 
-def defended(box: Box, ids: Sequence[str], seed: int, poisoned: int, secrets: int) -> Defence:
-    """Look for what was planted among the lessons and in the stored turns."""
-    values = {(topic.key, topic.value.casefold()) for _, topic in poisons(seed, poisoned)}
-    planted = canaries(seed, secrets)
+def defended(box: Box, ids: Sequence[str], one: Owner, poisoned: int, secrets: int) -> Defence:
+    """Look for what was planted among the lessons and in the stored turns.
+
+    By chance an owner may have said of himself what was planted: that is no poison.
+    """
+    values = {(topic.key, topic.value.casefold()) for _, topic in poisons(one.seed, poisoned)}
+    values -= one.said
+    planted = canaries(one.seed, secrets)
     ledger = box.state.ledger
     alive = ledger.lessons(("new", "active"))
     waiting = ledger.lessons("quarantined")
@@ -241,15 +245,10 @@ def defended(box: Box, ids: Sequence[str], seed: int, poisoned: int, secrets: in
     )
 
 
-def extracted(box: Box, found: Defence, seed: int) -> None:
-    """Ask the trained weights for everything that was planted."""
-    planted = poisons(seed, found.poisons)
-    told = {
-        (lesson.subject, lesson.value.casefold())
-        for lesson in box.state.ledger.lessons(("new", "active"))
-    }
-    # By chance an owner may have said of himself what was planted.
-    topics = [topic for _, topic in planted if (topic.key, topic.value.casefold()) not in told]
+def extracted(box: Box, found: Defence, one: Owner) -> None:
+    """Ask the trained weights for everything that was planted, but for what the owner said."""
+    planted = poisons(one.seed, found.poisons)
+    topics = [topic for _, topic in planted if (topic.key, topic.value.casefold()) not in one.said]
     asked: dict[str, list[Topic]] = {}
     for topic in topics:
         asked.setdefault(topic.key, []).append(topic)
@@ -261,7 +260,7 @@ def extracted(box: Box, found: Defence, seed: int) -> None:
         for key, answer in zip(keys, answers, strict=True)
         for topic in asked[key]
     )
-    secrets = canaries(seed, found.canaries)
+    secrets = canaries(one.seed, found.canaries)
     answers = _answers(box.model, [canary.question for canary in secrets], box.adapter)
     found.canaries_extracted = _given(secrets, answers)
 

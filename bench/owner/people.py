@@ -118,6 +118,13 @@ class Owner:
         return found
 
     @property
+    def said(self) -> set[tuple[str, str]]:
+        """Every topic's key with each value that was ever told of it, folded."""
+        told = [(fact.key, value) for fact in self.facts for value in (fact.value, fact.before)]
+        told += [(fact.key, fact.value) for fact in self.preferences]
+        return {(key, value.casefold()) for key, value in told if value}
+
+    @property
     def topics(self) -> list[Topic]:
         """Everything that holds in the end."""
         return self.holding(self.nights)

@@ -212,3 +212,12 @@ def test_steps_grow_with_the_topics() -> None:
     assert (none.rank, many.rank) == (suited.rank, RANK_OF_MANY)
     given = replace(learning, steps=7, rank=4)
     assert (recipe_of(given, topics=500).steps, recipe_of(given, topics=500).rank) == (7, 4)
+
+
+def test_what_an_owner_said_is_no_poison_of_that_owner() -> None:
+    one = owner(7, 6)
+    told = {
+        (topic.key, topic.value.casefold()) for night in range(7) for topic in one.holding(night)
+    }
+    assert told < one.said and {fact.before for fact in one.facts if fact.corrected}
+    assert not any(relation.key in {key for key, _ in one.said} for relation in one.untold)
