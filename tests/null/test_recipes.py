@@ -85,7 +85,7 @@ def test_shares_that_leave_nothing_are_refused() -> None:
 def test_the_second_try_is_gentler_or_longer() -> None:
     recipe = replace(recipe_of(LearningConfig()), stop=12)
     gentler = recipe.gentler()
-    assert (gentler.rate, gentler.kl, gentler.stop) == (recipe.rate / 2, recipe.kl * 2, 0)
+    assert gentler == replace(recipe.longer(), rate=recipe.rate / 2, kl=recipe.kl * 2)
     assert recipe.longer() == replace(recipe, steps=recipe.steps * 2, stop=0)
 
 

@@ -1,8 +1,8 @@
 """Builds candidates and lets them sit the exam, until one passes the gate or both tries are over.
 
 A refused candidate is tried in weaker doses if it recalls its lessons. Then the recipe is repeated
-once: with half the rate and twice the hold on the base, or, where lessons were not recalled, with
-twice the steps. A run whose loss stopped being a number is
+once with twice the steps; where lessons were recalled, also with half the rate and twice the hold
+on the base. A run whose loss stopped being a number is
 refused like any other, with the course that it took.
 """
 
@@ -109,7 +109,7 @@ class Trial:
         if candidate.verdict.passed:
             return candidate
         if candidate.verdict.recalls:
-            again, how = recipe.gentler(), "half the rate and twice the KL"
+            again, how = recipe.gentler(), "twice the steps, half the rate and twice the KL"
         else:
             again, how = recipe.longer(), "twice the steps"
         yield Progress("retry", 0, 1, f"refused ({candidate.why}); again with {how}")

@@ -15,7 +15,7 @@ from homebox.model.config import ModelConfig
 
 SCALES = (1.0, 0.75, 0.5)
 DIALOGUE = 84  # tokens that rows are made for, by dialogue: full batches, also of long ones
-SUITED = 30  # topics that a preset's steps are made for
+SUITED = 30  # topics that a preset's steps are made for; fewer take as many
 HEAD_START = 70  # topics' worth of steps that any run takes, however little it teaches
 MANY = 43  # topics above which an adapter needs
 RANK_OF_MANY = 16  # at least
@@ -46,8 +46,8 @@ class Recipe:
     stop: int = 0  # steps after which a run ended early; 0: none, or not known yet
 
     def gentler(self) -> "Recipe":
-        """The second try where the first did harm: half the rate, twice the hold on the base."""
-        return dataclasses.replace(self, rate=self.rate / 2, kl=self.kl * 2, stop=0)
+        """The second try where the first did harm: longer, with less rate, more hold on the base."""
+        return dataclasses.replace(self.longer(), rate=self.rate / 2, kl=self.kl * 2)
 
     def longer(self) -> "Recipe":
         """The second try where the first learned too little: twice the steps."""
@@ -163,8 +163,8 @@ def recipe_of(
 
 
 def steps_for(preset: Preset, topics: int) -> int:
-    """Return the steps that suit so many topics: a line, measured with 10 to 500 of them."""
-    return math.ceil(preset.steps * (HEAD_START + topics) / (HEAD_START + SUITED))
+    """Return the steps that suit so many topics: a line, from those of a usual night on."""
+    return math.ceil(preset.steps * (HEAD_START + max(topics, SUITED)) / (HEAD_START + SUITED))
 
 
 def most_rank(settings: LearningConfig) -> int:
