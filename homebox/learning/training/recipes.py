@@ -46,7 +46,7 @@ class Recipe:
     stop: int = 0  # steps after which a run ended early; 0: none, or not known yet
 
     def gentler(self) -> "Recipe":
-        """The second try where the first did harm: longer, with less rate, more hold on the base."""
+        """The second try where the first did harm: longer, less rate, more hold on the base."""
         return dataclasses.replace(self.longer(), rate=self.rate / 2, kl=self.kl * 2)
 
     def longer(self) -> "Recipe":
