@@ -8,23 +8,23 @@ import argparse
 import asyncio
 import threading
 from concurrent.futures import Future
-from typing import Any
 
 from homebox import daemon
 from homebox.api.exchange import Exchange
 from homebox.config import load_config
 from homebox.memory.ledger import Ledger
+from homebox.memory.turns import Turn
 from tests.api import fake_learner
 
 SLOWNESS = 0.03  # seconds of every write
 
 
-def slow_submit(self: Ledger, **turn: Any) -> "Future[str]":
+def slow_submit(self: Ledger, turn: Turn) -> "Future[str]":
     late: Future[str] = Future()
 
     def write() -> None:
         try:
-            late.set_result(original_submit(self, **turn).result())
+            late.set_result(original_submit(self, turn).result())
         except Exception as error:
             late.set_exception(error)
 
