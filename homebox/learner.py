@@ -110,30 +110,10 @@ def run(
         refused.lines.append(f'"homebox report {name[:12]}" shows what it found')
         return refused
 
-    def valid() -> bool:
-        return ledger.mark(ERASURES) == erased and not taken_back(selection, ledger)
-
-    def keep() -> tuple[LineageEntry, list[str]] | None:
-        # No tensor has a word of the owner, but the other objects do.
-        kept = save_tensors(store, candidate.tensors)
-        with live.lock:
-            if not valid():
-                return None
-            return kept_whole(candidate, kept, selection, samples, model, store, head)
+    promotion = _Promotion(model, store, lineage, ledger, live, erased, selection, head)
 
     def served_now() -> Generator[Progress, None, str]:
-        keeping = Progress("promote", 0, 1, "keeping the new weights")
-        found = yield from beside(keep, keeping, interrupt)
-        if found is None:
-            return ""
-        entry, whole = found
-        yield Progress("promote", 0, 1, "serving the new weights", ready=entry.weights)
-        # From here on answers wait for HEAD.
-        with live.lock:
-            if not valid():
-                return ""
-            lineage.promote(entry, whole)
-        return entry.weights
+        return (yield from promotion.steps(candidate, samples))
 
     try:
         weights = yield from patient(served_now, pauses, interrupt)
@@ -146,6 +126,53 @@ def run(
     line = morning_line(candidate.marks, candidate.verdict, selection, seconds, (head, weights))
     data |= {"weights": weights, "previous": head, **_told(pauses)}
     return Report(True, weights, head, [line], data)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Promotion:
+    """How a candidate that passed comes to be served, unless something was forgotten meanwhile."""
+
+    model: Model
+    store: Store
+    lineage: Lineage
+    ledger: Ledger
+    live: LiveLessons
+    erased: int  # the ledger's mark of erasures when its lessons were selected
+    selection: Selection
+    head: str
+
+    def steps(self, candidate: Candidate, samples: Samples) -> Generator[Progress, None, str]:
+        """Keep everything beside the answers, then move HEAD; "" if it must not be served."""
+        keep = partial(self._kept, candidate, samples)
+        interrupt = getattr(self.model, "interrupt", NOBODY)
+        keeping = Progress("promote", 0, 1, "keeping the new weights")
+        found = yield from beside(keep, keeping, interrupt)
+        if found is None:
+            return ""
+        entry, whole = found
+        yield Progress("promote", 0, 1, "serving the new weights", ready=entry.weights)
+        # From here on answers wait for HEAD.
+        with self.live.lock:
+            if not self._valid():
+                return ""
+            self.lineage.promote(entry, whole)
+        return entry.weights
+
+    def _kept(
+        self, candidate: Candidate, samples: Samples
+    ) -> tuple[LineageEntry, list[str]] | None:
+        # No tensor has a word of the owner, but the other objects do.
+        tensors = save_tensors(self.store, candidate.tensors)
+        with self.live.lock:
+            if not self._valid():
+                return None
+            return kept_whole(
+                candidate, tensors, self.selection, samples, self.model, self.store, self.head
+            )
+
+    def _valid(self) -> bool:
+        same = self.ledger.mark(ERASURES) == self.erased
+        return same and not taken_back(self.selection, self.ledger)
 
 
 def _built(
