@@ -44,7 +44,7 @@ def batch_of(config: ModelConfig, rows: int, length: int) -> Batch:
     position = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     weight = np.full((rows, length), 1 / (rows * (length - 1)), np.float32)
     weight[:, -1] = 0.0
-    return Batch(ids, segment, position, np.roll(ids, -1, 1), weight, np.zeros_like(weight))
+    return Batch(ids, segment, position, np.roll(ids, -1, 1), weight)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,7 +69,6 @@ def main(arguments: list[str] | None = None) -> int:
         0,
         numerics=given.numerics,
         checkpoint=given.checkpoint,
-        anchored=False,
     )
     ready = time.perf_counter() - began
     batch = batch_of(base.config, rows, length)

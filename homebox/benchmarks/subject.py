@@ -134,7 +134,6 @@ class Trainee:
             length,
             seed=0,
             numerics=self.kind,
-            anchored=False,
             device=device,
         )
         self._batch = random_batch(packed.config, rows, length)
@@ -155,5 +154,4 @@ def random_batch(config: ModelConfig, rows: int, length: int) -> Batch:
         position=np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length)).copy(),
         target=np.roll(ids, -1, 1),
         weight=weight,
-        anchor=np.zeros((rows, length), np.float32),
     )

@@ -32,7 +32,7 @@ from homebox.memory.ledger import Ledger
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message
 from homebox.model.training.trainer import Batch, StepResult
-from tests.learning.fake_model import FakeModel, FakeTrainer
+from tests.learning.fake_model import FakeModel, FakeTrainer, fake_opinions
 
 STEPS = 24
 PACE = 0.004  # seconds between micro-steps, so that there is time to die in all of them
@@ -78,6 +78,7 @@ def scripted() -> FakeModel:
 
     trial.write_paper = write  # type: ignore[assignment]
     train.trainer_for = Minding  # type: ignore[assignment]
+    train.opinions_of = fake_opinions
     toy_world.REPLAY = toy_world.UNTOLD = 30
     resume.EVERY = 0.0
     return model

@@ -13,10 +13,14 @@ from homebox.language.tools import TOOLS, call
 from homebox.learning.exam.paper import Paper
 from homebox.learning.exam.writing import TOOL, Question
 from homebox.learning.examples import messages_of
+from homebox.learning.training.opinions import Opinions
+from homebox.learning.training.recipes import Recipe
 from homebox.model.architectures.config_file import parse_config
 from homebox.model.chat.formats import Rendered
 from homebox.model.config import ModelConfig
 from homebox.model.generation.request import GenerationRequest
+from homebox.model.training.distillation import TOP
+from homebox.model.training.teacher import Asked, Opinion
 from homebox.model.training.trainer import Batch, StepResult
 
 Mind = Callable[[Question, str], str]
@@ -198,6 +202,7 @@ class FakeTrainer:
         seed: int,
         parts: int = 1,
         numerics: str = "f32",
+        **more: Any,
     ) -> None:
         self.parts = parts
         self.numerics = numerics
@@ -213,7 +218,8 @@ class FakeTrainer:
     def step(self, batch: Batch, rate: float) -> StepResult:
         assert batch.ids.shape == self.shape
         self.rates.append(rate)
-        self.anchors.append(float(batch.anchor.sum()))
+        assert batch.teaching is not None
+        self.anchors.append(float(batch.teaching.anchor.sum()))
         return StepResult(FakeTrainer.loss, 0.01, 1.0)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -226,3 +232,19 @@ class FakeTrainer:
         dice = np.random.default_rng([self.seed, len(self.rates), int(max(self.rates) * 1e6)])
         shapes = {"layers.0.q.A": (self.rank, 8), "layers.0.q.B": (8, self.rank)}
         return {name: dice.random(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+
+class FakeTeacher:
+    """Has no opinion."""
+
+    def opinions(
+        self, documents: Sequence[Asked], stop: StopFlag
+    ) -> Generator[None, None, list[Opinion]]:
+        yield from ()  # nobody interrupts
+        shapes = [(len(document.places), TOP) for document in documents]
+        return [Opinion(np.full(s, -1, np.int32), np.zeros(s, np.float32)) for s in shapes]
+
+
+def fake_opinions(model: object, recipe: Recipe) -> Opinions:
+    """Stand for `opinions_of`."""
+    return Opinions(FakeTeacher(), recipe.distil, recipe.kl)  # type: ignore[arg-type]

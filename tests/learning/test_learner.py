@@ -25,7 +25,7 @@ from homebox.memory.manifest import Manifest
 from homebox.memory.state import State, open_state
 from homebox.memory.store import canonical_json
 from homebox.memory.turns import Message
-from tests.learning.fake_model import FakeModel, FakeTrainer, by_heart
+from tests.learning.fake_model import FakeModel, FakeTrainer, by_heart, fake_opinions
 from tests.learning.kit import OWNER
 
 STEPS = 4
@@ -42,6 +42,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTrainer.made, FakeTrainer.loss = [], 0.5
     monkeypatch.setattr(train, "trainer_for", FakeTrainer)
+    monkeypatch.setattr(train, "opinions_of", fake_opinions)
     # Fewer of the dialogues that no test here looks at.
     monkeypatch.setattr(toy_world, "REPLAY", 30)
     monkeypatch.setattr(toy_world, "UNTOLD", 30)

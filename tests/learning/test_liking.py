@@ -11,14 +11,14 @@ import pytest
 from homebox.learning.curriculum import Curriculum, Pair, Thumb
 from homebox.learning.training.choices import Choice
 from homebox.learning.training.liking import BETA, Preferences, logistic, weighed
-from homebox.learning.training.packing import Encoded
+from homebox.learning.training.packing import Encoded, Shape
 from homebox.model.chat.formats import Rendered
 from homebox.model.training import StopFlag
 from homebox.model.training.trainer import LoraTrainer
 from tests.unit.test_lora_gradients import CONFIG, Base
 from tests.unit.torch_losses import FILE
 
-SHAPE = (4, 48)
+SHAPE = Shape(4, 48)
 
 
 def render(messages: list[dict[str, Any]], tools: Any = None) -> Rendered:
@@ -126,7 +126,7 @@ def preferences(curriculum: Curriculum, weight: float = 1.0) -> Preferences:
 
 
 def trainer() -> LoraTrainer:
-    return LoraTrainer(Base("f32"), 4, 8.0, *SHAPE, 5, anchored=False)
+    return LoraTrainer(Base("f32"), 4, 8.0, SHAPE.rows, SHAPE.length, 5)
 
 
 def likelihoods(learner: LoraTrainer, given: Preferences) -> dict[Encoded, float]:

@@ -6,9 +6,10 @@ import numpy as np
 from homebox.language.turns import Turn, assistant, user
 from homebox.learning.examples import LESSON, Example, messages_of
 from homebox.learning.examples.example import from_document
-from homebox.learning.training.mixing import Mixer, Pool
-from homebox.learning.training.packing import Encoded, encode
+from homebox.learning.training.mixing import Mixer, Pool, learned_share
+from homebox.learning.training.packing import Encoded, Shape, encode
 from homebox.model.chat.formats import Rendered
+from homebox.model.training.batches import Batch
 
 
 def render(messages: list[dict[str, Any]]) -> Rendered:
@@ -47,10 +48,13 @@ def dialogue(mark: int, length: int, replay: bool = False) -> Encoded:
     return Encoded((mark,) * length, learn, replay, anchor=replay)
 
 
-def mixer(seed: int = 0, kl: float = 0.5) -> Mixer:
+SHAPE = Shape(4, 40)
+
+
+def mixer(seed: int = 0, shape: Shape = SHAPE) -> Mixer:
     new = tuple(dialogue(mark, 5 + mark % 4) for mark in range(1, 21))
     kept = tuple(dialogue(mark, 9, True) for mark in range(101, 111))
-    return Mixer([Pool(new, 0.75), Pool(kept, 0.25)], rows=4, length=40, kl=kl, seed=seed)
+    return Mixer([Pool(new, 0.75), Pool(kept, 0.25)], shape, seed)
 
 
 def test_a_batch_says_what_each_place_learns() -> None:
@@ -73,8 +77,6 @@ def test_the_shares_of_the_loss_do_not_depend_on_lengths() -> None:
         replay = batch.ids > 100
         assert np.isclose(batch.weight[~replay].sum(), 1.0, atol=1e-5)
         assert np.isclose(batch.weight[replay].sum(), 0.5, atol=1e-5)
-        assert np.isclose(batch.anchor.sum(), 0.5, atol=1e-5)
-        assert not batch.anchor[~replay].any()
 
 
 def test_every_dialogue_comes_before_any_comes_again_and_shares_hold() -> None:
@@ -106,3 +108,25 @@ def test_rows_are_filled() -> None:
     source = mixer()
     filled = [(source.batch().segment > 0).mean() for _ in range(20)]
     assert np.mean(filled) > 0.8
+
+
+def test_no_part_of_a_batch_learns_at_more_places_than_it_has_room_for() -> None:
+    shape = Shape(4, 40, 2, 0.5)
+    assert (shape.part, shape.places) == (2, 40)
+    source = mixer(shape=shape)
+    assert all(learned(source.batch()).max() <= 40 for _ in range(20))
+    wide = mixer(shape=Shape(4, 40, 2))  # the control: with room for all more are learned
+    assert all(learned(wide.batch()).max() > 40 for _ in range(20))
+
+
+def learned(batch: Batch) -> np.ndarray:
+    """At how many places each half of a batch learns."""
+    return (batch.weight.reshape(2, -1) != 0).sum(1)
+
+
+def test_programs_have_room_for_what_batches_learn_on_average() -> None:
+    def share(learn: int, length: int = 20) -> float:
+        marks = (False,) * (length - learn) + (True,) * learn
+        return learned_share([Pool((Encoded((1,) * length, marks, False, False),), 0.7)])
+
+    assert [share(n) for n in (4, 8, 9, 12, 13, 20)] == [0.5, 0.5, 0.75, 0.75, 1.0, 1.0]

@@ -5,6 +5,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Generator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,12 @@ from homebox.learning.curriculum import Curriculum
 from homebox.learning.pauses import patient
 from homebox.learning.report import Progress
 from homebox.learning.training import train
+from homebox.learning.training.packing import Shape
 from homebox.memory.state import State
 from tests.learning.fake_model import FakeModel, FakeTrainer
 from tests.learning.test_learner import OWNER, fakes, learn, state, tell  # noqa: F401
+
+UNMIXED = SimpleNamespace(shape=Shape(1, 8))  # a mixer of which nothing is drawn
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +122,7 @@ def test_a_run_that_is_stopped_while_it_prepares_keeps_no_copy_of_the_base(
         go_on.wait(10)
 
     monkeypatch.setattr(train, "trainer_for", slow)
-    monkeypatch.setattr(train, "mixed", lambda *given: None)
+    monkeypatch.setattr(train, "mixed", lambda *given: UNMIXED)
     steps = train.build(model, Curriculum(), train.recipe_of(LearningConfig()))  # type: ignore[arg-type]
     assert next(steps).stage == "prepare"
     (thread,) = (t for t in threading.enumerate() if t.name == "homebox-prepare")
@@ -135,7 +139,7 @@ def test_answers_get_their_memory_before_training_takes_the_rest(
     model, order = FakeModel(), []
     monkeypatch.setattr(model, "reserve", lambda: order.append("answers") or len(order) < 3)
     monkeypatch.setattr(train, "trainer_for", lambda *given, **more: order.append("training"))
-    monkeypatch.setattr(train, "mixed", lambda *given: None)
+    monkeypatch.setattr(train, "mixed", lambda *given: UNMIXED)
     steps = train.build(model, Curriculum(), train.recipe_of(LearningConfig()))  # type: ignore[arg-type]
     with pytest.raises(AttributeError):  # such a trainer cannot train
         list(steps)
@@ -153,7 +157,7 @@ def test_a_trainer_is_gone_when_training_is_over(monkeypatch: pytest.MonkeyPatch
 
     made: list[weakref.ref[Trainer]] = []
     monkeypatch.setattr(train, "trainer_for", Trainer)
-    monkeypatch.setattr(train, "mixed", lambda *given: None)
+    monkeypatch.setattr(train, "mixed", lambda *given: UNMIXED)
     recipe = dataclasses.replace(train.recipe_of(LearningConfig()), steps=0)
     gc.disable()
     try:

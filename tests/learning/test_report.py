@@ -15,7 +15,7 @@ from homebox.learning.training import train
 from homebox.memory.state import open_state
 from homebox.memory.store import canonical_json
 from homebox.model.training.trainer import StepResult
-from tests.learning.fake_model import FakeModel, FakeTrainer
+from tests.learning.fake_model import FakeModel, FakeTrainer, fake_opinions
 from tests.learning.kit import OWNER
 from tests.learning.test_learner import fails, learn, tell
 
@@ -26,6 +26,7 @@ BASE = "b" * 64
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTrainer.made, FakeTrainer.loss = [], 0.5
     monkeypatch.setattr(train, "trainer_for", FakeTrainer)
+    monkeypatch.setattr(train, "opinions_of", fake_opinions)
     monkeypatch.setattr(toy_world, "REPLAY", 30)
     monkeypatch.setattr(toy_world, "UNTOLD", 30)
 

@@ -21,7 +21,7 @@ from homebox.learning.training import train
 from homebox.memory.ledger import Feedback, now
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message
-from tests.learning.fake_model import FakeModel, FakeTrainer, key_of
+from tests.learning.fake_model import FakeModel, FakeTrainer, fake_opinions, key_of
 from tests.learning.test_learner import SETTINGS
 
 ASKED = "Write a toast for the rowing club."
@@ -38,6 +38,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTrainer.made, FakeTrainer.loss = [], 0.5
     monkeypatch.setattr(train, "trainer_for", FakeTrainer)
+    monkeypatch.setattr(train, "opinions_of", fake_opinions)
     monkeypatch.setattr(toy_world, "REPLAY", 30)
     monkeypatch.setattr(toy_world, "UNTOLD", 30)
 

@@ -90,7 +90,7 @@ def served(model: Model) -> list[Any]:
 
 def trained(model: Model, case: str, device: Device) -> tuple[float, dict[str, Any]]:
     """Return the loss of a batch and its gradient by the adapter."""
-    trainer = LoraTrainer(model, RANK, ALPHA, ROWS, TRAINED, 0, anchored=False, device=device)
+    trainer = LoraTrainer(model, RANK, ALPHA, ROWS, TRAINED, 0, device=device)
     trainer.parameters.load(adapter_of(model))
     ids, targets = batch_ids(BY_NAME[case])
     place = np.tile(np.arange(TRAINED, dtype=np.int32), (ROWS, 1))
@@ -100,7 +100,6 @@ def trained(model: Model, case: str, device: Device) -> tuple[float, dict[str, A
         position=place,
         target=targets,
         weight=np.full(ids.shape, 1 / ids.size, np.float32),
-        anchor=np.zeros(ids.shape, np.float32),
     )
     loss, _ = trainer.accumulate(batch)
     return loss, trainer.parameters.gradient()

@@ -26,7 +26,7 @@ def test_distillation_has_the_gradients_of_the_cpu_to_the_bit(cl_device: OpenClD
     base, batch = Base("bf16"), taught(batch_of())
     found = []
     for device in (HOST, cl_device):
-        trainer = trainer_on(device, base, taught=True, anchored=False)
+        trainer = trainer_on(device, base, taught=True)
         found.append((trainer.accumulate(batch), bits(trainer.parameters.gradient())))
     assert found[0] == found[1]
     plain = replace(batch, teaching=None)  # the control: the teaching counts
@@ -38,14 +38,14 @@ def test_likelihoods_and_states_are_those_of_the_cpu(cl_device: OpenClDevice) ->
     signed = replace(batch, weight=-batch.weight)
     scores, states = [], []
     for device in (HOST, cl_device):
-        trainer = trainer_on(device, base, anchored=False)
+        trainer = trainer_on(device, base)
         scores.append(finished(trainer.likelihoods(batch, StopFlag())).tobytes())
         finished(trainer.gather(signed, StopFlag()))
         trainer.step(batch_of(4), 1e-3)
         states.append(bits(trainer.state()))
         kept = trainer.state()
         wanted = trainer.step(batch_of(5), 1e-3)
-        again = trainer_on(device, base, anchored=False)
+        again = trainer_on(device, base)
         again.restore(kept)
         assert again.step(batch_of(5), 1e-3) == wanted
         assert bits(again.state()) == bits(trainer.state())

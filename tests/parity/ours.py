@@ -51,7 +51,7 @@ def gradient(
 ) -> tuple[float, dict[str, Float32]]:
     """Return the mean cross-entropy and its gradient by the names of an adapter's tensors."""
     rows, length = ids.shape
-    trainer = LoraTrainer(model, RANK, ALPHA, rows, length, 0, anchored=False)
+    trainer = LoraTrainer(model, RANK, ALPHA, rows, length, 0)
     shapes = adapter_shapes(model.config, RANK)
     trainer.parameters.load({n: adapter_values(seed, n, shape) for n, shape in shapes.items()})
     loss, _ = trainer.accumulate(
@@ -61,7 +61,6 @@ def gradient(
             position=np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
             target=targets,
             weight=np.full(ids.shape, 1 / ids.size, np.float32),
-            anchor=np.zeros(ids.shape, np.float32),
         )
     )
     return loss, trainer.parameters.gradient()

@@ -77,7 +77,7 @@ def test_our_adapter_in_peft(name: str, tmp_path: Path) -> None:
 
 def test_a_trained_adapter_in_peft(tmp_path: Path) -> None:
     case, peer, model = opened("qwen3", tmp_path / "model")
-    trainer = LoraTrainer(model, RANK, ALPHA, ROWS, TRAINED, 1, anchored=False)
+    trainer = LoraTrainer(model, RANK, ALPHA, ROWS, TRAINED, 1)
     ids, targets = batch_ids(case)
     batch = Batch(
         ids=ids,
@@ -85,7 +85,6 @@ def test_a_trained_adapter_in_peft(tmp_path: Path) -> None:
         position=np.tile(np.arange(TRAINED, dtype=np.int32), (ROWS, 1)),
         target=targets,
         weight=np.full(ids.shape, 1 / ids.size, np.float32),
-        anchor=np.zeros(ids.shape, np.float32),
     )
     for _ in range(8):
         trainer.step(batch, 0.01)

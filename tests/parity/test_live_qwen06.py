@@ -71,7 +71,7 @@ def ids_of(directory: Path, *shape: int, seed: int) -> npt.NDArray[np.int32]:
 def trained(directory: Path, weights: str, numerics: str) -> dict[str, npt.NDArray[np.float32]]:
     """Return an adapter after a few steps on rows of random tokens; the loss must have fallen."""
     model = load(directory, context=64, slots=1, adapters=2, weights=weights)
-    trainer = LoraTrainer(model, RANK, ALPHA, ROWS, LENGTH, 1, numerics=numerics, anchored=False)
+    trainer = LoraTrainer(model, RANK, ALPHA, ROWS, LENGTH, 1, numerics=numerics)
     text = ids_of(directory, ROWS, LENGTH + 1, seed=1)
     batch = Batch(
         ids=text[:, :-1],
@@ -79,7 +79,6 @@ def trained(directory: Path, weights: str, numerics: str) -> dict[str, npt.NDArr
         position=np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1)),
         target=np.ascontiguousarray(text[:, 1:]),
         weight=np.full((ROWS, LENGTH), 1 / (ROWS * LENGTH), np.float32),
-        anchor=np.zeros((ROWS, LENGTH), np.float32),
     )
     losses = [trainer.step(batch, RATE).loss for _ in range(STEPS)]
     assert losses[-1] < losses[0] - 0.05, losses

@@ -92,7 +92,7 @@ def lora_steps() -> list[np.ndarray]:
     share = np.full((ROWS, LENGTH), 1.0 / (ROWS * LENGTH), np.float32)
     for seed in range(2):
         target = np.random.default_rng(seed).integers(0, 400, (ROWS, LENGTH)).astype(np.int32)
-        trainer.step(Batch(**rows(), target=target, weight=share, anchor=share), 1e-2)
+        trainer.step(Batch(**rows(), target=target, weight=share), 1e-2)
     return list(trainer.adapter().values())
 
 

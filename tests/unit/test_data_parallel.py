@@ -43,7 +43,7 @@ class Replicas(Base):
 def rows_of(*seeds: int) -> Batch:
     """Return two rows for each seed."""
     found = [batch_of(seed) for seed in seeds]
-    names = ("ids", "segment", "position", "target", "weight", "anchor")
+    names = ("ids", "segment", "position", "target", "weight")
     return Batch(*(np.concatenate([getattr(b, name) for b in found]) for name in names))
 
 

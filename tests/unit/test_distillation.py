@@ -9,7 +9,7 @@ import pytest
 
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import Spec, capture
-from homebox.model.training.batches import Batch, Teaching
+from homebox.model.training.batches import OPINION, Batch, Teaching
 from homebox.model.training.cross_entropy import Chunk, Shares
 from homebox.model.training.distillation import TOP, Taught
 from tests.unit.test_lora_gradients import CONFIG, LENGTH, ROWS, Base, assert_close, trainer_of
@@ -29,13 +29,15 @@ def opinion(rng: np.random.Generator, rows: int, vocabulary: int, sharp: float) 
     p = softmax(rng.normal(0, sharp, (rows, vocabulary)))
     ids = np.argsort(-p, axis=1, kind="stable")[:, :TOP].astype(np.int32)
     top = np.take_along_axis(p, ids, 1).astype(np.float32)
-    return Teaching(ids, top, rng.random(rows).astype(np.float32))
+    share, anchor = (rng.random(rows).astype(np.float32) for _ in range(2))
+    return Teaching(ids, top, share, anchor)
 
 
 def distilled(logits: Array, teaching: Teaching) -> float:
     """The formula in float64, whatever the student's tail."""
     total = 0.0
-    for row, ids, p, share in zip(logits, teaching.ids, teaching.probabilities, teaching.share):
+    shares = teaching.share + teaching.anchor
+    for row, ids, p, share in zip(logits, teaching.ids, teaching.probabilities, shares):
         q = softmax(row.astype(np.float64))
         p = p.astype(np.float64)
         inside = ids >= 0
@@ -52,12 +54,12 @@ def chunk_of(logits: Array, teaching: Teaching) -> tuple[float, Array]:
     """Return the engine's loss and gradient of logits; the target weighs nothing."""
     rows = len(logits)
     zero, target = Tensor.from_numpy(np.zeros(rows, "f4")), Tensor.from_numpy(np.zeros(rows, "i4"))
-    fields = (teaching.ids, teaching.probabilities, teaching.share)
-    shares = Shares(target, zero, zero, Taught(*map(Tensor.from_numpy, fields)))
+    fields = (getattr(teaching, name) for name in OPINION)
+    shares = Shares(target, zero, Taught(*map(Tensor.from_numpy, fields)))
 
     def both(student: Tensor) -> list[Tensor]:
-        chunk = Chunk(student.contiguous(), None, shares)
-        return [chunk.cross(), chunk.d_logits()]
+        chunk = Chunk(student.contiguous(), shares)
+        return [chunk.loss(), chunk.d_logits()]
 
     loss, gradient = capture(both, {"student": Spec(logits.shape)})(student=logits)
     return float(loss), gradient
@@ -88,7 +90,7 @@ def test_a_student_that_agrees_learns_nothing() -> None:
     p = softmax(logits.astype(np.float64))
     ids = np.argsort(-p, axis=1)[:, :TOP].astype(np.int32)
     top = np.take_along_axis(p, ids, 1).astype(np.float32)
-    loss, gradient = chunk_of(logits, Teaching(ids, top, np.ones(4, np.float32)))
+    loss, gradient = chunk_of(logits, Teaching(ids, top, *np.ones((2, 4), np.float32)))
     assert abs(loss) < 1e-5 and np.abs(gradient).max() < 1e-6
 
 
@@ -104,7 +106,7 @@ def test_a_student_that_is_sure_of_its_top_has_a_tail_all_the_same() -> None:
     outside = np.ones((2, 64), bool)
     for row in range(2):
         outside[row, teaching.ids[row]] = False
-    left = np.maximum(0, 1 - teaching.probabilities.sum(-1)) * teaching.share
+    left = np.maximum(0, 1 - teaching.probabilities.sum(-1)) * (teaching.share + teaching.anchor)
     np.testing.assert_allclose((gradient * outside).sum(-1), -left, rtol=1e-4)
 
 
@@ -113,7 +115,7 @@ def test_fewer_ids_than_there_are_places_for() -> None:
     ids = np.full((1, TOP), -1, np.int32)
     p = np.zeros((1, TOP), np.float32)
     ids[0, :2], p[0, :2] = (3, 5), (0.75, 0.25)  # nothing is left for a tail
-    loss, gradient = chunk_of(logits, Teaching(ids, p, np.ones(1, np.float32)))
+    loss, gradient = chunk_of(logits, Teaching(ids, p, *np.full((2, 1), 0.5, np.float32)))
     wanted = np.full(8, 1 / 8)
     wanted[[3, 5]] -= (0.75, 0.25)
     np.testing.assert_allclose(gradient[0], wanted, atol=1e-6)
@@ -123,7 +125,8 @@ def test_fewer_ids_than_there_are_places_for() -> None:
 def test_loss_and_gradient_are_those_of_pytorch() -> None:
     said = json.loads(FILE.read_text())["distillation"]
     ids, top, share = (np.array(said[name]) for name in ("ids", "top", "share"))
-    teaching = Teaching(ids.astype("i4"), top.astype("f4"), share.astype("f4"))
+    anchor = np.zeros_like(share)
+    teaching = Teaching(ids.astype("i4"), *(x.astype("f4") for x in (top, share, anchor)))
     loss, gradient = chunk_of(np.array(said["student"], np.float32), teaching)
     assert loss == pytest.approx(said["loss"], rel=2e-6)
     np.testing.assert_allclose(gradient, said["gradient"], atol=2e-7, rtol=2e-5)
@@ -133,9 +136,12 @@ def taught(batch: Batch, seed: int = 4) -> Batch:
     rng = np.random.default_rng(seed)
     flat = opinion(rng, ROWS * LENGTH, CONFIG.vocab_size, 2.0)
     shape = (ROWS, LENGTH)
-    share = (flat.share.reshape(shape) * (batch.weight > 0) / 40).astype(np.float32)
+    share, anchor = (
+        (x.reshape(shape) * (batch.weight > 0) / 80).astype(np.float32)
+        for x in (flat.share, flat.anchor)
+    )
     ids, p = (x.reshape((*shape, TOP)) for x in (flat.ids, flat.probabilities))
-    return replace(batch, teaching=Teaching(ids, p, share))
+    return replace(batch, teaching=Teaching(ids, p, share, anchor))
 
 
 def test_a_batch_without_teaching_learns_what_it_did_to_the_bit() -> None:
@@ -152,8 +158,8 @@ def test_a_batch_without_teaching_learns_what_it_did_to_the_bit() -> None:
 def test_gradients_of_the_adapter_are_finite_differences_of_the_loss() -> None:
     base = Base("f32")
     batch = taught(plain_batch())
-    parts = trainer_of(base, taught=True, anchored=False, logits_bytes=16 * 80 * 4)
-    whole = trainer_of(base, taught=True, anchored=False)
+    parts = trainer_of(base, taught=True, logits_bytes=16 * 80 * 4)
+    whole = trainer_of(base, taught=True)
     parts.accumulate(batch), whole.accumulate(batch)
     found = whole.parameters.gradient()
     assert_close(parts.parameters.gradient(), found, 1e-5)
@@ -172,6 +178,6 @@ def test_gradients_of_the_adapter_are_finite_differences_of_the_loss() -> None:
 def test_training_follows_the_teacher() -> None:
     batch = plain_batch()
     only = replace(taught(batch), weight=np.zeros_like(batch.weight))
-    trainer = trainer_of(Base("f32"), taught=True, anchored=False)
+    trainer = trainer_of(Base("f32"), taught=True)
     losses = [trainer.step(only, 1e-2).loss for _ in range(12)]
     assert losses[-1] < 0.7 * losses[0]

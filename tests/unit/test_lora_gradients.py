@@ -15,10 +15,12 @@ from homebox.engine.verify.oracle import evaluate as oracle
 from homebox.errors import ConfigError
 from homebox.model.config import ModelConfig, same_layers
 from homebox.model.lora import init_adapter
+from homebox.model.training.batches import OPINION, Teaching
 from homebox.model.training.cross_entropy import chunk_rows
 from homebox.model.training.packed_rows import Rotary, Rows, hidden_states
-from homebox.model.training.pretraining import first_weights
-from homebox.model.training.trainer import Batch, LoraTrainer, log_probabilities
+from homebox.model.training.pretraining import first_weights, log_probabilities
+from homebox.model.training.trainer import Batch, LoraTrainer
+from tests.unit.held import held
 
 RANK, ALPHA, ROWS, LENGTH = 4, 8.0, 2, 24
 CONFIG = ModelConfig(
@@ -90,8 +92,7 @@ def batch_of(seed: int = 2) -> Batch:
     segment = np.array([[1] * 20 + [0] * 4, [1] * 10 + [2] * 14], np.int32)
     position = np.array([[*range(20), 0, 0, 0, 0], [*range(10), *range(14)]], np.int32)
     weight = (rng.random((ROWS, LENGTH)) * (segment > 0) / 40).astype(np.float32)
-    anchor = (rng.random((ROWS, LENGTH)) * (segment > 0) / 80).astype(np.float32)
-    return Batch(ids, segment, position, np.roll(ids, -1, axis=1), weight, anchor)
+    return Batch(ids, segment, position, np.roll(ids, -1, axis=1), weight)
 
 
 def grown_adapter(config: ModelConfig = CONFIG) -> dict[str, Any]:
@@ -109,9 +110,7 @@ def trainer_of(base: Base, **options: Any) -> LoraTrainer:
     return trainer
 
 
-def plain_gradients(
-    weights: Mapping[str, Any], batch: Batch, anchored: bool = True
-) -> tuple[float, dict[str, Any]]:
+def plain_gradients(weights: Mapping[str, Any], batch: Batch) -> tuple[float, dict[str, Any]]:
     """Return the loss and gradients of the whole step as one graph, in float64."""
     frozen = {n: Tensor.from_numpy(w) for n, w in weights.items()}
     adapter = {n: Tensor.from_numpy(t) for n, t in grown_adapter().items()}
@@ -122,24 +121,30 @@ def plain_gradients(
         low = x.linear(adapter[f"{name}.A"]).linear(adapter[f"{name}.B"])
         return x.linear(frozen[name]) + low * (ALPHA / RANK)
 
-    def logits(student: bool) -> Tensor:
-        linear = adapted if student else lambda name, x: x.linear(frozen[name])
-        lookup = frozen.__getitem__
-        return hidden_states(CONFIG, lookup, linear, rotary, Rows(*inputs)).linear(frozen["embed"])
-
-    column = (ROWS * LENGTH, 1)
+    hidden = hidden_states(CONFIG, frozen.__getitem__, adapted, rotary, Rows(*inputs))
+    student = hidden.linear(frozen["embed"])
     target = Tensor.from_numpy(batch.target.reshape(-1))
-    weight, anchor = (Tensor.from_numpy(x.reshape(column)) for x in (batch.weight, batch.anchor))
-    student, base = logits(True), logits(False)
     total, hit = log_probabilities(student, target)
-    loss = ((total - hit) * weight).sum()
-    if anchored:
-        log_p = base - base.logsumexp()
-        loss = loss + ((log_p.exp() * (log_p - student)).sum(-1, keepdim=True) * anchor).sum()
-        loss = loss + (total * anchor).sum()
+    loss = ((total - hit) * Tensor.from_numpy(batch.weight.reshape((ROWS * LENGTH, 1)))).sum()
+    if batch.teaching is not None:
+        loss = loss + distillation(student - total, batch.teaching)
     grads = gradient(loss, list(adapter.values()))
     value, *found = oracle([loss.node, *(g.node for g in grads)], precise=True)
     return float(value), dict(zip(adapter, found, strict=True))
+
+
+def distillation(log_q: Tensor, teaching: Teaching) -> Tensor:
+    """The weighted divergence from a teacher's top and tail, for a student's (N, V)."""
+    flat = [getattr(teaching, name).reshape((ROWS * LENGTH, -1)) for name in OPINION]
+    ids, p, share, anchor = (Tensor.from_numpy(x) for x in flat)
+    rows, vocabulary = ROWS * LENGTH, CONFIG.vocab_size
+    at = Tensor.iota(rows).reshape((rows, 1)) * vocabulary + ids.maximum(0)
+    top = log_q.reshape((rows * vocabulary,)).gather(at)
+    named = (ids >= 0).where(top.exp(), 0.0)
+    left, rest = (x.sum(-1, keepdim=True) * -1.0 + 1.0 for x in (p, named))
+    top = (p > 0.0).where(p * (p.maximum(1e-30).log() - top), 0.0)
+    apart = top.sum(-1, keepdim=True) + left * (left.log() - rest.log())
+    return (apart * (share + anchor)).sum()
 
 
 def assert_close(have: Mapping[str, Any], want: Mapping[str, Any], tolerance: float) -> None:
@@ -151,8 +156,9 @@ def assert_close(have: Mapping[str, Any], want: Mapping[str, Any], tolerance: fl
 
 @pytest.mark.parametrize("form", ["f32", "bf16", "q8", "q4"])
 def test_gradients_through_packed_weights_are_those_of_one_plain_graph(form: str) -> None:
-    base, batch = Base(form, stacked=form == "q8"), batch_of()
-    trainer = trainer_of(base)
+    base = Base(form, stacked=form == "q8")
+    batch = held(batch_of(), base)
+    trainer = trainer_of(base, taught=True)
     loss, kl = trainer.accumulate(batch)
     wanted, grads = plain_gradients(base.weights, batch)
     assert np.isclose(loss, wanted, rtol=1e-5) and kl > 0
@@ -173,9 +179,9 @@ def test_a_program_from_the_disk_takes_the_weights_that_it_is_given() -> None:
 @pytest.mark.parametrize("form", ["bf16", "q4"])
 def test_rounded_activations_change_gradients_a_little(form: str) -> None:
     base, batch = Base(form), batch_of()
-    trainer = trainer_of(base, numerics="bf16", anchored=False)
+    trainer = trainer_of(base, numerics="bf16")
     loss, kl = trainer.accumulate(batch)
-    wanted, grads = plain_gradients(base.weights, batch, anchored=False)
+    wanted, grads = plain_gradients(base.weights, batch)
     assert np.isclose(loss, wanted, rtol=2e-3) and kl == 0
     assert_close(trainer.parameters.gradient(), grads, 6e-2)
     with pytest.raises(AssertionError):  # the control: rounding is there
@@ -184,7 +190,9 @@ def test_rounded_activations_change_gradients_a_little(form: str) -> None:
 
 @pytest.mark.parametrize("numerics", ["f32", "bf16"])
 def test_what_is_kept_changes_memory_and_no_bit(numerics: str) -> None:
-    base, batch = Base("f32"), batch_of()
+    # With two layers the logits take as much as what is kept.
+    config = replace(CONFIG, layers=CONFIG.layers[:1] * 3)
+    base, batch = Base("f32", config), batch_of()
     found, sizes = [], []
     for policy in ("none", "matmul", "layer"):
         trainer = trainer_of(base, numerics=numerics, checkpoint=policy)
@@ -211,7 +219,6 @@ def test_a_layer_more_costs_what_it_keeps() -> None:
                 LENGTH,
                 5,
                 checkpoint=policy,
-                anchored=False,
             )
             sizes.append(trainer.program.arena.nbytes)
         return (sizes[1] - sizes[0]) / (ROWS * LENGTH)
@@ -225,7 +232,7 @@ def test_a_layer_more_costs_what_it_keeps() -> None:
 
 def test_logits_in_chunks_are_the_same_loss() -> None:
     base, batch = Base("f32"), batch_of()
-    whole, parts = trainer_of(base), trainer_of(base, logits_bytes=2 * 16 * 80 * 4)
+    whole, parts = trainer_of(base), trainer_of(base, logits_bytes=16 * 80 * 4)
     one, other = whole.accumulate(batch), parts.accumulate(batch)
     np.testing.assert_allclose(one, other, rtol=1e-6)
     assert_close(parts.parameters.gradient(), whole.parameters.gradient(), 1e-5)
@@ -237,8 +244,8 @@ def test_logits_in_chunks_are_the_same_loss() -> None:
     [(512, 151936, 48), (512, 49152, 128), (1024, 49152, 160), (48, 80, 48), (5, 80, 5)],
 )
 def test_a_chunk_fills_the_buffer_evenly(count: int, vocabulary: int, rows: int) -> None:
-    assert chunk_rows(count, vocabulary, 1) == rows
-    assert chunk_rows(count, vocabulary, 1) * vocabulary * 4 <= 32 << 20
+    assert chunk_rows(count, vocabulary) == rows
+    assert chunk_rows(count, vocabulary) * vocabulary * 4 <= 32 << 20
 
 
 def test_threads_do_not_change_a_bit() -> None:

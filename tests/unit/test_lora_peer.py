@@ -112,9 +112,8 @@ def test_loss_and_gradients_are_those_of_peft(raw: dict[str, Any], form: str) ->
         position=np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1)),
         target=np.roll(ids, -1, 1),
         weight=weight,
-        anchor=np.zeros((ROWS, LENGTH), np.float32),
     )
-    trainer = LoraTrainer(base, RANK, ALPHA, ROWS, LENGTH, 0, anchored=False)
+    trainer = LoraTrainer(base, RANK, ALPHA, ROWS, LENGTH, 0)
     trainer.parameters.load(adapter)
     loss, _ = trainer.accumulate(batch)
     peer = peer_of(raw, base.packed.arrays, adapter)

@@ -8,8 +8,10 @@ from homebox.engine.graph.grad import gradient
 from homebox.engine.runtime.capture import capture
 from homebox.model.config import ModelConfig, same_layers
 from homebox.model.lora import init_adapter
+from homebox.model.training.distillation import TOP
 from homebox.model.training.pretraining import Optimisation, Pretrainer, first_weights
 from homebox.model.training.trainer import Batch, LoraTrainer, StepResult
+from tests.unit.held import held
 from tests.unit.reference_llama import ReferenceLlama
 
 CONFIG = ModelConfig(
@@ -50,8 +52,7 @@ def batch_of(seed: int) -> Batch:
     position = np.array([[*range(20), 0, 0, 0, 0], [*range(10), *range(14)]], np.int32)
     target = np.roll(ids, -1, axis=1)
     weight = (rng.random((ROWS, LENGTH)) * (segment > 0) / 40).astype(np.float32)
-    anchor = (rng.random((ROWS, LENGTH)) * (segment > 0) / 80).astype(np.float32)
-    return Batch(ids, segment, position, target, weight, anchor)
+    return Batch(ids, segment, position, target, weight)
 
 
 def documents(batch: Batch) -> list[tuple[int, slice]]:
@@ -64,18 +65,28 @@ def log_softmax(logits: Any) -> Any:
 
 
 def reference_loss(weights: Any, adapter: Any, scale: float, batch: Batch) -> tuple[float, float]:
-    """Cross-entropy plus KL, and the KL alone, a document at a time in float64."""
+    """Cross-entropy plus KL to the base's top and tail, and that alone, in float64."""
     student = ReferenceLlama(CONFIG, weights, LENGTH)
     student.set_adapter(1, adapter, scale)
     cross = kl = 0.0
     for row, where in documents(batch):
         ids = batch.ids[row, where]
         q = log_softmax(student.all_logits(ids, 1).astype(np.float64))
-        p = log_softmax(student.all_logits(ids, 0).astype(np.float64))
         hit = q[np.arange(len(ids)), batch.target[row, where]]
         cross -= float((hit * batch.weight[row, where]).sum())
-        kl += float(((np.exp(p) * (p - q)).sum(-1) * batch.anchor[row, where]).sum())
+        if batch.teaching is not None:
+            p = np.exp(log_softmax(student.all_logits(ids, 0).astype(np.float64)))
+            anchor = batch.teaching.anchor[row, where]
+            kl += float((top_and_tail(p, np.exp(q), TOP) * anchor).sum())
     return cross + kl, kl
+
+
+def top_and_tail(p: Any, q: Any, top: int) -> Any:
+    """KL(p || q) of each row, where all but the `top` most probable ids of p are one."""
+    order = np.argsort(-p, axis=1, kind="stable")
+    p, q = np.take_along_axis(p, order, 1), np.take_along_axis(q, order, 1)
+    p, q = (np.concatenate([x[:, :top], x[:, top:].sum(1, keepdims=True)], 1) for x in (p, q))
+    return (p * np.log(p / q)).sum(1)
 
 
 def grown_adapter(seed: int) -> dict[str, Any]:
@@ -88,13 +99,14 @@ def grown_adapter(seed: int) -> dict[str, Any]:
 
 
 def trainer_with(adapter: dict[str, Any], base: Base) -> LoraTrainer:
-    trainer = LoraTrainer(base, 4, 8.0, ROWS, LENGTH, 5)  # type: ignore[arg-type]
+    trainer = LoraTrainer(base, 4, 8.0, ROWS, LENGTH, 5, taught=True)  # type: ignore[arg-type]
     trainer.parameters.load(adapter)
     return trainer
 
 
 def test_a_step_reports_the_loss_of_the_numpy_decoder() -> None:
-    base, adapter, batch = Base(), grown_adapter(1), batch_of(2)
+    base, adapter = Base(), grown_adapter(1)
+    batch = held(batch_of(2), base)
     result = trainer_with(adapter, base).step(batch, 1e-3)
     loss, kl = reference_loss(base.weights, adapter, 2.0, batch)
     assert np.isclose(result.loss, loss, rtol=1e-4)
@@ -104,14 +116,16 @@ def test_a_step_reports_the_loss_of_the_numpy_decoder() -> None:
 def test_kl_is_zero_where_the_adapter_does_nothing() -> None:
     base = Base()
     trainer = trainer_with(init_adapter(CONFIG, 4, 1), base)
-    result = trainer.step(batch_of(2), 1e-3)
+    batch = held(batch_of(2), base)
+    result = trainer.step(batch, 1e-3)
     assert abs(result.kl) < 1e-5
-    assert trainer.step(batch_of(2), 1e-3).kl > 1e-7  # the control: after a step it does something
+    assert trainer.step(batch, 1e-3).kl > 1e-7  # the control: after a step it does something
 
 
 def test_the_first_step_goes_down_along_finite_differences() -> None:
     """AdamW's first step is rate * sign of the (clipped) gradient, up to eps."""
-    base, adapter, batch = Base(), grown_adapter(1), batch_of(2)
+    base, adapter = Base(), grown_adapter(1)
+    batch = held(batch_of(2), base)
     trainer = trainer_with(adapter, base)
     trainer.step(batch, 1e-3)
     after = trainer.adapter()
@@ -149,7 +163,7 @@ def test_padding_and_other_documents_do_not_matter() -> None:
     first = trainer_with(adapter, base).step(batch, 1e-3)
     noisy = batch.ids.copy()
     noisy[0, 20:] = 7
-    padded = Batch(noisy, batch.segment, batch.position, batch.target, batch.weight, batch.anchor)
+    padded = Batch(noisy, batch.segment, batch.position, batch.target, batch.weight)
     assert trainer_with(adapter, base).step(padded, 1e-3) == first
     noisy[0, 3] = (noisy[0, 3] + 1) % CONFIG.vocab_size
     assert trainer_with(adapter, base).step(padded, 1e-3) != first

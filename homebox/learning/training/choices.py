@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from homebox.learning.curriculum import Curriculum, Messages
 from homebox.learning.examples.example import Example, context_only, target
 from homebox.learning.examples.fitted import Render
-from homebox.learning.training.packing import Encoded, encode
+from homebox.learning.training.packing import Encoded, Rows, Shape, encode
 
 FEWEST_PAIRS = 8  # with fewer, a run would learn these answers instead of what they have in common
 FEWEST_THUMBS = 16
@@ -31,8 +31,8 @@ class Choice:
     good: bool | None  # of a thumb; None for a pair
 
 
-def pairs_of(curriculum: Curriculum, render: Render, shape: tuple[int, int]) -> list[Choice]:
-    """Encode pairs of answers for batches of a shape (rows, length).
+def pairs_of(curriculum: Curriculum, render: Render, shape: Shape) -> list[Choice]:
+    """Encode pairs of answers for batches of a shape.
 
     None if there are too few, and without those that do not fit.
     """
@@ -40,14 +40,14 @@ def pairs_of(curriculum: Curriculum, render: Render, shape: tuple[int, int]) -> 
         return []
     found = []
     for pair in curriculum.pairs:
-        first = _answered(pair.messages, pair.chosen, render, shape[1])
-        second = _answered(pair.messages, pair.rejected, render, shape[1])
+        first = _answered(pair.messages, pair.chosen, render, shape.length)
+        second = _answered(pair.messages, pair.rejected, render, shape.length)
         if first is not None and second is not None and first != second and pair.weight > 0:
             found.append(Choice(first, second, pair.weight, None))
     return [choice for choice in found if dealt([choice], shape) is not None]
 
 
-def thumbs_of(curriculum: Curriculum, render: Render, shape: tuple[int, int]) -> list[Choice]:
+def thumbs_of(curriculum: Curriculum, render: Render, shape: Shape) -> list[Choice]:
     """Encode liked and disliked answers like pairs, both sides with the same weight in all.
 
     Each comes with the next one's answer behind its own question.
@@ -59,26 +59,19 @@ def thumbs_of(curriculum: Curriculum, render: Render, shape: tuple[int, int]) ->
     found = []
     for at, thumb in enumerate(thumbs):
         other = thumbs[(at + 1) % len(thumbs)]
-        first = _answered(thumb.messages, thumb.answer, render, shape[1])
-        second = _answered(thumb.messages, other.answer, render, shape[1])
+        first = _answered(thumb.messages, thumb.answer, render, shape.length)
+        second = _answered(thumb.messages, other.answer, render, shape.length)
         if first is not None and second is not None and thumb.weight > 0:
             balance = max(sides.values()) / sides[thumb.good]
             found.append(Choice(first, second, thumb.weight * balance, thumb.good))
     return [choice for choice in found if dealt([choice], shape) is not None]
 
 
-def dealt(choices: Sequence[Choice], shape: tuple[int, int]) -> list[list[Encoded]] | None:
+def dealt(choices: Sequence[Choice], shape: Shape) -> list[list[Encoded]] | None:
     """Deal answers out to rows, each once; None if they do not fit."""
-    rows: list[list[Encoded]] = [[] for _ in range(shape[0])]
-    room = [shape[1]] * shape[0]
+    rows = Rows(shape)
     answers = dict.fromkeys(a for choice in choices for a in (choice.first, choice.second))
-    for answer in answers:
-        place = next((i for i, left in enumerate(room) if left >= len(answer.ids)), None)
-        if place is None:
-            return None
-        rows[place].append(answer)
-        room[place] -= len(answer.ids)
-    return rows
+    return rows.filled if all(map(rows.take, answers)) else None
 
 
 def _answered(messages: Messages, answer: str, render: Render, length: int) -> Encoded | None:

@@ -24,7 +24,7 @@ from homebox.language.dice import Dice
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.examples.fitted import Render
 from homebox.learning.training.choices import Choice, dealt, pairs_of, thumbs_of
-from homebox.learning.training.packing import Encoded, laid_out
+from homebox.learning.training.packing import Encoded, Shape, laid_out
 from homebox.model import strictmath
 from homebox.model.training import StopFlag
 from homebox.model.training.batches import Batch, Floats
@@ -86,13 +86,13 @@ def weighed(
 
 
 class Preferences:
-    """The owner's opinions as batches of one shape (rows, length), drawn in turns."""
+    """The owner's opinions as batches of one shape, drawn in turns."""
 
     def __init__(
         self,
         curriculum: Curriculum,
         render: Render,
-        shape: tuple[int, int],
+        shape: Shape,
         seed: int,
         weight: float,
     ) -> None:
@@ -153,7 +153,7 @@ class Preferences:
     def _likelihoods(
         self, choices: Sequence[Choice], trainer: Trainer, stop: StopFlag
     ) -> Generator[None, None, dict[Encoded, float]]:
-        drawn = laid_out(self._rows(choices), self._shape[1])
+        drawn = laid_out(self._rows(choices), self._shape.length)
         scores: Floats = yield from trainer.likelihoods(drawn.batch, stop)
         flat = scores.reshape(-1)
         # fsum is exact, so the order of the tokens decides nothing.
@@ -163,12 +163,12 @@ class Preferences:
         }
 
     def _batch(self, choices: Sequence[Choice], weights: dict[Encoded, float]) -> Batch:
-        drawn = laid_out(self._rows(choices), self._shape[1])
-        weight = np.zeros(self._shape, np.float32)
+        drawn = laid_out(self._rows(choices), self._shape.length)
+        weight = np.zeros_like(drawn.batch.weight)
         for at, answer in drawn.placed:
             share = np.float32(self._weight * weights.get(answer, 0.0))
             weight.reshape(-1)[np.array(answer.places) + at] = share
-        return dataclasses.replace(drawn.batch, weight=weight, anchor=np.zeros_like(weight))
+        return dataclasses.replace(drawn.batch, weight=weight)
 
     def _rows(self, choices: Sequence[Choice]) -> list[list[Encoded]]:
         rows = dealt(choices, self._shape)

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from homebox.errors import LearningError
 from homebox.language.dice import Dice
 from homebox.learning.examples import CONTEXT, NEGATIVE, REPLAY, TAUGHT, Examples
-from homebox.learning.training.packing import Drawn, Encoded, encode, laid_out
+from homebox.learning.training.packing import Drawn, Encoded, Rows, Shape, encode, laid_out
 from homebox.learning.training.recipes import Recipe
 from homebox.model import Model
 from homebox.model.training.batches import Batch
 from homebox.model.training.teacher import SPLIT
 
 CONTEXT_SHARE = 0.2  # of the replay: conversations that contradict the weights
+LEARNED_SHARES = (0.5, 0.75)
+SPARE = 1.2  # times what batches learn on average, so that it seldom decides what they hold
 MISSES = 3  # dialogues that wait for the next batch, where they come first
 
 
@@ -34,19 +36,14 @@ class Mixer:
     def __init__(
         self,
         pools: Sequence[Pool],
-        rows: int,
-        length: int,
-        kl: float,
+        shape: Shape,
         seed: int,
         cross: float = 1.0,
     ) -> None:
-        """Make batches of `rows` rows of `length` tokens.
-
-        `kl` weighs the hold on the base, `cross` the targets of lessons and negatives.
-        """
+        """Make batches of a shape; `cross` weighs the targets of lessons and negatives."""
         self._cross = cross
         self._pools = [pool for pool in pools if pool.dialogues and pool.share > 0]
-        self._rows, self._length, self._kl = rows, length, kl
+        self.shape = shape
         self._dice = Dice(seed)
         self._decks: list[list[Encoded]] = [[] for _ in self._pools]
         self._debts = [0.0] * len(self._pools)
@@ -63,23 +60,17 @@ class Mixer:
 
     def draw(self) -> Drawn:
         """Draw the next batch: dialogues until `MISSES` of them found no place."""
-        return laid_out(self._fill(), self._length, self._kl, self._cross)
+        return laid_out(self._fill(), self.shape.length, self._cross)
 
     def _fill(self) -> list[list[Encoded]]:
-        rows: list[list[Encoded]] = [[] for _ in range(self._rows)]
-        room = [self._length] * self._rows
+        rows = Rows(self.shape)
         early, self._waiting = self._waiting, []
         while len(self._waiting) < MISSES:
             dialogue = early.pop(0) if early else self._draw()
-            need = len(dialogue.ids)
-            place = next((row for row in range(self._rows) if room[row] >= need), None)
-            if place is None:
+            if not rows.take(dialogue):
                 self._waiting.append(dialogue)
-                continue
-            rows[place].append(dialogue)
-            room[place] -= need
         self._waiting += early
-        return rows
+        return rows.filled
 
     def _draw(self) -> Encoded:
         """Take the next dialogue of the pool that is furthest behind its share."""
@@ -116,4 +107,18 @@ def mixed(
     ]
     if not pools[0].dialogues:
         raise LearningError(f"no lesson fits into {length} tokens with this model's chat format")
-    return Mixer(pools, recipe.rows, length, recipe.kl, recipe.seed, recipe.cross)
+    shape = Shape(recipe.rows, recipe.length, recipe.parts, learned_share(pools))
+    return Mixer(pools, shape, recipe.seed, recipe.cross)
+
+
+def learned_share(pools: Sequence[Pool]) -> float:
+    """Return for which share of a batch's places there need be logits.
+
+    It is one of a few shares, since each is a program of its own.
+    """
+    learned = tokens = 0.0
+    for pool in pools:
+        each = pool.share / max(1, len(pool.dialogues))
+        learned += each * sum(len(dialogue.places) for dialogue in pool.dialogues)
+        tokens += each * sum(len(dialogue.ids) for dialogue in pool.dialogues)
+    return next((s for s in LEARNED_SHARES if learned * SPARE <= s * tokens), 1.0)

@@ -1,8 +1,8 @@
 """Lays dialogues side by side in batches of one shape and says what each place is to learn.
 
 Losses are means over kinds, not over places: a long replay dialogue must not outweigh a short
-lesson. So every place carries its share: `weight` for the cross-entropy of its target, `anchor` for
-the divergence from the base.
+lesson. So every place carries its share: `weight`, of the cross-entropy of its target. Invariant:
+no part of a batch learns at more places than its program has room for.
 """
 
 import dataclasses
@@ -14,10 +14,33 @@ import numpy.typing as npt
 
 from homebox.learning.examples.example import REPLAY, Example, hinted
 from homebox.learning.examples.fitted import Render, fitted, shortened
-from homebox.model.training.batches import Batch
+from homebox.model.training.batches import Batch, rows_of_part
 from homebox.model.training.teacher import Asked
 
 REPLAY_SHARE = 0.5  # of the cross-entropy, beside 1.0 for lessons and negatives together
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a batch has room for: rows of so many tokens, cut into parts of some rows.
+
+    `share` of the places may learn, and in any case as many as one dialogue has.
+    """
+
+    rows: int
+    length: int
+    parts: int = 1
+    share: float = 1.0
+
+    @property
+    def part(self) -> int:
+        """How many rows are computed together."""
+        return rows_of_part(self.rows, self.parts)
+
+    @property
+    def places(self) -> int:
+        """At how many places a part may learn."""
+        return max(self.length, int(self.part * self.length * self.share))
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,28 @@ class Drawn:
 
     batch: Batch
     placed: tuple[tuple[int, Encoded], ...]
+
+
+class Rows:
+    """Rows of a batch that are filled with dialogues: each goes to the first row with room."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.filled: list[list[Encoded]] = [[] for _ in range(shape.rows)]
+        self._tokens = [shape.length] * shape.rows
+        self._places = [shape.places] * shape.parts
+
+    def take(self, dialogue: Encoded) -> bool:
+        """Put a dialogue into a row; False if none has room for it."""
+        tokens, places = len(dialogue.ids), len(dialogue.places)
+        for row, left in enumerate(self._tokens):
+            part = row // self.shape.part
+            if left >= tokens and self._places[part] >= places:
+                self.filled[row].append(dialogue)
+                self._tokens[row] -= tokens
+                self._places[part] -= places
+                return True
+        return False
 
 
 def encode(
@@ -78,13 +123,11 @@ def _asked(
     return Asked(tuple(known), tuple(at - 1 for at, m in enumerate(mask) if m and at > 0))
 
 
-def laid_out(
-    rows: Sequence[Sequence[Encoded]], length: int, kl: float = 0.0, cross: float = 1.0
-) -> Drawn:
+def laid_out(rows: Sequence[Sequence[Encoded]], length: int, cross: float = 1.0) -> Drawn:
     """Lay dialogues side by side in rows of a length and share the losses out."""
     shape = (len(rows), length)
     ids, segment, position, target = (np.zeros(shape, np.int32) for _ in range(4))
-    learn, replay, anchor = (np.zeros(shape, np.bool_) for _ in range(3))
+    learn, replay = (np.zeros(shape, np.bool_) for _ in range(2))
     placed = []
     for row, dialogues in enumerate(rows):
         start = 0
@@ -97,12 +140,10 @@ def laid_out(
             target[row, start : end - 1] = dialogue.ids[1:]
             learn[row, start : end - 1] = dialogue.learn[1:]
             replay[row, start:end] = dialogue.replay
-            anchor[row, start:end] = dialogue.anchor
             start = end
     fresh, kept = learn & ~replay, learn & replay
     weight = spread(fresh, cross) + spread(kept, REPLAY_SHARE)
-    batch = Batch(ids, segment, position, target, weight, spread(learn & anchor, kl))
-    return Drawn(batch, tuple(placed))
+    return Drawn(Batch(ids, segment, position, target, weight), tuple(placed))
 
 
 def spread(places: npt.NDArray[np.bool_], total: float) -> npt.NDArray[np.float32]:

@@ -45,6 +45,11 @@ class Recipe:
     prefer: float = 0.0  # weight of preferences, where there are enough
     stop: int = 0  # steps after which a run ended early; 0: none, or not known yet
 
+    @property
+    def taught(self) -> bool:
+        """Whether anything of the loss asks what the base thinks."""
+        return bool(self.distil or self.kl)
+
     def gentler(self) -> "Recipe":
         """The second try where the first did harm: longer, less rate, more hold on the base."""
         return dataclasses.replace(self.longer(), rate=self.rate / 2, kl=self.kl * 2)
@@ -72,7 +77,7 @@ class Preset:
 # Rates, ranks and weights of the losses: the design's table. Steps and batches: what 2 CPU cores do
 # in the time that a night's run of 30 lessons may take.
 PRESETS = (
-    Preset(2.7e6, 4e-3, 420, 16, 160, 8, 1.0, 0.0, 1.0),
+    Preset(2.7e6, 2.5e-3, 1000, 7, 160, 8, 1.0, 0.0, 1.0),
     Preset(1.35e8, 5e-4, 160, 8, 256, 8, 1.0, 0.3, 1.0),
     Preset(6e8, 3e-4, 180, 6, 256, 8, 1.0, 0.3, 1.0),
     Preset(4e9, 2e-4, 180, 8, 512, 16, 0.3, 1.0, 1.0),

@@ -37,7 +37,7 @@ __all__ = ["NUMERICS", "Built", "Recipe", "build", "recipe_of", "train"]
 log = logging.getLogger(__name__)
 
 # Raised whenever the same spec would no longer give the same bytes.
-NUMERICS = 4
+NUMERICS = 5
 
 T = TypeVar("T")
 
@@ -121,8 +121,7 @@ def _made(model: Model, curriculum: Curriculum, recipe: Recipe, samples: Samples
     examples = write_examples(speaks_toy_language(model), curriculum, r.seed, samples)
     counts = Counter(examples.left_out) + Counter(example.pool for example in examples.all)
     mixer = mixed(model, examples, r, lambda trouble: counts.update([trouble]))
-    shape = (r.rows, r.length)
-    preferences = Preferences(curriculum, model.chat.render_training, shape, r.seed, r.prefer)
+    preferences = Preferences(curriculum, model.chat.render_training, mixer.shape, r.seed, r.prefer)
     trainer = trainer_for(
         model,
         r.rank,
@@ -132,8 +131,9 @@ def _made(model: Model, curriculum: Curriculum, recipe: Recipe, samples: Samples
         r.seed,
         parts=r.parts,
         numerics=r.numerics,
-        **({"taught": True} if r.distil else {}),
-        **({"scored": True} if preferences.choices else {}),
+        places=mixer.shape.places,
+        taught=r.taught,
+        scored=bool(preferences.choices),
     )
     return _Parts(mixer, counts, trainer, opinions_of(model, r), preferences)
 

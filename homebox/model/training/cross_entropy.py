@@ -1,11 +1,11 @@
-"""Cross-entropy and KL to the base without ever holding all logits, and their gradient.
+"""Cross-entropy without ever holding all logits, and its gradient.
 
-Rows are taken in chunks through one buffer: a chunk's logits are written, turned in place into
-their own gradient, and multiplied back to the hidden states; nothing is computed twice.
-With q = softmax(student), p = softmax(base) and a row's shares w (cross-entropy), a (KL):
+Logits are computed at the places that ask, in chunks through one buffer: a chunk's logits are
+written, turned in place into their own gradient, and multiplied back to the hidden states; nothing
+is computed twice. With q = softmax(student) and the weight w of a place:
 
-    loss = w (log sum exp s - s[target]) + a sum p (log p - log q)
-    dloss / ds = w (q - onehot(target)) + a (q - p)
+    loss = w (log sum exp s - s[target])
+    dloss / ds = w (q - onehot(target))
 
 and what `distillation` adds where a teacher's opinion is given. A weight may be negative: then the
 token's probability falls (see learning.liking).
@@ -28,38 +28,65 @@ _ROWS = 16  # chunks are a multiple of this
 
 
 @dataclass(frozen=True)
+class Places:
+    """Which C of a batch's N places ask for something, both int32.
+
+    `place` (C,) are their numbers; `spot` (N,) is where each place stands among them, C for one
+    that asks for nothing.
+    """
+
+    place: Tensor
+    spot: Tensor
+
+    @property
+    def count(self) -> int:
+        """C, the room for places that ask."""
+        return size_of(self.place.shape[0])
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return the rows of x (N, H) that ask, (C, H)."""
+        return x.gather(self.place)
+
+    def back(self, d: Tensor) -> Tensor:
+        """Undo `of` for gradients d (more than C, H), whose row C is 0: (N, H)."""
+        return d.gather(self.spot)
+
+
+@dataclass(frozen=True)
 class Shares:
-    """What each place asks for, all (N,): the next token, its weight, and that of the KL.
+    """What each place asks for, all (C,): the next token and its weight.
 
     `taught` is what a teacher thinks of the places, in programs that distill.
     """
 
     target: Tensor
     weight: Tensor
-    anchor: Tensor
     taught: Taught | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Shares":
         """Return the same with every tensor changed."""
         taught = self.taught
         if taught is not None:
-            given = (taught.ids, taught.probabilities, taught.share)
+            given = (taught.ids, taught.probabilities, taught.share, taught.anchor)
             taught = Taught(*(change(t) for t in given))
-        return Shares(change(self.target), change(self.weight), change(self.anchor), taught)
+        return Shares(change(self.target), change(self.weight), taught)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Weighted sums over all places, scalars; and the gradient of their total, (N, H)."""
+    """Weighted sums over all places, scalars; and the gradient of the loss, (more than C, H).
 
-    cross: Tensor
+    `kl` is the part of the loss that holds the student to the base.
+    """
+
+    loss: Tensor
     kl: Tensor
     d_hidden: Tensor | None
 
 
-def chunk_rows(count: int, vocabulary: int, buffers: int, limit: int = BUFFER_BYTES) -> int:
+def chunk_rows(count: int, vocabulary: int, limit: int = BUFFER_BYTES) -> int:
     """Return how many rows of float32 logits are held at a time."""
-    fitting = limit // (4 * vocabulary * buffers)
+    fitting = limit // (4 * vocabulary)
     most = max(_ROWS, fitting // _ROWS * _ROWS)
     chunks = math.ceil(count / most)
     return min(count, math.ceil(count / chunks / _ROWS) * _ROWS)
@@ -71,54 +98,48 @@ def buffer_bytes(device: Device) -> int:
 
 
 class CrossEntropy:
-    """Owns the buffers; call it once for each program."""
+    """Owns the buffers for `count` places; call it once for each program."""
 
-    def __init__(
-        self, base: FrozenBase, count: int, anchored: bool, limit: int = BUFFER_BYTES
-    ) -> None:
-        self.base, self.count, self.anchored = base, count, anchored
+    def __init__(self, base: FrozenBase, count: int, limit: int = BUFFER_BYTES) -> None:
+        self.base, self.count = base, count
         vocabulary = base.config.vocab_size
-        self.rows = chunk_rows(count, vocabulary, 2 if anchored else 1, limit)
+        self.rows = chunk_rows(count, vocabulary, limit)
         self._student = Tensor.zeros((self.rows, vocabulary))
-        self._anchor = Tensor.zeros((self.rows, vocabulary)) if anchored else None
-        self._gradient = Tensor.zeros((count, base.config.hidden_size))
+        # One row more than the chunks have: what asks for nothing has its gradient.
+        whole = math.ceil(count / self.rows) * self.rows + 1
+        self._gradient = Tensor.zeros((whole, base.config.hidden_size))
 
     def buffers(self) -> dict[str, Buffer]:
         """Return the memory by names that are the same in every process."""
-        given = {"student": self._student, "anchor": self._anchor, "hidden": self._gradient}
-        return {f"logits:{name}": t.buffer for name, t in given.items() if t is not None}
+        return {"logits:student": self._student.buffer, "logits:hidden": self._gradient.buffer}
 
-    def __call__(
-        self, hidden: Tensor, anchor: Tensor | None, shares: Shares, backward: bool = True
-    ) -> Losses:
-        """Return losses for hidden states (N, H), and for those of the base if `anchored`."""
-        cross: list[Tensor] = []
+    def __call__(self, hidden: Tensor, shares: Shares, backward: bool = True) -> Losses:
+        """Return losses for hidden states (C, H)."""
+        losses: list[Tensor] = []
         kl: list[Tensor] = []
-        student, base, gathered = self._student, self._anchor, self._gradient
+        student, gathered = self._student, self._gradient
         for start in range(0, self.count, self.rows):
             part = shares.each(partial(self._cut, start=start))
             student = self._logits(student, self._cut(hidden, start))
-            if base is not None and anchor is not None:
-                base = self._logits(base, self._cut(anchor, start))
-            done = Chunk(student, base, part)
+            done = Chunk(student, part)
             # In memory at once: the next chunk overwrites what they are computed from.
-            cross.append(done.cross().contiguous())
-            if base is not None:
-                kl.append(done.kl().contiguous())
+            losses.append(done.loss().contiguous())
+            if done.taught is not None:
+                kl.append(done.taught.kl().contiguous())
             if backward:
                 student = student.store(uncapped(self.base.config, student, done.d_logits()))
                 d = self.base.backward(student, self.base.head)
                 gathered = gathered.store(d, Tensor.iota(self.rows) + start)
         total_kl = _total(kl) if kl else Tensor.full((), 0.0)
-        return Losses(_total(cross), total_kl, gathered if backward else None)
+        return Losses(_total(losses), total_kl, gathered if backward else None)
 
     def likelihoods(self, hidden: Tensor, shares: Shares) -> Tensor:
-        """Return the logarithm of each target's probability for hidden states (N, H): (N,)."""
+        """Return the logarithm of each target's probability for hidden states (C, H): (C,)."""
         found: list[Tensor] = []
         student = self._student
         for start in range(0, self.count, self.rows):
             student = self._logits(student, self._cut(hidden, start))
-            chunk = Chunk(student, None, shares.each(partial(self._cut, start=start)))
+            chunk = Chunk(student, shares.each(partial(self._cut, start=start)))
             found.append(chunk.likelihoods().contiguous())
         return found[0].cat(*found[1:]).slice(0, 0, self.count)
 
@@ -133,17 +154,16 @@ class CrossEntropy:
 
 
 class Chunk:
-    """Logits (rows, V) of student and base in memory."""
+    """Logits (rows, V) of a student in memory."""
 
-    def __init__(self, student: Tensor, base: Tensor | None, shares: Shares) -> None:
-        self.student, self.base, self.shares = student, base, shares
+    def __init__(self, student: Tensor, shares: Shares) -> None:
+        self.student, self.shares = student, shares
         # In memory: what is computed from them overwrites the logits.
         self.total = _log_sum_exp(student)  # (rows, 1)
-        self.base_total = None if base is None else _log_sum_exp(base)
         taught = shares.taught
         self.taught = None if taught is None else Distillation(student, self.total, taught)
 
-    def cross(self) -> Tensor:
+    def loss(self) -> Tensor:
         """Return the weighted cross-entropy, and the distillation if there is one."""
         cross = (self._unlikely() * self.shares.weight).sum()
         return cross if self.taught is None else cross + self.taught.loss()
@@ -158,27 +178,14 @@ class Chunk:
         hit = self.student.reshape((rows * vocabulary,)).gather(at)
         return self.total.reshape((rows,)) - hit
 
-    def kl(self) -> Tensor:
-        """Return the weighted KL(base || student) = sum p (log p - s) + log sum exp s."""
-        log_p = self._log_p()
-        apart = (log_p.exp() * (log_p - self.student)).sum(-1, keepdim=True)
-        return ((apart + self.total) * _column(self.shares.anchor)).sum()
-
     def d_logits(self) -> Tensor:
         """Return the gradient of the student's logits, (rows, V)."""
         q = (self.student - self.total).exp()
-        vocabulary = size_of(self.student.shape[1])
-        place = Tensor.iota(vocabulary).reshape((1, vocabulary))
-        hit = place.equal(_column(self.shares.target))
-        d = _column(self.shares.weight) * (q - hit.where(1.0, 0.0))
-        if self.base is not None:
-            d = d + _column(self.shares.anchor) * (q - self._log_p().exp())
+        rows, vocabulary = (size_of(d) for d in self.student.shape)
+        target, weight = (x.reshape((rows, 1)) for x in (self.shares.target, self.shares.weight))
+        hit = Tensor.iota(vocabulary).reshape((1, vocabulary)).equal(target)
+        d = weight * (q - hit.where(1.0, 0.0))
         return d if self.taught is None else d + self.taught.d_logits(q)
-
-    def _log_p(self) -> Tensor:
-        if self.base is None or self.base_total is None:
-            raise ValueError("there is no base to compare with")
-        return self.base_total * -1.0 + self.base
 
 
 def _log_sum_exp(logits: Tensor) -> Tensor:
@@ -186,10 +193,6 @@ def _log_sum_exp(logits: Tensor) -> Tensor:
     top = logits.max(-1, keepdim=True).contiguous()
     # The logits stand last: a sum runs along what its last source has side by side.
     return ((top * -1.0 + logits).exp().sum(-1, keepdim=True).log() + top).contiguous()
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.reshape((size_of(values.shape[0]), 1))
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:

@@ -24,12 +24,14 @@ class Taught:
     """A teacher's opinion of N places, as tensors; a share of 0 asks for nothing.
 
     `ids` (N, TOP) int32, all different; -1 with probability 0 stands for none. `probabilities`
-    (N, TOP) float32; `share` (N,) float32: the weight of the distillation.
+    (N, TOP) float32; `share` and `anchor` (N,) float32: weights of the distillation, of which the
+    second one's part is told apart.
     """
 
     ids: Tensor
     probabilities: Tensor
     share: Tensor
+    anchor: Tensor
 
 
 class Distillation:
@@ -47,13 +49,15 @@ class Distillation:
         # The logits stand last: a sum runs along what its last source has side by side.
         rest = (outside * (total * -1.0 + student).exp()).sum(-1, keepdim=True)
         self._rest = rest.maximum(_LEAST).contiguous()
+        self._apart = self._divergence().contiguous()
 
     def loss(self) -> Tensor:
         """Return the weighted sum over the chunk, a scalar."""
-        p, left = self.taught.probabilities, self._left
-        top = (p > 0.0).where(p * (_log(p) - self._hits + self.total), 0.0).sum(-1, keepdim=True)
-        tail = (left > 0.0).where(left * (_log(left) - self._rest.log()), 0.0)
-        return ((top + tail) * self._share()).sum()
+        return (self._apart * self._share()).sum()
+
+    def kl(self) -> Tensor:
+        """Return what `anchor` has of the loss, a scalar."""
+        return (self._apart * _column(self.taught.anchor)).sum()
 
     def d_logits(self, q: Tensor) -> Tensor:
         """Return the gradient of the logits from their softmax, (rows, V)."""
@@ -61,8 +65,14 @@ class Distillation:
         tail = 1.0 - self._left * self._rest.recip()
         return self._share() * (marks < 0.0).where(q * tail, q - marks)
 
+    def _divergence(self) -> Tensor:
+        """Return KD of every place, (rows, 1)."""
+        p, left = self.taught.probabilities, self._left
+        top = (p > 0.0).where(p * (_log(p) - self._hits + self.total), 0.0).sum(-1, keepdim=True)
+        return top + (left > 0.0).where(left * (_log(left) - self._rest.log()), 0.0)
+
     def _share(self) -> Tensor:
-        return self.taught.share.reshape((size_of(self.taught.share.shape[0]), 1))
+        return _column(self.taught.share + self.taught.anchor)
 
     def _marks(self) -> Tensor:
         """Return the teacher's probability of every id of its top, -1 for all others, (rows, V)."""
@@ -78,3 +88,7 @@ class Distillation:
 def _log(p: Tensor) -> Tensor:
     """Return the logarithm, a number also for 0."""
     return p.maximum(_LEAST).log()
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.reshape((size_of(values.shape[0]), 1))

@@ -27,7 +27,7 @@ from homebox.model.strictmath import Float32
 from homebox.model.training.optimiser import Scalars, StepScalars, adamw, clip_factor, global_norm
 
 GROUPS = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
-BETAS = (0.9, 0.999)
+BETAS = (0.9, 0.99)  # runs are a few hundred steps: 0.999 would hold on to the first ones
 CLIP = 1.0
 STATE = ("values", "first", "second", "powers")  # what training goes on from
 State = dict[str, npt.NDArray[Any]]
@@ -73,7 +73,7 @@ class Parameters:
                 else self.values.buffer.part(at, count)
             )
         self._clear: Program | None = None
-        self.program = self._capture(f"{rank} {self._flat}")
+        self.program = self._capture(f"{rank} {self._flat} {BETAS} {CLIP}")
 
     def a(self, name: str) -> Tensor:
         """Return the values of a group's A, (members * rank, in)."""

@@ -28,7 +28,6 @@ from homebox.model.training.optimiser import (
     muon,
 )
 from homebox.model.training.packed_rows import Rotary, Rows, hidden_states
-from homebox.model.training.trainer import log_probabilities
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,13 @@ def first_weights(
         values = uniform(int.from_bytes(key, "little"), shape[0] * shape[1])
         weights[name] = (values * (math.sqrt(3.0) * spread)).astype(np.float32).reshape(shape)
     return weights
+
+
+def log_probabilities(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (log sum exp, logit of the target), each (N, 1), for logits (N, V), target (N,)."""
+    rows, vocabulary = logits.shape
+    hit = Tensor.iota(vocabulary).reshape((1, vocabulary)).equal(target.reshape((rows, 1)))
+    return logits.logsumexp(), hit.where(logits, 0.0).sum(-1, keepdim=True)
 
 
 class Pretrainer:

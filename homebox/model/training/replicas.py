@@ -16,7 +16,7 @@ from homebox.errors import OutOfDeviceMemoryError
 from homebox.model.config import ModelConfig
 from homebox.model.placement.devices import alike
 from homebox.model.strictmath import Float32
-from homebox.model.training.batches import Batch
+from homebox.model.training.batches import Batch, rows_of_part
 from homebox.model.training.data_parallel import ParallelTrainer
 from homebox.model.training.parameters import State
 from homebox.model.training.trainer import LoraTrainer, StepResult
@@ -97,19 +97,20 @@ def trainer_for(
     *,
     parts: int = 1,
     numerics: str = "f32",
-    anchored: bool = True,
+    places: int | None = None,
     taught: bool = False,
     scored: bool = False,
 ) -> Trainer:
     """Return a trainer for batches of `rows` rows of `length` tokens, cut into `parts`.
 
-    `anchored` and `taught` are those of `LoraTrainer`; `scored` makes `likelihoods` ready as well.
+    `places` (of a part) and `taught` are those of `LoraTrainer`; `scored` makes `likelihoods` ready
+    as well.
 
     Which device computes a part is a matter of chance, so devices that round differently from the
     first one are left out, and so are further ones that have no room; the log says so. Raises
     DeviceError if the first device has no room.
     """
-    size = -(-rows // min(parts, rows))
+    size = rows_of_part(rows, parts)
     parts = -(-rows // size)
 
     def made(device: Device) -> LoraTrainer:
@@ -121,7 +122,7 @@ def trainer_for(
             length,
             seed,
             numerics=numerics,
-            anchored=anchored,
+            places=places,
             taught=taught,
             device=device,
         )

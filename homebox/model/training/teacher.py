@@ -59,7 +59,7 @@ class Teacher:
             self._decoder = RowDecoder(model.config, self._base, self.shape)
             count, vocabulary = self.shape[0] * length, model.config.vocab_size
             self._hidden = Tensor.zeros((count, model.config.hidden_size))
-            self._rows = chunk_rows(min(count, MOST), vocabulary, 1, buffer_bytes(device))
+            self._rows = chunk_rows(min(count, MOST), vocabulary, buffer_bytes(device))
             self._reading = self._read_program()
             self._asking = self._ask_program()
 
@@ -155,10 +155,11 @@ def most_probable(probabilities: Floats) -> Opinion:
     ids = np.full((count, TOP), -1, np.int32)
     found = np.zeros((count, TOP), np.float32)
     kept = min(TOP, vocabulary)
+    least = np.partition(probabilities, vocabulary - kept, axis=1)[:, vocabulary - kept]
     for row, p in enumerate(probabilities):
-        least = np.partition(p, vocabulary - kept)[vocabulary - kept]
-        likely = np.flatnonzero(p >= least)
-        best = likely[np.lexsort((likely, -p[likely]))][:kept]
+        likely = np.flatnonzero(p >= least[row])
+        # Stable, so that of equal ones the first id stands first.
+        best = likely[np.argsort(-p[likely], kind="stable")][:kept]
         ids[row, :kept], found[row, :kept] = best, p[best]
     return Opinion(ids, found)
 

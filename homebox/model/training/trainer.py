@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from homebox.engine.graph.device import HOST, Buffer, Device, using
 from homebox.engine.graph.grad import gradient
 from homebox.engine.graph.tensor import Tensor
@@ -18,9 +20,9 @@ from homebox.engine.runtime.capture import Program, capture
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.model.config import ModelConfig, Rope
 from homebox.model.lora import init_adapter
-from homebox.model.training.batches import Batch, Floats, set_inputs, specs, tensors_of
+from homebox.model.training.batches import Batch, Floats, Ints, set_inputs, specs, tensors_of
 from homebox.model.training.checkpoint import check_policy, layer_backward
-from homebox.model.training.cross_entropy import CrossEntropy, Shares, buffer_bytes
+from homebox.model.training.cross_entropy import CrossEntropy, Places, Shares, buffer_bytes
 from homebox.model.training.frozen_base import FrozenBase
 from homebox.model.training.lora_layer import LoraLayer
 from homebox.model.training.packed_rows import Rotary, Rows
@@ -28,6 +30,8 @@ from homebox.model.training.parameters import Parameters, State
 from homebox.model.training.row_decoder import RowDecoder
 
 __all__ = ["Batch", "LoraTrainer", "StepResult", "Trainable"]
+
+Build = Callable[[Rows, Places, Shares], list[Tensor]]
 
 
 class Trainable(Protocol):
@@ -42,18 +46,11 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step reports: weighted cross-entropy plus KL, the KL alone, the gradient's norm."""
+    """What a step reports: the loss, its part that is KL to the base, the gradient's norm."""
 
     loss: float
     kl: float
     grad_norm: float
-
-
-def log_probabilities(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (log sum exp, logit of the target), each (N, 1), for logits (N, V), target (N,)."""
-    rows, vocabulary = logits.shape
-    hit = Tensor.iota(vocabulary).reshape((1, vocabulary)).equal(target.reshape((rows, 1)))
-    return logits.logsumexp(), hit.where(logits, 0.0).sum(-1, keepdim=True)
 
 
 class LoraTrainer:
@@ -61,8 +58,9 @@ class LoraTrainer:
 
     `numerics` is "f32" (strict bits) or "bf16" (products with frozen weights take rounded
     activations; faster). `checkpoint` is a policy of `checkpoint`; it changes memory and time, not
-    results. Without `anchored` a batch's anchor is ignored and the base is not run; its teaching is
-    ignored without `taught`. All of it lies on `device`, where the model's tensors must be.
+    results. A batch may ask something of at most `places` places (all, if not given), and its
+    teaching is ignored without `taught`. All of it lies on `device`, where the model's tensors
+    must be.
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class LoraTrainer:
         *,
         numerics: str = "f32",
         checkpoint: str = "matmul",
-        anchored: bool = True,
+        places: int | None = None,
         taught: bool = False,
         logits_bytes: int | None = None,
         device: Device = HOST,
@@ -86,14 +84,14 @@ class LoraTrainer:
         self.shape = (rows, length)
         self.device = device
         self._policy = check_policy(checkpoint)
-        self._anchored, self._taught = anchored, taught
+        self.places, self._taught = places or rows * length, taught
         with using(device):
             self.base = FrozenBase.of(model.config, model.base_tensors(), numerics)
             self._decoder = RowDecoder(model.config, self.base, self.shape)
             start = init_adapter(model.config, rank, seed)
             self.parameters = Parameters(model.config, rank, start)
             limit = logits_bytes or buffer_bytes(device)
-            self._entropy = CrossEntropy(self.base, rows * length, anchored, limit)
+            self._entropy = CrossEntropy(self.base, self.places, limit)
         self.program = self._capture(self._gradients, "lora gradients")
         self._evaluation: Program | None = None
         self._scores: Program | None = None
@@ -114,14 +112,18 @@ class LoraTrainer:
         return self.losses()
 
     def likelihoods(self, batch: Batch, stop: StopFlag) -> Generator[None, None, Floats]:
-        """Return log p(target) of every place with the adapter as it is, (rows, length)."""
-        yield from self._run(self._scoring(), batch, stop)
-        found: Floats = self._scoring().output(0).numpy().reshape(self.shape).copy()
+        """Return log p(target) of the places that ask, with the adapter as it is, (rows, length).
+
+        It is 0 at all other places.
+        """
+        asking = yield from self._run(self._scoring(), batch, stop)
+        found = np.zeros(self.shape, np.float32)
+        found.reshape(-1)[asking] = self._scoring().output(0).numpy()[: len(asking)]
         return found
 
     def set_batch(self, batch: Batch) -> None:
         """Make a batch the input of `program`, which adds its gradient."""
-        set_inputs(self.program, batch, self._taught)
+        set_inputs(self.program, batch, self.places, self._taught)
 
     def losses(self) -> tuple[float, float]:
         """Return (loss, KL) of the last run of `program`."""
@@ -141,7 +143,7 @@ class LoraTrainer:
         """Return (loss, KL) of a batch and learn nothing; compiles a program at the first call."""
         if self._evaluation is None:
             self._evaluation = self._capture(self._losses, "lora evaluation")
-        set_inputs(self._evaluation, batch, self._taught)
+        set_inputs(self._evaluation, batch, self.places, self._taught)
         self._evaluation.run()
         return _losses_of(self._evaluation)
 
@@ -162,12 +164,14 @@ class LoraTrainer:
             self._scores = self._capture(self._likelihoods, "lora likelihoods")
         return self._scores
 
-    def _run(self, program: Program, batch: Batch, stop: StopFlag) -> Generator[None, None, None]:
-        set_inputs(program, batch, self._taught)
+    def _run(self, program: Program, batch: Batch, stop: StopFlag) -> Generator[None, None, Ints]:
+        """Run a program over a batch; return the places that ask."""
+        asking = set_inputs(program, batch, self.places, self._taught)
         finished = program.run(stop=stop)
         while not finished:
             yield
             finished = program.resume(stop)
+        return asking
 
     def adapter(self) -> dict[str, Floats]:
         """Return a copy of the adapter as it is now."""
@@ -183,25 +187,27 @@ class LoraTrainer:
     def _adapted(self, rows: Rows) -> list[LoraLayer]:
         return self._decoder.layers(rows, self.parameters, self.scale)
 
-    def _losses(self, rows: Rows, shares: Shares) -> list[Tensor]:
-        hidden, _ = self._decoder.hidden(rows, self._adapted(rows))
-        losses = self._entropy(
-            self._decoder.normed(hidden), self._anchor(rows), shares, backward=False
-        )
-        return [losses.cross + losses.kl, losses.kl]
+    def _asked(self, hidden: Tensor, places: Places) -> Tensor:
+        """Return what the logits of the places that ask are computed from, (C, H)."""
+        return self._decoder.normed(places.of(hidden)).contiguous()
 
-    def _likelihoods(self, rows: Rows, shares: Shares) -> list[Tensor]:
+    def _losses(self, rows: Rows, places: Places, shares: Shares) -> list[Tensor]:
         hidden, _ = self._decoder.hidden(rows, self._adapted(rows))
-        return [self._entropy.likelihoods(self._decoder.normed(hidden), shares)]
+        losses = self._entropy(self._asked(hidden, places), shares, backward=False)
+        return [losses.loss, losses.kl]
 
-    def _gradients(self, rows: Rows, shares: Shares) -> list[Tensor]:
+    def _likelihoods(self, rows: Rows, places: Places, shares: Shares) -> list[Tensor]:
+        hidden, _ = self._decoder.hidden(rows, self._adapted(rows))
+        return [self._entropy.likelihoods(self._asked(hidden, places), shares)]
+
+    def _gradients(self, rows: Rows, places: Places, shares: Shares) -> list[Tensor]:
         layers = self._adapted(rows)
         hidden, keeps = self._decoder.hidden(rows, layers)
-        losses = self._entropy(self._decoder.normed(hidden), self._anchor(rows), shares)
+        losses = self._entropy(self._asked(hidden, places), shares)
         if losses.d_hidden is None:
             raise ValueError("the loss came without a gradient")
         x = hidden if self._policy == "none" else hidden.again("hidden")
-        (g,) = gradient(self._decoder.normed(x), [x], losses.d_hidden)
+        (g,) = gradient(self._decoder.normed(x), [x], places.back(losses.d_hidden))
         g = g.contiguous()
         stores: list[Tensor] = []
         for layer, kept in zip(reversed(layers), reversed(keeps), strict=True):
@@ -209,12 +215,7 @@ class LoraTrainer:
             stores += [self.parameters.add(name, value) for name, value in found.items()]
         # The losses come last: kernels run in the order of what is asked for, and a chunk of logits
         # is to be done with before the next one.
-        return [*stores, losses.cross + losses.kl, losses.kl]
-
-    def _anchor(self, rows: Rows) -> Tensor | None:
-        if not self._anchored:
-            return None
-        return self._decoder.normed(self._decoder.hidden(rows, self._decoder.layers(rows))[0])
+        return [*stores, losses.loss, losses.kl]
 
     def _key(self) -> str:
         """Return a text that changes with everything that decides the programs."""
@@ -224,7 +225,7 @@ class LoraTrainer:
                 self.base.numerics,
                 self.base.layout(),
                 [self.parameters.rank, self.scale, self._policy],
-                [self.shape, self._anchored, self._taught, self._entropy.rows],
+                [self.shape, self.places, self._taught, self._entropy.rows],
             ]
         )
 
@@ -232,11 +233,11 @@ class LoraTrainer:
         """Return all memory that the programs use, by names that are the same everywhere."""
         return self._decoder.buffers() | self.parameters.buffers | self._entropy.buffers()
 
-    def _capture(self, build: Callable[[Rows, Shares], list[Tensor]], name: str) -> Program:
+    def _capture(self, build: Build, name: str) -> Program:
         def graph(**given: Tensor) -> list[Tensor]:
             return build(*tensors_of(given))
 
-        inputs = specs(self.shape, self._taught)
+        inputs = specs(self.shape, self.places, self._taught)
         with using(self.device):
             return capture(graph, inputs, name=name, key=self._key(), buffers=self._buffers())
 
