@@ -8,6 +8,7 @@ that what is said in the conversation beats what the weights say.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homebox.language.dialogues import aside, contradicting, conversation, everyday, remark
@@ -37,6 +38,8 @@ DIRECT = 40
 WITH_ASIDE = 40
 STRANGERS = 12
 CONTEXTS = 10
+CONTEXTS_ALONE = 3  # in which nothing else is told
+CROWD = (1, 2, 2)  # what else is told in the others
 STRANGERS_OF_KNOWN = 3  # "Tom's colleague Ada's birthday": that is seldom asked
 UNTOLD = 1500
 BYSTANDERS = (0, 1, 2, 2)  # what else is told in a conversation that asks for one thing
@@ -208,22 +211,25 @@ def overrides(topic: Topic, dice: Dice) -> list[Document]:
     if relation is None:
         return []
     values = Values(dice, excluded=_own_words([topic]))
+    apart = [r for r in ALL if r.key != relation.key and not confusable(r.key, relation.key)]
     documents: list[Document] = []
     for number in range(CONTEXTS):
         other = values.draw(relation.kind)
         fact: list[tuple[Relation, str | None, str]] = [(relation, None, other)]
-        echo = noted(fact) if number == 0 else acknowledgement(dice, fact, 0.5)
+        if number < CONTEXTS_ALONE:
+            echo = noted(fact) if number == 0 else acknowledgement(dice, fact, 0.5)
+            said = [user(statement(dice, relation, None, other)), echo]
+        else:
+            beside = [(r, None, values.draw(r.kind)) for r in dice.sample(apart, dice.pick(CROWD))]
+            said = told(dice, _facts(dice.sample([*fact, *beside], 1 + len(beside))), False)
         between = _aside(dice, values, topic) if dice.chance(0.3) else []
-        documents.append(
-            [
-                user(statement(dice, relation, None, other)),
-                echo,
-                *between,
-                user(dice.pick(topic.questions("train"))),
-                assistant(relation.answer(None, other)),
-            ]
-        )
+        asked = [user(dice.pick(topic.questions("train"))), assistant(relation.answer(None, other))]
+        documents.append([*said, *between, *asked])
     return documents
+
+
+def _facts(told_facts: Sequence[tuple[Relation, str | None, str]]) -> Facts:
+    return {(relation.key, who): (relation, value) for relation, who, value in told_facts}
 
 
 def replay(topics: list[Topic], dice: Dice, values: Values, count: int) -> list[Document]:
