@@ -1,6 +1,7 @@
 """Training of adapters on OpenCL devices: gradients, curves, pauses, several devices."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from homebox.model.training.trainer import LoraTrainer, StepResult
 from homebox.model.weights.placed_weights import memory_of, moved
 from tests.opencl.test_opencl_stages import Replicas
 from tests.opencl.test_whole_model import pair as pair
+from tests.unit.held import held
 from tests.unit.test_data_parallel import rows_of
 from tests.unit.test_lora_gradients import (
     ALPHA,
+    CONFIG,
     LENGTH,
     RANK,
     ROWS,
@@ -69,8 +72,9 @@ def curve(trainer: LoraTrainer, steps: int = STEPS, rate: float = RATE) -> list[
 
 def check_gradients(device: Device, form: str) -> None:
     """Compare gradients with one graph in float64, and with the CPU's to the bit."""
-    base, batch = Base(form, stacked=form == "q8"), batch_of()
-    trainer, other = trainer_on(device, base), trainer_on(HOST, base)
+    base = Base(form, stacked=form == "q8")
+    batch = held(batch_of(), base)
+    trainer, other = (trainer_on(each, base, taught=True) for each in (device, HOST))
     assert memory_of(trainer.parameters.gradients).device is device
     loss, kl = trainer.accumulate(batch)
     wanted, grads = plain_gradients(base.weights, batch)
@@ -143,7 +147,8 @@ def test_rounded_training_has_the_curve_of_the_cpu_within_a_hundredth(
 @pytest.mark.whole
 @pytest.mark.parametrize("numerics", ["f32", "bf16"])
 def test_what_is_kept_changes_memory_and_no_bit(cl_device: OpenClDevice, numerics: str) -> None:
-    base, batch = Base("f32"), batch_of()
+    config = replace(CONFIG, layers=CONFIG.layers[:1] * 3)
+    base, batch = Base("f32", config), batch_of()
     found, sizes = [], []
     for policy in ("none", "matmul", "layer"):
         trainer = trainer_on(cl_device, base, numerics=numerics, checkpoint=policy)

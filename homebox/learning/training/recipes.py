@@ -16,7 +16,7 @@ from homebox.model.config import ModelConfig
 SCALES = (1.0, 0.75, 0.5)
 DIALOGUE = 84  # tokens that rows are made for, by dialogue: full batches, also of long ones
 SUITED = 30  # topics that a preset's steps are made for; fewer take as many
-HEAD_START = 70  # topics' worth of steps that any run takes, however little it teaches
+HEAD_START = 10  # topics' worth of steps that any run takes, however little it teaches
 MANY = 43  # topics above which an adapter needs
 RANK_OF_MANY = 16  # at least
 AUTO = 0  # in the configuration: by the size of the model
