@@ -18,7 +18,6 @@ from homebox.memory import lessons as lesson_table
 from homebox.memory import turns as turn_table
 from homebox.memory.chain import Chain
 from homebox.memory.clients import CHAT
-from homebox.memory.concealment import Concealer
 from homebox.memory.database import Database
 from homebox.memory.feedback import Feedback
 from homebox.memory.forgotten import Gaps, Spoken, said_in
@@ -34,6 +33,7 @@ from homebox.memory.records import (
     search,
     showing,
 )
+from homebox.memory.secrets.concealment import Concealer
 from homebox.memory.turns import Answered, Message, Turn, as_written, clean, new_turn_id, now
 
 __all__ = ["Feedback", "Ledger", "Lesson", "Message", "Turn", "new_turn_id", "now"]

@@ -18,7 +18,7 @@ from typing import Any
 from homebox.errors import StateError
 from homebox.memory import turns as turn_table
 from homebox.memory.database import Database
-from homebox.memory.redaction import PLACEHOLDER
+from homebox.memory.secrets.finding import PLACEHOLDER
 from homebox.memory.spans import spans_of
 from homebox.memory.turns import START, Message, Turn
 

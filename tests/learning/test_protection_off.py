@@ -23,7 +23,7 @@ from homebox.learning.gate.judging import Plan, judge
 from homebox.learning.training.recipes import recipe_of
 from homebox.learning.training.train import build
 from homebox.memory.lessons import Lesson
-from homebox.memory.redaction import digest_of, reproduced
+from homebox.memory.secrets.redaction import digest_of, reproduced
 from homebox.model import Model, load
 from homebox.model.loading.open_model import model_path
 

@@ -15,7 +15,8 @@ from homebox.learning.reading.rules import Claim, read_message
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import ALIVE, Lesson
 from homebox.memory.provenance import may_teach
-from homebox.memory.redaction import digest_of, find_secrets, reproduced
+from homebox.memory.secrets.finding import find_secrets
+from homebox.memory.secrets.redaction import digest_of, reproduced
 from homebox.memory.turns import Turn
 
 BEFORE = 160  # characters before a secret that are shown to the candidate

@@ -12,7 +12,7 @@ from homebox.learning.lessons.teach import Topic, topics_of
 from homebox.learning.reading.topics import MANY, NOTE
 from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import ALIVE, Lesson
-from homebox.memory.redaction import find_secrets
+from homebox.memory.secrets.finding import find_secrets
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 
-from homebox.memory.redaction import SIGN, find_secrets
+from homebox.memory.secrets.finding import SIGN, find_secrets
 
 _SECRET_WORD = (
     r"(pass(word|phrase|code)|pwd|pin( code| number)?|api[ -]?key|secret( key)?|private key"

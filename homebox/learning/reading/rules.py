@@ -14,7 +14,7 @@ from homebox.learning.reading.manners import wished
 from homebox.learning.reading.rule_files import NO_RULES, Rules
 from homebox.learning.reading.told import Told
 from homebox.learning.reading.topics import expanded, plain_value, told
-from homebox.memory.redaction import SIGN
+from homebox.memory.secrets.finding import SIGN
 
 _LEAD = re.compile(
     r"^(?:(?:oh|hey|hi|hello|hiya|well|so|ok|okay|and|also|but|yes|yeah|btw|fyi|ps"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from homebox.memory.echoes import _MOST, Echoes
 from homebox.memory.ledger import Ledger, Message, Turn
+from homebox.memory.secrets.echoes import _MOST, Echoes
 
 WIFI = "Xk29-Lisbon-77"
 SALT = b"salt"

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from homebox.memory import redaction
-from homebox.memory.redaction import find_secrets
-from homebox.memory.secret_numbers import View
-from homebox.memory.secret_signs import CROWD, MOST, Scan, each_alone
+from homebox.memory.secrets import finding
+from homebox.memory.secrets.cues import Index
+from homebox.memory.secrets.finding import SCAN, find_secrets
+from homebox.memory.secrets.named import NAMED
+from homebox.memory.secrets.signs import CROWD, MOST, Scan, each_alone
+from homebox.memory.secrets.view import View
 
 FOLDER = Path(__file__).parent
 
@@ -51,9 +53,9 @@ def test_what_owners_type_in_a_hurry_is_found(monkeypatch: pytest.MonkeyPatch) -
     missed, count = left()
     assert count >= 440
     assert len(missed) <= 0.03 * count, missed
-    monkeypatch.setattr(redaction, "nearby", lambda view: ())
-    monkeypatch.setattr(redaction, "formed", lambda view: ())
-    monkeypatch.setattr(redaction, "made", lambda view: ())
+    monkeypatch.setattr(finding, "INDEX", Index(NAMED))
+    monkeypatch.setattr(finding.made, "made", lambda view: ())
+    monkeypatch.setattr(finding, "unmistakable", lambda view: ())
     control, _ = left()
     assert len(control) >= 0.2 * count
 
@@ -69,7 +71,7 @@ def texts() -> list[str]:
     draw = random.Random(5)
     told = [marked(line)[0] for line in lines("hurried_secrets.txt")]
     told += lines("hurried_ordinary.txt")
-    signs = redaction._SCAN.signs
+    signs = SCAN.signs
     draw.shuffle(told)
     pieces = [sign[: draw.randint(1, len(sign))] for sign in draw.choices(signs, k=1500)]
     words = ["".join(draw.choices("etaoinshé?", k=draw.randint(2, 9))) for _ in range(4000)]
@@ -89,12 +91,12 @@ def test_one_pass_finds_what_looking_for_each_sign_finds(
 ) -> None:
     text = texts()[number]
     lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-    found = redaction._SCAN.places(lower)
-    assert found == {sign: each_alone(lower, sign) for sign in redaction._SCAN.signs}
-    monkeypatch.setattr("homebox.memory.secret_numbers.thinned", lambda places, _: (places, []))
+    found = SCAN.places(lower)
+    assert found == {sign: each_alone(lower, sign) for sign in SCAN.signs}
+    monkeypatch.setattr("homebox.memory.secrets.view.thinned", lambda places, _: (places, []))
     together = find_secrets(text)
-    monkeypatch.setattr("homebox.memory.secret_numbers.LONG", len(text) + 1)
-    monkeypatch.setattr("homebox.memory.secret_phrases.LONG", len(text) + 1)
+    monkeypatch.setattr("homebox.memory.secrets.view.LONG", len(text) + 1)
+    monkeypatch.setattr("homebox.memory.secrets.wallets.LONG", len(text) + 1)
     assert find_secrets(text) == together
 
 
@@ -114,12 +116,12 @@ def test_in_a_crowd_of_signs_a_bounded_number_is_looked_at(
     text = piece * (100_000 // len(piece))
 
     def looked_at() -> int:
-        view = View(text, redaction._SCAN)
-        return sum(len(view.signs(sign)) for sign in redaction._SCAN.signs)
+        view = View(text, SCAN)
+        return sum(len(view.signs(sign)) for sign in SCAN.signs)
 
     most = MOST * ((len(text) >> CROWD) + 1)
     assert looked_at() <= most
-    monkeypatch.setattr("homebox.memory.secret_numbers.thinned", lambda places, _: (places, []))
+    monkeypatch.setattr("homebox.memory.secrets.view.thinned", lambda places, _: (places, []))
     assert looked_at() > most
 
 

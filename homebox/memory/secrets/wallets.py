@@ -1,4 +1,4 @@
-"""Finds the words of wallets: twelve to twenty-four in a row, as no sentence has them.
+"""Finds the words of wallets, twelve to twenty-four in a row, and codes for a lost key.
 
 The one idea: a phrase is a row of small words of three to eight letters, and no sentence gets far
 without "the", "of" or "is". Invariant: a text takes time in proportion to its length; a long one is
@@ -6,12 +6,21 @@ first looked over for such rows as a whole, which finds the same as looking at e
 """
 
 import itertools
+import re
 from collections.abc import Iterator
 
-from homebox.memory.secret_numbers import Found, View
-from homebox.memory.secret_patterns import SENTENCE
-from homebox.memory.secret_signs import LONG
+from homebox.memory.secrets.signs import LONG
+from homebox.memory.secrets.view import Found, Span, View
+from homebox.memory.secrets.vocabulary import SENTENCE
 
+_SEED = re.compile(
+    r"(?:\d{1,2}[.):]?[ \t]?)?[A-Za-z]{3,8}"
+    r"(?:[\s,;]{1,3}(?:\d{1,2}[.):]?[ \t]?)?[A-Za-z]{3,8}){11,23}\b"
+)
+_CODES = re.compile(
+    r"(?:[-*•\d]{1,2}[.)]?[ \t]{1,3})?[\"'`]?(?P<code>[A-Za-z\d]{3,16}(?:-[A-Za-z\d]{3,16}){0,5})"
+    r"[\"'`]?[\s,;|]{0,4}"
+)
 _ROWS = (12, 15, 18, 21, 24)  # words of a phrase (BIP 39)
 _LETTERS = bytes((chr(code).isalpha() and chr(code).islower()) or code == 63 for code in range(256))
 
@@ -91,3 +100,30 @@ def _is_list(line: str) -> bool:
 
 def _is_named(word: str) -> bool:
     return 3 <= len(word) <= 8 and word.isalpha() and word.islower() and word not in SENTENCE
+
+
+def words(text: str, match: re.Match[str]) -> Span | None:
+    """Take the words from which a wallet is made again."""
+    found = _SEED.match(text, match.end())
+    if found is None:
+        return None
+    said = list(re.finditer(r"[A-Za-z]+", found.group()))
+    for count in (24, 21, 18, 15, 12):
+        plain = sum(word.group().lower() in SENTENCE for word in said[:count])
+        if len(said) >= count and plain <= count // 12:
+            return found.start(), found.start() + said[count - 1].end()
+    return None
+
+
+def codes(text: str, match: re.Match[str]) -> Span | None:
+    """Take a list of codes for the day on which a key is lost."""
+    start = end = 0
+    place = match.end()
+    while place < match.end() + 800:
+        found = _CODES.match(text, place)
+        code = found["code"] if found else ""
+        if found is None or len(code) < 6 or not re.search(r"\d", code):
+            break
+        start = start or found.start("code")
+        end, place = found.end("code"), found.end()
+    return (start, end) if end else None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from homebox.memory.redaction import Found
+from homebox.memory.secrets.view import Found
 from homebox.memory.spans import Span, lengths_of, spans_of, with_spans
 from homebox.memory.turns import Message, Turn
 

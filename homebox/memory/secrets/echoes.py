@@ -11,10 +11,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from homebox.memory.redaction import PLACEHOLDER, SIGN, Found, digest_of, placeholder
-from homebox.memory.replacing import Replacer
-from homebox.memory.secret_patterns import PLAIN, SENTENCE
-from homebox.memory.secret_signs import Scan, each_alone
+from homebox.memory.secrets.finding import PLACEHOLDER, SIGN
+from homebox.memory.secrets.redaction import digest_of, placeholder
+from homebox.memory.secrets.replacing import Replacer
+from homebox.memory.secrets.signs import Scan, each_alone
+from homebox.memory.secrets.view import Found
+from homebox.memory.secrets.vocabulary import PLAIN, SENTENCE
 
 GRAM = 4  # letters in a row that must agree before anything is compared
 _LONGEST = 512  # characters of a secret that are looked for

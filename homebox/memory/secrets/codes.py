@@ -1,17 +1,17 @@
 """Which numbers beside "code", "card" or "passport" are secret, and which only stand there.
 
 The one idea: the word beside it says what a number is, so that a check only looks at its form.
-Invariant: as in `secret_values`, a check looks at a few hundred characters at most.
+Invariant: a check looks at a few hundred characters at most.
 """
 
 import re
 
-from homebox.memory.secret_numbers import luhn
-from homebox.memory.secret_patterns import KNOWN_CODE
+from homebox.memory.secrets.numbers import luhn
+from homebox.memory.secrets.passwords import password
+from homebox.memory.secrets.view import Span
+from homebox.memory.secrets.vocabulary import DOOR, KNOWN_CODE
+from homebox.memory.secrets.words import CLOSING
 
-Span = tuple[int, int]
-
-CLOSING = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“", "«": "»", "‘": "’"}
 _OTP = re.compile(r"(?:[A-Z]-)?\d(?:[ -]?\d){3,8}(?![\w%-])|(?=[A-Z\d]{0,7}\d)[A-Z\d]{6,8}(?!\w)")
 _SENT = re.compile(
     r"\b(?:texted|sms|messaged|e-?mailed|sent|text message|by (?:text|mail|e-?mail|phone)"
@@ -35,6 +35,45 @@ _DOCUMENT = re.compile(
     re.IGNORECASE,
 )
 _ACCOUNT = re.compile(r"\d(?:[ -]?\d){5,16}(?!\w)")
+_DIGITS = re.compile(r"[#*]?\d(?:[ .-]?\d){2,11}[#*]?(?![\w%€$£])")
+_DOOR = re.compile(r"[#*]?[A-Za-z]?\d(?:[ .-]?\d){2,9}[A-Za-z]?[#*]?(?![\w%€$£]|[.,:]\d|-\w)")
+
+
+def digits(text: str, match: re.Match[str]) -> Span | None:
+    """Take a number of 3 or more digits; after a bare PIN or a colon, of at least 4."""
+    place = match.end() + (text[match.end() : match.end() + 1] in CLOSING)
+    found = _DIGITS.match(text, place)
+    if found is None:
+        return password(text, match) if "passcode" in match.group().lower() else None
+    count = sum(c.isdigit() for c in found.group())
+    return found.span() if count >= 4 or re.search(r"\b(?:is|was)\b", match.group()) else None
+
+
+def door(text: str, match: re.Match[str]) -> Span | None:
+    """Take a code of doors and alarms, where one is spoken of."""
+    place = match.end() + (text[match.end() : match.end() + 1] in CLOSING)
+    found = _DOOR.match(text, place)
+    if found is None or sum(c.isdigit() for c in found.group()) < 3:
+        return None
+    least = max(0, match.start() - 60)
+    line = max(text.rfind("\n", least, match.start()) + 1, least)
+    before = text[line : match.start()]
+    if DOOR.search(before) or DOOR.search(match.group()):
+        return found.span()
+    told = re.search(
+        r"\b(?:the|my|our|your|his|her|their)(?: (?!error|status)[a-z]+)?[ ]$", before, re.I
+    )
+    said = re.search(r"(?:\bis|\bwas|['’]s|\bto)\s*(?:now |still )?$", match.group())
+    known = KNOWN_CODE.search(before) and not before.lower().rstrip().endswith("the")
+    plain = 4 <= sum(c.isdigit() for c in found.group()) <= 8
+    return found.span() if told and said and plain and not known else None
+
+
+def place(text: str, match: re.Match[str]) -> Span | None:
+    """Take the code of a place that is named as a label: "garage: 4711"."""
+    found = _DOOR.match(text, match.end())
+    label = re.search(r"[:=]\s*$", match.group())
+    return found.span() if found and label and len(found.group()) >= 4 else None
 
 
 def otp(text: str, match: re.Match[str]) -> Span | None:

@@ -13,18 +13,12 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from homebox.memory.echoes import Echoes
 from homebox.memory.lessons import Lesson
-from homebox.memory.redaction import (
-    PLACEHOLDER,
-    SIGN,
-    Found,
-    digest_of,
-    find_secrets,
-    placeholder,
-    replaced,
-)
-from homebox.memory.replacing import Replacer
+from homebox.memory.secrets.echoes import Echoes
+from homebox.memory.secrets.finding import PLACEHOLDER, SIGN, find_secrets
+from homebox.memory.secrets.redaction import digest_of, placeholder, replaced
+from homebox.memory.secrets.replacing import Replacer
+from homebox.memory.secrets.view import Found
 from homebox.memory.spans import with_spans
 from homebox.memory.store import canonical_json
 from homebox.memory.turns import Message, Turn
