@@ -32,6 +32,7 @@ from homebox.language.tools import using_tools
 from homebox.language.turns import Document, assistant, system, user
 from homebox.language.values import Values
 from homebox.language.world import WORLD_NAMES
+from homebox.learning.examples.by_kind import questions_to_learn
 from homebox.learning.lessons.teach import Topic, seed_of, small_first
 
 DIRECT = 40
@@ -81,7 +82,10 @@ def write_dialogues(topics: list[Topic], seed: int) -> Dialogues:
 def lesson(topic: Topic, dice: Dice) -> list[Document]:
     """Ask for one topic in many ways: directly, after other talk, hurriedly, and by yes or no."""
     values = Values(dice, excluded=_own_words([topic]))
-    questions = dice.sample(topic.questions("train"), DIRECT)
+    questions = dice.sample(
+        topic.questions("train") if topic.relation is None else questions_to_learn(topic.relation),
+        DIRECT,
+    )
     answer = topic.answer
     documents = [[user(question), assistant(answer)] for question in questions]
     for _ in range(WITH_ASIDE):
@@ -151,7 +155,7 @@ def _twins(
     relation: Relation, others: list[Relation], dice: Dice, values: Values
 ) -> list[Document]:
     value = values.draw(relation.kind)
-    question = dice.pick(relation.questions(None, "train"))
+    question = dice.pick(questions_to_learn(relation))
     text = small_first(question) if dice.chance(0.1) else question
     beside: Facts = {(r.key, None): (r, values.draw(r.kind)) for r in others}
     between = plain_remark(dice) if dice.chance(0.3) else []
@@ -223,7 +227,10 @@ def overrides(topic: Topic, dice: Dice) -> list[Document]:
             beside = [(r, None, values.draw(r.kind)) for r in dice.sample(apart, dice.pick(CROWD))]
             said = told(dice, _facts(dice.sample([*fact, *beside], 1 + len(beside))), False)
         between = _aside(dice, values, topic) if dice.chance(0.3) else []
-        asked = [user(dice.pick(topic.questions("train"))), assistant(relation.answer(None, other))]
+        asked = [
+            user(dice.pick(questions_to_learn(relation))),
+            assistant(relation.answer(None, other)),
+        ]
         documents.append([*said, *between, *asked])
     return documents
 
