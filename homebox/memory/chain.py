@@ -6,13 +6,17 @@ connection wrote counts as checked. A changed byte that did not come through SQL
 the next start.
 """
 
+import hashlib
+import sqlite3
 import threading
 from collections.abc import Callable
 
 from homebox.errors import StateError
-from homebox.memory import turns as turn_table
+from homebox.memory import turn_rows
 from homebox.memory.database import Database
-from homebox.memory.turns import START
+from homebox.memory.turn_rows import START
+
+PAGE = 1024  # links that are checked at once
 
 
 class Chain:
@@ -24,7 +28,7 @@ class Chain:
         self._checked: tuple[int, bytes, int] = (0, START, 0)  # number, chain there, length
         self._version = -1
 
-    def verify(self, page: int, known: bool, tell: Callable[[int], None] = lambda _: None) -> int:
+    def verify(self, known: bool, tell: Callable[[int], None] = lambda _: None) -> int:
         """Recompute the chain and return its length; raises StateError at the first wrong turn.
 
         With `known`, only what was not checked before, or all if somebody else has written.
@@ -36,10 +40,10 @@ class Chain:
             while True:
                 number, chain, count = self._checked
                 with self._database.reader() as connection:
-                    number, chain, some = turn_table.check(connection, number, chain, page)
+                    number, chain, some = check(connection, number, chain, PAGE)
                 self._checked = (number, chain, count + some)
                 tell(count + some)
-                if some < page:
+                if some < PAGE:
                     break
             self._version = version
             return self._checked[2]
@@ -52,3 +56,30 @@ class Chain:
             ).result()
         except StateError:
             return -1  # for reading only, or closed
+
+
+def check(
+    connection: sqlite3.Connection, number: int, chain: bytes, limit: int
+) -> tuple[int, bytes, int]:
+    """Recompute up to `limit` links after turn `number`, where the chain stood at `chain`.
+
+    Returns the last number, the chain there and how many links were checked; raises StateError.
+    """
+    from homebox.memory.digests import digest, said  # what encodes takes long to import
+
+    rows = turn_rows.read(connection, "number > ? ORDER BY number LIMIT ?", (number, limit), said)
+    for row in rows:
+        number = row.number
+        chain = hashlib.sha256(chain + row.digest).digest()
+        wrong = row.salt is not None and (
+            digest(row.fields, row.new, row.prompt, row.salt) != row.digest
+        )
+        if wrong or chain != row.chain:
+            name = row.fields["id"]
+            # What was erased needs only its digest, which stands.
+            erase = f', or erase the turn with "homebox log delete {name}"'
+            raise StateError(
+                f"turn {name} (row {number}) of the ledger is damaged (hash mismatch); restore "
+                f"the ledger from a backup of the state{erase if chain == row.chain else ''}"
+            )
+    return number, chain, len(rows)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from homebox.errors import StateError
 from homebox.memory import feedback as feedback_table
 from homebox.memory import lessons as lesson_table
-from homebox.memory import turns as turn_table
+from homebox.memory import turn_rows
 from homebox.memory.chain import Chain
 from homebox.memory.clients import CHAT
 from homebox.memory.database import Database
@@ -23,16 +23,8 @@ from homebox.memory.feedback import Feedback
 from homebox.memory.forgotten import Gaps, Spoken, said_in
 from homebox.memory.history import Event, replay
 from homebox.memory.lessons import Lesson
-from homebox.memory.records import (
-    Hit,
-    Link,
-    digests_in,
-    holding,
-    links,
-    salt_of,
-    search,
-    showing,
-)
+from homebox.memory.records import Link, digests_in, links, salt_of
+from homebox.memory.searching import Hit, holding, search, showing
 from homebox.memory.secrets.concealment import Concealer
 from homebox.memory.turns import Answered, Message, Turn, as_written, clean, new_turn_id, now
 
@@ -83,7 +75,7 @@ class Ledger:
             # What was forgotten may have been written before or after a secret of it was known.
             known = self.gaps.without(connection, self._concealer.turn(turn))
             kept = self.gaps.without(connection, self._concealer.repeated(known))
-            return turn_table.insert(connection, kept)
+            return turn_rows.insert(connection, kept)
 
         return self._database.write(work)
 
@@ -94,13 +86,13 @@ class Ledger:
     def turn(self, id: str) -> Turn | None:
         """Return the turn of that id; None if there is none or it was erased."""
         with self._database.reader() as connection:
-            found = turn_table.select(connection, "id = ?", (id,))
+            found = turn_rows.select(connection, "id = ?", (id,))
         return found[0][1] if found else None
 
     def last_turns(self, conversation: str, owner: str, most: int) -> list[Turn]:
         """Return the last `most` whole answers of a chat, the newest first."""
         with self._database.reader() as connection:
-            found = turn_table.select(
+            found = turn_rows.select(
                 connection,
                 "conversation = ? AND owner = ? AND kind = ? AND finish_reason NOT IN "
                 "('error', 'cancelled') ORDER BY number DESC LIMIT ?",
@@ -116,7 +108,7 @@ class Ledger:
         number = 0 if since is None else self._number(since)
         while True:
             with self._database.reader() as connection:
-                page = turn_table.select(
+                page = turn_rows.select(
                     connection, "number > ? ORDER BY number LIMIT ?", (number, PAGE)
                 )
             for _, turn in page:
@@ -128,11 +120,11 @@ class Ledger:
     def some_turns(self, ids: Collection[str]) -> Iterator[Turn]:
         """Yield the turns of those ids that were not erased, in the order of their commits."""
         with self._database.reader() as connection:
-            numbers = turn_table.numbers(connection, ids)
+            numbers = turn_rows.numbers(connection, ids)
         for start in range(0, len(numbers), PAGE):
             some = numbers[start:][:PAGE]
             with self._database.reader() as connection:
-                page = turn_table.select(
+                page = turn_rows.select(
                     connection, f"number IN ({', '.join('?' * len(some))}) ORDER BY number", some
                 )
             for _, turn in page:
@@ -155,7 +147,7 @@ class Ledger:
         """
         number = 0 if since is None else self._number(since)
         with self._database.reader() as connection:
-            found = turn_table.select(
+            found = turn_rows.select(
                 connection,
                 "number > ? ORDER BY number DESC LIMIT ?",
                 (number, min(max(most, 0), 2**62)),
@@ -165,7 +157,7 @@ class Ledger:
     def answers(self, most: int) -> list[Answered]:
         """Return the last `most` answers whose ids were kept, the oldest first."""
         with self._database.reader() as connection:
-            return turn_table.answers(connection, max(most, 0))
+            return turn_rows.answers(connection, max(most, 0))
 
     def count(self) -> int:
         """Return how many turns were ever written, erased ones included."""
@@ -175,7 +167,7 @@ class Ledger:
     def root(self) -> str:
         """Return the digest of the whole chain: 64 hexadecimal digits."""
         with self._database.reader() as connection:
-            return turn_table.head(connection).hex()
+            return turn_rows.head(connection).hex()
 
     def verify(self, known: bool = False, tell: Callable[[int], None] = lambda _: None) -> int:
         """Recompute the chain and return its length; raises StateError at the first wrong turn.
@@ -183,7 +175,7 @@ class Ledger:
         With `known`, links that were checked before are not, unless another process has written.
         `tell` is told now and then how many links were found right.
         """
-        return self._chain.verify(PAGE, known, tell)
+        return self._chain.verify(known, tell)
 
     def erase(self, id: str) -> None:
         """Forget what a turn said, for good; its place in the chain and its lessons stay.
@@ -248,7 +240,7 @@ class Ledger:
         def work(connection: sqlite3.Connection) -> None:
             told: list[Spoken] = []
             for number in numbers:
-                known = turn_table.select(connection, "number = ?", (number,))
+                known = turn_rows.select(connection, "number = ?", (number,))
                 told += [each for _, turn in known for each in said_in(turn)]
                 _erase(connection, number)
             self.gaps.keep(connection, told)
@@ -267,7 +259,7 @@ class Ledger:
     def holds(self, text: str) -> bool:
         """Say whether a text stands, whole or as a part, in what turns and opinions say."""
         with self._database.reader() as connection:
-            return turn_table.holds(connection, text)
+            return turn_rows.holds(connection, text)
 
     def give_feedback(self, owner: str, feedback: Feedback) -> "Future[str]":
         """Begin to keep an opinion about a turn of `owner`; the Future may raise StateError."""
@@ -431,7 +423,7 @@ class Ledger:
 
 def _erase(connection: sqlite3.Connection, number: int) -> None:
     feedback_table.erase(connection, number)
-    turn_table.erase(connection, number)
+    turn_rows.erase(connection, number)
 
 
 def _marks(connection: sqlite3.Connection, prefix: str) -> dict[str, int]:

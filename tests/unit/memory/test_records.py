@@ -1,19 +1,27 @@
 """Looking up, exporting, deleting and letting go of turns; the chain tells what was changed."""
 
 import contextlib
+import hashlib
 import json
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from homebox.errors import StateError
+from homebox.memory.digests import digest_of, said
 from homebox.memory.ledger import Ledger
 from homebox.memory.records import check_links, link_line, read_links
 from homebox.memory.retention import expire
-from homebox.memory.turns import Message
+from homebox.memory.searching import LATEST
+from homebox.memory.store import canonical_json
+from homebox.memory.turns import Message, Turn
 from tests.unit.memory.kit import MANY, files, lesson, say
 
 
@@ -47,6 +55,37 @@ def test_words_are_found_whatever_their_case(ledger: Ledger) -> None:
         assert not ledger.search(nothing) or nothing == "%"
     ledger.erase(first)
     assert [hit.turn for hit in ledger.search("cocoa")] == [second]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_search_finds_what_folding_finds(data: st.DataObject) -> None:
+    """Against folding each message in Python; the letters are those whose case is not plain."""
+    letters = st.text("aetrz ßẞäÄéÉσΣςИи日%_\\'", min_size=1, max_size=12)
+    whole = data.draw(st.lists(letters, min_size=1, max_size=8))
+    said = [data.draw(st.sampled_from([text, text.upper(), text.lower()])) for text in whole]
+    part = data.draw(st.sampled_from(whole))
+    start = data.draw(st.integers(0, len(part) - 1))
+    sought = data.draw(st.sampled_from([part[start:], part[: start + 1], data.draw(letters)]))
+    sought = data.draw(st.sampled_from([sought, sought.upper(), sought.lower()]))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(Ledger(Path(folder) / "ledger.db")) as ledger,
+    ):
+        names = [say(ledger, text, answer="") for text in said]
+        for near in (LATEST, 0):  # found among the last turns, and in all
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("homebox.memory.searching.LATEST", near)
+                found = [hit.turn for hit in ledger.search(sought)]
+            held = [sought.casefold() in text.casefold() for text in said]
+            assert found == [name for name, fits in zip(names, held, strict=True) if fits]
+
+
+def test_a_text_longer_than_any_pattern_is_found(ledger: Ledger) -> None:
+    long = "ab%_ " * 15_000
+    name = say(ledger, f"so {long}!")
+    say(ledger, f"so {long[1:]}!")
+    assert [hit.turn for hit in ledger.search(f"SO {long}!")] == [name]
 
 
 def test_an_export_is_complete_and_tells_what_was_changed(
@@ -116,6 +155,47 @@ def test_old_turns_lose_their_words_unless_a_lesson_needs_them(
     assert ledger.turn(old) is None
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.text(max_size=6), min_size=10, max_size=10),
+    st.dictionaries(st.sampled_from(["messages", "prompt", "seed"]), st.lists(st.floats(0, 1))),
+    st.lists(st.integers(0, 2**31 - 1), max_size=4),
+)
+def test_a_digest_is_that_of_canonical_json(
+    texts: list[str], sampling: dict[str, list[float]], ids: list[int]
+) -> None:
+    """Put together from pieces or encoded at once, with names of fields in the words or not."""
+    new = Message("user", '"prompt":[' + texts[0], "owner", texts[1])
+    shown = Message(texts[2], '"messages":[]' + texts[3], "system")
+    always: dict[str, Any] = {
+        "id": texts[4],
+        "conversation": '","messages":[' + texts[5],
+        "model": texts[6],
+        "adapter": "base",
+        "finish_reason": "stop",
+        "sampling": sampling,
+        "time": texts[7],
+        "completion_tokens": 1,
+        "prompt_tokens": 2,
+    }
+    more = {"kind": texts[8] or "chat", "owner": texts[9], "offered": texts[0]}
+    turn = Turn(**always, **more, token_ids=tuple(ids), messages=(new, new), prompt=(shown,))
+    content = always | {name: text for name, text in more.items() if text not in ("", "chat")}
+    content |= {"token_ids": ids} if ids else {}
+    for name, messages in (("messages", turn.messages), ("prompt", turn.prompt)):
+        content[name] = [
+            [each.role, each.content, each.provenance, *filter(None, [each.details])]
+            for each in messages
+        ]
+    salt = b"salt"
+    assert digest_of(turn, salt) == hashlib.sha256(salt + canonical_json(content)).digest()
+
+
+def test_every_letter_is_encoded_as_canonical_json_does() -> None:
+    letters = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    assert said("user", letters, "owner", "x") == canonical_json(["user", letters, "owner", "x"])
+
+
 def test_the_first_wrong_turn_is_named(ledger: Ledger, tmp_path: Path) -> None:
     names = [say(ledger, f"Hello {n}.") for n in range(6)]
     assert ledger.verify(known=True) == 6
@@ -132,17 +212,17 @@ def test_the_first_wrong_turn_is_named(ledger: Ledger, tmp_path: Path) -> None:
 def test_what_is_known_is_not_checked_again(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from homebox.memory import turns
+    from homebox.memory import chain
 
     checked: list[int] = []
-    check = turns.check
+    check = chain.check
 
-    def counted(connection: sqlite3.Connection, number: int, chain: bytes, limit: int) -> object:
-        found = check(connection, number, chain, limit)
+    def counted(connection: sqlite3.Connection, number: int, link: bytes, limit: int) -> object:
+        found = check(connection, number, link, limit)
         checked.append(found[2])
         return found
 
-    monkeypatch.setattr(turns, "check", counted)
+    monkeypatch.setattr(chain, "check", counted)
     for _ in range(3):
         say(ledger, "Hello.")
         ledger.verify(known=True)

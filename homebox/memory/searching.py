@@ -1,0 +1,198 @@
+"""Words looked for in the ledger, where they are.
+
+The one idea: without an index, which would keep words that were erased, a search reads every text
+once, so what is looked at in each must be little: first the part of what is sought that begins with
+its rarest letter, then the whole, and upper and lower case of other than ASCII letters only in the
+texts that have some. Invariant: what is found is in a message that nobody erased.
+"""
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+LATEST = 2_000  # turns that are looked through first
+_WORDS = 64  # that are looked for at once
+AROUND = 60  # characters before and after what was searched for
+_LONGEST = 1_000  # characters of a pattern; SQLite takes 50,000 bytes
+_SHORTEST = 3  # letters that are worth to be looked for before the whole
+_SHARP = "ss"  # what a sharp s is folded to
+_FOLDED = re.compile(f"[^\\x00-\\x7f]|{_SHARP[0]}")  # what may come from other letters
+_USUAL = " etaoinsrhldcumfpgwybvkxjqz"  # letters of many languages, the most usual first
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A message in which a text occurs."""
+
+    turn: str
+    time: str
+    conversation: str
+    role: str
+    text: str  # what stands around it
+
+
+class _Sought(NamedTuple):
+    """What is looked for, as SQL about a column `{}` and its values."""
+
+    condition: str
+    values: dict[str, str]
+
+
+def search(
+    connection: sqlite3.Connection, text: str, most: int, conversation: str = ""
+) -> list[Hit]:
+    """Return the last `most` messages that hold a text, the oldest first; letters of any case."""
+    exact = text.encode("utf-8", "replace").decode()
+    needle = exact.casefold()
+    if not needle or most < 1:
+        return []
+    forms = _forms(needle)
+
+    def holds(content: str) -> bool:
+        known = exact in content
+        return known or (any(map(content.__contains__, forms)) and needle in content.casefold())
+
+    connection.create_function("holds", 1, holds, deterministic=True)
+    sought = _sought(needle)
+    rows = _nearby(connection, sought, most, conversation)
+    if len(rows) < most and not conversation:
+        rows = _anywhere(connection, sought, most)
+    return [
+        Hit(id, time, talk, role, _around(needle, content, details or ""))
+        for id, time, talk, role, content, details in reversed(rows)
+    ]
+
+
+def _sought(needle: str) -> _Sought:
+    """Say how a casefolded text is looked for, what costs least first."""
+    values = {"part": _pattern(_rarest(_ascii(needle)))}
+    part = "{} LIKE :part ESCAPE '\\'"
+    if len(needle) > _LONGEST:
+        return _Sought(f"({part} AND holds({{}}))", values)
+    longer = "length(CAST({} AS BLOB)) > length({})"  # not where all letters are ASCII's
+    if not needle.isascii():
+        return _Sought(f"({longer} AND {part} AND holds({{}}))", values)
+    # An ASCII letter may also come from another one, but those are signs such as the Kelvin's.
+    values["whole"] = _pattern(needle)
+    ways = "{} LIKE :whole ESCAPE '\\'"
+    if _SHARP in needle:
+        ways += f" OR ({longer} AND holds({{}}))"
+    return _Sought(f"({part} AND ({ways}))", values)
+
+
+def _forms(needle: str) -> tuple[str, ...]:
+    """Return how a letter of a casefolded text, other than ASCII, may have been written."""
+    letter = next((letter for letter in needle if not letter.isascii()), "")
+    if len(needle) > _LONGEST or not letter:
+        return ("ß", "ẞ") if _SHARP in needle and len(needle) <= _LONGEST else ("",)
+    return (letter, letter.upper(), letter.title(), *("ς" for _ in letter if letter == "σ"))
+
+
+def _pattern(part: str) -> str:
+    escaped = re.sub(r"([%_\\])", r"\\\1", part)
+    return f"%{escaped}%"
+
+
+def _rarest(part: str) -> str:
+    """Return the end of a text from its rarest letter on, as LIKE looks for the first letter."""
+    starts = range(len(part) - _SHORTEST + 1)
+    return part[max(starts, key=lambda start: (_rarity(part[start]), -start), default=0) :]
+
+
+def _rarity(letter: str) -> int:
+    return _USUAL.index(letter) if letter in _USUAL else len(_USUAL) // 2
+
+
+def _ascii(needle: str) -> str:
+    """Return the longest part of a casefolded text that was the same before, but for its case."""
+    plain = needle.isascii() and _SHARP not in needle
+    return max([needle] if plain else _FOLDED.split(needle), key=len)[:_LONGEST]
+
+
+def _nearby(
+    connection: sqlite3.Connection, sought: _Sought, most: int, conversation: str
+) -> list[tuple[str, str, str, str, str, str | None]]:
+    """Look through one conversation, or else through the latest turns: that finds usual words."""
+    where = "conversation = :conversation"
+    if not conversation:
+        where = f"turns.number > (SELECT max(number) FROM turns) - {LATEST}"
+    said, more = (sought.condition.replace("{}", f"{name}.content") for name in ("said", "more"))
+    return connection.execute(
+        "SELECT id, time, conversation, role, said.content, more.content FROM turns "
+        "JOIN messages ON messages.turn = turns.number AND part = 'new' "
+        "JOIN texts AS said ON said.number = text LEFT JOIN texts AS more ON more.number = details "
+        f"WHERE {where} AND ({said} OR {more}) "
+        "ORDER BY turns.number DESC, position DESC LIMIT :most",
+        {**sought.values, "conversation": conversation, "most": most},
+    ).fetchall()
+
+
+def _anywhere(
+    connection: sqlite3.Connection, sought: _Sought, most: int
+) -> list[tuple[str, str, str, str, str, str | None]]:
+    """Look through all texts, each once, then for the messages that have those that fit."""
+    # A cross join is made from left to right, so that few texts need no look at all messages.
+    return connection.execute(
+        "WITH found AS MATERIALIZED (SELECT number FROM texts WHERE "
+        f"{sought.condition.replace('{}', 'content')}), "
+        "places AS (SELECT turn, position FROM found CROSS JOIN messages "
+        "ON text = found.number WHERE part = 'new' UNION SELECT turn, position FROM found "
+        "CROSS JOIN messages ON details = found.number WHERE part = 'new' "
+        "ORDER BY turn DESC, position DESC LIMIT :most) "
+        "SELECT id, time, conversation, role, content, "
+        "(SELECT content FROM texts WHERE number = details) FROM places "
+        "JOIN turns ON turns.number = places.turn JOIN messages ON messages.turn = places.turn "
+        "AND part = 'new' AND messages.position = places.position "
+        "JOIN texts ON texts.number = messages.text "
+        "ORDER BY places.turn DESC, places.position DESC",
+        {**sought.values, "most": most},
+    ).fetchall()
+
+
+def showing(connection: sqlite3.Connection, conversation: str, text: str) -> list[str]:
+    """Return the ids of turns of a conversation whose prompts hold a message of that text."""
+    rows = connection.execute(
+        "SELECT DISTINCT id FROM texts JOIN messages ON text = texts.number AND part = 'prompt' "
+        "JOIN turns ON turns.number = turn WHERE hash = ? AND conversation = ?",
+        (hashlib.sha256(text.encode()).digest(), conversation),
+    )
+    return [id for (id,) in rows]
+
+
+def holding(
+    connection: sqlite3.Connection, words: Iterable[str], fits: Callable[[str], bool]
+) -> list[str]:
+    """Return the ids of turns with a text that `fits`; it holds one of the words, casefolded.
+
+    Each text is looked at once, however many turns show it.
+    """
+    connection.create_function("fits", 1, fits, deterministic=True)
+    wanted = sorted(set(words))
+    likely, values = "1", []
+    if len(wanted) <= _WORDS and all(word.isascii() for word in wanted):
+        # Folding may make ASCII letters of others, so what has others is looked at, too.
+        others = "length(CAST(content AS BLOB)) > length(content)"
+        likely = " OR ".join([*("content LIKE ?" for _ in wanted), others])
+        values = [f"%{word}%" for word in wanted]
+    rows = connection.execute(
+        f"WITH found AS MATERIALIZED (SELECT number FROM texts WHERE ({likely}) AND fits(content)) "
+        "SELECT DISTINCT id FROM found JOIN messages ON text = found.number "
+        "JOIN turns ON turns.number = turn",
+        values,
+    )
+    return [id for (id,) in rows]
+
+
+def _around(needle: str, *texts: str) -> str:
+    """Return what stands around the first occurrence in one of the texts."""
+    for text in texts:
+        match = re.search(re.escape(needle), text, re.IGNORECASE)
+        place = match.start() if match else text.casefold().find(needle)
+        if place >= 0:
+            start, end = max(0, place - AROUND), place + len(needle) + AROUND
+            before, after = "..." if start else "", "..." if end < len(text) else ""
+            return f"{before}{text[start:end]}{after}"
+    return texts[0][: 2 * AROUND]
