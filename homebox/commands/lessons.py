@@ -85,7 +85,7 @@ def lessons(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.lessons.deciding import as_json, winners
+    from homebox.learning.lessons.shown import as_json, winners
 
     with open_for_reading(config) as state:
         every = state.ledger.lessons()
@@ -134,7 +134,7 @@ def _shortened(text: str, limit: int = 160) -> str:
 
 
 def _show(args: argparse.Namespace, config: Config) -> int:
-    from homebox.learning.lessons.deciding import as_json, lesson_of, winners
+    from homebox.learning.lessons.shown import as_json, lesson_of, winners
 
     with open_for_reading(config) as state:
         lesson = lesson_of(state.ledger, args.lesson)

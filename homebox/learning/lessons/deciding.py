@@ -5,13 +5,10 @@ like everything else, and can be forgotten; only approving and rejecting change 
 Invariant: what is returned here is plain JSON and says how to undo it.
 """
 
-import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 from homebox.errors import UsageError
 from homebox.learning.lessons.forgetting import (
-    SHORTEST,
     Forgotten,
     Target,
     forget,
@@ -21,6 +18,7 @@ from homebox.learning.lessons.forgetting import (
     target_of,
 )
 from homebox.learning.lessons.live import live_lessons
+from homebox.learning.lessons.shown import as_json, lesson_of
 from homebox.learning.lessons.traces import Traces, let_go, traces
 from homebox.learning.reading.remembering import REMEMBER, remembered
 from homebox.learning.reading.rules import Refusal
@@ -28,7 +26,6 @@ from homebox.learning.reading.topics import MANY, NOTE
 from homebox.learning.training.resume import FOLDER, forget_runs
 from homebox.memory.clients import COMMAND
 from homebox.memory.ledger import Ledger
-from homebox.memory.lessons import ALIVE, Lesson
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import short
 from homebox.memory.turns import Message
@@ -40,37 +37,6 @@ NOTHING = Target("what was forgotten before", "", ())
 _NONE = Forgotten(NOTHING.kind, "", (), (), (), (), (), False)
 
 Json = dict[str, Any]
-
-
-def lesson_of(ledger: Ledger, prefix: str) -> Lesson:
-    """Find the lesson whose hash begins so; raises UsageError if it is not exactly one."""
-    prefix = prefix.strip().lower()
-    found = ledger.find_lessons(prefix) if len(prefix) >= SHORTEST else []
-    if len(found) == 1:
-        return found[0]
-    candidates = ", ".join(short(lesson.hash) for lesson in found[:8])
-    problem = f"fits several lessons: {candidates}" if found else "fits no lesson"
-    if len(prefix) < SHORTEST:
-        problem = f"is too short: give at least {SHORTEST} characters of the hash"
-    raise UsageError(f'{prefix!r} {problem}; "homebox lessons" lists them')
-
-
-def as_json(lesson: Lesson) -> dict[str, Any]:
-    """Return a lesson as plain values, with its hash."""
-    return {**dataclasses.asdict(lesson), "sources": list(lesson.sources), "hash": lesson.hash}
-
-
-def winners(lessons: Iterable[Lesson]) -> dict[str, str]:
-    """Map superseded lessons to what took their place: what says so, or else what holds now."""
-    every = list(lessons)
-    later = {each.supersedes: each.hash for each in every if each.supersedes}
-    holds = {each.subject: each.hash for each in every if each.state in ALIVE}
-    found = {
-        each.hash: later.get(each.hash) or holds.get(each.subject, "")
-        for each in every
-        if each.state == "superseded"
-    }
-    return {name: winner for name, winner in found.items() if winner}
 
 
 def decide(ledger: Ledger, action: str, prefix: str) -> dict[str, Any]:

@@ -16,14 +16,13 @@ from homebox.learning.lessons.harvest import EXTRACTED, Harvester
 from homebox.learning.lessons.live import LiveLessons, extracted_lessons, live_lessons
 from homebox.learning.lessons.repeats import repeated
 from homebox.learning.lessons.rereading import Without, read_again
+from homebox.learning.lessons.shown import SHORTEST
 from homebox.learning.reading.topics import MANY, NOTE
 from homebox.memory.history import Decided, Event, RolledBack, Selected, Told
 from homebox.memory.ledger import DECISION, MOVE, Ledger, Outline
 from homebox.memory.lessons import ALIVE, Lesson
 from homebox.memory.lineage import LEFT, ROLLED_BACK, Lineage
 from homebox.memory.manifest import short
-
-SHORTEST = 4  # characters of a prefix
 
 Key = tuple[int, int, int]  # after which turn, after which move, what first
 
