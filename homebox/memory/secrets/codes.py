@@ -45,7 +45,7 @@ def digits(text: str, match: re.Match[str]) -> Span | None:
     found = _DIGITS.match(text, place)
     if found is None:
         return password(text, match) if "passcode" in match.group().lower() else None
-    count = sum(c.isdigit() for c in found.group())
+    count = sum(map(str.isdigit, found.group()))
     return found.span() if count >= 4 or re.search(r"\b(?:is|was)\b", match.group()) else None
 
 
@@ -53,7 +53,7 @@ def door(text: str, match: re.Match[str]) -> Span | None:
     """Take a code of doors and alarms, where one is spoken of."""
     place = match.end() + (text[match.end() : match.end() + 1] in CLOSING)
     found = _DOOR.match(text, place)
-    if found is None or sum(c.isdigit() for c in found.group()) < 3:
+    if found is None or sum(map(str.isdigit, found.group())) < 3:
         return None
     least = max(0, match.start() - 60)
     line = max(text.rfind("\n", least, match.start()) + 1, least)
@@ -65,7 +65,7 @@ def door(text: str, match: re.Match[str]) -> Span | None:
     )
     said = re.search(r"(?:\bis|\bwas|['’]s|\bto)\s*(?:now |still )?$", match.group())
     known = KNOWN_CODE.search(before) and not before.lower().rstrip().endswith("the")
-    plain = 4 <= sum(c.isdigit() for c in found.group()) <= 8
+    plain = 4 <= sum(map(str.isdigit, found.group())) <= 8
     return found.span() if told and said and plain and not known else None
 
 

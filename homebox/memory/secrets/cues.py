@@ -15,7 +15,7 @@ from functools import cache
 from homebox.memory.secrets.view import Found, Span, View
 
 # From a text and what a pattern matched in it to the secrets among that.
-Check = Callable[[str, "re.Match[str]"], Iterable[Span]]
+Check = Callable[[View, "re.Match[str]"], Iterable[Span]]
 # From a pattern, a text and the place of a sign to what matches there.
 Seek = Callable[["re.Pattern[str]", str, int], "re.Match[str] | None"]
 # What a secret that was found is called.
@@ -83,14 +83,14 @@ def _within(text: str, place: int) -> bool:
 def one(check: "Callable[[str, re.Match[str]], Span | None]") -> Check:
     """Return the check of a row that has one secret at most."""
 
-    def checked(text: str, match: re.Match[str]) -> Iterable[Span]:
-        span = check(text, match)
+    def checked(view: View, match: re.Match[str]) -> Iterable[Span]:
+        span = check(view.text, match)
         return () if span is None else (span,)
 
     return checked
 
 
-def the_value(text: str, match: re.Match[str]) -> Iterable[Span]:
+def the_value(view: View, match: re.Match[str]) -> Iterable[Span]:
     """Take the group `value` as it is."""
     return (match.span("value"),)
 
@@ -125,46 +125,75 @@ class Index:
 
     def __init__(self, cues: Sequence[Cue]) -> None:
         self._cues = cues
-        signs = {sign for cue in cues for sign in cue.signs}
-        roots = [sign for sign in signs if not any(o in sign for o in signs if o != sign)]
-        self._rooted: dict[str, list[tuple[str, int, int]]] = {root: [] for root in sorted(roots)}
+        rows: dict[str, list[int]] = {}
         for number, row in enumerate(cues):
             for sign in row.signs:
-                root = min(
-                    (each for each in roots if each in sign), key=lambda each: (-len(each), each)
-                )
-                self._rooted[root].append((sign, sign.index(root), number))
+                rows.setdefault(sign, []).append(number)
+        roots = [sign for sign in rows if not any(o in sign for o in rows if o != sign)]
+        self._roots = {root: _Root(root, rows[root]) for root in sorted(roots)}
+        for sign in rows.keys() - self._roots.keys():
+            inner = (each for each in roots if each in sign)
+            root = min(inner, key=lambda each: (-len(each), each))
+            self._roots[root].add(sign, rows[sign])
 
     @property
     def signs(self) -> tuple[str, ...]:
         """The signs that are looked for."""
-        return tuple(self._rooted)
+        return tuple(self._roots)
 
     def found(self, view: View) -> list[Found]:
         """Return what the rows find, in the order of rows."""
-        hits: list[tuple[int, Found]] = []
-        lower = view.lower
-        for root, rows in self._rooted.items():
-            for place in view.signs(root):
-                for sign, offset, number in rows:
-                    start = place - offset
-                    if len(sign) == len(root) or (start >= 0 and lower.startswith(sign, start)):
-                        found = _read(self._cues[number], view.text, start)
-                        hits += [(number, each) for each in found]
-        hits.sort(key=lambda hit: hit[0])
-        return [found for _, found in hits]
+        hits: dict[tuple[int, Found], None] = {}
+        for sign, root in self._roots.items():
+            for place in view.signs(sign):
+                for start, numbers in root.at(view.lower, place):
+                    for number in numbers:
+                        for found in _read(self._cues[number], view, start):
+                            hits[number, found] = None
+        return [found for _, found in sorted(hits, key=lambda hit: hit[0])]
 
 
-def _read(row: Cue, text: str, place: int) -> Iterator[Found]:
-    if row.head and row.seek(compiled(row.head), text, place) is None:
-        return
+class _Root:
+    """A sign, and those that contain it, by the letter before or behind it."""
+
+    def __init__(self, sign: str, rows: list[int]) -> None:
+        self._length = len(sign)
+        self._sign = sign
+        self._rows = rows
+        self._before: dict[str, list[tuple[str, int, list[int]]]] = {}
+        self._behind: dict[str, list[tuple[str, int, list[int]]]] = {}
+
+    def add(self, sign: str, rows: list[int]) -> None:
+        """Add a sign that contains this one."""
+        offset = sign.index(self._sign)
+        if offset:
+            self._before.setdefault(sign[offset - 1], []).append((sign, offset, rows))
+        else:
+            self._behind.setdefault(sign[self._length], []).append((sign, 0, rows))
+
+    def at(self, lower: str, place: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield where signs begin at a place of the root, and their rows."""
+        yield place, self._rows
+        end = place + self._length
+        for sign, _, rows in self._behind.get(lower[end : end + 1], ()):
+            if lower.startswith(sign, place):
+                yield place, rows
+        if place:
+            for sign, offset, rows in self._before.get(lower[place - 1], ()):
+                if place >= offset and lower.startswith(sign, place - offset):
+                    yield place - offset, rows
+
+
+def _read(row: Cue, view: View, place: int) -> list[Found]:
+    text, seek = view.text, row.seek
+    if row.head and seek(compiled(row.head), text, place) is None:
+        return []
     for pattern in row.patterns:
-        match = row.seek(compiled(pattern), text, place)
-        spans = row.check(text, match) if match is not None else ()
-        found = False
-        for span in spans:
-            found = True
-            kind = row.naming(text, match, span) if row.naming and match else row.kind
-            yield Found(*span, kind)
-        if found:
-            return
+        match = seek(compiled(pattern), text, place)
+        spans = [*row.check(view, match)] if match is not None else []
+        if spans and match is not None:
+            naming = row.naming
+            return [
+                Found(*span, naming(text, match, span) if naming else row.kind) for span in spans
+            ]
+    return []

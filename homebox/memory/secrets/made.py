@@ -9,6 +9,7 @@ length.
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from homebox.memory.secrets.clauses import LEADING, OWNED, USED, clause
 from homebox.memory.secrets.view import Found, View
@@ -66,29 +67,54 @@ def made(view: View) -> Iterator[Found]:
     """Yield made-up words in clauses that speak of a way in."""
     done: set[int] = set()
     looked: dict[int, int] = {}
+    words: dict[tuple[int, int], _Word] = {}
     for sign in SIGNS:
         saying = sign in SAYING
         for place in view.signs(sign):
             near = place // _NEAR
             looked[near] = looked.get(near, 0) + 1
             if looked[near] <= _MOST_LOOKS:
-                yield from _beside(view.text, place, place + len(sign), done, saying)
+                yield from _beside(view.text, place, place + len(sign), words, done, saying)
 
 
-def _beside(text: str, place: int, end: int, done: set[int], saying: bool) -> Iterator[Found]:
+class _Word(NamedTuple):
+    """A word without its punctuation."""
+
+    length: int
+    made: bool  # beside any sign
+    nearly: bool  # beside a sign that says that a secret is spoken of
+
+
+def _beside(
+    text: str,
+    place: int,
+    end: int,
+    words: dict[tuple[int, int], _Word],
+    done: set[int],
+    saying: bool,
+) -> Iterator[Found]:
     begin, last = clause(text, place, end)
     for token in _TOKEN.finditer(text, begin, last):
-        if token.start() in done or (token.start() == begin and text[begin - 1 : begin].strip()):
+        span = start, _ = token.span()
+        word = words.get(span)
+        if word is None:
+            word = words[span] = _judged(token.group())
+        if not (word.made or (saying and word.nearly)) or start in done:
             continue
-        word = token.group().rstrip(".,!?*_" if not made_up(token.group()) else ".,?*_")
-        if not (made_up(word) or (nearly_made_up(word) and (saying or not _hyphened(word)))):
+        if start == begin and text[begin - 1 : begin].strip():
+            continue  # the rest of a word
+        if USED.match(text, start + word.length):
             continue
-        before = text[begin : token.start()][-40:]
-        if USED.match(text, token.start() + len(word)):
-            continue
+        before = text[begin:start][-40:]
         if LEADING.search(before) and not OWNED.search(before):
-            done.add(token.start())
-            yield Found(token.start(), token.start() + len(word), "password")
+            done.add(start)
+            yield Found(start, start + word.length, "password")
+
+
+def _judged(token: str) -> _Word:
+    word = token.rstrip(".,!?*_" if not made_up(token) else ".,?*_")
+    nearly = nearly_made_up(word)
+    return _Word(len(word), made_up(word) or (nearly and not _hyphened(word)), nearly)
 
 
 def _hyphened(word: str) -> bool:

@@ -196,9 +196,9 @@ NAMED: tuple[Cue, ...] = (
     ),
     named(
         "account",
-        "account n|acct|routing|sort code|kontonummer|account #",
+        "account n|acct|routing|kontonummer|account #",
         r"(?:account (?:number|no\.?|nr\.?|#)|acct\.?(?: no\.?| number)?|routing(?: number| no\.?)?"
-        r"|sort code|kontonummer)(?![a-zA-Z])",
+        r"|kontonummer)(?![a-zA-Z])",
         account,
     ),
     named(

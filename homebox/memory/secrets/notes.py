@@ -142,6 +142,13 @@ NOTES: tuple[Cue, ...] = (
         r"|are|says)\b|[:=])?[ ]?(?P<value>\d{3,4})(?![\d\w.-])",
         check=card,
     ),
+    # A sort code names a bank, and is printed on cheques; the number behind it is somebody's.
+    cue(
+        "account",
+        "sort code",
+        r"sort code\b[^\n\d]{0,12}\d\d[ -]?\d\d[ -]?\d\d(?!\d)[^\n\d.!?]{1,30}"
+        r"(?P<value>\d{4}[ -]?\d{4}|\d{6,12})(?![\w-]|[.,]\d)",
+    ),
     cue("account", "account ", r"account[ ](?P<value>\d{7,12})(?![\w.-])", check=given),
     cue(
         "recovery-code",

@@ -6,6 +6,7 @@ Invariant: a check looks at a few hundred characters at most.
 """
 
 import re
+from functools import lru_cache
 
 from homebox.memory.secrets.view import Span
 from homebox.memory.secrets.vocabulary import PLAIN, SENTENCE
@@ -22,6 +23,7 @@ NAME = re.compile(
 )
 _PHRASE = re.compile(r"[A-Za-z]{2,12}(?:[ -][A-Za-z]{2,12}){3,9}")
 _PRICE = re.compile(r"[$€£]\d[\d.,]*(?:/\w+)?\Z")
+_TO = re.compile(r"\bto\b[ :]*$")
 _TIMES = frozenset(("until", "since", "while", "everywhere", "yesterday", "today", "tomorrow"))
 _PAIR = re.compile(r"[\"'`]?[\w.@+-]{2,60}[\"'`]?[ ](?:/|\||:|and)[ ](?=\S)")
 _PASSWORD_NEXT = re.compile(r",?[ ](?:[/|][ ]|(?:and )?(?:the )?(?:pw|pass\w*)\b)")
@@ -49,27 +51,34 @@ def password(text: str, match: re.Match[str], short: bool = False) -> Span | Non
     value = text[span[0] : span[1]]
     quoted = _quoted(text, span[0])
     # In the next line, or in brackets, stand other things as well.
-    if re.search(r"[\n(]", match.group()) and not (strong(value) and re.search(r"\d", value)):
+    said = match.group()
+    if ("\n" in said or "(" in said) and not (strong(value) and any(map(str.isdigit, value))):
         return None
-    if re.search(r"\bto\b[ :]*$", match.group()) and not _changed(text, match):
+    if _TO.search(said) and not _changed(text, match):
         return None
     if value.lower() in PLAIN or value.lower() in SENTENCE or len(value) < 3:
         return None
     if value[0] == "[" and value.startswith("[secret:"):
         return None
     if quoted:
-        return span if _may_be_quoted(value, match.group()) else None
-    if (PROGRAM.match(value) and not _signs(value)) or _PRICE.match(value):
-        return None
-    worded = re.match(r"[A-Z][a-z]+_[A-Za-z]", value) is not None  # no language writes names so
-    named = NAME.match(value) and not worded and not re.search(r"\d{2}", value) and spoken(value)
-    if named or _is_type(value):
+        return span if _may_be_quoted(value, said) else None
+    if _in_program(value):
         return None
     if strong(value) and "(" not in value[1:]:
         return before_next(text, span)
     if match["bare"] or (short and not value.isalpha()):
         return None
     return span if _plain_word(text, match, span) else None
+
+
+@lru_cache(4096)
+def _in_program(value: str) -> bool:
+    """Say whether a value is a piece of a program, a name in one, or a price."""
+    if (PROGRAM.match(value) and not _signs(value)) or _PRICE.match(value):
+        return True
+    worded = re.match(r"[A-Z][a-z]+_[A-Za-z]", value) is not None  # no language writes names so
+    named = NAME.match(value) and not worded and not re.search(r"\d{2}", value) and spoken(value)
+    return bool(named) or _is_type(value)
 
 
 def _phrase(text: str, place: int, before: str) -> Span | None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from homebox.memory.secrets.cues import Check
-from homebox.memory.secrets.view import Span
+from homebox.memory.secrets.view import Span, View
 from homebox.memory.secrets.vocabulary import DOOR, KNOWN_CODE, VARIABLE
 from homebox.memory.secrets.words import mixed, signed, solid, strong, value_at
 
@@ -33,8 +33,9 @@ _NUMBERED = re.compile(r"\d{3}|\d[A-Za-z]|[!$&*#%^?]")
 _ONE_WORD = re.compile(r"[\w!$&*#%^?+-]+")
 
 
-def opening(text: str, match: re.Match[str]) -> Iterable[Span]:
+def opening(view: View, match: re.Match[str]) -> Iterable[Span]:
     """Take a code of letters and digits of which it is said that it lets someone in."""
+    text = view.text
     line = text[slice(*_line(text, match))]
     code = match.span("value")
     if match.group().lower().startswith("steam"):
@@ -51,16 +52,16 @@ def _line(text: str, match: re.Match[str]) -> tuple[int, int]:
     return max(begin, match.start() - 90), end if end >= 0 else match.end() + 60
 
 
-def spoken_of(text: str, match: re.Match[str]) -> Iterable[Span]:
+def spoken_of(view: View, match: re.Match[str]) -> Iterable[Span]:
     """Take the value where a password was spoken of before."""
-    before = text[max(0, match.start() - 60) : match.start()]
+    before = view.text[max(0, match.start() - 60) : match.start()]
     return (match.span("value"),) if _PASSWORD.search(before) else ()
 
 
-def said(text: str, match: re.Match[str]) -> Iterator[Span]:
+def said(view: View, match: re.Match[str]) -> Iterator[Span]:
     """Take the words behind "password" that are said to be one."""
     start, rest = match.start("rest"), match["rest"]
-    if _ABOUT.match(rest) or text[max(0, match.start() - 1) : match.start()] in _QUOTES:
+    if _ABOUT.match(rest) or view.text[max(0, match.start() - 1) : match.start()] in _QUOTES:
         return
     stop = _STOP.search(rest)
     for each in _SAID.finditer(rest, 0, stop.start() if stop else len(rest)):
@@ -70,7 +71,7 @@ def said(text: str, match: re.Match[str]) -> Iterator[Span]:
             yield start + each.start("value"), start + end
 
 
-def both(text: str, match: re.Match[str]) -> Iterator[Span]:
+def both(view: View, match: re.Match[str]) -> Iterator[Span]:
     """Take an old password and a new one."""
     start, rest = match.start("rest"), match["rest"]
     old, new = rest.split(" to ", 1)
@@ -84,7 +85,7 @@ def both(text: str, match: re.Match[str]) -> Iterator[Span]:
 def word_that_is(test: Callable[[str], bool]) -> Check:
     """Return the check of a row whose rest is one word, of a form that the test knows."""
 
-    def check(text: str, match: re.Match[str]) -> Iterable[Span]:
+    def check(view: View, match: re.Match[str]) -> Iterable[Span]:
         rest = match["rest"]
         word = rest.rstrip(".,;:)\"'`")
         word = word[1:] if word[:1] in "\"'`(" else word
@@ -101,8 +102,9 @@ def paired(word: str) -> bool:
     )
 
 
-def changed(text: str, match: re.Match[str]) -> Iterator[Span]:
+def changed(view: View, match: re.Match[str]) -> Iterator[Span]:
     """Take what a password was, and what it became."""
+    text = view.text
     for name in ("old", "new"):
         span = value_at(text, match.start(name))
         if span and _secretive(text[span[0] : span[1]]):

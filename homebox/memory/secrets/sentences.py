@@ -6,7 +6,7 @@ characters is looked at.
 """
 
 from homebox.memory.secrets.cues import Cue, around, at_sign, cue
-from homebox.memory.secrets.lone import ALONE
+from homebox.memory.secrets.numerals import ALONE
 from homebox.memory.secrets.rests import (
     both,
     changed,

@@ -23,7 +23,7 @@ _COMMON = frozenset(
     "ame ode cod ser tom rom bac ont nec ace ass val str ret".split()
 )
 CROWD = 10  # bits of the places that lie in one block
-MOST = 60  # signs of a block that are looked at; a text of secrets alone has up to 60
+MOST = 58  # signs of a block that are looked at; a text of secrets alone has up to 60
 _BITS = 16
 _BLOCK = 1 << 16  # places looked at together, so that they stay in a cache
 _FACTOR = 0x9E3779B1  # 2 ** 32 divided by the golden ratio: spreads neighbouring numbers

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from homebox.memory.secrets.cues import Check
-from homebox.memory.secrets.view import Span
+from homebox.memory.secrets.view import Span, View
 from homebox.memory.secrets.vocabulary import PLAIN, SENTENCE, VARIABLE
 from homebox.memory.secrets.words import solid
 
@@ -31,12 +31,12 @@ _CARD = re.compile(r"\b(?:card|cvv|cvc|visa|amex|mastercard|digits?|code|number)
 def _value_if(test: "Callable[[str, re.Match[str]], bool]") -> Check:
     """Return the check that takes the value of a form, without its punctuation, if a test holds."""
 
-    def check(text: str, match: re.Match[str]) -> Iterable[Span]:
+    def check(view: View, match: re.Match[str]) -> Iterable[Span]:
         start, end = match.span("value" if match["value"] is not None else "word")
         if match.groupdict().get("quote") is None:
-            while end > start and text[end - 1] in ".,;:)\"'`":
+            while end > start and view.text[end - 1] in ".,;:)\"'`":
                 end -= 1
-        value = text[start:end]
+        value = view.text[start:end]
         if len(value) < 3 or VARIABLE.match(value) or _STANDIN.search(value):
             return ()
         return ((start, end),) if test(value, match) else ()
@@ -44,12 +44,12 @@ def _value_if(test: "Callable[[str, re.Match[str]], bool]") -> Check:
     return check
 
 
-def whole(text: str, match: re.Match[str]) -> Iterable[Span]:
+def whole(view: View, match: re.Match[str]) -> Iterable[Span]:
     """Take all that matched."""
     return (match.span(),)
 
 
-def card(text: str, match: re.Match[str]) -> Iterable[Span]:
+def card(view: View, match: re.Match[str]) -> Iterable[Span]:
     """Take what stands on a card, where one was spoken of."""
     return (match.span("value"),) if _CARD.search(_before(match, 60, "value")) else ()
 

@@ -5,8 +5,10 @@ which candidates are found by searching for bytes. Invariant: a place is the sam
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
+from homebox.memory.secrets.numerals import Numerals
 from homebox.memory.secrets.signs import LONG, Scan, each_alone, thinned
 
 Span = tuple[int, int]
@@ -58,6 +60,11 @@ class View:
         self.latin = text.encode("latin-1", "replace")
         # A blank before, so that what stands first is found like the rest.
         self.shape = b" " + self.latin.translate(_SHAPES) + b" "
+
+    @cached_property
+    def numerals(self) -> Numerals:
+        """The numbers that may be codes."""
+        return Numerals(self.text)
 
     def signs(self, sign: str) -> list[int]:
         """Return where a sign in lower case stands."""

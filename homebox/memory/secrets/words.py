@@ -24,6 +24,10 @@ _NAMED = re.compile(
     r"|[A-Za-z]+/[A-Za-z/]+|[A-Za-z]+(?:['’&-][A-Za-z]+)+|\d[\d.,:/-]*|[A-Za-z]+[+?!]*",
     re.IGNORECASE,
 )
+_PROGRAM = re.compile(r"://|^[$%<{\[(]|[(){}<>\[\]\\|=]|^\W*\w+\(|^[\w.-]+@[\w-]+\.\w")
+_SHORT = re.compile(r"[A-Za-z]+[-_ ]?\d{1,2}|[A-Z]{1,4}[-\d]+[A-Z]{0,2}")
+_WITH_SIGN = re.compile(r"\w[!$&*#@%^?+]")
+_ADDRESS = re.compile(r"[/\\@]|\.\w{1,4}\Z|'")
 _PRODUCT = re.compile(
     r"(?:fritz|thinkpad|macbook|iphone|ipad|galaxy|pixel|xbox|surface"
     r"|ryzen|core|intel|nvidia|geforce|radeon|kindle|echo|canon|nikon|sony|bravia|laserjet|deskjet"
@@ -39,6 +43,7 @@ _WORDED = re.compile(
     r"[A-Za-z]{4,}(?:[-_.][A-Za-z]{2,})*[-_.]?\d{2,6}|(?:[A-Za-z]{3,}[-_.]){2,4}\d{1,6}"
     r"|[A-Za-z]{3,}[-_.]\d{1,4}[-_.][A-Za-z]{3,}"
 )
+_INNER_CASE = re.compile(r"[a-z][A-Z]")
 _JOINED = re.compile(r"[A-Z][a-z]+(?:_[A-Za-z]+){1,4}")
 
 
@@ -72,15 +77,14 @@ def _unopened(word: str, closing: str) -> bool:
     return word.count({")": "(", "]": "[", "}": "{"}[closing]) < word.count(closing)
 
 
+@lru_cache(4096)
 def strong(value: str) -> bool:
     """Say whether a word has letters with digits or signs among them, as few other words do."""
-    letters = any(c.isalpha() for c in value)
-    digits = any(c.isdigit() for c in value)
+    if any(map(str.isdigit, value)):
+        return len(value) >= 6 or (len(value) == 5 and any(map(str.isalpha, value)))
     signs = any(not c.isalnum() and c not in "'’-./_" for c in value)
-    inner = re.search(r"[a-z][A-Z]", value) is not None
-    return (len(value) >= 5 and letters and (digits or signs or inner)) or (
-        len(value) >= 6 and digits
-    )
+    letters = any(map(str.isalpha, value))
+    return len(value) >= 5 and letters and (signs or _INNER_CASE.search(value) is not None)
 
 
 def spoken(value: str) -> bool:
@@ -95,31 +99,29 @@ def mixed(word: str) -> bool:
     """Say whether a word mixes letters with digits or signs, as no name or measure does."""
     if len(word) < 5 or word.lower() in PLAIN or _NAMED.fullmatch(word):
         return False
-    if re.search(r"://|^[$%<{\[(]|[(){}<>\[\]\\|=]|^\W*\w+\(|^[\w.-]+@[\w-]+\.\w", word):
+    if _PROGRAM.search(word) or not any(map(str.isalpha, word)):
         return False
-    letters = any(c.isalpha() for c in word)
-    return letters and (any(c.isdigit() for c in word) or signed(word))
+    return any(map(str.isdigit, word)) or signed(word)
 
 
 def solid(word: str) -> bool:
     """Say whether a word is mixed in more than a short number at its end, as products have it."""
-    return mixed(word) and not re.fullmatch(
-        r"[A-Za-z]+[-_ ]?\d{1,2}|[A-Z]{1,4}[-\d]+[A-Z]{0,2}", word
-    )
+    return mixed(word) and _SHORT.fullmatch(word) is None
 
 
 def signed(word: str) -> bool:
     """Say whether a word has a sign as passwords have it."""
-    return re.search(r"\w[!$&*#@%^?+]", word) is not None
+    return _WITH_SIGN.search(word) is not None
 
 
+@lru_cache(4096)
 def made_up(word: str) -> bool:
     """Say whether a word mixes letters, digits and signs as nothing else does."""
-    if not mixed(word) or _sold(word) or sum(c.isalpha() for c in word) < 2:
+    if not mixed(word) or _sold(word) or sum(map(str.isalpha, word)) < 2:
         return False
-    if re.search(r"[/\\@]|\.\w{1,4}\Z|'", word) or word.isupper():
+    if _ADDRESS.search(word) or word.isupper():
         return False
-    signed = _SIGNED.search(word) is not None and any(c.isdigit() for c in word)
+    signed = _SIGNED.search(word) is not None and any(map(str.isdigit, word))
     inner = len(word) >= 7 and _INNER.search(word) is not None
     return signed or inner or _CASED.match(word) is not None
 

@@ -128,3 +128,22 @@ def test_in_a_crowd_of_signs_a_bounded_number_is_looked_at(
 def test_a_secret_in_a_crowd_of_signs_is_found() -> None:
     text = f"{'password ' * 400}Tr0ut&Salmon9 {'password ' * 400}"
     assert "Tr0ut&Salmon9" in [text[each.start : each.end] for each in find_secrets(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets"),
+    [
+        ("sort code 20-00-00", []),
+        ("My sort code is 20-00-00, and the bank is in Leeds.", []),
+        ("what is the branch with sort code: 200000?", []),
+        ("sort code 20-00-00, account 55779911", ["55779911"]),
+        ("Sort code: 20-00-00 account number: 55779911", ["55779911"]),
+        ("sort code 20-00-00 / 55779911", ["55779911"]),
+        ("sort code is 20 00 00 and then 5577 9911", ["5577 9911"]),
+        ("account number 55779911, sort code 20-00-00", ["55779911"]),
+    ],
+)
+def test_a_sort_code_is_no_secret_and_the_account_beside_it_is(
+    text: str, secrets: list[str]
+) -> None:
+    assert [text[each.start : each.end] for each in find_secrets(text)] == secrets
