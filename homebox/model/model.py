@@ -123,7 +123,7 @@ class Model:
         self.stop_ids = frozenset((*self.config.eos_ids, *self.chat.stop_ids))
         self.adapters = Adapters(self.config, transformer, adapters - 1, rank)
         self.slots = Slots(slots)
-        self.prefixes = Prefixes(getattr(transformer, "pages", None), self.tokenizer.decode)
+        self.prefixes = Prefixes(getattr(transformer, "pages", None))
         self.disk: DiskPrefixes | None = None  # prefixes that outlive the process
         self.sampler: MakeChooser = Sampler
         self.speculation = Speculation()

@@ -50,7 +50,7 @@ class Box:
     def __init__(self, clears: bool = True, made: type[Prefixes] = Prefixes) -> None:
         clear = self.clear if clears else None
         self.pages = Pages(SLOTS + 1, CONTEXT, self.copy, count=POOL, clear_page=clear)
-        self.prefixes = made(self.pages, str)
+        self.prefixes = made(self.pages)
         self.content = np.zeros((POOL, PAGE), np.int64)
         self.writer = np.full((POOL, PAGE), NOBODY)
         self.answers: dict[int, Answer] = {}

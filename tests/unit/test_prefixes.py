@@ -1,5 +1,7 @@
 """Prefixes that are kept change no bit of an answer: with them, without them, however they came."""
 
+import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,6 +107,20 @@ def test_a_conversation_goes_on_where_it_ended(model: Model) -> None:
     wanted = answer(model, longer, owner=None)
     # The last token of an answer is said and not taken in.
     assert answer(model, longer) == (*wanted[:2], len(ids) + len(said) - 1)
+
+
+def test_the_log_has_no_word_of_a_conversation(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is forgotten is taken out of the ledger; nothing is ever taken out of a log."""
+    caplog.set_level(logging.DEBUG, "homebox")
+    said = [f"{'My dog sleeps. ' * 20}{name} sleeps, too." for name in ("Walnut", "Hazel")]
+    for text in said:
+        answer(model, model.tokenizer.encode(text), conversation="about Agatha")
+    assert "; differs: at token " in caplog.text
+    words = {*" ".join([*said, "about Agatha"]).lower().replace(".", "").split()} - {"too,"}
+    told = set(re.findall(r"[a-z]+", caplog.text.lower()))
+    assert not told & words
 
 
 @pytest.mark.parametrize("back", [5, 56, 64, 70, 130])

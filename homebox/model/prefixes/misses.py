@@ -1,12 +1,13 @@
 """Says why a prompt was not found to a longer extent.
 
 The one idea: the last prompts of each conversation are remembered, and a new one is compared with
-what it had in common with them, not with what was found. Invariant: what is remembered is bounded,
-in prompts and in ids, and belongs to one owner and adapter each.
+what it had in common with them, not with what was found. Invariants: what is remembered is bounded,
+in prompts and in ids, and belongs to one owner and adapter each; what is said has no word of a
+prompt, as it goes to a log that nothing is ever forgotten from.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,6 @@ MOST_CONVERSATIONS = 128
 MOST_IDS = 2_000_000
 PROMPTS = 2  # of a conversation: agents ask for a title, too
 SHORTEST = 64  # ids below which a prompt is not worth a reason
-SNIPPET = 40  # characters
-_SNIPPET_IDS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,9 @@ class _Prompt:
 
 
 class Misses:
-    """The last prompts; `decode` turns ids into text for people."""
+    """The last prompts."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
+    def __init__(self) -> None:
         self._known: OrderedDict[Hashable, list[_Prompt]] = OrderedDict()
         self._ids = 0
         self._adapters: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -65,8 +63,8 @@ class Misses:
         if reused < possible:
             return UNREAD, f"the prompt before it was read up to token {before.read:,} only"
         if common < min(len(before.ids), len(ids)):
-            was, now = (self._snippet(each[common:]) for each in (before.ids, ids))
-            return DIFFERS, f"at token {common:,}: was {was}, is {now}"
+            was, now = (len(each) - common for each in (before.ids, ids))
+            return DIFFERS, f"at token {common:,}, where {was:,} followed and now {now:,} do"
         return HIT, ""
 
     def remember(self, space: Space, conversation: str, ids: Int32, reused: int) -> None:
@@ -108,10 +106,6 @@ class Misses:
         """Return the prompt that begins most like this one; of equal ones the latest."""
         prompts = self._known.get(_key(space, conversation, ids), [])
         return max(reversed(prompts), key=lambda p: common_length(p.ids, ids), default=None)
-
-    def _snippet(self, ids: Int32) -> str:
-        text = self._decode([int(index) for index in ids[:_SNIPPET_IDS]])
-        return repr(text[:SNIPPET])
 
 
 def _key(space: Space, conversation: str, ids: Int32) -> Hashable:

@@ -5,11 +5,12 @@ weights; an answer without an owner looks nothing up and leaves nothing. Invaria
 pages that it can ever need set aside before its answer begins, or the answer does not begin.
 """
 
+import hashlib
 import logging
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,11 +43,11 @@ class _Use:
 class Prefixes:
     """The prefixes of a model; belongs to the engine thread. Without `pages` nothing is shared."""
 
-    def __init__(self, pages: Pages | None, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, pages: Pages | None) -> None:
         self._pages = pages
         self.tree = PrefixTree(pages) if pages is not None else None
         self.enabled = True
-        self._misses = Misses(decode)
+        self._misses = Misses()
         self._uses: dict[int, _Use] = {}
         self._cleared = -math.inf  # when all was forgotten last
         self._statistics = PrefixStatistics()
@@ -173,8 +174,13 @@ class Prefixes:
         statistics.reused += reused
         statistics.reasons[reason] += 1
         if reason != HIT:
-            name = f" of conversation {conversation[:24]}" if conversation else ""
+            # A client may name a conversation by what is said in it.
+            name = f" of conversation {_digest(conversation)}" if conversation else ""
             why = f"{reason}: {text}" if text else reason
             level = logging.DEBUG if reason == SHORT else logging.INFO
             counts = f"{reused:,}", f"{len(ids):,}"
             log.log(level, "%s of %s tokens%s were there; %s", *counts, name, why)
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:12]
