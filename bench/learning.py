@@ -3,10 +3,11 @@
 The one idea: a made-up owner tells so many facts, then the real learner runs as it does at night:
 select, examples, training, exam. A model of random weights recalls nothing, so its gate refuses
 and would train once more; a run is over here when the first candidate has its verdict. Invariant:
-memory is that of this process, from when the model has answered a question on.
+memory is that of this process, from when the model has answered some questions on.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import sys
@@ -15,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.owner.box import Box, ask, new_box
+from bench.owner.box import Box, ask_all, new_box
 from bench.owner.people import owner
 from bench.owner.sizes import tell_quickly
 from homebox import learner
+from homebox.config import Config
 from homebox.learning.examples import speaks_toy_language
 from homebox.learning.report import Report
 from homebox.model import Model, load
@@ -26,6 +28,9 @@ from homebox.model.adapters import BASE
 
 LESSONS, SEED, CONTEXT = 30, 7, 4096
 MEBIBYTE = 2**20
+WARM = tuple(
+    f"Tell me {n} things about the sea, each in a sentence of its own." for n in range(2, 14)
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,13 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lessons", type=int, default=LESSONS)
     parser.add_argument("--context", type=int, default=CONTEXT, help="positions of the model")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--steps", type=int, default=0, help="instead of the recipe's")
+    parser.add_argument("--parts", type=int, default=0, help="instead of the recipe's")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     model = load(options.model, context=options.context)
     facts = owner(options.seed, 1, options.lessons, False, styled=not speaks_toy_language(model))
-    with new_box(model) as box:
+    given = {"steps": options.steps, "parts": options.parts}
+    with new_box(model, settings_with({k: v for k, v in given.items() if v})) as box:
         tell_quickly(box, facts)
-        ask(model, [{"role": "user", "content": "Hello."}], BASE)
+        # As many at once as an exam asks, so that the memory of their answers is there.
+        ask_all(model, [[{"role": "user", "content": text}] for text in WARM], BASE)
         figures = measured(box)
     figures |= {"model": model.name, "parameters": parameters(model)}
     if options.json:
@@ -51,12 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if figures["verdict"] else 1
 
 
+def settings_with(learning: dict[str, Any]) -> Config:
+    """Return the settings as they are, but for some of [learning]."""
+    settings = Config()
+    return dataclasses.replace(
+        settings, learning=dataclasses.replace(settings.learning, **learning)
+    )
+
+
 def measured(box: Box) -> dict[str, Any]:
-    """Run the learner until its first candidate has a verdict; seconds by stage, and memory."""
+    """Run the learner until its first candidate has a verdict; seconds and memory by stage."""
     served = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+    forget_peak()
     begun = last = time.monotonic()
     stages: dict[str, float] = {}
+    peaks: dict[str, int] = {}
     steps, verdict, stage = 0, "", "select"
     state = box.state
     run = learner.run(box.model, state.ledger, state.store, state.lineage, box.settings)
@@ -65,6 +83,9 @@ def measured(box: Box) -> dict[str, Any]:
             progress = next(run)
             now = time.monotonic()
             stages[stage] = stages.get(stage, 0.0) + now - last
+            peaks[stage] = max(peaks.get(stage, 0), resident("VmHWM") - served)
+            if stage != progress.stage:
+                forget_peak()
             last, stage = now, progress.stage
             if stage == "retry":
                 verdict = progress.text
@@ -80,14 +101,21 @@ def measured(box: Box) -> dict[str, Any]:
         run.close()
     total = time.monotonic() - begun
     stages[stage] = stages.get(stage, 0.0) + time.monotonic() - last
+    peaks[stage] = max(peaks.get(stage, 0), resident("VmHWM") - served)
     return {
         "seconds": round(total, 1),
         "stages": {name: round(seconds, 1) for name, seconds in stages.items()},
         "steps": steps,
         "served_mib": round(served / MEBIBYTE),
-        "extra_mib": round((resident("VmHWM") - served) / MEBIBYTE),
+        "extra_mib": round(max(peaks.values()) / MEBIBYTE),
+        "extra_mib_by_stage": {name: round(most / MEBIBYTE) for name, most in peaks.items()},
         "verdict": verdict,
     }
+
+
+def forget_peak() -> None:
+    """Let the most memory of this process count from here."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def resident(name: str) -> int:
@@ -112,6 +140,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
         f"{figures['model']}, {figures['parameters'] / 1e6:.3g} million parameters",
         f"{figures['seconds']:g} s, {figures['steps']} steps: {stages}",
         f"memory: {served} MiB served, {extra} MiB more while learning ({ratio})",
+        ", ".join(f"{name} {mib} MiB" for name, mib in figures["extra_mib_by_stage"].items()),
         figures["verdict"],
     ]
 

@@ -128,7 +128,7 @@ class LearningConfig:
     distil: float = _bounded(-1.0, -1.0, 100.0)
     prefer: float = _bounded(0.2, 0.0, 100.0)
     seed: int = _bounded(0, 0, 2**32 - 1)
-    parts: int = _bounded(1, 1, 64)
+    parts: int = _bounded(0, 0, 64)
 
 
 @dataclass(frozen=True)

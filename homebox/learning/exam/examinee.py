@@ -8,7 +8,7 @@ that.
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -169,13 +169,18 @@ class ModelExaminee:
         divergence, base_loss, loss, count = 0.0, 0.0, 0.0, 0
         for document in documents:
             ids, places, targets = self._answer_places(document)
-            base = yield from self._log_softmax_at(ids, places, BASE)
-            new = yield from self._log_softmax_at(ids, places, adapter)
-            divergence += float(np.sum(np.exp(base) * (base - new)))
-            rows = np.arange(len(places))
-            base_loss -= float(np.sum(base[rows, targets]))
-            loss -= float(np.sum(new[rows, targets]))
-            count += len(places)
+            known = yield from self._kept(ids, places)
+            for part in self._parts(ids, places, adapter):
+                if part is None:
+                    yield
+                    continue
+                rows, new = part
+                base = known.pop(0)
+                divergence += float(np.sum(np.exp(base) * (base - new)))
+                at = np.arange(len(rows))
+                base_loss -= float(np.sum(base[at, targets[rows]]))
+                loss -= float(np.sum(new[at, targets[rows]]))
+                count += len(rows)
             yield
         if count == 0:
             return float("nan"), float("nan")
@@ -188,10 +193,25 @@ class ModelExaminee:
         found = []
         for document in documents:
             ids, places, targets = self._answer_places(document)
-            scores = yield from self._log_softmax_at(ids, places, adapter)
-            nats = -float(np.sum(scores[np.arange(len(places)), targets]))
+            nats = 0.0
+            for part in self._parts(ids, places, adapter):
+                if part is None:
+                    yield
+                    continue
+                rows, scores = part
+                nats -= float(np.sum(scores[np.arange(len(rows)), targets[rows]]))
             found.append(Loss(nats, len(places)))
             yield
+        return found
+
+    def _kept(self, ids: Sequence[int], places: Ints) -> Generator[None, None, list[Float64]]:
+        """Return what `_parts` says of the base, all of it."""
+        found = []
+        for part in self._parts(ids, places, BASE):
+            if part is None:
+                yield
+            else:
+                found.append(part[1])
         return found
 
     def _answer_places(self, document: Document) -> tuple[Sequence[int], Ints, Ints]:
@@ -200,29 +220,38 @@ class ModelExaminee:
         places = np.flatnonzero(np.array(rendered.mask[1:], dtype=np.bool_))
         return rendered.ids, places, np.array(rendered.ids, dtype=np.intp)[places + 1]
 
-    def _log_softmax_at(
+    def _parts(
         self, ids: Sequence[int], places: Ints, adapter: str
-    ) -> Generator[None, None, Float64]:
-        """Return the logarithms of the probabilities after some of `ids`, float64 (P, V)."""
+    ) -> Iterator[tuple[Ints, Float64] | None]:
+        """Yield numbers of some places and the logarithms of the probabilities there, (n, V).
+
+        None comes where others may compute. The parts are the same for every adapter.
+        """
+        begun = time.perf_counter()
+        with closing(self._waiting_for_a_slot(ids, adapter)) as passed:
+            for found in passed:
+                if found is None:
+                    yield None
+                    continue
+                at, logits = found
+                inside = np.flatnonzero((places >= at) & (places < at + len(logits)))
+                if len(inside):
+                    yield inside, _log_softmax(logits[places[inside] - at])
+                if self._to_yield(begun):
+                    yield None
+                    begun = time.perf_counter()
+
+    def _waiting_for_a_slot(
+        self, ids: Sequence[int], adapter: str
+    ) -> Generator[tuple[int, npt.NDArray[np.float32]] | None, None, None]:
+        """Read a text as `Model.passed` does; None while others have the slots or the memory."""
         while True:
             try:
-                return (yield from self._read(ids, places, adapter))
+                yield from self._model.passed(ids, adapter)
             except NoFreeSlotError:
-                yield  # others have the slots or the memory for it
-
-    def _read(
-        self, ids: Sequence[int], places: Ints, adapter: str
-    ) -> Generator[None, None, Float64]:
-        found: list[Float64] = []
-        begun = time.perf_counter()
-        with closing(self._model.passed(ids, adapter)) as passed:
-            for at, logits in passed:
-                inside = np.flatnonzero((places >= at) & (places < at + len(logits)))
-                found.append(_log_softmax(logits[places[inside] - at]))
-                if self._to_yield(begun):
-                    yield
-                    begun = time.perf_counter()
-        return np.concatenate(found)
+                yield None
+            else:
+                return
 
     def _to_yield(self, begun: float) -> bool:
         """Whether a step was long enough: at once if somebody waits."""

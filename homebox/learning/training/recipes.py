@@ -19,6 +19,9 @@ SUITED = 30  # topics that a preset's steps are made for; fewer take as many
 HEAD_START = 10  # topics' worth of steps that any run takes, however little it teaches
 MANY = 43  # topics above which an adapter needs
 RANK_OF_MANY = 16  # at least
+WHOLE = (
+    3e7  # parameters up to which all rows of a step are computed together: it takes little memory
+)
 AUTO = 0  # in the configuration: by the size of the model
 AUTO_WEIGHT = -1.0  # the same where 0 means none
 
@@ -144,7 +147,7 @@ def recipe_of(
     length = settings.length or int(preset.length)
     if config is not None:
         length = min(length, config.max_positions)
-    batch = settings.batch or int(preset.batch)
+    rows = max(1, math.ceil((settings.batch or int(preset.batch)) * DIALOGUE / length))
 
     def weight(given: float, auto: float) -> float:
         return auto if given == AUTO_WEIGHT else given
@@ -154,13 +157,13 @@ def recipe_of(
         alpha=settings.alpha,
         rate=settings.learning_rate or preset.rate,
         steps=settings.steps or steps_for(preset, topics),
-        rows=max(1, math.ceil(batch * DIALOGUE / length)),
+        rows=rows,
         length=length,
         negatives=settings.negatives,
         replay=settings.replay,
         kl=weight(settings.kl, preset.kl),
         seed=settings.seed,
-        parts=settings.parts,
+        parts=settings.parts or (rows if preset.size > WHOLE else 1),
         cross=weight(settings.cross, preset.cross),
         distil=weight(settings.distil, preset.distil),
         prefer=settings.prefer,
