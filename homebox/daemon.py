@@ -40,6 +40,7 @@ from homebox.memory.lineage import Move
 from homebox.memory.manifest import short
 from homebox.memory.state import open_state
 from homebox.night.night import Night
+from homebox.night.tonight import FILE as NIGHT
 from homebox.orders import orders
 from homebox.scheduler import Engine
 from homebox.server import Server, ServerSettings
@@ -103,7 +104,7 @@ class Daemon:
         self._closing.push_async_callback(control.stop)
         listening.start()
         sleeper = Sleeper(lambda: self.engine, lambda: self.acts.learn(lambda _: None))
-        self._night = Night(config.schedule, sleeper)
+        self._night = Night(config.schedule, sleeper, kept=self.state.path / NIGHT)
         night = asyncio.ensure_future(self._night.watch())
         self._closing.callback(night.cancel)
 

@@ -8,19 +8,22 @@ the owner began or paused by hand is theirs: the night leaves it alone.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from homebox.config import ScheduleConfig
 from homebox.errors import HomeboxError
 from homebox.night.decision import Situation, hindrance, over
 from homebox.night.machine import Energy, Watcher
+from homebox.night.tonight import Tonight, keep, read
 from homebox.night.window import Window
 
 log = logging.getLogger("homebox.night")
 
 BEAT = 10.0  # seconds between two looks
+KEPT = 60.0  # seconds of learning between two times that what was used is written down
 PREFIX = "night: "  # of reasons for pauses that the night may take back
 OFF = 'learning at night was switched off; "homebox learn --now" goes on from there'
 
@@ -58,28 +61,19 @@ class Box(Protocol):
 
 
 @dataclass
-class Tonight:
-    """What happened in one night."""
-
-    name: str = ""  # the day on which it began
-    done: bool = False
-    learned: float = 0.0  # seconds
-    energy: float = 0.0  # watt hours
-    result: str = ""  # what the run said at its end
-
-
-@dataclass
 class Night:
-    """The loop; `clock` gives local time."""
+    """The loop; `clock` gives local time, `kept` names the file in which a night is kept."""
 
     schedule: ScheduleConfig
     box: Box
     watcher: Watcher = field(default_factory=Watcher)
     energy: Energy = field(default_factory=Energy)
     clock: Callable[[], datetime] = datetime.now
+    kept: Path | None = None
 
     def __post_init__(self) -> None:
-        self.tonight = Tonight()
+        self.tonight = read(self.kept)
+        self._written = self.tonight.learned
         self.waits = ""  # why nothing is learned now
         self._run: asyncio.Task[Any] | None = None
         self._last = (0.0, 0.0)  # loop time and energy at the look before
@@ -136,6 +130,7 @@ class Night:
         """Begin a new night if it is another one."""
         if name and name != self.tonight.name:
             self.tonight = Tonight(name)
+            self._written = 0.0
 
     def _count(self) -> None:
         """Add time and energy of learning since the last look."""
@@ -145,6 +140,9 @@ class Night:
         if self._run is not None and not self.box.paused():
             self.tonight.learned += now - before
             self.tonight.energy += used - before_used
+            if self.tonight.learned - self._written >= KEPT:
+                self._written = self.tonight.learned
+                keep(self.kept, self.tonight)
 
     def _steer(self, situation: Situation) -> None:
         """Pause, resume or stop the run of this night."""
@@ -163,11 +161,13 @@ class Night:
             self.box.resume()
 
     async def _learn(self) -> None:
+        ended = False
         try:
             report = await self.box.begin()
             lines = list(getattr(report, "lines", ()))
             self.tonight.result = lines[0] if lines else ""
             self.tonight.done = True
+            ended = True
         except HomeboxError as error:
             # Stopped for this night, by its end or by the owner; or it cannot be done.
             self.tonight.result, self.tonight.done = str(error), True
@@ -177,4 +177,6 @@ class Night:
             self.tonight.result, self.tonight.done = f"learning failed: {error!r}", True
         finally:
             self._run = None
+            # What was stopped goes on after a restart, within what is left of the night.
+            keep(self.kept, replace(self.tonight, done=ended))
             log.info("%s", self.tonight.result)

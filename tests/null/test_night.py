@@ -15,6 +15,7 @@ from homebox.learning.report import Report
 from homebox.night.decision import Situation, hindrance, over
 from homebox.night.machine import Energy, Machine, Watcher
 from homebox.night.night import OFF, PREFIX, Night
+from homebox.night.tonight import FILE, Tonight, keep, read
 from homebox.night.window import Window
 
 QUIET = Machine(0.0, True, None)
@@ -463,6 +464,103 @@ def test_a_restart_in_the_night_goes_on_in_the_same_night() -> None:
         assert box.begun == 1
 
     asyncio.run(work())
+
+
+class Meter:
+    """Counters of energy that the test moves, and that begin at 0 with the machine."""
+
+    readable = True
+
+    def __init__(self) -> None:
+        self.watt_hours = 0.0
+
+    def used(self) -> float:
+        return self.watt_hours
+
+
+def started(kept: Path | None, clock: Clock, **schedule: Any) -> tuple[Night, FakeBox, Meter]:
+    """Start the machine."""
+    box, meter = FakeBox(), Meter()
+    parts: Any = (box, Watching(), meter)
+    return Night(ScheduleConfig(**schedule), *parts, clock, kept), box, meter
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "control"])
+@pytest.mark.parametrize("budget", [{"max_minutes": 10}, {"max_watt_hours": 5.0}])
+def test_a_budget_is_one_night_s_over_restarts(
+    tmp_path: Path, kept: bool, budget: dict[str, Any]
+) -> None:
+    """The machine is started again in the middle of a night, without warning or in order."""
+    place = tmp_path / FILE if kept else None
+
+    async def work() -> None:
+        loop, clock = asyncio.get_running_loop(), Clock(DEEP)
+        begun, passed = loop.time(), 0.0
+        loop.time = lambda: begun + passed  # type: ignore[method-assign]
+        for killed in (True, False):
+            night, box, meter = started(place, clock, **budget)
+            night.look()
+            await settle()
+            assert box.begun == 1
+            passed += 299.0
+            meter.watt_hours += 2.4
+            night.look()
+            assert box.stopped == []
+            if not killed:
+                box.stop("the box ends")
+                await settle()
+        night, box, meter = started(place, clock, **budget)
+        assert night.tonight.learned == pytest.approx(598.0 if kept else 0.0)
+        night.look()
+        await settle()
+        passed += 10.0
+        meter.watt_hours += 0.3
+        night.look()
+        await settle()
+        assert bool(box.stopped) == kept
+        night, box, meter = started(place, clock, **budget)
+        night.look()
+        await settle()
+        assert box.begun == (not kept)
+        clock.now = DEEP + timedelta(days=1)
+        night, box, meter = started(place, clock, **budget)
+        night.look()
+        await settle()
+        assert box.begun == 1 and night.tonight.learned == 0.0
+
+    asyncio.run(work())
+
+
+def test_a_night_that_ended_is_not_begun_again_by_a_restart(tmp_path: Path) -> None:
+    async def work() -> None:
+        clock = Clock(DEEP)
+        night, box, _ = started(tmp_path / FILE, clock)
+        await learned(night, box)
+        night, box, _ = started(tmp_path / FILE, clock)
+        night.look()
+        await settle()
+        assert box.begun == 0 and night.as_json()["done"]
+        assert "learned 1" not in (tmp_path / FILE).read_text()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"name": "x", "done": false, "learned": NaN, "energy": 0}', "\udcff"],
+)
+def test_a_night_that_cannot_be_read_is_counted_anew(
+    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert read(path) == Tonight()
+    assert "is counted anew" in caplog.text
+    keep(path, Tonight("2026-03-04", True, 1.5, 2.0, "words"))
+    assert read(path) == Tonight("2026-03-04", True, 1.5, 2.0)
+    caplog.clear()
+    keep(tmp_path / "none" / FILE, Tonight())  # a disk that takes nothing stops nobody
+    assert "budget" in caplog.text
 
 
 def test_a_night_that_is_switched_off_ends_its_run_and_no_other() -> None:
