@@ -12,7 +12,7 @@ _STOP = re.compile(r"[.!?;][ ](?=\S)|[\n(){}<>=|]")
 # What leads to the word: a verb, a mark, or that the clause begins with it.
 LEADING = re.compile(
     r"(?:\b(?:is|was|its|it['’]?s|be|use|used|uses|using|try|tried|type|typed|enter|entered|put in"
-    r"|needs?|wants?|takes?|accepted|accepts|remember|with|now|then|again|still|to|from|and|or|say"
+    r"|needs?|wants?|takes?|reads|through|via|accepted|accepts|remember|with|now|then|again|still|to|from|and|or|say"
     r"|says|set|told them|gave (?:it|them|him|her)|would|is|runs on|just|really|actually|simply"
     r"|pw|pass|password|passcode|passphrase|guess|think|about"
     r"|login|one|thing|for (?:the|my|our) \w+|pw['’]s)[ ]|[,:–—-][ ]|\w['’]s[ ]|\A[ ]?)[\"'“`(]?\Z",
@@ -22,8 +22,8 @@ LEADING = re.compile(
 OWNED = re.compile(
     r"\b(?:user(?:name)?|channel|profile|repo|user ?id|login name|handle|nick(?:name)?|account"
     r"|gamertag|ssid|e-?mail|id"
-    r"|network|named?|called|version|model|branch|commit|release|tag|ticket|order|invoice|file"
-    r"|folder|serial|flight|room|host(?:name)?|server|variable|function|class|package|device)"
+    r"|network(?! to\b)|named?|called|version|model|branch|commit|release|tag|ticket|order|invoice"
+    r"|file|folder|serial|flight|room|host(?:name)?|server|variable|function|class|package|device)"
     r"(?:['’]s)?(?:[ ](?:name|number|id|no))?"
     r"(?:[ ]on[ ]\w+)?(?:[ ](?:is|was|to|now|are|with)|[:,])*[ ][\"'“`(]?\Z",
     re.IGNORECASE,

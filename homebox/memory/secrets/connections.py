@@ -15,7 +15,7 @@ _ADVERB = (
     r"(?:(?:now|still|currently|just|always|simply|probably|this|changed to|set to|as|to)\b[ :]*)"
 )
 _IS = (
-    r"(?:is|was|are|were|ist|war|est|es|be|become|becomes|equals|reads|says|means|(?:has"
+    r"(?:is|was|are|were|ist|war|lautet|est|c['’]est|es|è|be|become|becomes|equals|reads|says|means|(?:has"
     r"|have) been|(?:should|will|would|must) be)"
 )
 _NEVER = r"(?P<bare>(?!.).)?"
@@ -32,8 +32,8 @@ _TO = rf"[ \t]{{1,3}}(?:to|as)\b[ \t]*[:=]?[ \t]*{_NEVER}"
 _BARE = r"(?P<bare>[ \t]{1,3})"
 # "for the router at home": what a password is for, before what it is.
 GAP = (
-    r"(?:[ \t]{1,2}(?:for|to|of|on|at|in|from|für|von|pour|over|behind|with|we|i|you|they"
-    r"|that|which|he|she|now)\b"
+    r"(?:[ \t]{1,2}(?:for|to|of|on|at|in|from|für|von|im|am|pour|de|du|del|della"
+    r"|over|behind|with|we|i|you|they|that|which|he|she|now)\b"
     r"[^\n.:;=!?\"`]{1,60}?)??"
 )
 

@@ -21,7 +21,7 @@ Seek = Callable[["re.Pattern[str]", str, int], "re.Match[str] | None"]
 # What a secret that was found is called.
 Naming = Callable[[str, "re.Match[str]", Span], str]
 
-_DIGIT = re.compile(r"\d")
+_NUMBER = re.compile(r"\d{3}|\d[ -]\d")
 _LINE = 200  # characters before a sign at which a pattern may begin with the line
 
 
@@ -71,9 +71,16 @@ def around(back: int, ahead: int) -> Seek:
 
 
 def near_number(pattern: re.Pattern[str], text: str, place: int) -> "re.Match[str] | None":
-    """Try a pattern at the fifty characters before a sign, if a number follows the sign."""
-    number = _DIGIT.search(text, place, place + 40)
+    """Try a pattern at the fifty characters before a sign, if a long number follows the sign."""
+    number = _NUMBER.search(text, place, place + 48)
     return pattern.search(text, max(0, place - 50), place + 120) if number else None
+
+
+def behind_number(pattern: re.Pattern[str], text: str, place: int) -> "re.Match[str] | None":
+    """Try a pattern at the twenty characters before a sign, if a number ends where it begins."""
+    if not place or not (text[place - 1].isdigit() or text[place - 1] in "#*"):
+        return None
+    return pattern.search(text, max(0, place - 20), place + 70)
 
 
 def _within(text: str, place: int) -> bool:
@@ -129,12 +136,12 @@ class Index:
         for number, row in enumerate(cues):
             for sign in row.signs:
                 rows.setdefault(sign, []).append(number)
-        roots = [sign for sign in rows if not any(o in sign for o in rows if o != sign)]
-        self._roots = {root: _Root(root, rows[root]) for root in sorted(roots)}
-        for sign in rows.keys() - self._roots.keys():
-            inner = (each for each in roots if each in sign)
-            root = min(inner, key=lambda each: (-len(each), each))
-            self._roots[root].add(sign, rows[sign])
+        inner = {sign: _parts(sign) & rows.keys() for sign in rows}
+        self._roots = {sign: _Root(sign, rows[sign]) for sign in sorted(rows) if not inner[sign]}
+        for sign, parts in inner.items():
+            if parts:
+                root = min(parts & self._roots.keys(), key=lambda each: (-len(each), each))
+                self._roots[root].add(sign, rows[sign])
 
     @property
     def signs(self) -> tuple[str, ...]:
@@ -151,6 +158,12 @@ class Index:
                         for found in _read(self._cues[number], view, start):
                             hits[number, found] = None
         return [found for _, found in sorted(hits, key=lambda hit: hit[0])]
+
+
+def _parts(sign: str) -> set[str]:
+    """Return all that stands within a sign and is shorter."""
+    ends = range(1, len(sign) + 1)
+    return {sign[start:end] for end in ends for start in range(end)} - {sign}
 
 
 class _Root:

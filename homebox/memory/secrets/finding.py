@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from homebox.memory.secrets import keys, made, spelled, turned
 from homebox.memory.secrets.commands import COMMANDS
 from homebox.memory.secrets.cues import Index
+from homebox.memory.secrets.doors import ENTERED, PLACES
 from homebox.memory.secrets.makers import PUBLISHED, blocks
 from homebox.memory.secrets.named import NAMED
 from homebox.memory.secrets.notes import NOTES
@@ -28,7 +29,7 @@ SIGN = "[secret:"
 PLACEHOLDER = re.compile(r"\[secret:[a-z-]{1,20}:([0-9a-f]{12})\]")
 _ANY = re.compile(r"(?<![^\s:=\"'`,;])(?=[^\s:=\"'`,;]{0,64}\d)[^\s:=\"'`,;]{4,128}")
 # Where two rows find the same, it is called what the first of them calls it.
-INDEX = Index((*NAMED, *TOPICS, *SENTENCES, *NOTES, *COMMANDS))
+INDEX = Index((*NAMED, *ENTERED, *TOPICS, *PLACES, *SENTENCES, *NOTES, *COMMANDS))
 SCAN = Scan((*INDEX.signs, *turned.SIGNS, *made.SIGNS, *spelled.SIGNS, *keys.SIGNS))
 
 

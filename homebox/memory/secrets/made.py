@@ -47,7 +47,19 @@ SAYING = (
 )
 # What is locked, and what is done with secrets.
 NAMING = (
-    *("wifi", "wi-fi", "wlan", "network", "router", "hotspot", "netflix", "spotify", "amazon"),
+    *(
+        "wifi",
+        "wi-fi",
+        "wlan",
+        "wireless",
+        "network",
+        "encrypt",
+        "router",
+        "hotspot",
+        "netflix",
+        "spotify",
+        "amazon",
+    ),
     *("ebay", "paypal", "icloud", "apple id", "gmail", "facebook", "instagram", "whatsapp"),
     *("discord", "vpn", "portal", "account", "laptop", "tablet", "ipad", "doorbell", "printer"),
     *("babycam", "baby monitor", "hulu", "club login", "gym app", "school thing", "locked"),

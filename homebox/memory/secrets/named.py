@@ -79,7 +79,7 @@ NAMED: tuple[Cue, ...] = (
         rf"(?: (?:for|to|of|on|at) (?:the |my |our |your |his "
         rf"|her )?(?:\w+ ){{0,2}}(?:{DOORS})s?)?)",
         door,
-        r"(?:[ \t](?:for|to|of|on|at|in)\b[^\n.:;=!?\"`]{1,40}?)??",
+        r"(?:[ \t](?:for|to|of|on|at|in|de|du|del|della|von)\b[^\n.:;=!?\"`]{1,40}?)??",
         naming=_door,
     ),
     named(
@@ -137,9 +137,9 @@ NAMED: tuple[Cue, ...] = (
     named(
         "password",
         "password|passwd|passwort|kennwort|contraseña|mot de passe|wachtwoord|losenord|lösenord"
-        "|hasło|parola|senha|пароль|password|パスワード|密码",
+        "|hasło|parola|senha|clave|пароль|パスワード|密码",
         r"(?:password|passwd|passwort|kennwort|contraseña|mot de passe|wachtwoord|l[oö]senord|hasło"
-        r"|parola|senha|пароль|パスワード|密码)s?(?:_[A-Z\d]{1,12})?(?![a-zA-Z_])",
+        r"|parola|senha|clave|пароль|パスワード|密码)s?(?:_[A-Z\d]{1,12})?(?![a-zA-Z_])",
         password,
     ),
     named(

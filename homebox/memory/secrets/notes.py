@@ -8,6 +8,7 @@ from homebox.memory.secrets.cues import Cue, at_line, cue
 from homebox.memory.secrets.values import (
     QUOTED,
     address,
+    asked,
     card,
     given,
     lettered,
@@ -16,6 +17,7 @@ from homebox.memory.secrets.values import (
     parameter,
     question,
     signed_word,
+    spoken,
     told,
     whole,
 )
@@ -133,6 +135,22 @@ NOTES: tuple[Cue, ...] = (
         r")(?P<value>[\w'’-]{4,40})",
         seek=at_line,
         check=question,
+    ),
+    cue(
+        "password",
+        "first pet|first car|first school|mother's name|mother’s name",
+        r"[^\n]{0,80}?(?:first (?:pet|car|school)|mother['’]s name)\b[^\n.!]{0,40}?"
+        r"(?:\bis[ ]|\bwas[ ]|:[ ]|\?[ ]|\banswer[ ]|\bsay[ ])(?-i:(?P<value>[A-Z][\w'’-]{3,40}))"
+        r"(?=[^\n]{0,60})",
+        seek=at_line,
+        check=asked,
+    ),
+    cue(
+        "password",
+        "magic word|code word|codeword|safe word|secret word",
+        r"(?:magic|code|safe|secret)[ ]?word[ :,]{1,2}(?:is[ ])?[\"'“]?(?P<value>[A-Za-z-]{5,30})"
+        r"(?=[\"'”]?[.,!]?[ \t]*(?:\n|\Z))",
+        check=spoken,
     ),
     # A card, its date and what stands on its back
     cue(

@@ -12,6 +12,8 @@ from homebox.memory.secrets.view import Found, View
 _DIGITS = re.compile(r"\d(?:[ \-.\u00a0\u2009]?\d){11,18}")
 _CARD_LENGTHS = (16, 15, 14, 13, 19, 18, 17)
 _SSN = re.compile(r"(?!000|666|9\d\d)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\d-])")
+_AHV = re.compile(r"756\.(\d{4})\.(\d{4})\.(\d\d)(?![\w.])")
+_NINO = re.compile(r"[A-Z]{2} \d\d \d\d \d\d [A-D](?!\w)")
 _BITLOCKER = re.compile(r"(?:\d{6}-){7}\d{6}(?![\w-])")
 # The date until which a card is valid, and what stands on its back.
 _BEHIND_CARD = re.compile(
@@ -56,10 +58,25 @@ def numbers(view: View) -> Iterator[Found]:
         match = _SSN.match(text, place)
         if match and not (place and text[place - 1] in "-."):
             yield Found(place, match.end(), "ssn")
+    # Swiss: a number of the European Article Numbering (GS1), country 756; British: letters around.
+    for place in view.places(b" 000 0000 0000 00 "):
+        match = _AHV.match(text, place)
+        if match and _ean(re.sub(r"\D", "", match.group())):
+            yield Found(*match.span(), "ssn")
+    for place in view.places(b" aa 00 00 00 a "):
+        match = _NINO.match(text, place)
+        if match:
+            yield Found(*match.span(), "tax-id")
     for place in view.places(b" aa00"):
         end = _iban_end(text, place)
         if end:
             yield Found(place, end, "iban")
+
+
+def _ean(digits: str) -> bool:
+    """Check the last digit of an article number (GS1 General Specifications, 7.9)."""
+    odd, even = sum(map(int, digits[::2])), sum(map(int, digits[1::2]))
+    return (odd + 3 * even) % 10 == 0
 
 
 def luhn(digits: str) -> bool:

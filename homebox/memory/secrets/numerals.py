@@ -28,7 +28,7 @@ ALONE = (
 _CODE = re.compile(
     rf"(?<![\w.,:/#&+£€$-])(?<!\w[ ]['’])(?P<value>{_NUMBER}|\d{{3}}){ALONE}", re.IGNORECASE
 )
-_ROUND = re.compile(r"\d*00\Z|(?:19|20)\d\d\Z")
+ROUND = re.compile(r"\d*00\Z|(?:19|20)\d\d\Z")
 _START = attrgetter("start")
 _BLOCK = 512  # characters in which numbers are looked for together
 _LONGEST = 48  # characters of a number that begins before a block, and what tells that it is alone
@@ -75,4 +75,4 @@ class Numerals:
             if start <= each.start() < end:
                 value = each["value"]
                 digits = sum(map(str.isdigit, value))
-                yield Numeral(*each.span("value"), digits, _ROUND.fullmatch(value) is not None)
+                yield Numeral(*each.span("value"), digits, ROUND.fullmatch(value) is not None)

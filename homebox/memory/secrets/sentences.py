@@ -16,7 +16,7 @@ from homebox.memory.secrets.rests import (
     spoken_of,
     word_that_is,
 )
-from homebox.memory.secrets.words import mixed, solid
+from homebox.memory.secrets.words import made_up, mixed, solid
 
 _LETTERED = r"(?=[A-Z-]{0,7}\d)(?=[\d-]{0,7}[A-Z])[A-Z\d]{2,5}-?[A-Z\d]{2,5}"
 _GAP = r"[^\n.!?;(){}<>\[\]=\"|]"
@@ -34,9 +34,9 @@ SENTENCES: tuple[Cue, ...] = (
     # "the safe opens left 12 right 30 left 8"
     cue(
         "door-code",
-        "combination|combo|safe|lock",
-        rf"(?:combination|combo|safe|lock)\b{_GAP}{{0,40}}?"
-        r"(?P<value>(?:\b(?:left|right|l|r)[ ]?\d{1,2}\b[ ,-]{0,3}(?:then )?){2,5}"
+        "combination|combo|safe|lock|vault",
+        rf"(?:combination|combo|safe|lock|vault)\b{_GAP}{{0,40}}?"
+        r"(?P<value>(?:\b(?:left|right|l|r)[ ]?(?:to )?\d{1,2}\b[ ,-]{0,3}(?:then )?){2,5}"
         r"(?<=\d)|(?:left|right|l|r)[ ]?\d{1,2}(?:[ ,-]{1,3}(?:then )?(?:left|right|l|r"
         r")[ ]?\d{1,2}){1,4}|\d{1,2}[ ](?:left|right)(?:[ ,-]{1,3}(?:then )?\d{1,2}[ ]"
         r"(?:left|right)){1,4})",
@@ -84,6 +84,15 @@ SENTENCES: tuple[Cue, ...] = (
         rf"(?:logins?|credentials)\b{_GAP}{{0,30}}?[ ][\w.@+-]{{2,60}}[ ](?:and|with|/"
         rf"|\+)[ ](?P<rest>\S{{6,60}})",
         check=word_that_is(solid),
+    ),
+    # "creds for the staging box: deploy hunter3hunter3", "auth: mailer, Zx81Spectrum!"
+    cue(
+        "password",
+        "cred|auth:|login",
+        rf"(?:creds?|credentials?|auth|logins?)\b{_GAP}{{0,30}}?:[ ]"
+        r"[\w.@+-]{2,40}(?:,|[ ][/+|])?[ ]"
+        r"(?P<rest>[^\s/|]{7,60})(?=\s|\Z)",
+        check=word_that_is(made_up),
     ),
     # "the wifi: oak-leaf-2291"
     cue(

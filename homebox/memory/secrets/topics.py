@@ -4,9 +4,8 @@ The one idea: a topic is a way in, or how its code came; which number is the cod
 Invariant: every sign begins a topic.
 """
 
-from homebox.memory.secrets.cues import Cue, at_sign, cue, near_number
+from homebox.memory.secrets.cues import Cue, at_sign, cue
 from homebox.memory.secrets.lone import beside
-from homebox.memory.secrets.vocabulary import DOORS
 
 _TOPIC = (
     r"passcodes?|otps?|2fa|mfa|two[- ]factor|puk2?|authenticator|verif\w+|one[- ]time|steam guard"
@@ -25,28 +24,6 @@ def _topic(kind: str, least: int, signs: str) -> Cue:
 
 
 TOPICS: tuple[Cue, ...] = (
-    # "enter 4711 at the gate", "use 482910 to sign in", "punch in 7733#"
-    cue(
-        "door-code",
-        "enter |dial |punch in |type |use |key in |press |input ",
-        r"(?<![a-z])(?:enter|dial|punch in|type in|type|use|key in|press|input|with)[ ](?:the )?"
-        r"(?:code[ :]{1,2}|pin[ :]{1,2})?[\"'`]?"
-        r"(?P<value>[#*]?\d(?:[ -]?\d){3,8}[#*]?)[\"'`]?[ ](?:\w+[ ]){0,4}?(?:alarm|gate|door"
-        r"|garage|keypad"
-        r"|safe|lock|panel|lift|buzzer|entry|get in|disarm|unlock|log in|sign in|verify|confirm"
-        r"|open|login|locker|lobby|elevator"
-        r"|intercom|vault|padlock|entrance|lockbox|shed|burglar)\b",
-        seek=at_sign,
-    ),
-    # "the safe opens with 12-34-56"
-    cue(
-        "door-code",
-        " open| unlock| disarm| works ",
-        rf"(?<![a-z])(?:{DOORS})\b[^\n.!?]{{0,30}}?\b(?:opens?|unlocks?|disarms?|is opened|works?)"
-        r"[ ](?:\w+[ ])?(?:with|by|using"
-        r"|on)[ ](?:the )?(?:code )?[\"'`]?(?P<value>[#*]?\d(?:[ -]?\d){3,8}[#*]?)",
-        seek=near_number,
-    ),
     _topic(
         "otp",
         4,

@@ -16,6 +16,10 @@ from homebox.memory.secrets.words import made_up
 _LEET = re.compile(rb"a0{1,2}aa")
 _SIGN = re.compile(rb"[A-Za-z\d][!&#$%*^][A-Za-z\d]")
 _WHOLE = re.compile(r"(?<![^\s\"'“`(])[^\s\"'“”`(),;:<>=|/\\\[\]{}]{8,40}(?=[\s\"'”`),;:.?!]|\Z)")
+# Three groups or more, of which the digits and letters stand together.
+_GROUP = re.compile(rb"-\d{1,3}[A-Za-z]")
+_GROUPS = re.compile(r"[A-Za-z\d]{2,6}(?:-[A-Za-z\d]{3,6}){2,6}")
+_HEX = re.compile(r"[\da-fA-F-]+")
 _REPLACED = re.compile(r"[A-Za-z](?:0{1,2}|[1357@$]{1,2}|8(?=er))[a-z]{2}")
 _JOINING = re.compile(r"[a-z]{3,}[!&#$%*^][A-Za-z\d]|[a-z]{3,}\d*[!&#$%*^]\d")
 _NUMBERED = re.compile(r"[A-Za-z]+#\d+")
@@ -33,7 +37,8 @@ def unmistakable(view: View) -> Iterator[Found]:
     text, done = view.text, 0
     leet = (match.start() - 1 for match in _LEET.finditer(view.shape))
     signed = (match.start() for match in _SIGN.finditer(view.latin))
-    for place in sorted((*leet, *signed)):
+    grouped = (match.start() for match in _GROUP.finditer(view.latin))
+    for place in sorted((*leet, *signed, *grouped)):
         if place < done:
             continue
         begin = place
@@ -45,7 +50,7 @@ def unmistakable(view: View) -> Iterator[Found]:
             continue
         done = token.end()
         word = token.group().rstrip(".,?!" if not _JOINING.search(token.group()) else ".,?")
-        if _by_form(word) and _in_prose(text, token.start(), token.end()):
+        if (_by_form(word) or _in_groups(word)) and _in_prose(text, token.start(), token.end()):
             yield Found(token.start(), token.start() + len(word), "password")
 
 
@@ -55,6 +60,13 @@ def _by_form(word: str) -> bool:
     return _REPLACED.search(word) is not None or (
         _JOINING.search(word) is not None and any(c.isdigit() for c in word)
     )
+
+
+def _in_groups(word: str) -> bool:
+    """Say whether a word is letters and digits in groups, as keys are printed."""
+    if not _GROUPS.fullmatch(word) or _HEX.fullmatch(word):
+        return False
+    return sum(not each.isalpha() and not each.isdigit() for each in word.split("-")) >= 2
 
 
 def _in_prose(text: str, start: int, end: int) -> bool:
@@ -73,8 +85,12 @@ def _in_prose(text: str, start: int, end: int) -> bool:
 
 
 def paired(view: View) -> Iterator[Found]:
-    """Yield what stands behind a user's name and a colon, if it is made up."""
+    """Yield what stands behind a user's name and a colon or stroke, if it is made up."""
     text = view.text
+    for place in each_alone(text, " / "):
+        match = _PAIR.match(text, place + 3)
+        if match and _by_form(match["value"]) and _USER.search(text, max(0, place - 32), place):
+            yield Found(*match.span("value"), "password")
     for place in each_alone(text, ":"):
         if not (text[place + 1 : place + 2].isalnum() and text[place - 1 : place].isalnum()):
             continue

@@ -140,3 +140,21 @@ def lettered(value: str, match: re.Match[str]) -> bool:
 def question(value: str, match: re.Match[str]) -> bool:
     """Take the answer to the question of a bank."""
     return _BANK.search(match.group()) is not None and value.lower() not in PLAIN
+
+
+@_value_if
+def asked(value: str, match: re.Match[str]) -> bool:
+    """Take the answer to a question that somebody asks who wants to know whom he speaks to."""
+    line = match.string[match.start() : match.end() + 60].split("\n")[0]
+    return value.lower() not in PLAIN and (
+        _BANK.search(line) is not None
+        or re.search(r"\b(?:they|it|who) asks?\b", line, re.I) is not None
+    )
+
+
+@_value_if
+def spoken(value: str, match: re.Match[str]) -> bool:
+    """Take a word that is to be said, where somebody says or tells it."""
+    before = _before(match, 40).rpartition("\n")[2]
+    said = re.search(r"\b(?:say|tell|give|use|with|is)\b", before, re.I)
+    return said is not None and value.lower() not in PLAIN | SENTENCE

@@ -11,6 +11,7 @@ DOORS = (
     r"door|alarm|gate|garage|safe|locker|vault|entry|entrance|building|lock ?box|key ?box|key ?safe"
     r"|keypad|burglar|house|elevator|apartment|flat|shed|bike|lock|padlock|suitcase|office|lobby"
     r"|intercom|cabin|storage|luggage|gym|cellar|basement|porch|stairwell|parking"
+    r"|(?:haus)?t[uü]r|tresor|porte|portail|immeuble|puerta|portal|portone|cancello"
 )
 KEYED = (
     r"api|access|secret|private|priv|signing|encryption|encrypt|master|auth|account|client|service"
@@ -58,6 +59,7 @@ PLAIN = frozenset(
     changeme todo tbd n/a na xxx xxxx secrets env environment config keyring vault bitwarden
     1password keepass lastpass stronger simple easy difficult useless bogus enabled disabled ready
     under mostly based visible. part-of nullable varchar any. self cls args kwargs const let var
+    trop très zu sehr falsch muy demasiado troppo molto
     return import def class function async await new. key keys signing case-sensitive
     """.split()
 )

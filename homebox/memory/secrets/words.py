@@ -41,7 +41,7 @@ _CASED = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*\d)")
 _INNER = re.compile(r"[A-Za-z]\d{1,2}[A-Za-z]{2}|[A-Za-z]{2}\d{1,2}[A-Za-z]")
 _WORDED = re.compile(
     r"[A-Za-z]{4,}(?:[-_.][A-Za-z]{2,})*[-_.]?\d{2,6}|(?:[A-Za-z]{3,}[-_.]){2,4}\d{1,6}"
-    r"|[A-Za-z]{3,}[-_.]\d{1,4}[-_.][A-Za-z]{3,}"
+    r"|(?:[A-Za-z]{3,}[-_.]){1,3}\d{1,4}(?:[-_.][A-Za-z]{3,}){1,3}|[a-z]{3,}-\d{3,5}-[a-z]"
 )
 _INNER_CASE = re.compile(r"[a-z][A-Z]")
 _JOINED = re.compile(r"[A-Z][a-z]+(?:_[A-Za-z]+){1,4}")

@@ -147,3 +147,16 @@ def test_a_sort_code_is_no_secret_and_the_account_beside_it_is(
     text: str, secrets: list[str]
 ) -> None:
     assert [text[each.start : each.end] for each in find_secrets(text)] == secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("my number is 756.9217.0769.85", True),
+        ("my number is 756.9217.0769.86", False),  # another check digit
+        ("they know me as AB 12 34 56 C", True),
+        ("they know me as AB 12 34 56 X", False),
+    ],
+)
+def test_numbers_of_persons_prove_themselves(text: str, found: bool) -> None:
+    assert bool(find_secrets(text)) == found
