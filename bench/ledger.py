@@ -178,31 +178,31 @@ def longest_wait(ledger: Any, work: Callable[[], None]) -> tuple[float, float]:
 
 def learning(state: Path) -> dict[str, float]:
     """Read a ledger as the daemon does at its start and a run before it trains."""
-    from homebox import learner
     from homebox.hosting.memory import resident
     from homebox.learning.curriculum import Curriculum
+    from homebox.learning.lessons import finding
     from homebox.learning.lessons.live import live_lessons
     from homebox.learning.reading.rule_files import NO_RULES
     from homebox.memory.ledger import ERASURES
     from homebox.memory.state import open_state
 
-    learner.read_wordings()
+    finding.read_wordings()
     with open_state(state) as opened:
         ledger = opened.ledger
         begun, before = time.perf_counter(), resident().anonymous
         live = live_lessons(ledger, NO_RULES)
         steps: list[float] = []
-        drained(learner.follow(live, ledger), steps)
+        drained(finding.follow(live, ledger), steps)
         found: dict[str, float] = {"lessons_ready_s": time.perf_counter() - begun}
         found["reader_mib"] = (resident().anonymous - before) / 2**20
         before = resident().anonymous
         begun = time.perf_counter()
-        signals = drained(learner.read_signals(ledger), steps)
+        signals = drained(finding.read_signals(ledger), steps)
         found["signals_s"] = time.perf_counter() - begun
         found["signals_mib"] = (resident().anonymous - before) / 2**20
         begun = time.perf_counter()
         erased = ledger.mark(ERASURES)
-        selection = drained(learner.chosen(live, ledger, erased, ((), ""), signals), steps)
+        selection = drained(finding.chosen(live, ledger, erased, ((), ""), signals), steps)
         found["select_s"] = time.perf_counter() - begun
         curriculum: Curriculum = selection.curriculum
         begun = time.perf_counter()

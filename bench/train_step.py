@@ -11,7 +11,8 @@ import numpy as np
 from bench.measure import alternate, report
 from bench.torch_step import TorchStep
 from homebox.engine.runtime.runtime_cpu import pool
-from homebox.job import Training, learnable, read_spec
+from homebox.job import Training, learnable
+from homebox.job_spec import read_spec
 
 FLOOR = 1.0
 SPEC = Path(__file__).parents[1] / "configs" / "tiny.toml"

@@ -8,13 +8,13 @@ nothing but the list of lessons.
 
 import dataclasses
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
 from homebox.config import Config
 from homebox.errors import EngineError, LearningError, StateError
-from homebox.learning.beside import NOBODY, Interrupt, beside, counting
+from homebox.learning.beside import NOBODY, beside
 from homebox.learning.checkpoint import load_spec, save_tensors
 from homebox.learning.curriculum import Curriculum
 from homebox.learning.exam.evidence import gather
@@ -23,16 +23,21 @@ from homebox.learning.exam.shown import opinions_too_few, teaches
 from homebox.learning.examples.samples import NO_SAMPLES, Samples
 from homebox.learning.examples.sampling import gather as ask_base
 from homebox.learning.gate.morning import morning_line, report_data
-from homebox.learning.gate.trial import Candidate, Trial
+from homebox.learning.gate.trial import Candidate, Folders, Matter, Trial
 from homebox.learning.jobs.job import KIND, Job
 from homebox.learning.lessons.extraction import extract, wanted_of
-from homebox.learning.lessons.harvest import Harvest, Harvester
+from homebox.learning.lessons.finding import (
+    checked,
+    chosen,
+    follow,
+    read_ledger,
+    read_signals,
+    read_wordings,
+)
+from homebox.learning.lessons.harvest import Harvest
 from homebox.learning.lessons.live import LiveLessons, live_lessons, rules_of
-from homebox.learning.lessons.selection import Selection, select
-from homebox.learning.lessons.signals import Listener, Signals
+from homebox.learning.lessons.selection import Selection
 from homebox.learning.pauses import patient
-from homebox.learning.reading.rule_files import Rules
-from homebox.learning.reading.topics import told
 from homebox.learning.report import (
     Progress,
     Report,
@@ -201,98 +206,17 @@ def _built(
 
     def attempt() -> Generator[Progress, None, Candidate]:
         progress = Progress("prepare", 0, 1, "writing the exam")
-        cache, runs = settings.cache_dir / "exams", store.root.parent / FOLDER
+        folders = Folders(settings.cache_dir / "exams", store.root.parent / FOLDER)
 
         def made() -> Trial:
-            kept_out = gather(ledger)
-            return Trial(
-                model, selection, limits, recipe.seed, head, kept_out, cache, samples, runs
-            )
+            matter = Matter(selection, gather(ledger), samples)
+            return Trial(model, matter, limits, recipe.seed, head, folders)
 
         trial = yield from beside(made, progress, interrupt)
         return (yield from trial.attempt(recipe))
 
     candidate = yield from patient(attempt, pauses, interrupt)
     return candidate, samples
-
-
-def read_wordings() -> None:
-    """Make the tables that messages are read with: that takes a second, once a process."""
-    told("nothing of the kind was ever said")
-
-
-def checked(ledger: Ledger, interrupt: Interrupt) -> Generator[Progress, None, None]:
-    """Recompute the chain of turns; raises StateError, which names the first wrong turn."""
-    with counting("verify", ledger.count(), "checking the ledger") as (count, told):
-        yield from beside(lambda: ledger.verify(known=True, tell=count), told, interrupt)
-
-
-def follow(
-    live: LiveLessons, ledger: Ledger, interrupt: Interrupt = NOBODY
-) -> Generator[Progress, None, None]:
-    """Keep the lessons of turns that nobody has read yet."""
-    with counting("select", ledger.count(), "reading the ledger") as (count, told):
-
-        def read() -> None:
-            for done, _ in live.steps():
-                count(done)
-
-        yield from beside(read, told, interrupt)
-
-
-def read_signals(
-    ledger: Ledger, interrupt: Interrupt = NOBODY
-) -> Generator[Progress, None, Signals]:
-    """Find what was thought of answers."""
-    text = "reading what was thought of answers"
-    with counting("select", ledger.count(), text) as (count, told):
-
-        def read() -> Signals:
-            listener = Listener(ledger.feedback())
-            for number, turn in enumerate(ledger.turns(), 1):
-                listener.read(turn)
-                count(number)
-            return listener.signals(ledger.lessons())
-
-        return (yield from beside(read, told, interrupt))
-
-
-def chosen(
-    live: LiveLessons,
-    ledger: Ledger,
-    erased: int,
-    served: tuple[Sequence[str], str],
-    signals: Signals,
-    interrupt: Interrupt = NOBODY,
-) -> Generator[Progress, None, Selection | None]:
-    """Select what holds; None if something was forgotten since the mark ERASURES was `erased`.
-
-    `served` are the lessons in the served weights and when these were promoted.
-    """
-
-    def work() -> Selection | None:
-        with live.lock:  # nobody forgets meanwhile what is kept here
-            if ledger.mark(ERASURES) != erased:
-                return None
-            return select(live.found, ledger, *served, signals)
-
-    return (yield from beside(work, Progress("select", 0, 1, "choosing the lessons"), interrupt))
-
-
-def read_ledger(
-    ledger: Ledger, rules: Rules, interrupt: Interrupt = NOBODY
-) -> Generator[Progress, None, Harvest]:
-    """Find every lesson in the ledger, and keep none."""
-    with counting("select", ledger.count(), "reading the ledger") as (count, told):
-
-        def read() -> Harvest:
-            harvester = Harvester(rules)
-            for number, turn in enumerate(ledger.turns(), 1):
-                harvester.read(turn)
-                count(number)
-            return harvester.found
-
-        return (yield from beside(read, told, interrupt))
 
 
 def nothing_to_do(selection: Selection, store: Store, head: str, model: Model) -> str:

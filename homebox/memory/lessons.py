@@ -71,11 +71,6 @@ class Lesson:
         return hashlib.sha256(canonical_json(self.content)).hexdigest()
 
 
-def lesson_set_hash(lessons: Iterable[Lesson]) -> str:
-    """Name a set of lessons, whatever their order; goes into the job spec."""
-    return hashlib.sha256(canonical_json(sorted({item.hash for item in lessons}))).hexdigest()
-
-
 def add(connection: sqlite3.Connection, lesson: Lesson) -> str:
     """Insert a lesson or merge it with the same one told before; return its hash.
 

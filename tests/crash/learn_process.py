@@ -26,6 +26,7 @@ from homebox.config import Config
 from homebox.learning.exam.paper import Paper, write_paper
 from homebox.learning.examples import toy_world
 from homebox.learning.gate import trial
+from homebox.learning.lessons import finding
 from homebox.learning.training import resume, train
 from homebox.memory import durable
 from homebox.memory.ledger import Ledger
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--forget", action="store_true", help="control: go on without what it saw")
     args = parser.parse_args()
     Minding.forgetful = args.forget
-    learner.read_wordings()
+    finding.read_wordings()
     with open_state(args.state) as state:
         say("begun")
         die_writing(args.die_writing)

@@ -23,7 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "listener": {"errors"},
     "control": {"errors", "listener"},
     "connect": {"control", "api", "memory", "errors"},
-    "job": {"model", "language", "memory", "config", "errors"},
+    "job_spec": {"memory", "errors"},
+    "job": {"job_spec", "model", "language", "memory", "config", "errors"},
     # The one thread that owns the model lies below everything that asks it for something.
     "scheduler": {"model", "config", "errors"},
     "server": {"scheduler", "listener", "model", "memory", "language", "config", "errors", "api"},

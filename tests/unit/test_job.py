@@ -12,7 +12,8 @@ import pytest
 
 from homebox.engine.codegen.cpu import available
 from homebox.errors import ConfigError
-from homebox.job import Training, learnable, read_spec
+from homebox.job import Training, learnable
+from homebox.job_spec import read_spec
 
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "configs" / "tiny.toml"
@@ -20,7 +21,8 @@ TINY = files("homebox") / "model" / "tiny"
 STEPS = 3
 FIRST_STEPS = f"""
 from pathlib import Path
-from homebox.job import Training, read_spec
+from homebox.job import Training
+from homebox.job_spec import read_spec
 vocabulary = Path({str(TINY)!r}, "tokenizer.model").read_bytes()
 training = Training(read_spec(Path({str(SPEC)!r})), vocabulary)
 for _ in range({STEPS}):

@@ -28,7 +28,7 @@ from homebox.learning.exam.paper import Paper, write_paper
 from homebox.learning.exam.sitting import Baseline, KeptAnswers, recall_of, sit, sit_first
 from homebox.learning.exam.writing import RECALL
 from homebox.learning.examples import speaks_toy_language
-from homebox.learning.examples.samples import NO_SAMPLES, Samples
+from homebox.learning.examples.samples import Samples
 from homebox.learning.gate.judging import Check, Plan, Verdict, judge
 from homebox.learning.lessons.selection import Selection
 from homebox.learning.report import Progress
@@ -39,10 +39,9 @@ from homebox.model.lora import scaled
 
 CANDIDATE = "candidate"
 POINTS = 100  # of a run's course that are kept
-NO_EVIDENCE = Evidence()
 
 T = TypeVar("T")
-Course = list[tuple[float, ...]]  # step, loss, KL
+Losses = list[tuple[float, ...]]  # step, loss, KL
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Candidate:
     recipe: Recipe
     marks: Marks
     verdict: Verdict
-    course: Course = dataclasses.field(default_factory=list)
+    course: Losses = dataclasses.field(default_factory=list)
     trouble: str = ""
     examples: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of its training
 
@@ -63,39 +62,50 @@ class Candidate:
         return self.trouble or "; ".join(map(str, self.verdict.failures))
 
 
+@dataclass(frozen=True)
+class Matter:
+    """What a run found before it trains: what holds, opinions kept out, the base's answers."""
+
+    selection: Selection
+    evidence: Evidence
+    samples: Samples
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a trial keeps what the next one may take up; nothing is kept where none is named."""
+
+    answers: Path | None = None  # of the base, from night to night
+    runs: Path | None = None  # a training run while it lasts
+
+
 class Trial:
     """The exam of one run: its paper, and what the base answered."""
 
     def __init__(
         self,
         model: Model,
-        selection: Selection,
+        matter: Matter,
         limits: Limits,
         seed: int,
         served: str,
-        evidence: Evidence = NO_EVIDENCE,
-        cache: Path | None = None,
-        samples: Samples = NO_SAMPLES,
-        runs: Path | None = None,
+        folders: Folders,
     ) -> None:
-        """`served` names the resident adapter whose recall old lessons are compared with.
-
-        `cache` is the folder in which the base's answers are kept from night to night; `samples`
-        are what it answered for this curriculum. In `runs` a training run is kept while it lasts.
-        """
+        """`served` names the resident adapter whose recall old lessons are compared with."""
+        selection, samples, cache = matter.selection, matter.samples, folders.answers
         amounts = amounts_for(model.config)
         self._model = model
         self._selection = selection
         self._limits = limits
         self._served = served
         self._samples = samples
-        self._seed, self._runs = seed, runs
+        self._seed, self._runs = seed, folders.runs
         # The built-in model learns most while its rate falls: a run that ends early knows less, and
         # saves only seconds.
         toy = speaks_toy_language(model)
         self._dev = None if toy or not selection.topics else DevSet(model, selection.topics)
         self._paper: Paper = write_paper(
-            model, selection.topics, selection.curriculum, evidence, amounts, seed, samples
+            model, selection.topics, selection.curriculum, matter.evidence, amounts, seed, samples
         )
         self._examinee: Examinee = ModelExaminee(model, amounts.words)
         self._kept = KeptAnswers(None if cache is None else cache / f"{_answering(model)}.json")
@@ -118,7 +128,7 @@ class Trial:
 
     def _doses(self, recipe: Recipe) -> Generator[Progress, None, Candidate]:
         """Train once; return the largest dose that passes, or else the full dose."""
-        course: Course = []
+        course: Losses = []
         try:
             building = train(
                 self._model,
@@ -144,7 +154,7 @@ class Trial:
         return dataclasses.replace(chosen, examples=built.examples)
 
     def _examined(
-        self, tensors: Tensors, recipe: Recipe, scale: float, course: Course
+        self, tensors: Tensors, recipe: Recipe, scale: float, course: Losses
     ) -> Generator[Progress, None, Candidate]:
         dose = scaled(tensors, scale)
         marks = yield from self._sit(dose, recipe.alpha)
@@ -218,7 +228,7 @@ def integrity(tensors: Tensors) -> tuple[int, int, int]:
     return len(tensors), broken, changed
 
 
-def thinned(course: Course) -> Course:
+def thinned(course: Losses) -> Losses:
     """Keep at most `POINTS` points of a course, the first and the last among them."""
     last = len(course) - 1
     if last < POINTS:
@@ -234,7 +244,7 @@ def _answering(model: Model) -> str:
 
 
 def _followed(
-    steps: Generator[Progress, None, Built], course: Course
+    steps: Generator[Progress, None, Built], course: Losses
 ) -> Generator[Progress, None, Built]:
     """Run a build to its end, noting the course of its loss."""
     while True:
