@@ -58,6 +58,8 @@ def door(text: str, match: re.Match[str]) -> Span | None:
     least = max(0, match.start() - 60)
     line = max(text.rfind("\n", least, match.start()) + 1, least)
     before = text[line : match.start()]
+    if before.lower().endswith("sort "):
+        return None  # it names a bank
     if DOOR.search(before) or DOOR.search(match.group()):
         return found.span()
     told = re.search(

@@ -17,12 +17,20 @@ from homebox.memory.secrets.vocabulary import DOORS
 _CODE = r"(?P<value>[#*]?\d(?:[ -]?\d){3,8}[#*]?)"
 # One that is not said to be entered: its digits in groups or not, or as a dial is turned.
 _LONE = r"(?P<value>\d{4,8}|\d{1,2}(?:-\d{1,2}){2,4}|\d(?:[ -]\d){3,7}|\d{2,4}[ -]\d{2,4})"
+# A place, with nothing behind it that ends a clause.
+_PLACE = re.compile(rf"\b(?:{DOORS}|room|store|machine)\b[^\n.!?;]{{0,32}}\Z", re.IGNORECASE)
 _THE = r"(?:(?:the|our|my|your|his|her|their|a)[ ])?"
 
 
 def _unless_round(view: View, match: re.Match[str]) -> Iterable[Span]:
     """Take a number that is no year and no estimate."""
     return () if ROUND.fullmatch(match["value"]) else (match.span("value"),)
+
+
+def _of_a_place(view: View, match: re.Match[str]) -> Iterable[Span]:
+    """Take a number that a place before it wants."""
+    place = _PLACE.search(view.text, max(0, match.start() - 48), match.start())
+    return _unless_round(view, match) if place else ()
 
 
 ENTERED: tuple[Cue, ...] = (
@@ -62,11 +70,10 @@ PLACES: tuple[Cue, ...] = (
     cue(
         "door-code",
         " takes | wants | needs | turns | turning | accepts | asks for | you need | will have ",
-        rf"(?<![a-z])(?:{DOORS}|room|store|machine)\b[^\n.!?;]{{0,32}}?[ ]"
-        r"(?:takes|wants|needs|turns|turning|accepts|asks for|you need|will have)[ ]"
-        rf"(?:the )?{_LONE}(?:{ALONE}|(?=[ ](?:followed|these|starting|clockwise|nowadays)\b))",
-        check=_unless_round,
-        seek=near_number,
+        r"[ ](?:takes|wants|needs|turns|turning|accepts|asks for|you need|will have)[ ](?:the )?"
+        rf"{_LONE}(?:{ALONE}|(?=[ ](?:followed|these|starting|clockwise|nowadays)\b))",
+        check=_of_a_place,
+        seek=at_sign,
     ),
     # "0915 opens the garage", "7702 lets the dog walker through the back gate"
     cue(

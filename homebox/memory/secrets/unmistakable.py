@@ -17,7 +17,7 @@ _LEET = re.compile(rb"a0{1,2}aa")
 _SIGN = re.compile(rb"[A-Za-z\d][!&#$%*^][A-Za-z\d]")
 _WHOLE = re.compile(r"(?<![^\s\"'“`(])[^\s\"'“”`(),;:<>=|/\\\[\]{}]{8,40}(?=[\s\"'”`),;:.?!]|\Z)")
 # Three groups or more, of which the digits and letters stand together.
-_GROUP = re.compile(rb"-\d{1,3}[A-Za-z]")
+_GROUP = re.compile(rb"-(?=[A-Za-z\d]{3,6}(?![A-Za-z\d]))\d{1,3}[A-Za-z]")
 _GROUPS = re.compile(r"[A-Za-z\d]{2,6}(?:-[A-Za-z\d]{3,6}){2,6}")
 _HEX = re.compile(r"[\da-fA-F-]+")
 _REPLACED = re.compile(r"[A-Za-z](?:0{1,2}|[1357@$]{1,2}|8(?=er))[a-z]{2}")

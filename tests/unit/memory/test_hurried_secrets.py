@@ -136,6 +136,7 @@ def test_a_secret_in_a_crowd_of_signs_is_found() -> None:
         ("sort code 20-00-00", []),
         ("My sort code is 20-00-00, and the bank is in Leeds.", []),
         ("what is the branch with sort code: 200000?", []),
+        ("the garage door is stuck, and my sort code is 20-00-00", []),
         ("sort code 20-00-00, account 55779911", ["55779911"]),
         ("Sort code: 20-00-00 account number: 55779911", ["55779911"]),
         ("sort code 20-00-00 / 55779911", ["55779911"]),
