@@ -113,3 +113,30 @@ def test_a_plain_fact_is_not_quarantined() -> None:
     (claim,) = read_message("My dog is called Quark.")
     assert isinstance(claim, Claim)
     assert claim.reason == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "value"),
+    [
+        ("My colleague Luis's bus line: 4242. Anyway.", "colleague Luis's bus line", "4242"),
+        ("About my uncle Sofia's shoe size: it is 41.", "uncle Sofia's shoe size", "41"),
+        ("As for my aunt Lucy's home town, it is Porto.", "aunt Lucy's home town", "Porto"),
+        ("my dentist James's birthday happens to be 21 May.", "dentist James's birthday", "21 May"),
+        ("My landlord Simon's day off is now Sunday.", "landlord Simon's day off", "Sunday"),
+    ],
+)
+def test_what_is_told_of_others_in_roundabout_ways(text: str, subject: str, value: str) -> None:
+    assert claims(text) == [(subject, value)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My colleague Luis's message: I hate my job.",
+        "My boss Ann's mail: my birthday is 3 May.",
+        "My friend Kurt's plan happens to be a mess.",
+        "As for my head, it is spinning.",
+    ],
+)
+def test_a_roundabout_way_alone_makes_no_claim(text: str) -> None:
+    assert claims(text) == []

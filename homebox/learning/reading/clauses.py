@@ -65,8 +65,8 @@ _OWN_COLON = re.compile(
     r"|for the record|a?nother (thing|fact)|one more thing|remember this|please note|note this"
     r"|some facts( about me)?|facts( about me)?|here are some facts about me|new fact|important"
     r"|(a |some )?(quick |short |brief |little )?(intro|introduction|info|news|details|background)"
-    r"|heads up|just so you know|you should know|reminder|my (own )?\w+('s)?( \w+){0,3}"
-    r"|about my( \w+){1,3}|fav(e|ou?rite)? \w+|the truth is|that (has )?changed|i was wrong"
+    r"|heads up|just so you know|you should know|reminder|my (own )?\w+('s)?( \w+('s)?){0,4}"
+    r"|about my( \w+('s)?){1,5}|fav(e|ou?rite)? \w+|the truth is|that (has )?changed|i was wrong"
     r"|to be clear|by the way"
     r"|no|actually|sorry|wrong))\W*$",
     re.IGNORECASE,

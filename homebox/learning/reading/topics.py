@@ -14,7 +14,15 @@ from homebox.language.statements import match_preference, match_statement
 from homebox.language.values import DAYS
 from homebox.learning.reading.clauses import GAP
 from homebox.learning.reading.told import Told
-from homebox.learning.reading.wordings import HURRIED, MONTH, NAMED, OF_OTHERS, WORDINGS
+from homebox.learning.reading.wordings import (
+    BY_COLON,
+    HURRIED,
+    MONTH,
+    NAMED,
+    OF_OTHERS,
+    PLAINLY,
+    WORDINGS,
+)
 from homebox.learning.reading.words import (
     CLAUSAL,
     COUNTED_IN_PASSING,
@@ -73,7 +81,7 @@ def told(clause: str, small: bool = False) -> Told | None:
 
     `small` says that the message was typed without capitals, so that they prove nothing.
     """
-    clause = expanded(clause)
+    clause = _plainly(expanded(clause))
     if GAP in clause:
         return None
     named = _in_passing(clause, small) or _of_another(clause, small)
@@ -82,6 +90,18 @@ def told(clause: str, small: bool = False) -> Told | None:
     if named:
         return named
     return _told(clause, small) or _told(_TAIL.sub("", _TAIL.sub("", clause)), small)
+
+
+def _plainly(clause: str) -> str:
+    """Say "as for my bus line, it is 42" and the like as "my bus line is 42"."""
+    for pattern in PLAINLY:
+        match = pattern.match(clause)
+        if match:
+            return f"{match['topic']} is {match['value']}"
+    match = BY_COLON.match(clause)
+    if match and match["what"] in RELATIONS:
+        return f"{match['topic']} is {match['value']}"
+    return clause
 
 
 def _in_passing(clause: str, small: bool) -> Told | None:

@@ -137,3 +137,15 @@ OF_OTHERS = tuple(
         ("employer", r" works (?:at|for) (?P<value>[A-Z].*)$"),
     )
 )
+# Roundabout ways to say "my ... is ...".
+PLAINLY = tuple(
+    re.compile(text)
+    for text in (
+        r"^(?i:as for|about|regarding) (?P<topic>(?i:my) .{2,60}?)[,:] (?i:it) is (?P<value>.+)$",
+        r"^(?P<topic>(?i:my) .{2,60}?) (?i:happens to be|is now) (?P<value>.+)$",
+    )
+)
+# A colon alone says so only of a listed topic of somebody with a name.
+BY_COLON = re.compile(
+    r"^(?P<topic>(?i:my) [a-z-]+ [A-Z][\w-]+'s (?P<what>[a-z' ]{2,40})): (?P<value>.+)$"
+)
