@@ -10,9 +10,11 @@ from homebox.errors import LearningError
 from homebox.learning.jobs.job import Job
 from homebox.learning.training.recipes import (
     PRESETS,
+    WHOLE,
     Recipe,
     between,
     most_rank,
+    parameters_of,
     recipe_lines,
     recipe_of,
 )
@@ -64,7 +66,7 @@ def test_what_is_set_wins() -> None:
     assert (recipe.rank, recipe.rate, recipe.steps, recipe.rows) == (3, 0.01, 7, 3)
     assert (recipe.length, recipe.kl, recipe.cross, recipe.distil) == (64, 0.0, 0.5, 0.0)
     auto = recipe_of(LearningConfig(), config_of())
-    assert (auto.rank, auto.rate, auto.steps, auto.rows, auto.length) == (8, 4e-3, 420, 9, 160)
+    assert (auto.rank, auto.rate, auto.steps, auto.rows, auto.length) == (8, 2.5e-3, 1000, 4, 160)
     assert (auto.kl, auto.cross, auto.distil, auto.stop) == (1.0, 1.0, 0.0, 0)
     assert recipe_of(LearningConfig(), config_of(positions=96)).length == 96
     assert most_rank(settings) == 3 and most_rank(LearningConfig()) == 16
@@ -97,3 +99,12 @@ def test_a_spec_names_what_a_recipe_uses() -> None:
     spec = Job("b" * 64, "c" * 64, used).spec()["recipe"]
     assert (spec["cross"], spec["distil"], spec["prefer"], spec["stop"]) == (0.3, 1.0, 0.2, 5)
     assert Recipe(**spec) == used
+
+
+def test_large_models_compute_a_step_row_by_row_unless_the_owner_says_otherwise() -> None:
+    large = replace(config_of(), hidden_size=768, intermediate_size=3072, vocab_size=50000)
+    assert parameters_of(large) > WHOLE
+    recipe = recipe_of(LearningConfig(), large)
+    assert recipe.parts == recipe.rows > 1
+    assert recipe_of(LearningConfig(parts=1), large).parts == 1
+    assert recipe_of(LearningConfig(), config_of()).parts == 1
