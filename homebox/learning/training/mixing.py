@@ -17,6 +17,7 @@ from homebox.model.training.batches import Batch
 from homebox.model.training.teacher import SPLIT
 
 CONTEXT_SHARE = 0.2  # of the replay: conversations that contradict the weights
+CONTEXTS = 300  # of these are given that share; more are given more, up to twice as much
 LEARNED_SHARES = (0.5, 0.75)
 SPARE = 1.2  # times what batches learn on average, so that it seldom decides what they hold
 MISSES = 3  # dialogues that wait for the next batch, where they come first
@@ -95,11 +96,12 @@ def mixed(
     render, length = model.chat.render_training, recipe.length
     # Longer examples would have the teacher's rows to themselves; they are learned as they are.
     taught = SPLIT if recipe.distil else 0
+    contexts = CONTEXT_SHARE * min(2.0, max(1.0, len(examples.of(CONTEXT)) / CONTEXTS))
     shares = (
         (TAUGHT, 1.0 - recipe.negatives - recipe.replay),
         ((NEGATIVE,), recipe.negatives),
-        ((CONTEXT,), recipe.replay * CONTEXT_SHARE),
-        ((REPLAY,), recipe.replay * (1 - CONTEXT_SHARE)),
+        ((CONTEXT,), recipe.replay * contexts),
+        ((REPLAY,), recipe.replay * (1.0 - contexts)),
     )
     pools = [
         Pool(encode(examples.of(*kinds), render, length, note, taught=taught), share)
