@@ -54,19 +54,13 @@ def ask(box: Box, *words: str) -> None:
         assert response.status_code == 200
 
 
-def test_a_name_of_a_conversation_forges_no_line(tiny: Box, log: io.StringIO) -> None:
+def test_a_name_of_a_conversation_is_in_no_line(tiny: Box, log: io.StringIO) -> None:
     ask(tiny, "soup", "bread")
     text = log.getvalue()
-    assert rf"a\r\n{FORGED}\x1b\u202e\u2028 " in text
-    assert not standing_alone(text)
+    assert " tokens of conversation " in text  # it does say what happened
+    assert FORGED not in text
     assert all(line.isprintable() for line in text.split("\n"))
     assert all(line.startswith("homebox: homebox.") for line in text.splitlines())
-
-
-def test_control_without_our_lines_it_does(tiny: Box, log: io.StringIO) -> None:
-    logging.getLogger().handlers[0].setFormatter(PLAIN)
-    ask(tiny, "salt", "milk")
-    assert standing_alone(log.getvalue())
 
 
 class Quoting(FakeModel):
