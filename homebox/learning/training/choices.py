@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from homebox.learning.curriculum import Curriculum, Messages
 from homebox.learning.examples.example import Example, context_only, target
 from homebox.learning.examples.fitted import Render
-from homebox.learning.training.packing import Encoded, Rows, Shape, encode
+from homebox.learning.training.packing import Encoded, Filling, Shape, encode
 
 FEWEST_PAIRS = 8  # with fewer, a run would learn these answers instead of what they have in common
 FEWEST_THUMBS = 16
@@ -69,7 +69,7 @@ def thumbs_of(curriculum: Curriculum, render: Render, shape: Shape) -> list[Choi
 
 def dealt(choices: Sequence[Choice], shape: Shape) -> list[list[Encoded]] | None:
     """Deal answers out to rows, each once; None if they do not fit."""
-    rows = Rows(shape)
+    rows = Filling(shape)
     answers = dict.fromkeys(a for choice in choices for a in (choice.first, choice.second))
     return rows.filled if all(map(rows.take, answers)) else None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from homebox.errors import LearningError
 from homebox.language.dice import Dice
 from homebox.learning.examples import CONTEXT, NEGATIVE, REPLAY, TAUGHT, Examples
-from homebox.learning.training.packing import Drawn, Encoded, Rows, Shape, encode, laid_out
+from homebox.learning.training.packing import Drawn, Encoded, Filling, Shape, encode, laid_out
 from homebox.learning.training.recipes import Recipe
 from homebox.model import Model
 from homebox.model.training.batches import Batch
@@ -64,7 +64,7 @@ class Mixer:
         return laid_out(self._fill(), self.shape.length, self._cross)
 
     def _fill(self) -> list[list[Encoded]]:
-        rows = Rows(self.shape)
+        rows = Filling(self.shape)
         early, self._waiting = self._waiting, []
         while len(self._waiting) < MISSES:
             dialogue = early.pop(0) if early else self._draw()

@@ -67,8 +67,8 @@ class Drawn:
     placed: tuple[tuple[int, Encoded], ...]
 
 
-class Rows:
-    """Rows of a batch that are filled with dialogues: each goes to the first row with room."""
+class Filling:
+    """Filling of a batch that are filled with dialogues: each goes to the first row with room."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape

@@ -38,11 +38,6 @@ class Places:
     place: Tensor
     spot: Tensor
 
-    @property
-    def count(self) -> int:
-        """C, the room for places that ask."""
-        return size_of(self.place.shape[0])
-
     def of(self, x: Tensor) -> Tensor:
         """Return the rows of x (N, H) that ask, (C, H)."""
         return x.gather(self.place)
