@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from homebox.commands.common import (
+    Bar,
     Subparsers,
     add_command,
     configuration,
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 LIST, SHOW, EDIT = "list", "show", "edit"
 SHOWN = 100  # lessons that a list has, unless it is told
 ACTIONS = (LIST, SHOW, "approve", "reject", EDIT)
+# What comes of a decision, by the state that a lesson has then.
+_FOLLOWS = {
+    "new": "the next learning run teaches it",
+    "deleted": "the next learning run leaves it out; the words that told it stay in the log, "
+    'until "homebox forget {}"',
+}
 
 
 def add(subparsers: Subparsers) -> None:
@@ -190,6 +197,7 @@ def _decide(args: argparse.Namespace, config: Config) -> int:
     else:
         statement = spelled(changed["statement"])
         print(f"{short(changed['hash'])} is {changed['state']} now: {statement}")
+        print(_FOLLOWS[changed["state"]].format(short(changed["hash"])))
         print(f"undo: {changed['undo']}")
     return 0
 
@@ -242,9 +250,19 @@ def _remembered(args: argparse.Namespace, found: dict[str, Any]) -> int:
 
 @contextmanager
 def open_to_decide(config: Config) -> "Iterator[State]":
-    """Open the state alone; what is told is read with the owner's rules, as a daemon does."""
+    """Open the state alone; what is told is read with the owner's rules, as a daemon does.
+
+    A daemon has read the ledger; here that is done first, which takes long if it is long.
+    """
     from homebox.learning.lessons.live import live_lessons, rules_of
 
     with open_for_writing(config) as state:
-        live_lessons(state.ledger, rules_of(state.path, config.lessons.rules))
+        bar = Bar()
+        try:
+            for done, total in live_lessons(
+                state.ledger, rules_of(state.path, config.lessons.rules)
+            ).steps():
+                bar.show({"stage": "read", "done": done, "total": total, "text": f"{done:,} turns"})
+        finally:
+            bar.clear()
         yield state

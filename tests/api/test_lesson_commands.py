@@ -1,6 +1,7 @@
 """`homebox lessons`, `remember` and `forget`, with and without a daemon."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,49 @@ def test_edit_gives_a_topic_another_value(homebox: Run) -> None:
     liking = next(item for item in homebox("lessons", "--json") if item["subject"] == "liking")
     homebox("lessons", "edit", liking["hash"][:8], "old maps")
     assert told(homebox)["maps"] == "deleted"
+
+
+@pytest.mark.parametrize("value", ["", "  ", "Max = Moritz", "x" * 201, "my password is hunter2"])
+def test_what_is_no_value_of_a_topic_changes_nothing(homebox: Run, value: str) -> None:
+    homebox("remember", "My dog is called Rex.")
+    (lesson,) = homebox("lessons", "--json")
+    err = homebox("lessons", "edit", lesson["hash"][:8], value, code=2)
+    assert "dog's name" in err or "say what" in err or "secret" in err
+    assert homebox("lessons", "--json") == [lesson]
+    note = homebox("remember", "water the ferns on Sundays", "--json")["lessons"][0]
+    homebox("lessons", "edit", note["hash"][:8], "water = the ferns on Mondays")
+    assert told(homebox)["the ferns on Mondays"] == "new"
+
+
+def test_an_edit_is_undone_by_what_it_says(homebox: Run) -> None:
+    for text, value in (("I like maps.", "old maps"), ("My dog is called Rex.", "Max")):
+        homebox("remember", text)
+        before = told(homebox)
+        lesson = homebox("lessons", "--json")[-1]
+        out = homebox("lessons", "edit", lesson["hash"][:8], value)
+        assert told(homebox)[value] == "new" and told(homebox) != before
+        for undo in out.rpartition("undo: ")[2].strip().split(" && "):
+            homebox(*undo.split()[1:])
+        assert told(homebox) == before
+
+
+def test_a_decision_says_what_comes_of_it(homebox: Run) -> None:
+    homebox("remember", "My dog is called Rex.")
+    name = homebox("lessons", "--json")[0]["hash"][:12]
+    out = homebox("lessons", "reject", name)
+    assert "leaves it out" in out and f'"homebox forget {name}"' in out
+    assert "next learning run teaches it" in homebox("lessons", "approve", name)
+
+
+def test_a_long_ledger_is_read_with_a_bar(
+    state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_state(state).close()
+    cli.main(["remember", "--state", str(state), "My dog is called Rex."])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    cli.main(["remember", "--state", str(state), "I live in Oslo."])
+    drawn = capsys.readouterr().err
+    assert "] read: 1 turns" in drawn and drawn.endswith("\r\x1b[K")
 
 
 def test_forget_brings_back_what_was_before(homebox: Run) -> None:

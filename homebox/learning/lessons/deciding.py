@@ -21,7 +21,7 @@ from homebox.learning.lessons.live import live_lessons
 from homebox.learning.lessons.shown import as_json, lesson_of
 from homebox.learning.lessons.traces import Traces, let_go, traces
 from homebox.learning.reading.remembering import REMEMBER, remembered
-from homebox.learning.reading.rules import Refusal
+from homebox.learning.reading.rules import Claim, Refusal
 from homebox.learning.reading.topics import MANY, NOTE
 from homebox.learning.training.resume import FOLDER, forget_runs
 from homebox.memory.clients import COMMAND
@@ -55,16 +55,35 @@ def decide(ledger: Ledger, action: str, prefix: str) -> dict[str, Any]:
 
 
 def edit(ledger: Ledger, prefix: str, value: str) -> dict[str, Any]:
-    """Give a lesson's topic another value; the lesson as it was gives way."""
+    """Give a lesson's topic another value; the lesson as it was gives way.
+
+    Raises UsageError, and changes nothing, for what is no value of that topic.
+    """
     lesson = lesson_of(ledger, prefix)
     if lesson.body:
         raise UsageError("a lesson about an answer cannot be edited; reject it, or rate anew")
-    told = value if lesson.subject == NOTE else f"{lesson.subject} = {value}"
+    value = " ".join(value.split())
+    if not value:
+        raise UsageError(
+            f'say what is true instead: "homebox lessons edit {short(lesson.hash)} TEXT"; '
+            f'"homebox lessons reject {short(lesson.hash)}" leaves the lesson out'
+        )
+    note = lesson.subject == NOTE
+    told = value if note else f"{lesson.subject} = {value}"
+    items = remembered(told, live_lessons(ledger).rules)
+    claims = [item.subject for item in items if isinstance(item, Claim)]
+    if not note and any(subject != lesson.subject for subject in claims):
+        raise UsageError(
+            f"{value[:80]!r} cannot be the value of {lesson.subject!r}: it must be one line of at "
+            'most 200 characters without "="'
+        )
     result = remember(ledger, told)
+    undo = str(result["undo"])
     hashes = {item["hash"] for item in result["lessons"]}
     if lesson.hash not in hashes and lesson_of(ledger, lesson.hash).state != "superseded":
         ledger.decide(lesson.hash, "deleted", MANY)
-    return {**result, "instead_of": as_json(lesson)}
+        undo += f" && homebox lessons approve {short(lesson.hash)}"
+    return {**result, "instead_of": as_json(lesson), "undo": undo}
 
 
 def remember(ledger: Ledger, text: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _walk(
             if lessons:
                 heard.append(Heard(number, lessons))
     before(reader, past.outline[-1].number + 1 if past.outline else 1)
-    return reader, heard, listener.signals().lessons
+    return reader, heard, listener.lessons()
 
 
 def _talks(past: Without) -> set[str]:
