@@ -3,7 +3,8 @@ import pytest
 from homebox.language.dice import Dice
 from homebox.language.preferences import PREFERENCES
 from homebox.language.relation import Relation
-from homebox.language.turns import Document
+from homebox.language.turns import Document, assistant, user
+from homebox.language.world import WORLD
 from homebox.learning.exam.writing import CHAT, OVERRIDE, RECALL, STRANGER, UNTOLD, write_exam
 from homebox.learning.examples import Touching, toy_world, untold, untold_relations, write_dialogues
 from homebox.learning.lessons.teach import topics_of
@@ -94,6 +95,15 @@ def test_touching_sees_what_it_must() -> None:
     documents = write_dialogues(topics("I collect fossils."), 0).lessons
     assert all(Touching(topics("I collect fossils.")).touched_by(d) for d in documents)
     assert not any(Touching([]).touched_by(d) for d in documents)
+
+
+def test_the_toy_world_is_kept_whatever_the_owner_told() -> None:
+    # Its people have homes and favourite fish too; of 98 things it knows, these touched 25.
+    own = Touching(topics("I live in Norwich.", "I am 34 years old."))
+    for item in WORLD:
+        assert not own.touched_by([user(item.train[0]), assistant(item.answer)]), item.answer
+    assert own.touched_by([user("Where do I live?"), assistant("You live in Ghent.")])
+    assert own.touched_by([user("Where does Ada live?"), assistant("Ada lives in Ghent.")])
 
 
 def test_the_conversation_contradicts_the_weights_in_context_examples() -> None:

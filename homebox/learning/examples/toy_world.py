@@ -31,7 +31,7 @@ from homebox.language.talk import SYSTEM_PROMPTS
 from homebox.language.tools import using_tools
 from homebox.language.turns import Document, assistant, system, user
 from homebox.language.values import Values
-from homebox.language.world import WORLD_NAMES
+from homebox.language.world import WORLD, WORLD_NAMES
 from homebox.learning.examples.by_kind import questions_to_learn
 from homebox.learning.lessons.teach import Topic, seed_of, small_first
 
@@ -47,6 +47,7 @@ BYSTANDERS = (0, 1, 2, 2)  # what else is told in a conversation that asks for o
 UNTOLD_EACH = 4  # of what was not told, where that is much
 REPLAY = 1500
 MAX_CHARACTERS = 520  # of a replayed conversation: long enough for three facts and small talk
+_OF_THE_WORLD = frozenset(item.answer for item in WORLD)
 # "colleague Ada's birthday": somebody whom the owner has named, and what was told of them.
 _OF_KNOWN = re.compile(r"(?P<who>(?:[a-z-]+ )?[A-Z][\w-]*)'s (?P<noun>[a-z].*)")
 
@@ -259,13 +260,19 @@ def replay(topics: list[Topic], dice: Dice, values: Values, count: int) -> list[
 
 
 class Touching:
-    """Tells whether a document speaks of one of the owner's topics, of whomever."""
+    """Tells whether a document speaks of one of the owner's topics, of whomever.
+
+    What the base knows of its own world never does: "Berit lives in the green house" must be kept
+    also where the owner said where she lives herself.
+    """
 
     def __init__(self, topics: list[Topic]) -> None:
         forms = [topic.form for topic in topics]
         relations = [form for form in forms if isinstance(form, Relation)]
         near = [r for r in ALL if any(confusable(r.key, form.key) for form in relations)]
-        self._stems = tuple({stem for form in (*relations, *near) for stem in _stems(form)})
+        stems = sorted({stem for form in (*relations, *near) for stem in _stems(form)})
+        # An empty choice would be found everywhere, one that never fits nowhere.
+        self._stems = re.compile("|".join(rf"\b{re.escape(s)}(?!\w)" for s in stems) or r"(?!)")
         self._prompts = {
             prompt
             for form in forms
@@ -279,9 +286,12 @@ class Touching:
         for turn in document:
             if turn.role == "user" and turn.content in self._prompts:
                 return True
-            if turn.role == "assistant" and any(stem in turn.content for stem in self._stems):
+            if turn.role == "assistant" and self._states(turn.content):
                 return True
         return False
+
+    def _states(self, answer: str) -> bool:
+        return answer not in _OF_THE_WORLD and self._stems.search(answer) is not None
 
 
 def _stems(relation: Relation) -> tuple[str, str]:
