@@ -27,13 +27,14 @@ from homebox.control import ControlServer
 from homebox.errors import ConfigError
 from homebox.hosting.access import keys_of, read_token
 from homebox.hosting.acts import Acts
+from homebox.hosting.hosting import Hosting
 from homebox.hosting.listening import Listening
 from homebox.hosting.notifier import Notifier
 from homebox.hosting.parts import Parts, ServedModel
 from homebox.hosting.parts import real_parts as real_parts
 from homebox.hosting.sleeper import Sleeper
 from homebox.hosting.standing import bare_line, memory_status
-from homebox.hosting.switching import Hosting
+from homebox.hosting.telling import first_steps, status_of
 from homebox.hosting.upkeep import let_go
 from homebox.learning.lessons.live import live_lessons, rules_of
 from homebox.memory.lineage import Move
@@ -98,7 +99,7 @@ class Daemon:
         self._closing.push_async_callback(server.stop)
         upkeep = asyncio.ensure_future(let_go(self.state.ledger, config.ledger.keep_days))
         self._closing.callback(upkeep.cancel)
-        commands = orders(self.acts, self._hosting, self.status, self.address)
+        commands = orders(self.acts, self.status, self.address)
         control = ControlServer(self.state.path, commands)
         await control.start()
         self._closing.push_async_callback(control.stop)
@@ -161,7 +162,7 @@ class Daemon:
             )
         lines += [line for line in (about.kept, *about.plan, self._hosting.trouble) if line]
         bare = bare_line(self.state.lineage, about.base)
-        return [*lines, *([bare] if bare else []), *self._hosting.first_steps()]
+        return [*lines, *([bare] if bare else []), *first_steps(self._config, about.model)]
 
     def status(self) -> dict[str, Any]:
         """Say what runs, as plain JSON."""
@@ -171,7 +172,7 @@ class Daemon:
             "version": homebox.__version__,
             "url": self.url,
             "uptime_s": round(time.time() - self._begun, 1),
-            **self._hosting.status(),
+            **status_of(self._hosting, self.state.lineage),
             **memory_status(self.state),
             "night": self._night.as_json(),
         }

@@ -13,12 +13,9 @@ from homebox.control import Command, Tell
 from homebox.errors import UsageError
 from homebox.hosting.acts import Acts
 from homebox.hosting.parts import plain
-from homebox.hosting.switching import Hosting
 
 
-def orders(
-    acts: Acts, hosting: Hosting, status: Callable[[], Any], address: Callable[[], Any]
-) -> dict[str, Command]:
+def orders(acts: Acts, status: Callable[[], Any], address: Callable[[], Any]) -> dict[str, Command]:
     """Return what a daemon does for commands, by name; `status` may take long."""
 
     async def stands(arguments: Mapping[str, Any], tell: Tell) -> Any:
@@ -59,7 +56,7 @@ def orders(
         if type(context) is not int:
             raise UsageError("context must be a number")
         kept = _text({"type": "", **arguments}, "type")
-        return await hosting.use(_text(arguments, "name"), tell, kept, context)
+        return await acts.use(_text(arguments, "name"), tell, kept, context)
 
     async def lesson(arguments: Mapping[str, Any], tell: Tell) -> Any:
         return await acts.decide(_text(arguments, "action"), _text(arguments, "prefix"))

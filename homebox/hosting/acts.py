@@ -1,4 +1,4 @@
-"""What the owner has a running box do: learn, go back, decide what holds, forget.
+"""What the owner has a running box do: learn, go back, serve another model, decide, forget.
 
 The one idea: whatever changes what is served waits for a switch to another model to end, and stops
 a learning run that would promote what is no longer meant. Invariant: what cannot be done is refused
@@ -13,9 +13,11 @@ from typing import Any, cast
 from homebox.config import Config
 from homebox.errors import UsageError
 from homebox.hosting.hosted import Hosted
+from homebox.hosting.hosting import Hosting
 from homebox.hosting.parts import Outcome, Parts, most_rank, plain
+from homebox.hosting.progress import Tell
 from homebox.hosting.swapping import timed
-from homebox.hosting.switching import Hosting
+from homebox.hosting.switching import Switching
 from homebox.learning.lessons import deciding
 from homebox.learning.lessons.forgetting import said_target
 from homebox.memory.lineage import Move
@@ -37,6 +39,7 @@ class Acts:
 
     def __init__(self, config: Config, state: State, hosting: Hosting, parts: Parts) -> None:
         self._config, self._state, self._hosting, self._parts = config, state, hosting, parts
+        self._switching = Switching(config, state, parts, hosting)
         self._loop = asyncio.get_running_loop()
 
     async def learn(self, tell: Callable[[Any], None]) -> Any:
@@ -104,6 +107,10 @@ class Acts:
         """Serve what HEAD names; gives its hash."""
         async with self._hosting.steady() as hosted:
             return await hosted.reload()
+
+    async def use(self, asked: str, tell: Tell, kept: str, context: int) -> dict[str, Any]:
+        """Serve another model; see `Switching.use`."""
+        return await self._switching.use(asked, tell, kept, context)
 
     async def decide(self, action: str, prefix: str) -> dict[str, Any]:
         """Approve or reject a lesson."""

@@ -25,6 +25,10 @@ class Switch:
         self.stage, self.text, self.done, self.total = stage, text, done, total
         self.tell(self.as_json())
 
+    def loaded(self, done: int, total: int) -> None:
+        """Say how many bytes of the new weights are ready."""
+        self.at(self.stage, f"{done >> 20} of {total >> 20} MiB of weights are ready", done, total)
+
     def as_json(self) -> dict[str, Any]:
         """Return it for programs."""
         return {

@@ -18,7 +18,9 @@ from homebox.hosting.hosted import Hosted
 
 log = logging.getLogger("homebox.hosting")
 
+DRAIN = 120.0  # seconds that a switch waits for running answers before it is given up
 FREEING = 0.5  # seconds that somebody may hold a model that was stopped
+SWITCHED = "learning was stopped by a switch to another model; nothing was promoted"
 
 
 class Retiring:

@@ -12,5 +12,5 @@ def test_every_control_command_is_documented(repository: Path, tmp_path: Path) -
     text = (repository / "docs" / "serving.md").read_text()
     section = text.partition("## The control socket")[2]
     with running(config_for(tmp_path / "state"), parts()) as box:
-        commands = orders(box.daemon.acts, box.daemon._hosting, box.daemon.status, dict)
+        commands = orders(box.daemon.acts, box.daemon.status, dict)
     assert [name for name in commands if f"| `{name}` |" not in section] == []

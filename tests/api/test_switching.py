@@ -28,7 +28,7 @@ from homebox.errors import (
     OutOfDeviceMemoryError,
     StateError,
 )
-from homebox.hosting import chosen, retiring, switching
+from homebox.hosting import chosen, replacing, retiring, switching
 from homebox.hosting.chosen import Choice, read_choice, write_choice
 from homebox.hosting.notifier import Notifier
 from tests.api.box import body, events, text_of
@@ -301,7 +301,7 @@ def test_if_nothing_can_be_served_requests_are_refused_and_not_kept(
 def test_answers_that_do_not_end_are_not_cut_off(
     box: Box, client: Client, talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switching, "DRAIN", 0.2)
+    monkeypatch.setattr(replacing, "DRAIN", 0.2)
     model: Any = box.daemon.model
     model.release.clear()
     old = talk.begin("hold")

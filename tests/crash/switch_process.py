@@ -15,7 +15,7 @@ from typing import Any
 
 from homebox import daemon
 from homebox.config import load_config
-from homebox.hosting import chosen, retiring, switching
+from homebox.hosting import chosen, hosting, retiring, switching
 from tests.api.model_files import MEMORY, Shelf
 
 POINTS = ("planned", "loading", "loaded", "dropped", "writing", "written")
@@ -44,7 +44,7 @@ def arm(shelf: Shelf, point: str) -> None:
             await stop(hosted)
             die()
 
-        switching.stopped = retiring.stopped = stopped
+        hosting.stopped = retiring.stopped = stopped
     elif point == "writing":
         # The file is complete and synced under its other name, and not yet renamed.
         rename = Path.rename
