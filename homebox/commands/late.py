@@ -21,6 +21,6 @@ def add(subparsers: Subparsers) -> None:
 def demo(args: argparse.Namespace) -> int:
     """Run the demonstration."""
     configuration(args)  # for the place of the cache
-    module = importlib.import_module("homebox.demo")
+    module = importlib.import_module("homebox.demo.play")
     arguments = ["--device", args.device] if args.device else []
     return int(module.main(arguments, as_json=args.json))

@@ -1,6 +1,7 @@
 import pytest
 
-from homebox.demo import PREFERENCES, TOLD, Marks, Questions, last_line, table_of, write_questions
+from homebox.demo.story import PREFERENCES, TOLD, Questions, write_questions
+from homebox.demo.verdict import Marks, last_line, table_of
 from homebox.language.values import held_out
 from homebox.learning.examples import write_dialogues
 from homebox.learning.lessons.teach import topics_of
