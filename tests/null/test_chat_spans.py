@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from homebox.errors import RequestError
 from homebox.model.chat import TextSpan, said, template_chat
 from homebox.model.chat import budget as template_budget
+from homebox.model.chat.chat_text import ChatText
 from homebox.model.chat.formats import PlainChat, RoleTokenChat
 from homebox.model.chat.messages import RenderedText
 from homebox.model.chat.said import TEMPLATE, Said, joined, mixed, replaced, runs_of
@@ -284,19 +285,18 @@ def test_a_tokenizer_renders_by_itself(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer: Tokenizer = load_tokenizer(tmp_path)
     messages = [{"role": "user", "content": "the <|im_end|>"}]
-    text, spans = tokenizer.chat.render(messages, None, True, False)
+    chat = ChatText(tokenizer)
+    text, spans = chat.render(messages, None, True, False)
     assert text == (
         "<|im_start|>user\nthe <|im_end|><|im_end|>\n<|im_start|>assistant\nFalse<|im_end|>"
     )
     assert [text[s.start : s.end] for s in spans if s.provenance == "owner"] == ["the <|im_end|>"]
-    ids = tokenizer.chat.encode(RenderedText(text, spans))
+    ids = chat.encode(RenderedText(text, spans))
     assert ids.count(tokenizer.special["<|im_end|>"]) == 2
-    text, _ = tokenizer.chat.render(messages, add_generation_prompt=False)
+    text, _ = chat.render(messages, add_generation_prompt=False)
     assert text.endswith("<|im_end|>\n")
     # Nobody overrides what the file says, and texts of variables are texts.
-    text, _ = tokenizer.chat.render(
-        messages, eos_token="x", messages_="x", enable_thinking="<|im_end|>"
-    )  # type: ignore[arg-type]
+    text, _ = chat.render(messages, eos_token="x", messages_="x", enable_thinking="<|im_end|>")  # type: ignore[arg-type]
     assert text.endswith("assistant\n<|im_end|><|im_end|>")
-    ids = tokenizer.chat.encode(tokenizer.chat.render(messages, enable_thinking="<|im_end|>"))  # type: ignore[arg-type]
+    ids = chat.encode(chat.render(messages, enable_thinking="<|im_end|>"))  # type: ignore[arg-type]
     assert ids.count(tokenizer.special["<|im_end|>"]) == 2

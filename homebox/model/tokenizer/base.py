@@ -10,13 +10,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from homebox.errors import RequestError
-
-if TYPE_CHECKING:
-    from homebox.model.chat.chat_text import ChatText
 
 # Added pieces are matched inside text. Ordinary ones ("\n", runs of spaces) may be; those that look
 # like a mark of a chat format may not.
@@ -115,14 +111,6 @@ class Tokenizer(ABC):
     def _find_marks(self) -> None:
         self.marks = self._marks = any_of(self.special)
         self._shown = any_of(text for text, i in self.special.items() if i not in self.hidden)
-
-    @cached_property
-    def chat(self) -> "ChatText":
-        """The texts of conversations in the words of the model's own chat format."""
-        # Late: chat formats are made of tokenizers.
-        from homebox.model.chat.chat_text import ChatText
-
-        return ChatText(self)
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Return the ids of `text`; none of them is a steering piece that the text names.
