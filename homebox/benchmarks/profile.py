@@ -7,7 +7,8 @@ import numpy as np
 
 from homebox.benchmarks.subject import Subject, Trainee, random_ids
 from homebox.engine.graph.device import HOST, Device
-from homebox.engine.inspection.debug import ProfiledRun, recording
+from homebox.engine.inspection.debug import recording
+from homebox.engine.inspection.profiled_run import ProfiledRun
 
 PROGRAMS = ("decode", "chunk", "train")
 RUNS = 5  # after one that is cold

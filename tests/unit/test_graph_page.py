@@ -10,7 +10,9 @@ import pytest
 from homebox.engine.graph.tensor import Tensor
 from homebox.engine.inspection import debug
 from homebox.engine.inspection.graph_html import page
+from homebox.engine.inspection.profiled_run import ProfiledRun
 from homebox.engine.inspection.roof import Roof
+from homebox.engine.runtime import watching
 from homebox.engine.runtime.capture import Program, Spec, capture
 
 ROOF = Roof(1, 40.0, 250.0, 500.0, 1000.0)
@@ -61,7 +63,7 @@ def layers(x: Tensor) -> Tensor:
     return x
 
 
-def recorded(name: str) -> tuple[Program, debug.ProfiledRun]:
+def recorded(name: str) -> tuple[Program, ProfiledRun]:
     program = capture(layers, {"x": Spec((3, 32))}, name=name)
     with debug.recording() as runs:
         program(x=np.ones((3, 32), np.float32))
@@ -98,7 +100,7 @@ def test_the_environment_asks_for_pages(tmp_path: Path, monkeypatch: pytest.Monk
     program = capture(layers, {"x": Spec((3, 32))}, name="some layers")
     x = np.ones((3, 32), np.float32)
     program(x=x)
-    assert not debug.profiling()
+    assert not watching.profiling()
     monkeypatch.setenv("GRAPH", str(tmp_path / "pages"))
     (result,) = program(x=x)
     Page((tmp_path / "pages" / "some-layers.html").read_text())

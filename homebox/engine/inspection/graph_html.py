@@ -11,18 +11,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from homebox.engine.codegen.cache import digest
 from homebox.engine.graph.ops import Node, Op, memory_of, numel_max
-from homebox.engine.inspection import debug
+from homebox.engine.inspection.profiled_run import ProfiledRun, title_of
 from homebox.engine.inspection.roof import Roof
 from homebox.engine.runtime.plan import reads_of
-
-if TYPE_CHECKING:
-    from homebox.engine.inspection.debug import ProfiledRun
 
 TEMPLATE = Path(__file__).with_name("graph_page.html")
 SHORTEST_BLOCK = 3  # launches that repeat: fewer are no layer
@@ -80,7 +77,7 @@ def repetition(names: Sequence[str]) -> tuple[int, int, int] | None:
     return best
 
 
-def page(run: "ProfiledRun", roof: Roof) -> str:
+def page(run: ProfiledRun, roof: Roof) -> str:
     """Return the page of one profiled run."""
     rows = _launches(run, roof)
     names = [name for _, _, name in run.kernels]
@@ -107,7 +104,7 @@ def script_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _summary(run: "ProfiledRun", roof: Roof) -> str:
+def _summary(run: ProfiledRun, roof: Roof) -> str:
     seconds = max(int(run.nanoseconds.sum()), 1) / 1e9
     least = sum(d.least_seconds(roof) for d in run.demands)
     moved = sum(d.moved for d in run.demands)
@@ -122,7 +119,7 @@ def _summary(run: "ProfiledRun", roof: Roof) -> str:
     )
 
 
-def _sources(run: "ProfiledRun") -> dict[str, str]:
+def _sources(run: ProfiledRun) -> dict[str, str]:
     """Return the code of each kernel once, by its name."""
     found: dict[str, str] = {}
     for _, low, name in run.kernels:
@@ -131,7 +128,7 @@ def _sources(run: "ProfiledRun") -> dict[str, str]:
     return found
 
 
-def _launches(run: "ProfiledRun", roof: Roof) -> list[dict[str, Any]]:
+def _launches(run: ProfiledRun, roof: Roof) -> list[dict[str, Any]]:
     """Return what the page knows of each launch."""
     total = max(int(run.nanoseconds.sum()), 1)
     writer: dict[Node, int] = {}
@@ -144,7 +141,7 @@ def _launches(run: "ProfiledRun", roof: Roof) -> list[dict[str, Any]]:
             rows[j]["to"].append(i)
         rows.append(
             {
-                "title": debug.title_of(region, low, name),
+                "title": title_of(region, low, name),
                 "kernel": name,
                 "us": ns / 1e3,
                 "share": 100 * ns / total,

@@ -15,7 +15,7 @@ from homebox.engine.fusion.schedule import Lowered
 from homebox.engine.fusion.signature import Lowering
 from homebox.engine.graph.device import Buffer
 from homebox.engine.graph.ops import Node, Op, Sym, memory_of, numel_max, toposort
-from homebox.engine.inspection import debug
+from homebox.engine.runtime import watching
 from homebox.engine.runtime.backend import Backend, Code
 from homebox.engine.runtime.plan import order_regions, place
 from homebox.engine.runtime.program_plan import (
@@ -234,6 +234,7 @@ def compile_kernels(lowered: Sequence[Low], syms: Sequence[Sym], backend: Backen
             known[what] = name
             texts[name] = text
         names.append(known[what])
-    debug.show_sources(texts)
+    for each in watching.watchers():
+        each.compiling(texts)
     code = backend.load(texts)
     return Kernels(tuple(names), {name: backend.key(text) for name, text in texts.items()}, code)

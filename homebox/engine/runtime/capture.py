@@ -23,16 +23,13 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Buffer, Device, current, using
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.ops import Node, Op, Shape, Sym, node, numel_max, toposort
+from homebox.engine.runtime import watching
 from homebox.engine.runtime.backend import Backend
 from homebox.engine.runtime.devices import backend_of
 from homebox.engine.runtime.input_memory import InputMemory
 from homebox.engine.runtime.program import Program as Program
-from homebox.engine.runtime.program import asked
 from homebox.engine.runtime.program_plan import FORMAT, decode, sizes_of
 from homebox.errors import EngineError
-
-if TYPE_CHECKING:
-    from homebox.engine.graph.tensor import Tensor
 
 if TYPE_CHECKING:
     from homebox.engine.graph.tensor import Tensor
@@ -150,15 +147,11 @@ class _Request(NamedTuple):
             return None
         program = Program(plan, code, self.buffers, self.backend)
         program.trace = self.trace
-        if asked():
-            from homebox.engine.inspection import debug
-
-            debug.show_program(program)
+        _tell(program)
         return program
 
     def compiled(self, entry: str | None) -> Program:
         """Compile the program; keep it under `entry`."""
-        from homebox.engine.inspection import debug
         from homebox.engine.runtime.assemble import assemble
 
         sizes = {n: (numel_max(s.shape), s.dtype) for n, s in self.specs.items()}
@@ -174,7 +167,7 @@ class _Request(NamedTuple):
             program.graph = made.graph
         else:  # kernels as data are large, and few look at them
             program.trace = self.trace
-        debug.show_program(program)
+        _tell(program)
         return program
 
     def trace(self, memory: Mapping[str, Buffer]) -> "Graph":
@@ -212,6 +205,11 @@ class _Request(NamedTuple):
                     f"{self.name} runs on {self.device.name}, and uses memory that is not there: "
                     f"{each.arg!r}; copy it first"
                 )
+
+
+def _tell(program: Program) -> None:
+    for each in watching.watchers():
+        each.made(program)
 
 
 def _own(t: "Tensor") -> Node:

@@ -7,8 +7,6 @@ a suspended one; an output can be read only until the next run begins.
 """
 
 import math
-import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +18,7 @@ from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.device import Block, Buffer
 from homebox.engine.graph.dtype import DType
 from homebox.engine.graph.ops import Shape, Sym, numel_max, size_max
+from homebox.engine.runtime import watching
 from homebox.engine.runtime.backend import Backend, Code, Launches
 from homebox.engine.runtime.input_memory import InputMemory
 from homebox.engine.runtime.program_plan import Array, Launch, Place, Plan, dtype_of, shape_of
@@ -247,7 +246,7 @@ class Program:
         self._set_variables(variables)
         self.generation += 1
         self.abandoned = False
-        if stop is None and self.launches.count and _profiling():
+        if stop is None and self.launches.count and watching.profiling():
             self._show_run(variables or {})
             return True
         return self._go_on(0, stop)
@@ -288,10 +287,8 @@ class Program:
         ]
 
     def _show_run(self, variables: Mapping[str, int]) -> None:
-        from homebox.engine.inspection import debug
-
-        times = self.launches.profile()
-        debug.show_run(self, variables, np.add.reduceat(times, self.launches.starts))
+        times = np.add.reduceat(self.launches.profile(), self.launches.starts)
+        watching.tell_run(self, variables, times)
 
     # -- looking inside -------------------------------------------------------------------------
 
@@ -372,17 +369,3 @@ class Program:
             self.set_input(name, array)
         self.run(values)
         return [self.output(i, values).copy() for i in range(len(self.roots))]
-
-
-def asked() -> bool:
-    """Whether the environment asks to look inside; what shows it is loaded only then."""
-    return any(os.environ.get(name, "0") not in ("", "0") for name in ("DEBUG", "GRAPH"))
-
-
-def _profiling() -> bool:
-    """Whether somebody wants the times of launches."""
-    if not asked() and "homebox.engine.inspection.debug" not in sys.modules:
-        return False
-    from homebox.engine.inspection import debug
-
-    return debug.profiling()
