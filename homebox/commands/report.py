@@ -56,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
             args.html.write_text(page_of(report, title), encoding="utf-8")
         except OSError as error:
             raise HomeboxError(f"{args.html} cannot be written: {error.strerror}") from error
-        print(args.html)
+        if args.json:
+            print_json({"file": str(args.html)})
+        else:
+            print(args.html)
     elif args.json:
         print_json(report)
     else:
@@ -67,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
 def find(state: "State", base: str, name: str) -> tuple[dict[str, Any], str]:
     """Return a report and its title; `name` means weights, or a report kept of a refused run.
 
-    `swap` in it is what the latest swap to these weights cost, if there was one beside answers.
+    `swap` in it is what the latest swap to these weights cost, if there was one beside answers;
+    `undo` is the command that serves what was served before them.
 
     Raises UnknownWeightsError where there is no report, and the store's errors.
     """
@@ -93,6 +97,7 @@ def find(state: "State", base: str, name: str) -> tuple[dict[str, Any], str]:
             f"the report of {short(weights)} cannot be read; it was imported, or made by an "
             "earlier homebox"
         )
+    report["undo"] = f"homebox rollback {short(entry.parent)}"
     swaps = swaps_to(state.path, base, weights)
     if swaps:
         report["swap"] = swaps[-1]

@@ -94,6 +94,37 @@ def test_the_page_shows_all_and_loads_and_runs_nothing(report: Report) -> None:
     assert "dog's name" in page.words
 
 
+def test_the_report_says_what_was_taught_and_how_to_undo_it() -> None:
+    topic = {"recall": {"right": 3, "asked": 3}}
+    report = {
+        "passed": True,
+        "topics": {"new": ["home", "job"], "old": ["pet"]},
+        "by_topic": {"home": topic, "job": topic, "pet": {}},
+        "lost": ["job"],
+        "counts": {"refused": {"secret": 2, "speaks of a web address": 1}},
+        "undo": "homebox rollback base",
+    }
+    summary = (
+        "taught 2 new and 1 earlier topics; of 2 that were asked for it recalls 1; "
+        "refused 3 (2 secret, 1 speaks of a web address)"
+    )
+    assert lines_of(report, "t")[2:4] == [summary, "undo: homebox rollback base"]
+    words = Page(page_of(report, "t")).words
+    assert summary in words and "undo: homebox rollback base" in words
+
+
+def test_a_slow_swap_is_no_fault_of_the_weights_and_each_check_has_one_name() -> None:
+    check = {"name": "chat", "title": "recall after talk", "figure": 1.0, "limit": 0.6}
+    check |= {"least": True, "count": 6, "passed": True}
+    swap = {"pause_ms": 53.0, "limit_ms": 50, "answers": 0, "failed": 0}
+    report = {"checks": [check, {**check, "name": "G1"}], "passed": True, "swap": swap}
+    page = Page(page_of(report, "t"))
+    assert "chat recall" not in page.words and "G1 recall after talk" in page.words
+    assert "(G11), the weights are right" in page.words
+    report["swap"] = {**swap, "pause_ms": 12.0}
+    assert "the weights are right" not in Page(page_of(report, "t")).words
+
+
 def test_a_page_of_an_empty_or_broken_exam_can_be_made() -> None:
     check = {"name": "G6", "title": "x", "figure": None, "limit": 0.1, "least": False, "count": 1}
     check |= {"passed": False, "strict": False}
@@ -121,7 +152,10 @@ def test_the_command_shows_reports(
     assert json.loads(capsys.readouterr().out)["passed"] is True
     page = tmp_path / "page.html"
     assert main(["report", "--html", str(page), *common]) == 0
-    assert "</html>" in page.read_text()
+    assert "</html>" in page.read_text() and "undo: homebox rollback base" in page.read_text()
+    capsys.readouterr()
+    assert main(["report", "--html", str(page), "--json", *common]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(page)}
     assert main(["report", refused[:10], *common]) == 0
     assert "refused" in capsys.readouterr().out
     assert main(["report", "base", *common]) == UnknownWeightsError.exit_code

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT, BAR = 640, 160, 14
+SWAP = "G11"
 MOST = 12  # topics that a line names,
 TOPICS = 500  # and that a page lists
 NAMES, ROOM = 260, 190  # of the bars: for the names, and on either side of the limit
@@ -19,7 +20,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto
 h1 { font-size: 1.3rem; } h2 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
 table { border-collapse: collapse; width: 100%; }
 td, th { text-align: left; padding: .2rem .6rem .2rem 0; border-bottom: 1px solid #8884; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
 .passed { color: var(--good); } .failed { color: var(--bad); font-weight: bold; }
 svg { width: 100%; height: auto; } .axis { stroke: #8888; } .loss { stroke: #47c; fill: none; }
 .kl { stroke: #c83; fill: none; } text { font: 11px system-ui, sans-serif; fill: currentColor; }
@@ -30,8 +32,12 @@ small { opacity: .75; overflow-wrap: anywhere; }
 def lines_of(report: Mapping[str, Any], title: str) -> list[str]:
     """Write a report for a terminal: the verdict, a line a check, what was not asked and lost."""
     lines = [title, f"{_verdict(report)}{_why(report)}", *report.get("lines", ())]
+    lines += _summary(report)
     rows = [(str(check["name"]), bool(check["passed"]), _sentence(check)) for check in _ran(report)]
-    rows += _swap_rows(report)
+    rows += [
+        (SWAP, good, f"{what}: {figure}, must be {limit}")
+        for good, what, figure, limit in _swap_rows(report)
+    ]
     lines += [f"{'ok  ' if good else 'FAIL'} {name:10} {text}" for name, good, text in rows]
     lines += [f"--   {name:10} not asked: {why}" for name, why in _reasons(report)]
     lost = [str(key) for key in report.get("lost", ())]
@@ -43,11 +49,12 @@ def page_of(report: Mapping[str, Any], title: str) -> str:
     """Write a report as an HTML page."""
     kind = "passed" if report.get("passed") else "failed"
     ran = _ran(report)
-    checks = [*map(_check_row, ran), *(_row(*row) for row in _swap_rows(report))]
+    checks = [*map(_check_row, ran), *(_swap_row(*row) for row in _swap_rows(report))]
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p><span class="{kind}">{escape(_verdict(report))}</span>{escape(_why(report))}</p>',
         *(f"<p>{escape(str(line))}</p>" for line in report.get("lines", ())),
+        *(f"<p>{escape(line)}</p>" for line in _summary(report)),
         "<h2>What was checked</h2>",
         _table(("", "check", "figure", "must be", "questions"), checks),
         *_bars(ran),
@@ -90,20 +97,42 @@ def _why(report: Mapping[str, Any]) -> str:
     failed = [str(check["title"]) for check in ran if not check["passed"]]
     if failed:
         return f", because of {len(failed)} of {len(ran)} checks: {'; '.join(failed)}"
-    return f": {len(ran)} checks" if ran else ": nothing was checked"
+    why = f": {len(ran)} checks" if ran else ": nothing was checked"
+    if all(good for good, *_ in _swap_rows(report)):
+        return why
+    return f"{why}; to begin to serve it cost more than it may ({SWAP}), the weights are right"
 
 
-def _swap_rows(report: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
-    """Say what it cost to serve the weights, where that was measured (G11)."""
+def _summary(report: Mapping[str, Any]) -> list[str]:
+    """Say what was taught, how much of it is recalled, what was refused, and how to undo it."""
+    taught = report.get("topics", {})
+    new, old = len(taught.get("new", ())), len(taught.get("old", ()))
+    if not new and not old:
+        return []
+    asked = len(_asked(report))
+    text = f"taught {new} new and {old} earlier topics"
+    text += f"; of {asked} that were asked for it recalls {asked - len(report.get('lost', ()))}"
+    refused = report.get("counts", {}).get("refused", {})
+    if refused:
+        named = ", ".join(f"{count} {why}" for why, count in sorted(refused.items()))
+        text += f"; refused {sum(refused.values())} ({named})"
+    return [text, *([f"undo: {report['undo']}"] if report.get("undo") else [])]
+
+
+def _swap_rows(report: Mapping[str, Any]) -> list[tuple[bool, str, str, str]]:
+    """Say what it cost to serve the weights, where that was measured (G11).
+
+    Each row: whether it is good, what was measured as they were served, the figure, the limit.
+    """
     swap = report.get("swap")
     if not isinstance(swap, Mapping):
         return []
     pause, limit = float(swap.get("pause_ms", 0)), float(swap.get("limit_ms", 0))
     answers, failed = int(swap.get("answers", 0)), int(swap.get("failed", 0))
-    when = "as it was served, after the gate"
+    pausing = "pause of the swap, ms (as it was served, after the gate)"
     return [
-        ("G11", pause < limit, f"pause of the swap, ms: {pause:.4g}, must be < {limit:g}; {when}"),
-        ("G11", not failed, f"answers that failed over it, of {answers}: {failed}, must be 0"),
+        (pause < limit, pausing, f"{pause:.4g}", f"< {limit:g}"),
+        (not failed, f"answers that failed over it, of {answers}", str(failed), "0"),
     ]
 
 
@@ -128,24 +157,29 @@ def _number(figure: float | None) -> str:
 
 def _reasons(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     reasons = report.get("not_asked", {})
-    known = {"G11"} if _swap_rows(report) else set()
+    known = {SWAP} if _swap_rows(report) else set()
     return [(str(name), str(why)) for name, why in sorted(reasons.items()) if name not in known]
 
 
 def _check_row(check: Mapping[str, Any]) -> str:
     figure = _number(check["figure"]) if check["count"] else "nothing was asked"
     return (
-        f"{_mark(check['passed'])}<td>{escape(check['name'])} {escape(check['title'])}</td>"
+        f"{_mark(check['passed'])}<td>{escape(_called(check))}</td>"
         f'<td class="n">{figure}</td><td class="n">{escape(_limit(check))}</td>'
         f'<td class="n">{int(check["count"])}</td>'
     )
 
 
-def _row(name: str, good: bool, text: str) -> str:
-    said, figure, limit = text.partition(": ")[0], *text.partition(": ")[2].split(", must be ")
+def _called(check: Mapping[str, Any]) -> str:
+    """Name a check: those of the gate's table by their number, too."""
+    name, title = str(check["name"]), str(check["title"])
+    return f"{name} {title}" if name[1:].isdigit() else title
+
+
+def _swap_row(good: bool, what: str, figure: str, limit: str) -> str:
     return (
-        f"{_mark(good)}<td>{escape(name)} {escape(said)}</td>"
-        f'<td class="n">{escape(figure)}</td><td class="n">{escape(limit)}</td><td></td>'
+        f'{_mark(good)}<td>{SWAP} {escape(what)}</td><td class="n">{escape(figure)}</td>'
+        f'<td class="n">{escape(limit)}</td><td></td>'
     )
 
 
@@ -158,8 +192,7 @@ def _topic_rows(report: Mapping[str, Any]) -> list[str]:
     rows = []
     lost = set(report.get("lost", ()))
     topics = report.get("by_topic", {})
-    asked = [key for key, found in topics.items() if {"recall", "preference"} & found.keys()]
-    for key in sorted(asked, key=lambda each: (each not in lost, each))[:TOPICS]:
+    for key in sorted(_asked(report), key=lambda each: (each not in lost, each))[:TOPICS]:
         found = topics[key]
         shares = (found.get("recall", found.get("preference")), found.get("after talk"))
         marks = ["new"] * bool(found.get("new")) + ["not recalled"] * (key in lost)
@@ -171,6 +204,12 @@ def _topic_rows(report: Mapping[str, Any]) -> list[str]:
     return rows
 
 
+def _asked(report: Mapping[str, Any]) -> list[str]:
+    """List the topics that the exam asked for."""
+    topics = report.get("by_topic", {})
+    return [key for key, found in topics.items() if {"recall", "preference"} & found.keys()]
+
+
 def _share(counted: Mapping[str, int] | None) -> str:
     text = "" if counted is None else f"{counted['right']}/{counted['asked']}"
     return f'<td class="n">{text}</td>'
@@ -178,7 +217,10 @@ def _share(counted: Mapping[str, int] | None) -> str:
 
 def _table(heads: Sequence[str], rows: Any) -> str:
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    head = "".join(f"<th>{escape(each)}</th>" for each in heads)
+    kinds = ["", "", *(' class="n"' for _ in heads[2:])]  # numbers stand behind two texts
+    head = "".join(
+        f"<th{kind}>{escape(each)}</th>" for kind, each in zip(kinds, heads, strict=False)
+    )
     return f"<table><tr>{head}</tr>{body}</table>" if body else "<p>none</p>"
 
 
@@ -191,7 +233,7 @@ def _bars(checks: Sequence[Mapping[str, Any]]) -> list[str]:
         color = "var(--good)" if check["passed"] else "var(--bad)"
         start = NAMES + ROOM + min(reach, 0) * ROOM
         rows.append(
-            f'<text x="0" y="{y + 11}">{escape(check["name"])} {escape(check["title"])}</text>'
+            f'<text x="0" y="{y + 11}">{escape(_called(check))}</text>'
             f'<rect x="{start:.1f}" y="{y}" width="{max(abs(reach) * ROOM, 2):.1f}" '
             f'height="{BAR}" style="fill:{color}"/>'
         )
@@ -199,7 +241,7 @@ def _bars(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     middle = f'<line class="axis" x1="{at}" x2="{at}" y1="0" y2="{height}"/>'
     drawn = f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(rows)}{middle}</svg>'
     words = "the line is the limit: what is right of it, green, has room to spare; red has failed"
-    return [drawn, f"<small>{words}</small>"] if checks else []
+    return ["<h2>Room to spare</h2>", drawn, f"<small>{words}</small>"] if checks else []
 
 
 def _room(check: Mapping[str, Any]) -> float:
