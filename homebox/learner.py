@@ -47,10 +47,11 @@ from homebox.learning.report import (
 from homebox.learning.training.recipes import recipe_lines, recipe_of
 from homebox.learning.training.resume import FOLDER, forget_runs
 from homebox.learning.training.train import NUMERICS
-from homebox.memory.ledger import ERASURES, Ledger, now
+from homebox.memory.ledger import ERASURES, Ledger
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import BASE, LineageEntry, Manifest
 from homebox.memory.store import Store, canonical_json
+from homebox.memory.turns import now
 from homebox.model import Model
 
 __all__ = ["Progress", "Report", "run"]

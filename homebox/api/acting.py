@@ -26,8 +26,10 @@ from homebox.api.lesson_words import fitting
 from homebox.api.record import BY_HEADER, BY_KEY, BY_OWNER
 from homebox.api.requests import ChatMessage
 from homebox.errors import StateError
-from homebox.memory.ledger import Feedback, Ledger, Turn, now
+from homebox.memory.feedback import Feedback
+from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import ALIVE, STATES, Lesson
+from homebox.memory.turns import Turn, now
 
 LISTED = 8  # lessons that an answer names
 SHORT = 12  # digits of a lesson's name

@@ -24,7 +24,7 @@ from homebox.api.service import Service
 from homebox.errors import ContextLengthError, RequestError
 from homebox.memory.clients import CHAT
 from homebox.memory.forgotten import Spoken
-from homebox.memory.ledger import new_turn_id
+from homebox.memory.turns import new_turn_id
 from homebox.model.chat.prompt import ChatPrompt
 
 ANSWER_SHARE = 8  # notes leave at least this part of the context to the answer

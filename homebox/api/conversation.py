@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from homebox.api.requests import ChatMessage, ChatRequest
 from homebox.memory.clients import CHAT, kind_of_words, session_in, without_time
-from homebox.memory.ledger import Message
 from homebox.memory.provenance import provenance_of
+from homebox.memory.turns import Message
 
 HEADERS = ("x-homebox-conversation", "x-session-id", "x-session-affinity")
 PARENT = "x-parent-session-id"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from homebox.learning.exam.limits import swap_check
-from homebox.memory.ledger import now
 from homebox.memory.manifest import BASE, short
 from homebox.memory.swaps import note_swap
+from homebox.memory.turns import now
 from homebox.scheduler import Engine, Generation
 
 log = logging.getLogger("homebox.hosting")

@@ -18,10 +18,10 @@ from homebox.api.service import Service, unguided
 from homebox.hosting.listening import Listening
 from homebox.learning.lessons.deciding import forgotten
 from homebox.learning.lessons.live import live_lessons
-from homebox.memory.ledger import Turn, now
 from homebox.memory.manifest import LineageEntry, Manifest
 from homebox.memory.state import State, open_state
 from homebox.memory.store import canonical_json
+from homebox.memory.turns import Turn, now
 from homebox.scheduler import Engine
 from homebox.server import Server, ServerSettings
 from tests.api.fake_model import FakeModel

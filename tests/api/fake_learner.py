@@ -9,10 +9,11 @@ import numpy as np
 
 from homebox.config import Config
 from homebox.hosting.parts import Parts
-from homebox.memory.ledger import Ledger, now
+from homebox.memory.ledger import Ledger
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import LineageEntry, Manifest
 from homebox.memory.store import Store, canonical_json
+from homebox.memory.turns import now
 from tests.api.fake_model import FakeModel
 
 TENSORS = 6

@@ -320,7 +320,7 @@ def test_a_ledger_that_refuses_forgets_nothing_and_says_so(
     def refuse(*_: object) -> None:
         raise StateError("the disk is full")
 
-    monkeypatch.setattr("homebox.memory.ledger.replay", refuse)
+    monkeypatch.setattr("homebox.memory.ledger.erasing.replay", refuse)
     response = box.http.post(ROUTES[0], json=body("") | {"messages": talk("/forget my dog")})
     assert response.status_code >= 400
     assert "full" in response.text

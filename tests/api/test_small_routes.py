@@ -10,7 +10,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from homebox.memory.ledger import Feedback
+from homebox.memory.feedback import Feedback
 from homebox.model import load
 from tests.api.box import Box
 from tests.api.conftest import MakeBox

@@ -18,9 +18,9 @@ from homebox.hosting.chosen import read_choice
 from homebox.hub.catalogue import Catalogue
 from homebox.hub.local import import_model
 from homebox.learning.checkpoint import save_adapter, save_spec
-from homebox.memory.ledger import now
 from homebox.memory.manifest import LineageEntry
 from homebox.memory.store import canonical_json
+from homebox.memory.turns import now
 from homebox.model.lora import adapter_shapes
 from tests.api.box import body, events, text_of
 from tests.api.test_daemon import config_for

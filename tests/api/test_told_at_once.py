@@ -12,12 +12,13 @@ from homebox.control import Client, find
 from homebox.daemon import Box, running
 from homebox.hosting.parts import Parts
 from homebox.learning.report import Progress, Report
-from homebox.memory.ledger import Ledger, Message, now
+from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import ALIVE
 from homebox.memory.lineage import Lineage
 from homebox.memory.manifest import LineageEntry
 from homebox.memory.state import open_state
 from homebox.memory.store import Store, canonical_json
+from homebox.memory.turns import Message, now
 from tests.api.box import body
 from tests.api.fake_learner import read, save
 from tests.api.fake_model import FakeModel

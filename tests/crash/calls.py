@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from homebox.errors import HomeboxError
-from homebox.memory import durable, lineage
-from homebox.memory.lineage import Lineage
+from homebox.memory import durable
+from homebox.memory.lineage import refs
+from homebox.memory.lineage.refs import Refs
 from homebox.memory.state import open_state
 from tests.unit.memory import kit
 
@@ -68,24 +69,24 @@ def write_in_place(path: Path, data: bytes) -> None:
     os.close(handle)
 
 
-def head_first(self: Lineage, base: str, old: str, new: str, line: dict[str, Any]) -> None:
+def head_first(self: Refs, base: str, old: str, new: str, line: dict[str, Any]) -> None:
     """Move HEAD before the reflog says so."""
-    heads = {**self._heads(), base: new}
-    lineage.replace_file(self._refs / "HEAD", lineage.canonical_json(heads))
+    heads = {**self.heads(), base: new}
+    refs.replace_file(self.folder / "HEAD", refs.canonical_json(heads))
     MOVE(self, base, old, new, line)
 
 
-MOVE = Lineage._move
+MOVE = Refs.move
 
 
 def patch(name: str) -> None:
     """Take one protection away, for the control runs."""
     if name == "in place":
-        for module in ("store", "lineage", "state"):
+        for module in ("store", "lineage.refs", "lineage.gone", "state"):
             sys.modules[f"homebox.memory.{module}"].replace_file = write_in_place  # type: ignore[attr-defined]
         durable.replace_file = write_in_place
     elif name == "head first":
-        Lineage._move = head_first  # type: ignore[assignment, method-assign]
+        Refs.move = head_first  # type: ignore[assignment, method-assign]
     elif name != "none":
         raise ValueError(name)
 

@@ -173,15 +173,15 @@ def test_a_power_cut_after_any_call(recorded: Recorded, name: str, tmp_path: Pat
 
 SYNCS = [
     ("first promote", "_write_new < replace_file"),
-    ("first promote", "append_line < _move"),
+    ("first promote", "append_line < move"),
     ("first promote", "sync_directory < append_line"),
     ("first promote", "sync_directory < replace_file"),
     ("first promote", "sync_directory < make_directory"),
     ("promote", "_write_new < replace_file"),
-    ("promote", "append_line < _move"),
+    ("promote", "append_line < move"),
     ("promote", "sync_directory < replace_file"),
     ("rollback", "_write_new < replace_file"),
-    ("rollback", "append_line < _move"),
+    ("rollback", "append_line < move"),
     ("rollback", "sync_directory < replace_file"),
     ("put again", "sync_directory < put"),
 ]

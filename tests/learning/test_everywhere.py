@@ -13,14 +13,13 @@ from homebox.learning.examples.samples import HINDSIGHT, OWNED, Sample, samples_
 from homebox.learning.lessons.deciding import forgets, forgotten, remember
 from homebox.learning.lessons.live import live_lessons
 from homebox.learning.lessons.traces import traces
-from homebox.memory.ledger import now
 from homebox.memory.lessons import Lesson
-from homebox.memory.lineage import BASE as BARE
 from homebox.memory.lineage import Lineage
+from homebox.memory.manifest import BASE as BARE
 from homebox.memory.manifest import LineageEntry, Manifest
 from homebox.memory.state import State, open_state
 from homebox.memory.store import Store, canonical_json
-from homebox.memory.turns import Message
+from homebox.memory.turns import Message, now
 from tests.left_words import files_with
 
 BASE = "b" * 64

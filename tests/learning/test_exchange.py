@@ -12,7 +12,7 @@ from homebox import learner
 from homebox.errors import ModelFormatError, ModelNotFoundError, UnknownWeightsError, UsageError
 from homebox.learning.checkpoint import load_adapter, load_spec
 from homebox.learning.jobs.exchange import UNTESTED, Base, Imported, export_adapter, import_adapter
-from homebox.memory.lineage import BASE
+from homebox.memory.manifest import BASE
 from homebox.memory.state import State, open_state
 from homebox.model.adapter_files import read_adapter, write_adapter
 from homebox.model.architectures.config_file import parse_config

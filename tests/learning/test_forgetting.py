@@ -276,7 +276,7 @@ def test_a_failing_disk_leaves_everything(state: State, monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise StateError("the disk is full")
 
-    monkeypatch.setattr("homebox.memory.ledger.replay", refuse)
+    monkeypatch.setattr("homebox.memory.ledger.erasing.replay", refuse)
     with pytest.raises(StateError, match="full"):
         forget(state.ledger, state.lineage, target_of(state.ledger, "c"))
     assert [lesson.value for lesson in state.ledger.lessons()] == ["Rex"]

@@ -18,9 +18,9 @@ from homebox.learning.gate import trial
 from homebox.learning.gate.judging import Plan, judge
 from homebox.learning.report import Report
 from homebox.learning.training import train
-from homebox.memory.ledger import Feedback, now
+from homebox.memory.feedback import Feedback
 from homebox.memory.state import State, open_state
-from homebox.memory.turns import Message
+from homebox.memory.turns import Message, now
 from tests.learning.fake_model import FakeModel, FakeTrainer, fake_opinions, key_of
 from tests.learning.test_learner import SETTINGS
 

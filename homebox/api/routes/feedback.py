@@ -11,7 +11,8 @@ from homebox.api.record import HEADER, TURN, asked_off
 from homebox.api.requests import decoded
 from homebox.api.wire import OWNER, PRIVATE, json_response
 from homebox.errors import RequestError, StateError
-from homebox.memory.ledger import Feedback, now
+from homebox.memory.feedback import Feedback
+from homebox.memory.turns import now
 
 PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 

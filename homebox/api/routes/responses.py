@@ -21,7 +21,8 @@ from homebox.api.shapes.kept import KeptResponse
 from homebox.api.shapes.responses import ResponsesShape, turn_id
 from homebox.api.wire import OWNER, json_response
 from homebox.errors import RequestError, UnknownResponseError
-from homebox.memory.ledger import Ledger, Turn
+from homebox.memory.ledger import Ledger
+from homebox.memory.turns import Turn
 
 ID = re.compile(r"resp_[0-9a-f]{24}")
 

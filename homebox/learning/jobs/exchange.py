@@ -13,10 +13,10 @@ from typing import Any
 
 from homebox.errors import UnknownWeightsError, UsageError
 from homebox.learning.checkpoint import load_adapter, save_adapter, save_spec
-from homebox.memory.ledger import now
 from homebox.memory.manifest import BASE, LineageEntry, short
 from homebox.memory.state import State
 from homebox.memory.store import canonical_json
+from homebox.memory.turns import now
 from homebox.model.adapter_files import (
     Adapter,
     digest_of,

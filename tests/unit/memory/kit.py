@@ -4,10 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from homebox.memory.ledger import Ledger, Message
+from homebox.memory.ledger import Ledger
 from homebox.memory.lessons import Lesson
 from homebox.memory.manifest import LineageEntry, Manifest
 from homebox.memory.state import State
+from homebox.memory.turns import Message
 
 BASE = hashlib.sha256(b"base model").hexdigest()
 MANY = frozenset({"dog's name"})  # of which several hold at once, so that each can be moved alone

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from homebox.memory.ledger import Ledger, Message, Turn
+from homebox.memory.ledger import Ledger
 from homebox.memory.secrets.echoes import _MOST, Echoes
+from homebox.memory.turns import Message, Turn
 
 WIFI = "Xk29-Lisbon-77"
 SALT = b"salt"

@@ -69,7 +69,7 @@ def test_a_turn_comes_back_as_it_was(ledger: Ledger, tmp_path: Path) -> None:
 def test_turns_come_in_order_and_since_a_turn(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homebox.memory.ledger.PAGE", 3)
+    monkeypatch.setattr("homebox.memory.ledger.reading.PAGE", 3)
     names = [say(ledger, str(number)) for number in range(10)]
     for start in range(10):
         assert [turn.id for turn in ledger.turns(names[start])] == names[start + 1 :]

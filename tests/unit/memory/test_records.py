@@ -91,7 +91,7 @@ def test_a_text_longer_than_any_pattern_is_found(ledger: Ledger) -> None:
 def test_an_export_is_complete_and_tells_what_was_changed(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("homebox.memory.ledger.PAGE", 2)
+    monkeypatch.setattr("homebox.memory.ledger.reading.PAGE", 2)
     prompt = (Message("system", "Be brief.", "system"),)
     names = [
         say(ledger, f"Hello ä {n} \u2028", prompt=prompt, token_ids=[n], conversation=f"c{n % 2}")
