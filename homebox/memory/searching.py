@@ -2,8 +2,9 @@
 
 The one idea: without an index, which would keep words that were erased, a search reads every text
 once, so what is looked at in each must be little: first the part of what is sought that begins with
-its rarest letter, then the whole, and upper and lower case of other than ASCII letters only in the
-texts that have some. Invariant: what is found is in a message that nobody erased.
+its rarest letter, wild where a letter may have been written as another, and the whole, in other
+cases of other than ASCII letters, only where that part is. Invariant: what is found is in a message
+that nobody erased.
 """
 
 import hashlib
@@ -19,7 +20,9 @@ AROUND = 60  # characters before and after what was searched for
 _LONGEST = 1_000  # characters of a pattern; SQLite takes 50,000 bytes
 _SHORTEST = 3  # letters that are worth to be looked for before the whole
 _SHARP = "ss"  # what a sharp s is folded to
-_FOLDED = re.compile(f"[^\\x00-\\x7f]|{_SHARP[0]}")  # what may come from other letters
+# Letters that each come from one letter, and those that may come from any number of others.
+_SINGLE = re.compile("[\u00e0-\u017f\u0430-\u052f]")
+_OTHERS = re.compile(f"[^\\x00-\\x7f]|{_SHARP[0]}")
 _USUAL = " etaoinsrhldcumfpgwybvkxjqz"  # letters of many languages, the most usual first
 
 
@@ -51,7 +54,9 @@ def search(
         return []
     forms = _forms(needle)
 
-    def holds(content: str) -> bool:
+    def holds(content: str | None) -> bool:
+        if content is None or (content.isascii() and len(needle) <= _LONGEST):
+            return False  # LIKE finds what is ASCII alone; a string knows it without being read
         known = exact in content
         return known or (any(map(content.__contains__, forms)) and needle in content.casefold())
 
@@ -68,19 +73,19 @@ def search(
 
 def _sought(needle: str) -> _Sought:
     """Say how a casefolded text is looked for, what costs least first."""
-    values = {"part": _pattern(_rarest(_ascii(needle)))}
-    part = "{} LIKE :part ESCAPE '\\'"
-    if len(needle) > _LONGEST:
-        return _Sought(f"({part} AND holds({{}}))", values)
-    longer = "length(CAST({} AS BLOB)) > length({})"  # not where all letters are ASCII's
-    if not needle.isascii():
-        return _Sought(f"({longer} AND {part} AND holds({{}}))", values)
-    # An ASCII letter may also come from another one, but those are signs such as the Kelvin's.
-    values["whole"] = _pattern(needle)
-    ways = "{} LIKE :whole ESCAPE '\\'"
-    if _SHARP in needle:
-        ways += f" OR ({longer} AND holds({{}}))"
-    return _Sought(f"({part} AND ({ways}))", values)
+    conditions, values = [], {}
+    start = _rarest(needle)
+    if start is not None:
+        conditions.append("{} LIKE :part ESCAPE '\\'")
+        values["part"] = _pattern(needle[start:][:_LONGEST])
+    if needle.isascii() and len(needle) <= _LONGEST:
+        # An ASCII letter may also come from another one, but those are signs such as the Kelvin's.
+        ways = "{} LIKE :whole ESCAPE '\\'"
+        conditions.append(f"({ways} OR holds({{}}))" if _SHARP in needle else ways)
+        values["whole"] = f"%{_escaped(needle)}%"
+    else:
+        conditions.append("holds({})")
+    return _Sought(f"({' AND '.join(conditions)})", values)
 
 
 def _forms(needle: str) -> tuple[str, ...]:
@@ -92,24 +97,29 @@ def _forms(needle: str) -> tuple[str, ...]:
 
 
 def _pattern(part: str) -> str:
-    escaped = re.sub(r"([%_\\])", r"\\\1", part)
-    return f"%{escaped}%"
+    """Return what LIKE takes for a casefolded part: wild where its letters come from others."""
+    if part.isascii() and _SHARP not in part:
+        return f"%{_escaped(part)}%"
+    return f"%{_OTHERS.sub('%', _SINGLE.sub('_', _escaped(part)))}%"
 
 
-def _rarest(part: str) -> str:
-    """Return the end of a text from its rarest letter on, as LIKE looks for the first letter."""
-    starts = range(len(part) - _SHORTEST + 1)
-    return part[max(starts, key=lambda start: (_rarity(part[start]), -start), default=0) :]
+def _escaped(part: str) -> str:
+    return re.sub(r"([%_\\])", r"\\\1", part)
+
+
+def _rarest(needle: str) -> int | None:
+    """Return where the rarest letter stands that is no wild one; None if too few follow it.
+
+    LIKE is fast in finding the first letter of a pattern.
+    """
+    wild = not needle.isascii() or _SHARP in needle
+    places = [place for place, letter in enumerate(needle) if not (wild and _OTHERS.match(letter))]
+    starts = places[: 1 - _SHORTEST]
+    return max(starts, key=lambda start: (_rarity(needle[start]), -start), default=None)
 
 
 def _rarity(letter: str) -> int:
     return _USUAL.index(letter) if letter in _USUAL else len(_USUAL) // 2
-
-
-def _ascii(needle: str) -> str:
-    """Return the longest part of a casefolded text that was the same before, but for its case."""
-    plain = needle.isascii() and _SHARP not in needle
-    return max([needle] if plain else _FOLDED.split(needle), key=len)[:_LONGEST]
 
 
 def _nearby(

@@ -61,7 +61,7 @@ def test_words_are_found_whatever_their_case(ledger: Ledger) -> None:
 @given(st.data())
 def test_a_search_finds_what_folding_finds(data: st.DataObject) -> None:
     """Against folding each message in Python; the letters are those whose case is not plain."""
-    letters = st.text("aetrz ßẞäÄéÉσΣςИи日%_\\'", min_size=1, max_size=12)
+    letters = st.text("aetrzscg ßẞäÄéÉÅøσΣςИи日%_\\'", min_size=1, max_size=12)
     whole = data.draw(st.lists(letters, min_size=1, max_size=8))
     said = [data.draw(st.sampled_from([text, text.upper(), text.lower()])) for text in whole]
     part = data.draw(st.sampled_from(whole))
@@ -79,6 +79,25 @@ def test_a_search_finds_what_folding_finds(data: st.DataObject) -> None:
                 found = [hit.turn for hit in ledger.search(sought)]
             held = [sought.casefold() in text.casefold() for text in said]
             assert found == [name for name, fits in zip(names, held, strict=True) if fits]
+
+
+@pytest.mark.parametrize(
+    ("said", "sought"),
+    [
+        ("Im Café Zürich.", "CAFÉ ZÜR"),
+        ("GRÖSSER als 100 %_ Müller", "größer ALS 100 %_ mü"),
+        ("die Straße", "STRASSE"),
+        ("die STRASSE", "straße"),
+        ("Привет, мир", "ПРИВЕТ, м"),
+    ],
+)
+def test_letters_that_are_written_in_several_ways_are_found(
+    ledger: Ledger, said: str, sought: str
+) -> None:
+    name = say(ledger, said)
+    say(ledger, said.replace(said[-2], "#"))
+    say(ledger, "Nothing of the kind: Cafx Zxrich, grx_er, Strxe.")
+    assert name in [hit.turn for hit in ledger.search(sought)]
 
 
 def test_a_text_longer_than_any_pattern_is_found(ledger: Ledger) -> None:
