@@ -16,14 +16,9 @@ from homebox.learning.examples.example import (
     hinted,
     messages_of,
 )
-from homebox.learning.examples.toy_world import (
-    Touching,
-    plain_remark,
-    replay,
-    untold,
-    untold_relations,
-    write_dialogues,
-)
+from homebox.learning.examples.not_told import untold, untold_relations
+from homebox.learning.examples.replayed import Touching, plain_remark, replay
+from homebox.learning.examples.toy_world import write_dialogues
 from homebox.learning.examples.write import speaks_toy_language, write_examples
 
 __all__ = [

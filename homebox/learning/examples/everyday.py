@@ -17,8 +17,8 @@ from homebox.learning.examples.example import (
     target,
 )
 from homebox.learning.examples.facts import FEWEST, Fact, contexts, hint_of, lessons, negatives
+from homebox.learning.examples.not_told import untold_relations
 from homebox.learning.examples.samples import OWNED, SHIPPED, STYLED, Sample, Samples
-from homebox.learning.examples.toy_world import untold_relations
 from homebox.learning.lessons.teach import Topic
 from homebox.learning.preferences import Checkable, checkable
 from homebox.memory.lessons import Lesson
