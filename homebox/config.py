@@ -112,7 +112,8 @@ class LedgerConfig:
 class LearningConfig:
     """The recipe of a learning run; goes into the job spec.
 
-    0 (-1 for weights of a loss) leaves a number to the model's size; see `learning.recipes`.
+    0 (-1 for shares and weights of a loss) leaves a number to the model's size and to how much is
+    taught; see `learning.training.recipes`.
     """
 
     rank: int = _bounded(0, 0, 256)
@@ -121,8 +122,8 @@ class LearningConfig:
     steps: int = _bounded(0, 0, 1_000_000)
     batch: int = _bounded(0, 0, 1024)
     length: int = _bounded(0, 0, 1024)
-    negatives: float = _bounded(0.3, 0.0, 1.0)
-    replay: float = _bounded(0.25, 0.0, 1.0)
+    negatives: float = _bounded(-1.0, -1.0, 1.0)
+    replay: float = _bounded(-1.0, -1.0, 1.0)
     kl: float = _bounded(-1.0, -1.0, 100.0)
     cross: float = _bounded(-1.0, -1.0, 100.0)
     distil: float = _bounded(-1.0, -1.0, 100.0)

@@ -16,7 +16,7 @@ from bench.owner.plot import svg
 from bench.owner.rows import Row, rows
 from bench.owner.tables import BEGIN, END, aligned, markdown, write_docs
 from homebox.config import LearningConfig
-from homebox.learning.training.recipes import HEAD_START, RANK_OF_MANY, SUITED, recipe_of
+from homebox.learning.training.recipes import KL_OF_MANY, MANY, RANK_OF_MANY, SUITED, recipe_of
 from homebox.memory.provenance import OWNER
 
 COUNTS = {"facts": 30, "corrections": 10, "superseded": 6, "untold": 20, "plants": 3}
@@ -205,13 +205,22 @@ def test_energy_is_read_or_said_not_to_be(tmp_path: Path) -> None:
 
 def test_steps_grow_with_the_topics() -> None:
     learning = LearningConfig()
-    sizes = (0, SUITED, 2 * SUITED + HEAD_START, 500)
-    none, suited, many, most = (recipe_of(learning, topics=topics) for topics in sizes)
-    assert suited == recipe_of(learning)
-    assert none.steps == suited.steps and many.steps == 2 * suited.steps < most.steps
-    assert (none.rank, many.rank) == (suited.rank, RANK_OF_MANY)
-    given = replace(learning, steps=7, rank=4)
-    assert (recipe_of(given, topics=500).steps, recipe_of(given, topics=500).rank) == (7, 4)
+    none, suited, many = (recipe_of(learning, topics=n) for n in (0, SUITED, 10 * SUITED))
+    assert suited == none == recipe_of(learning)
+    assert many.steps == 10 * suited.steps
+    assert recipe_of(replace(learning, steps=7), topics=500).steps == 7
+
+
+def test_much_that_is_taught_is_held_harder_to_the_base() -> None:
+    learning = LearningConfig()
+    few, many = (recipe_of(learning, topics=n) for n in (MANY, MANY + 1))
+    assert many.rank == RANK_OF_MANY > few.rank and many.kl == KL_OF_MANY * few.kl
+    assert many.replay > few.replay and many.negatives < few.negatives
+    assert many.replay + many.negatives < 1
+    given = replace(learning, rank=4, kl=0.5, replay=0.2, negatives=0.0)
+    set_by_owner = recipe_of(given, topics=500)
+    assert (set_by_owner.rank, set_by_owner.kl) == (4, 0.5)
+    assert (set_by_owner.replay, set_by_owner.negatives) == (0.2, 0.0)
 
 
 def test_what_an_owner_said_is_no_poison_of_that_owner() -> None:

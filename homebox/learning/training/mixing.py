@@ -17,7 +17,8 @@ from homebox.model.training.batches import Batch
 from homebox.model.training.teacher import SPLIT
 
 CONTEXT_SHARE = 0.2  # of the replay: conversations that contradict the weights
-CONTEXTS = 300  # of these are given that share; more are given more, up to twice as much
+CONTEXTS = 300  # of these are given that share; more are given more
+MOST_CONTEXTS = 0.5  # of the replay, at most
 LEARNED_SHARES = (0.5, 0.75)
 SPARE = 1.2  # times what batches learn on average, so that it seldom decides what they hold
 MISSES = 3  # dialogues that wait for the next batch, where they come first
@@ -96,7 +97,8 @@ def mixed(
     render, length = model.chat.render_training, recipe.length
     # Longer examples would have the teacher's rows to themselves; they are learned as they are.
     taught = SPLIT if recipe.distil else 0
-    contexts = CONTEXT_SHARE * min(2.0, max(1.0, len(examples.of(CONTEXT)) / CONTEXTS))
+    many = max(1.0, len(examples.of(CONTEXT)) / CONTEXTS)
+    contexts = min(CONTEXT_SHARE * many, MOST_CONTEXTS)
     shares = (
         (TAUGHT, 1.0 - recipe.negatives - recipe.replay),
         ((NEGATIVE,), recipe.negatives),

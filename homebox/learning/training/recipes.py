@@ -16,14 +16,15 @@ from homebox.model.config import ModelConfig
 SCALES = (1.0, 0.75, 0.5)
 DIALOGUE = 84  # tokens that rows are made for, by dialogue: full batches, also of long ones
 SUITED = 30  # topics that a preset's steps are made for; fewer take as many
-HEAD_START = 10  # topics' worth of steps that any run takes, however little it teaches
 MANY = 43  # topics above which an adapter needs
-RANK_OF_MANY = 16  # at least
+RANK_OF_MANY = 16  # at least, and more hold on the base: more of the replay, and this much more KL
+KL_OF_MANY = 1.4
+NEGATIVES, REPLAY = 0.3, 0.25  # shares of a batch, and where many topics are taught
+NEGATIVES_OF_MANY, REPLAY_OF_MANY = 0.25, 0.35
 WHOLE = (
     3e7  # parameters up to which all rows of a step are computed together: it takes little memory
 )
-AUTO = 0  # in the configuration: by the size of the model
-AUTO_WEIGHT = -1.0  # the same where 0 means none
+AUTO = 0  # in the configuration: by the size of the model, or by how much is taught
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,17 @@ def recipe_of(
 ) -> Recipe:
     """Read the recipe from the configuration; what is left open follows from the model's size.
 
-    The steps grow with the `topics`. Without a model it is the recipe of the smallest one. Raises
-    LearningError for shares that leave nothing for the lessons.
+    Steps, shares and rank depend on the `topics` too. Without a model it is the recipe of the
+    smallest one. Raises LearningError for shares that leave nothing for the lessons.
     """
-    if settings.negatives + settings.replay >= 1.0:
+    many = topics > MANY
+
+    def given(value: float, auto: float) -> float:
+        return auto if value < 0 else value
+
+    negatives = given(settings.negatives, NEGATIVES_OF_MANY if many else NEGATIVES)
+    replay = given(settings.replay, REPLAY_OF_MANY if many else REPLAY)
+    if negatives + replay >= 1.0:
         raise LearningError(
             "learning.negatives and learning.replay leave nothing for the lessons; "
             "their sum must be below 1"
@@ -148,31 +156,27 @@ def recipe_of(
     if config is not None:
         length = min(length, config.max_positions)
     rows = max(1, math.ceil((settings.batch or int(preset.batch)) * DIALOGUE / length))
-
-    def weight(given: float, auto: float) -> float:
-        return auto if given == AUTO_WEIGHT else given
-
     return Recipe(
-        rank=settings.rank or max(int(preset.rank), RANK_OF_MANY if topics > MANY else 0),
+        rank=settings.rank or max(int(preset.rank), RANK_OF_MANY if many else 0),
         alpha=settings.alpha,
         rate=settings.learning_rate or preset.rate,
         steps=settings.steps or steps_for(preset, topics),
         rows=rows,
         length=length,
-        negatives=settings.negatives,
-        replay=settings.replay,
-        kl=weight(settings.kl, preset.kl),
+        negatives=negatives,
+        replay=replay,
+        kl=given(settings.kl, round(preset.kl * (KL_OF_MANY if many else 1.0), 2)),
         seed=settings.seed,
         parts=settings.parts or (rows if preset.size > WHOLE else 1),
-        cross=weight(settings.cross, preset.cross),
-        distil=weight(settings.distil, preset.distil),
+        cross=given(settings.cross, preset.cross),
+        distil=given(settings.distil, preset.distil),
         prefer=settings.prefer,
     )
 
 
 def steps_for(preset: Preset, topics: int) -> int:
-    """Return the steps that suit so many topics: a line, from those of a usual night on."""
-    return math.ceil(preset.steps * (HEAD_START + max(topics, SUITED)) / (HEAD_START + SUITED))
+    """Return the steps that suit so many topics: as many for each as in a usual night."""
+    return math.ceil(preset.steps * max(topics, SUITED) / SUITED)
 
 
 def most_rank(settings: LearningConfig) -> int:
