@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.owner.box import Box, ask_all, new_box
-from bench.owner.people import owner
+from bench.owner.people import Owner, owner
 from bench.owner.sizes import tell_quickly
 from homebox import learner
 from homebox.config import Config
@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(argv)
     model = load(options.model, context=options.context)
-    facts = owner(options.seed, 1, options.lessons, False, styled=not speaks_toy_language(model))
+    one = owner_with(options.lessons, options.seed, styled=not speaks_toy_language(model))
     given = {"steps": options.steps, "parts": options.parts}
     with new_box(model, settings_with({k: v for k, v in given.items() if v})) as box:
-        tell_quickly(box, facts)
+        tell_quickly(box, one)
         # As many at once as an exam asks, so that the memory of their answers is there.
         ask_all(model, [[{"role": "user", "content": text}] for text in WARM], BASE)
         figures = measured(box)
@@ -58,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print("\n".join(lines(figures)))
     return 0 if figures["verdict"] else 1
+
+
+def owner_with(lessons: int, seed: int, styled: bool) -> Owner:
+    """Make up an owner with so many lessons: facts, and the preferences that every owner has."""
+    one = owner(seed, 1, lessons, False, styled=styled)
+    facts = lessons - len(one.preferences) - len(one.manners)
+    return owner(seed, 1, max(1, facts), False, styled=styled)
 
 
 def settings_with(learning: dict[str, Any]) -> Config:

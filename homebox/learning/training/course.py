@@ -13,7 +13,7 @@ from homebox.model.training.trainer import StepResult
 
 WARM_UP = 10
 LEAST_RATE = 0.02  # of the rate at the end
-LOOKS = 8  # at the dev set in a whole run
+LOOKS = 8  # at the dev set in a whole run, if the first half had any: nothing ends there
 PATIENCE = 2  # looks in a row that find nothing better, after which a run is over
 BETTER = 0.01  # share by which a figure must fall to be better
 NEAR = 0.005  # nats per token below which nothing need get better
@@ -54,7 +54,9 @@ class Course:
 
     def look_due(self, planned: int) -> bool:
         """Whether the dev set is to be asked before the next step."""
-        return self.step > self.looked and self.step % max(1, planned // LOOKS) == 0
+        if self.step <= self.looked or 2 * self.step < planned:
+            return False
+        return self.step % max(1, planned // LOOKS) == 0
 
     def heard(self, figure: float, planned: int) -> None:
         """Take what the dev set said; the run is over if nothing has got better for some time."""
