@@ -9,8 +9,9 @@ import dataclasses
 import hashlib
 import json
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from homebox.errors import StateError
@@ -77,6 +78,12 @@ def add(connection: sqlite3.Connection, lesson: Lesson) -> str:
     A known lesson with a source that it did not have was told again: unless it is to be
     quarantined, it comes back to life. Whatever a living lesson supersedes is superseded.
     """
+    _add(connection, lesson)
+    return lesson.hash
+
+
+def _add(connection: sqlite3.Connection, lesson: Lesson, repeated: bool = False) -> bool:
+    """Do so and say whether it was told anew; `repeated` if its source said it before, and anew."""
     if lesson.kind not in KINDS or lesson.state not in STATES or lesson.origin not in ORIGINS:
         raise StateError(
             f"a lesson cannot be {lesson.kind!r}, {lesson.state!r} and found by {lesson.origin!r}"
@@ -86,8 +93,8 @@ def add(connection: sqlite3.Connection, lesson: Lesson) -> str:
         _insert(connection, lesson)
     else:
         fresh = tuple(turn for turn in lesson.sources if turn not in known.sources)
-        if not fresh:
-            return lesson.hash
+        if not fresh and not repeated:
+            return False
         revived = lesson.state in ALIVE and known.state not in ALIVE
         lesson = dataclasses.replace(
             lesson if revived else known, sources=known.sources + fresh, time=known.time
@@ -99,7 +106,7 @@ def add(connection: sqlite3.Connection, lesson: Lesson) -> str:
             )
         _update(connection, lesson)
     _supersede(connection, lesson)
-    return lesson.hash
+    return True
 
 
 def add_all(
@@ -107,24 +114,41 @@ def add_all(
 ) -> None:
     """Add lessons in the order in which they were told, then settle their subjects."""
     touched: dict[str, None] = {}
-    for lesson in lessons:
-        add(connection, lesson)
+    anew: set[tuple[str, tuple[str, ...]]] = set()  # one turn may say a thing again: Rex, Max, Rex
+    places: dict[str, int] = {}
+    for place, lesson in enumerate(lessons):
+        said = (lesson.hash, lesson.sources)
+        if _add(connection, lesson, repeated=said in anew):
+            anew.add(said)
         touched[lesson.subject] = None
-    settle(connection, tuple(touched), many)
+        places[lesson.hash] = place
+    settle(connection, tuple(touched), many, places)
 
 
-def settle(connection: sqlite3.Connection, subjects: Collection[str], many: frozenset[str]) -> None:
+def settle(
+    connection: sqlite3.Connection,
+    subjects: Collection[str],
+    many: frozenset[str],
+    places: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     """Leave one living lesson a subject, the one told last.
 
-    Several may live where a rollback brought an older one back. Of the subjects in `many` any
-    number of lessons hold at once.
+    Several may live where a rollback brought an older one back. Of two that one turn told it is the
+    later one by `places`, which go by hashes. Of the subjects in `many` any number hold at once.
     """
     rivals: dict[str, list[Lesson]] = {}
     for lesson in _alive_of(connection, [item for item in subjects if item not in many]):
         rivals.setdefault(lesson.subject, []).append(lesson)
     for lessons in rivals.values():
         if len(lessons) > 1:
-            newest = max(lessons, key=lambda lesson: (_told_last(connection, lesson), lesson.time))
+            newest = max(
+                lessons,
+                key=lambda lesson: (
+                    _told_last(connection, lesson),
+                    places.get(lesson.hash, -1),
+                    lesson.time,
+                ),
+            )
             for lesson in lessons:
                 if lesson.hash != newest.hash:
                     _change(connection, lesson.hash, "superseded", ALIVE)

@@ -18,7 +18,7 @@ from typing import Any
 from homebox.errors import EngineError, NoFreeSlotError, RequestError
 from homebox.learning.lessons.harvest import EXTRACTED, FOREIGN, MOST, told_by
 from homebox.learning.lessons.live import MODEL, LiveLessons
-from homebox.learning.reading.clauses import owner_clauses
+from homebox.learning.reading.clauses import LONGEST, owner_clauses
 from homebox.learning.reading.guard import secret_in, suspicion
 from homebox.learning.reading.remembering import command_of
 from homebox.learning.reading.rules import may_claim
@@ -103,6 +103,8 @@ def clauses_for(turn: Turn) -> list[str]:
 
 
 def _may_be_read(clause: str) -> bool:
+    if len(clause) > LONGEST:
+        return False  # nobody knows how it goes on
     first = _FIRST.search(clause) is not None
     return first and len(clause.split()) >= 3 and may_claim(clause) and not secret_in(clause)
 

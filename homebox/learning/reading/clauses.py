@@ -3,6 +3,7 @@
 Owner text is full of words that are not the owner's claims: pasted mails, code, quotations, texts
 to translate, games of pretence. Everything that may be such material is cut away first, because a
 wrong lesson costs more than a missed one: a missed one can be told again.
+Invariant: reading takes no longer than in proportion to the text, whatever stands in it.
 """
 
 import re
@@ -27,7 +28,7 @@ _SPEAKER = re.compile(r"^\s*(user|assistant|system|tool|human|ai|bot|q|a|[A-Z][a
 _ABBREVIATION = re.compile(
     r"\b(mr|mrs|ms|dr|prof|st|jr|sr|vs|no|approx|e\.g|i\.e|[a-z])\.$", re.IGNORECASE
 )
-_END = re.compile(r"[.!?…]+[\"')\]]*(?=\s|$)|;\s|\s[–—]\s|\s--\s|\s\(|\)\s")
+_END = re.compile(r"(?<![.!?…])[.!?…]++[\"')\]]*+(?=\s|$)|;\s|\s[–—]\s|\s--\s|\s\(|\)\s")
 
 # A sentence that opens a game, a draft or a task: what follows it in the message is material.
 _FICTION = re.compile(
@@ -44,7 +45,8 @@ _FICTION = re.compile(
     re.IGNORECASE,
 )
 _TASK = re.compile(
-    r"^\W*(please |can you |could you |now )*(?!.*\bwhen i\b)"
+    # Possessive: each blank or sign at the beginning would look through the whole sentence anew.
+    r"^\W*+(please |can you |could you |now )*+(?!.*\bwhen i\b)"
     r"(translate|summari[sz]e|proof-?read|rewrite|rephrase"
     r"|paraphrase|correct|fix|explain|repeat|say|spell|improve|shorten|check|edit|parse|review"
     r"|type|print|echo|answer as|reply with|complete|classify|extract|convert|quote)\b",
@@ -76,9 +78,12 @@ _OWN_HEAD = re.compile(
 )
 
 _QUOTED = re.compile(r"\"[^\"\n]*\"?|“[^”\n]*”?|«[^»\n]*»?|(?<!\w)'[^'\n]{3,}'(?!\w)")
+_SPOKEN = re.compile(r"[\w:]")  # what a sentence has that tells, or announces material
 _CLAIM = re.compile(r"\b(i|i'm|i've|my|me|we|our|is|are|am|was|have|has)\b", re.IGNORECASE)
 # Marks the place of a removed quotation, so that no pattern can match across it.
 GAP = "\x00"
+LONGEST = 600  # characters of a clause that is read whole
+_LONGEST_ABBREVIATION = 16  # characters, with what stands around it
 
 _SPLIT = re.compile(
     r",?\s+(?:and|but|also|while|plus)\s+(?:also\s+)?(?=(?:i|i'm|im|i've|ive|my|our|we|call me)\b)"
@@ -134,7 +139,7 @@ def prose(text: str) -> str:
             continue
         if _SPEAKER.match(line) and not _OWN_COLON.match(line.split(":")[0]):
             continue
-        kept.append(_BULLET.sub("", line))
+        kept.append(" ".join(_BULLET.sub("", line).split()))
     return "\n".join(kept).replace("`", "")
 
 
@@ -143,13 +148,14 @@ def _sentences(text: str) -> list[str]:
     for line in text.splitlines():
         start = 0
         for match in _END.finditer(line):
-            part = line[start : match.end()]
-            if _ABBREVIATION.search(part.rstrip()) and match.end() < len(line):
+            end = match.end()
+            tail = line[max(start, end - _LONGEST_ABBREVIATION) : end].rstrip()
+            if end < len(line) and _ABBREVIATION.search(tail):
                 continue
-            sentences.append(part)
-            start = match.end()
+            sentences.append(line[start:end])
+            start = end
         sentences.append(line[start:])
-    return [stripped for sentence in sentences if (stripped := sentence.strip(" \t()–—;"))]
+    return [sentence.strip(" \t()–—;") for sentence in sentences if _SPOKEN.search(sentence)]
 
 
 def _without_material(sentence: str) -> tuple[str, bool]:
@@ -177,8 +183,13 @@ def _parts(sentence: str) -> list[str]:
             parts += [shared.group(1), "I have " + shared.group(2)]
             continue
         first, *rest = _SHARED_SUBJECT.split(part)
-        if rest and re.match(r"\W*(.*\b)?(i|i'm|i've)\b", first, re.IGNORECASE):
+        if rest and re.search(r"\bi\b", first, re.IGNORECASE):
             parts += [first, *("I " + clause for clause in rest)]
         else:
             parts.append(part)
-    return [stripped for part in parts if (stripped := part.strip(" ,"))]
+    return [_cut(stripped) for part in parts if (stripped := part.strip(" ,"))]
+
+
+def _cut(clause: str) -> str:
+    """Leave of a long clause its beginning, which may correct what was said, but claims nothing."""
+    return clause if len(clause) <= LONGEST else clause[:LONGEST] + GAP

@@ -23,7 +23,7 @@ _SECRET = re.compile(rf"\b{_SECRET_WORD}s?\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\s,;\"'()]{16,}")
 
 _SUSPICIOUS = (
-    ("a web address", r"https?:|www\.|\b[\w-]+\.(com|net|org|io|dev|ru|sh|xyz|exe|zip)\b|\w@\w"),
+    ("a web address", r"https?:|www\.|\w-*\.(com|net|org|io|dev|ru|sh|xyz|exe|zip)\b|\w@\w"),
     (
         "tools or commands",
         r"\b(tools?|function calls?|api|shell|bash|terminal|command( line)?|script|sudo|curl|wget"
@@ -45,7 +45,8 @@ _SUSPICIOUS = (
         "the assistant's orders",
         r"\b(ignore|disregard|override|bypass) (all|any|the|your|previous|every)|system prompt"
         r"|\b(your|previous|prior|new) (instructions?|rules?|guidelines?|orders?)\b|jailbreak"
-        r"|\b(send|forward|e-?mail|post|transfer|pay|wire)(s|ed)? .*\bto\b",
+        # Atomic: in a line without "to" behind the first of them, no other one needs a look.
+        r"|(?m:^)(?>.*?\b(send|forward|e-?mail|post|transfer|pay|wire)(s|ed)? ).*\bto\b",
     ),
 )
 _SUSPICIONS = [(reason, re.compile(text, re.IGNORECASE)) for reason, text in _SUSPICIOUS]
