@@ -20,7 +20,8 @@ PRIVATE, HELP = "private", "help"
 KIND = COMMAND  # of turns in the ledger: of these only what is to be remembered is read
 LONGEST = 65_536  # characters of a message with a command; longer ones are for the model
 OPENCODE = "ses_"  # how its ids of conversations begin
-_COMMAND = re.compile(rf"/({'|'.join((GOOD, BAD, FIX, REMEMBER, FORGET, PRIVATE, HELP))})(?=\s|\Z)")
+_NAMES = "|".join((GOOD, BAD, FIX, REMEMBER, FORGET, PRIVATE, HELP))
+_COMMAND = re.compile(rf"/((?ai:{_NAMES}))(?=\s|\Z)")  # in any case, of ASCII letters alone
 
 
 class Command(NamedTuple):
@@ -47,7 +48,7 @@ def command_of(message: ChatMessage, conversation: Conversation) -> Command | No
         return None
     words = owner_words(message, conversation.id).strip()
     found = _COMMAND.match(words)
-    return Command(found.group(1), words[found.end() :].strip()) if found else None
+    return Command(found.group(1).lower(), words[found.end() :].strip()) if found else None
 
 
 def owner_words(message: ChatMessage, conversation: str = "") -> str:

@@ -10,7 +10,10 @@ import pytest
 
 from homebox.api import commands
 from homebox.api.acting import HELP_TEXT
+from homebox.api.conversation import Conversation
+from homebox.api.requests import ChatMessage
 from homebox.errors import StateError
+from homebox.learning.reading.remembering import command_of
 from homebox.memory.forgotten import GAP, Gaps
 from tests.api.box import Box, body, events, promote, text_of
 from tests.api.conftest import MakeBox
@@ -328,9 +331,23 @@ def test_a_ledger_that_refuses_forgets_nothing_and_says_so(
 
 
 def test_what_only_begins_like_a_command_is_for_the_model(box: Box) -> None:
-    for text in ("/goodbye", "/etc/hosts is a file", "/Good", "good", "> /good", '"/good"', "/"):
+    like = ("/goodbye", "/etc/hosts is a file", "/Goodbye", "/pr\u0131vate", "good", "> /good")
+    for text in (*like, '"/good"', "/"):
         assert said(say(box, text)).endswith(f"you said: {text}")
     assert effects(box) == ([], [], 0)
+
+
+def test_a_command_is_one_in_capitals_too(box: Box) -> None:
+    assert "I will remember" in said(say(box, "/Remember My dog is called Rex."))
+    settled(box)
+    assert [lesson.value for lesson in box.state.ledger.lessons()] == ["Rex"]
+    assert not said(say(box, "/GOOD")).endswith("you said: /GOOD")
+    assert "/remember TEXT" in said(say(box, "/Help"))
+    # What a chat takes for a command, reading takes for the same one.
+    for text in ("/REMEMBER x", "/Private off", "/gOOd", "/bad why", "/Goodbye", "/f\u0131x x"):
+        message = ChatMessage(role="user", content=text)
+        found = commands.command_of(message, Conversation("c"))
+        assert command_of(text) == ((found.name, found.text) if found else ("", text))
 
 
 def test_opencode_and_openclaw_wrap_their_users_words(box: Box) -> None:

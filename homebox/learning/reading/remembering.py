@@ -20,7 +20,7 @@ SECRET = "secret"
 TOO_LONG = "too long for a note"
 # Of these a person may well speak who wants them kept; the others sound planted wherever they are.
 _FINE = ("a web address", "tools or commands", "credentials")
-_ORDER = re.compile(rf"\A\s*/({'|'.join(COMMANDS)})(?:\s+|\Z)", re.IGNORECASE)
+_ORDER = re.compile(rf"\A\s*/((?ai:{'|'.join(COMMANDS)}))(?:\s+|\Z)")
 _SET = re.compile(r"(?P<subject>[^=\n]{1,80}?)\s=\s(?P<value>[^=\n]{1,200})")
 _LEAD = re.compile(r"^(?:that|please|this|:|,)\s+", re.IGNORECASE)
 _IS = re.compile(
