@@ -98,4 +98,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (conversation, owner)
         ) STRICT, WITHOUT ROWID""",
     ),
+    (
+        # What lives of a topic is asked for whenever something is told. LIKE reads no further than
+        # a zero, so a search must know which texts have one; of them the numbers alone are kept.
+        "CREATE INDEX lessons_by_subject ON lessons (subject, state)",
+        "CREATE INDEX texts_with_zeros ON texts (number) WHERE instr(content, char(0))",
+    ),
 )

@@ -20,6 +20,9 @@ AROUND = 60  # characters before and after what was searched for
 _LONGEST = 1_000  # characters of a pattern; SQLite takes 50,000 bytes
 _SHORTEST = 3  # letters that are worth to be looked for before the whole
 _SHARP = "ss"  # what a sharp s is folded to
+# LIKE reads no further than a zero: texts that have one are looked through without it.
+_ZERO = "\0"
+_ZEROS = "(SELECT number FROM texts WHERE instr(content, char(0)))"
 # Letters that each come from one letter, and those that may come from any number of others.
 _SINGLE = re.compile("[\u00e0-\u017f\u0430-\u052f]")
 _OTHERS = re.compile(f"[^\\x00-\\x7f]|{_SHARP[0]}")
@@ -38,7 +41,7 @@ class Hit:
 
 
 class _Sought(NamedTuple):
-    """What is looked for, as SQL about a column `{}` and its values."""
+    """What is looked for, as SQL about a table `{}` of texts, and its values."""
 
     condition: str
     values: dict[str, str]
@@ -55,7 +58,11 @@ def search(
     forms = _forms(needle)
 
     def holds(content: str | None) -> bool:
-        if content is None or (content.isascii() and len(needle) <= _LONGEST):
+        if content is None:
+            return False
+        if _ZERO in content:
+            return needle in content.casefold()
+        if content.isascii() and len(needle) <= _LONGEST:
             return False  # LIKE finds what is ASCII alone; a string knows it without being read
         known = exact in content
         return known or (any(map(content.__contains__, forms)) and needle in content.casefold())
@@ -76,16 +83,17 @@ def _sought(needle: str) -> _Sought:
     conditions, values = [], {}
     start = _rarest(needle)
     if start is not None:
-        conditions.append("{} LIKE :part ESCAPE '\\'")
+        conditions.append("{}.content LIKE :part ESCAPE '\\'")
         values["part"] = _pattern(needle[start:][:_LONGEST])
     if needle.isascii() and len(needle) <= _LONGEST:
         # An ASCII letter may also come from another one, but those are signs such as the Kelvin's.
-        ways = "{} LIKE :whole ESCAPE '\\'"
-        conditions.append(f"({ways} OR holds({{}}))" if _SHARP in needle else ways)
+        ways = "{}.content LIKE :whole ESCAPE '\\'"
+        conditions.append(f"({ways} OR holds({{}}.content))" if _SHARP in needle else ways)
         values["whole"] = f"%{_escaped(needle)}%"
     else:
-        conditions.append("holds({})")
-    return _Sought(f"({' AND '.join(conditions)})", values)
+        conditions.append("holds({}.content)")
+    likely = " AND ".join(conditions) if _ZERO not in needle else "0"
+    return _Sought(f"(({likely}) OR ({{}}.number IN {_ZEROS} AND holds({{}}.content)))", values)
 
 
 def _forms(needle: str) -> tuple[str, ...]:
@@ -129,7 +137,7 @@ def _nearby(
     where = "conversation = :conversation"
     if not conversation:
         where = f"turns.number > (SELECT max(number) FROM turns) - {LATEST}"
-    said, more = (sought.condition.replace("{}", f"{name}.content") for name in ("said", "more"))
+    said, more = (sought.condition.replace("{}", name) for name in ("said", "more"))
     return connection.execute(
         "SELECT id, time, conversation, role, said.content, more.content FROM turns "
         "JOIN messages ON messages.turn = turns.number AND part = 'new' "
@@ -147,7 +155,7 @@ def _anywhere(
     # A cross join is made from left to right, so that few texts need no look at all messages.
     return connection.execute(
         "WITH found AS MATERIALIZED (SELECT number FROM texts WHERE "
-        f"{sought.condition.replace('{}', 'content')}), "
+        f"{sought.condition.replace('{}', 'texts')}), "
         "places AS (SELECT turn, position FROM found CROSS JOIN messages "
         "ON text = found.number WHERE part = 'new' UNION SELECT turn, position FROM found "
         "CROSS JOIN messages ON details = found.number WHERE part = 'new' "

@@ -14,6 +14,7 @@ import pytest
 from homebox.errors import StateError
 from homebox.memory.ledger import Ledger
 from homebox.memory.migrations import APPLICATION_ID, STEPS
+from homebox.memory.searching import _ZEROS
 from homebox.memory.store import canonical_json
 from tests.unit.memory.kit import say
 
@@ -139,6 +140,25 @@ def test_an_old_ledger_is_read_without_changing_it(tmp_path: Path, version: int)
     assert (ledger.root(), ledger.verify(), ledger.lessons()) == (chain, 1, [])
     ledger.close()
     assert (version_of(path), path.read_bytes()) == (version, before)
+
+
+def test_what_is_asked_for_often_is_found_by_an_index(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    old_ledger(path, len(STEPS) - 1)
+    questions = {
+        "SELECT * FROM lessons WHERE subject IN ('a', 'b') AND state IN ('new', 'active')": (
+            "SEARCH lessons USING INDEX lessons_by_subject (subject=? AND state=?)"
+        ),
+        _ZEROS[1:-1]: "SCAN texts USING INDEX texts_with_zeros",
+    }
+
+    def plan(question: str) -> str:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            return str(connection.execute(f"EXPLAIN QUERY PLAN {question}").fetchone()[3])
+
+    assert not any(plan(question) == answer for question, answer in questions.items())  # control
+    Ledger(path).close()
+    assert {question: plan(question) for question in questions} == questions
 
 
 def test_generated_ids_come_back_and_are_erased(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_words_are_found_whatever_their_case(ledger: Ledger) -> None:
 @given(st.data())
 def test_a_search_finds_what_folding_finds(data: st.DataObject) -> None:
     """Against folding each message in Python; the letters are those whose case is not plain."""
-    letters = st.text("aetrzscg ßẞäÄéÉÅøσΣςИи日%_\\'", min_size=1, max_size=12)
+    letters = st.text("\0aetrzscg ßẞäÄéÉÅøσΣςИи日%_\\'", min_size=1, max_size=12)
     whole = data.draw(st.lists(letters, min_size=1, max_size=8))
     said = [data.draw(st.sampled_from([text, text.upper(), text.lower()])) for text in whole]
     part = data.draw(st.sampled_from(whole))
@@ -98,6 +98,14 @@ def test_letters_that_are_written_in_several_ways_are_found(
     say(ledger, said.replace(said[-2], "#"))
     say(ledger, "Nothing of the kind: Cafx Zxrich, grx_er, Strxe.")
     assert name in [hit.turn for hit in ledger.search(sought)]
+
+
+@pytest.mark.parametrize("sought", ["HIDDEN", "zürich", "strasse", "straße", "first \0 h"])
+def test_what_stands_behind_a_zero_is_found(ledger: Ledger, sought: str) -> None:
+    name = say(ledger, "first \0 hidden in Zürich, BAHNHOFSTRASSE", answer="")
+    say(ledger, "first \0", answer="")
+    say(ledger, "nothing of the kind", answer="")
+    assert [hit.turn for hit in ledger.search(sought)] == [name]
 
 
 def test_a_text_longer_than_any_pattern_is_found(ledger: Ledger) -> None:
