@@ -130,6 +130,11 @@ def show_plan(model: Any) -> None:
         print("\n".join(placement.table()), file=sys.stderr)
 
 
+def counted(number: int, thing: str) -> str:
+    """Say how many there are of what has a plain plural: "1 lesson", "2 lessons"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def spelled(text: str) -> str:
     """Return a text that a terminal only shows: what it would obey is spelled out.
 

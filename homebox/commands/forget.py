@@ -152,7 +152,8 @@ def _went(done: dict[str, Any]) -> list[str]:
 
 def _count(done: dict[str, Any]) -> str:
     turns = len(done["turns"])
-    return f"{turns} turn{'s' if turns != 1 else ''} ({done['kind']} {spelled(done['name'])[:24]})"
+    name = short(done["name"]) if done["kind"] == "lesson" else spelled(done["name"])[:24]
+    return f"{turns} turn{'s' if turns != 1 else ''} ({done['kind']} {name})"
 
 
 def _others(found: dict[str, Any]) -> str:

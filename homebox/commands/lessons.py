@@ -15,6 +15,7 @@ from homebox.commands.common import (
     Subparsers,
     add_command,
     configuration,
+    counted,
     daemon_of,
     open_for_reading,
     open_for_writing,
@@ -111,7 +112,12 @@ def _list(args: argparse.Namespace, config: Config) -> int:
         sys.stdout.write("\n]\n" if shown else "]\n")
         return 0
     if not found:
-        print('no lessons; "homebox learn --dry-run" shows what would be found')
+        some = " ".join(filter(None, (args.only, args.kind)))
+        if every:
+            others = counted(len(every), "lesson")
+            print(f'no {some} lessons; "homebox lessons" lists the {others} that there are')
+        else:
+            print('no lessons; "homebox learn --dry-run" shows what would be found')
         return 0
     print_table(
         [

@@ -136,11 +136,18 @@ def _export(args: argparse.Namespace, config: Config) -> int:
     """Write a line for each turn as it is read, so that it takes no memory to speak of."""
     from homebox.memory.records import link_line
 
+    found = False
     with open_for_reading(config) as state:
         opinions = {each.turn: dataclasses.asdict(each) for each in state.ledger.feedback()}
         for link in state.ledger.links(args.conversation or ""):
             # ASCII alone, as the terminal's or the pipe's encoding may know less than the ledger.
             sys.stdout.write(f"{link_line(link, opinions.get(link.id))}\n")
+            found = True
+    if args.conversation and not found:
+        raise UsageError(
+            f'the ledger has no turn of a conversation {args.conversation!r}; "homebox log" lists '
+            'turns, and "homebox log show TURN" names the conversation of one'
+        )
     return 0
 
 

@@ -8,6 +8,7 @@ from homebox.commands.common import (
     Subparsers,
     add_command,
     configuration,
+    counted,
     daemon_of,
     open_for_reading,
     print_json,
@@ -66,7 +67,7 @@ def _base_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         left = "" if learned["served"] else "; a rollback left it"
         left = "; it knew what was forgotten, and is gone" if learned.get("gone") else left
-        what = f"{short(learned['weights'])}, {learned['lessons']} lessons"
+        what = f"{short(learned['weights'])}, {counted(learned['lessons'], 'lesson')}"
         rows.append(("learned", f"{learned['time']}: {what} ({learned['reason']}){left}"))
     if found["context"]:
         rows.append(("context", f"{found['context']} tokens"))

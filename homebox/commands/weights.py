@@ -8,6 +8,7 @@ from homebox.commands.common import (
     add_command,
     base_hash,
     configuration,
+    counted,
     daemon_of,
     open_for_reading,
     open_for_writing,
@@ -62,11 +63,11 @@ def rollback(args: argparse.Namespace) -> int:
     print(f"served now: {short(move['new'])} (was {short(move['old'])})")
     if undone:
         print(
-            f'{undone} lessons undone; learning leaves them out: "homebox lessons --only undone" '
-            'lists them, "homebox lessons approve HASH" lets one be learned again'
+            f'{counted(undone, "lesson")} undone; learning leaves them out: "homebox lessons '
+            '--only undone" lists them, "homebox lessons approve HASH" lets one be learned again'
         )
     if restored:
-        print(f"{restored} lessons are known again")
+        print(f"{counted(restored, 'lesson')} known again")
     return 0
 
 
@@ -116,5 +117,5 @@ def history(args: argparse.Namespace) -> int:
 
 def _what(entry: LineageEntry, gone: bool) -> str:
     """Say what weights were, and whether they are still there."""
-    lessons = f" ({len(entry.lessons)} lessons)" if entry.lessons else ""
+    lessons = f" ({counted(len(entry.lessons), 'lesson')})" if entry.lessons else ""
     return f"{entry.reason}{lessons}{'; gone, as they knew what was forgotten' if gone else ''}"

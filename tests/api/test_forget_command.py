@@ -8,6 +8,7 @@ import pytest
 from homebox.cli import main
 from homebox.learning.reading.topics import MANY
 from homebox.memory.lessons import Lesson
+from homebox.memory.manifest import short
 from homebox.memory.state import open_state
 from tests.api.box import promote
 from tests.left_words import files_with
@@ -45,6 +46,16 @@ def test_everywhere_asks_and_takes_kept_prompts_along(
     assert "--everywhere" in capsys.readouterr().err
     assert main(["forget", "--everywhere", "--yes", "--json", *state]) == 0
     assert json.loads(capsys.readouterr().out)["let_go"]["objects"] == 0
+
+
+def test_what_is_forgotten_is_named_shortly(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = ["--state", str(root)]
+    assert main(["remember", f"My dog is called {WORD}.", *state]) == 0
+    with open_state(root) as opened:
+        (lesson,) = opened.ledger.lessons()
+    capsys.readouterr()
+    assert main(["forget", lesson.hash[:8], *state]) == 0
+    assert f"erased 1 turn (lesson {short(lesson.hash)})" in capsys.readouterr().out
 
 
 def test_the_history_says_of_weights_that_are_gone_that_they_are(

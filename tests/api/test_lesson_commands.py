@@ -86,6 +86,15 @@ def test_what_no_rule_reads_is_kept_as_what_it_is(
     assert (lesson["subject"], lesson["value"]) == (subject, value)
 
 
+def test_a_list_without_any_says_whether_there_are_others(homebox: Run) -> None:
+    assert homebox("lessons").startswith("no lessons; ")
+    assert homebox("lessons", "--only", "active").startswith("no lessons; ")
+    homebox("remember", "I live in Oslo.")
+    out = homebox("lessons", "--only", "active", "--kind", "fact")
+    assert out.startswith("no active fact lessons; ") and "lists the 1 lesson that" in out
+    assert homebox("lessons", "--kind", "preference").startswith("no preference lessons; ")
+
+
 def test_a_note_says_that_the_weights_do_not_learn_it(homebox: Run) -> None:
     assert "not learned by the weights" in homebox("remember", "water the ferns on Sundays")
 

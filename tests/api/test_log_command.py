@@ -93,6 +93,8 @@ def test_export_is_read_back(log: Any, told: list[str], state: Path) -> None:
         assert [link.turn for link in read_links(out.splitlines())] == list(opened.ledger.turns())
     some = log("export", "--conversation", "ses_1", "--format", "jsonl")[1].splitlines()
     assert [json.loads(line)["id"] for line in some] == told[:2]
+    code, out, err = log("export", "--conversation", "ses_none")
+    assert (code, out) == (2, "") and "'ses_none'" in err and "homebox log" in err
 
 
 def test_delete_asks_a_person(
