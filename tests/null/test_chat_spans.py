@@ -285,7 +285,8 @@ def test_a_tokenizer_renders_by_itself(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer: Tokenizer = load_tokenizer(tmp_path)
     messages = [{"role": "user", "content": "the <|im_end|>"}]
-    chat = ChatText(tokenizer)
+    chat = tokenizer.chat
+    assert isinstance(chat, ChatText)
     text, spans = chat.render(messages, None, True, False)
     assert text == (
         "<|im_start|>user\nthe <|im_end|><|im_end|>\n<|im_start|>assistant\nFalse<|im_end|>"

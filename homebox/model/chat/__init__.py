@@ -1,5 +1,6 @@
 """Conversations as ids, with a mask and who wrote each of them."""
 
+from homebox.model.chat.chat_text import ChatText
 from homebox.model.chat.formats import ChatFormat, chat_format
 from homebox.model.chat.messages import Rendered, RenderedText, Span, TextSpan
 from homebox.model.chat.prompt import ChatPrompt
@@ -10,6 +11,7 @@ __all__ = [
     "Call",
     "ChatFormat",
     "ChatPrompt",
+    "ChatText",
     "Generated",
     "Recall",
     "Rendered",

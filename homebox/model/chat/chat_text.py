@@ -36,3 +36,6 @@ class ChatText:
     def encode(self, rendered: RenderedText) -> list[int]:
         """Return the ids of a rendered text; steering tokens count where the format wrote them."""
         return self._format.encode(rendered)
+
+
+Tokenizer.chat_texts = ChatText

@@ -8,9 +8,10 @@ Invariant: the texts that a `StreamDecoder` gives out, joined, are what `decode`
 import codecs
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol
 
 from homebox.errors import RequestError
 
@@ -61,12 +62,30 @@ class Surfaces:
     strips_all_spaces: bool = False
 
 
+class ChatTexts(Protocol):
+    """The texts of conversations in the words of a model's own chat format."""
+
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        enable_thinking: bool | None = None,
+        **variables: Any,
+    ) -> tuple[str, Sequence[Any]]:
+        """Return the text of a conversation and the spans that say who wrote each character."""
+        ...
+
+
 class Tokenizer(ABC):
     """A vocabulary of `size` pieces.
 
     `special` maps the text of each steering piece to its id; `hidden` are the ids of those that
     decoding leaves out: all but the marks that a program reads in an answer.
     """
+
+    # Chat formats are made of tokenizers: the room that has them says here how.
+    chat_texts: ClassVar[Callable[["Tokenizer"], ChatTexts]]
 
     def __init__(
         self,
@@ -111,6 +130,11 @@ class Tokenizer(ABC):
     def _find_marks(self) -> None:
         self.marks = self._marks = any_of(self.special)
         self._shown = any_of(text for text, i in self.special.items() if i not in self.hidden)
+
+    @cached_property
+    def chat(self) -> ChatTexts:
+        """The texts of conversations; raises ModelFormatError if the files' format is broken."""
+        return type(self).chat_texts(self)
 
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Return the ids of `text`; none of them is a steering piece that the text names.
