@@ -51,7 +51,8 @@ def bare_line(lineage: Lineage, base: str) -> str:
 
 def notes_line(notes: Mapping[str, int]) -> str:
     """Say what lessons take of each prompt, and what the weights save."""
+    lessons = "1 lesson" if notes["lessons"] == 1 else f"{notes['lessons']} lessons"
     return (
-        f"{notes['lessons']} lessons as notes ({notes['tokens']} tokens a request); "
+        f"{lessons} as notes ({notes['tokens']} tokens a request); "
         f"{notes['known']} known by the weights ({notes['saved_tokens']} tokens saved a request)"
     )

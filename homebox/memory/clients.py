@@ -39,7 +39,8 @@ _FORMS = (
     (r"(?s:<system-reminder>.*(?:</system-reminder>|\Z))", SYSTEM),
     (f"(?s:{re.escape(_READ)}{_UP_TO_END})", FILE),
     (f"(?s:Read tool failed to read {_UP_TO_END})", FILE),
-    (rf"(?s:<path>[^\n]*</path>\n<type>{_UP_TO_END})", FILE),
+    # Whether a line ends so is asked once, where it begins: it may have many beginnings.
+    (rf"(?ms:^(?=[^\n]*</path>\n<type>)[^\n]*?<path>{_UP_TO_END})", FILE),
     (rf"(?m:^Runtime: agent={_LINE}\| sessionId={_LINE})", SYSTEM),
     (rf"(?m:^Continue the current task\b{_LINE}(?:\n(?!\n){_LINE})*)", SYSTEM),
     (rf"(?m:^Continue if you have next steps, or stop and ask for clarification{_LINE})", SYSTEM),

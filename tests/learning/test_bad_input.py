@@ -16,6 +16,7 @@ from homebox.learning.lessons.live import live_lessons
 from homebox.learning.lessons.selection import select
 from homebox.learning.reading.guard import suspicion
 from homebox.learning.reading.topics import MANY
+from homebox.memory.clients import parts_of_message
 from homebox.memory.lessons import ALIVE, Lesson
 from homebox.memory.state import open_state
 from tests.learning.kit import held, told, turn
@@ -88,9 +89,9 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def grows_too_fast(read: Callable[[str], object], unit: str) -> bool:
+def grows_too_fast(read: Callable[[str], object], unit: str, most: int = 20_000) -> bool:
     """Say whether four times the text takes much more than four times as long."""
-    short, long = ((unit * size)[:size] + "x" for size in (5_000, 20_000))
+    short, long = ((unit * size)[:size] + "x" for size in (most // 4, most))
     taken = cpu_seconds(lambda: read(long))
     return taken > 0.2 and taken > 9 * cpu_seconds(lambda: read(short))
 
@@ -101,9 +102,15 @@ def test_reading_takes_no_longer_than_in_proportion(unit: str) -> None:
     assert not grows_too_fast(suspicion, unit)
 
 
+@pytest.mark.parametrize("unit", ["<path>", "<path>a</path>", "<path>a</path>\n", "[2024-01-01 "])
+def test_what_clients_add_is_found_no_slower_than_in_proportion(unit: str) -> None:
+    assert not grows_too_fast(parts_of_message, unit, most=80_000)
+
+
 def test_what_takes_longer_is_noticed() -> None:
     pattern = re.compile(r"^\W*(?!.*!)y")
     assert grows_too_fast(pattern.match, ".")
+    assert grows_too_fast(re.compile(r"<path>[^\n]*</path>\n").search, "<path>", most=80_000)
 
 
 def test_a_long_clause_claims_nothing_and_the_next_does() -> None:
