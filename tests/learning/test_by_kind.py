@@ -6,6 +6,7 @@ from homebox.learning.examples.by_kind import questions_by_kind, questions_to_le
 def test_a_time_is_asked_for_by_its_word_also_where_the_owner_named_it_first() -> None:
     lunch = next(relation for relation in ALL if relation.key == "lunch time")
     assert questions_by_kind(lunch)[0] == "When is my lunch?"
+    assert "When do I have my lunch?" in questions_by_kind(lunch)
     assert "When is my lunch?" not in lunch.questions(None, "train")  # so it is new
     standup = relation_for("standup time", "10:00")
     assert "At what time is my standup?" in questions_to_learn(standup)

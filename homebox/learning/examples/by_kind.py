@@ -8,7 +8,10 @@ from homebox.language.phrasing import fill
 from homebox.language.relation import Relation
 
 _BY_KIND = {
-    "time": ("When is {n}?", "At what time is {n}?", "What time is {n}?"),
+    "time": (
+        *("When is {n}?", "At what time is {n}?", "What time is {n}?"),
+        *("When do I have {n}?", "At what time do I have {n}?"),
+    ),
     "date": ("When is {n}?", "On which date is {n}?", "On what date is {n}?"),
     "day": ("When is {n}?", "On which day is {n}?", "What day is {n}?"),
 }
