@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def owner_with(lessons: int, seed: int, styled: bool) -> Owner:
-    """Make up an owner with so many lessons: facts, and the preferences that every owner has."""
+    """Make up an owner with so many lessons: the preferences that every owner has, the rest facts.
+
+    There is one fact at least.
+    """
     one = owner(seed, 1, lessons, False, styled=styled)
     facts = lessons - len(one.preferences) - len(one.manners)
     return owner(seed, 1, max(1, facts), False, styled=styled)

@@ -8,6 +8,7 @@ import pytest
 from homebox.config import LearningConfig
 from homebox.errors import LearningError
 from homebox.learning.jobs.job import Job
+from homebox.learning.training.course import Course
 from homebox.learning.training.recipes import (
     PRESETS,
     WHOLE,
@@ -89,6 +90,19 @@ def test_the_second_try_is_gentler_or_longer() -> None:
     gentler = recipe.gentler()
     assert gentler == replace(recipe.longer(), rate=recipe.rate / 2, kl=recipe.kl * 2)
     assert recipe.longer() == replace(recipe, steps=recipe.steps * 2, stop=0)
+
+
+def test_a_run_looks_at_its_dev_set_only_where_it_may_end() -> None:
+    course = Course()
+    looks = []
+    for course.step in range(1, 80):
+        if course.look_due(80):
+            looks.append(course.step)
+            course.heard(1.0, 80)
+            if course.over:
+                break
+    # The first is the best so far; two that find nothing better end it, past two thirds.
+    assert looks == [40, 50, 60]
 
 
 def test_a_spec_names_what_a_recipe_uses() -> None:

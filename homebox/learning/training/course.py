@@ -13,7 +13,7 @@ from homebox.model.training.trainer import StepResult
 
 WARM_UP = 10
 LEAST_RATE = 0.02  # of the rate at the end
-LOOKS = 8  # at the dev set in a whole run, if the first half had any: nothing ends there
+LOOKS = 8  # parts of a run, after which the dev set is asked: of those in its second half
 PATIENCE = 2  # looks in a row that find nothing better, after which a run is over
 BETTER = 0.01  # share by which a figure must fall to be better
 NEAR = 0.005  # nats per token below which nothing need get better

@@ -68,7 +68,7 @@ class Drawn:
 
 
 class Filling:
-    """Filling of a batch that are filled with dialogues: each goes to the first row with room."""
+    """The rows of a batch while dialogues fill them: each goes to the first row with room."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape

@@ -16,10 +16,10 @@ from homebox.model.config import ModelConfig
 SCALES = (1.0, 0.75, 0.5)
 DIALOGUE = 84  # tokens that rows are made for, by dialogue: full batches, also of long ones
 SUITED = 30  # topics that a preset's steps are made for; fewer take as many
-MANY = 43  # topics above which an adapter needs
-RANK_OF_MANY = 16  # at least, and more hold on the base: more of the replay, and this much more KL
-KL_OF_MANY = 1.4
-NEGATIVES, REPLAY = 0.3, 0.25  # shares of a batch, and where many topics are taught
+NEGATIVES, REPLAY = 0.3, 0.25  # shares of a batch
+MANY = 43  # topics above which an adapter needs more rank and more hold on the base:
+RANK_OF_MANY = 16  # at least
+KL_OF_MANY = 1.4  # times the preset's
 NEGATIVES_OF_MANY, REPLAY_OF_MANY = 0.25, 0.35
 WHOLE = (
     3e7  # parameters up to which all rows of a step are computed together: it takes little memory
