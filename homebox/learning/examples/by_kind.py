@@ -16,15 +16,23 @@ _BY_KIND = {
     "day": ("When is {n}?", "On which day is {n}?", "What day is {n}?"),
 }
 _TIME = " time"  # of "lunch time": what happens then is lunch
+_MY = "{my} "
 
 
 def questions_by_kind(relation: Relation) -> list[str]:
     """List such questions about the owner; none where no noun names the thing or no word goes."""
     forms = _BY_KIND.get(relation.kind, ())
-    nouns = relation.nouns[:1]
-    if relation.kind == "time":
-        nouns = tuple(noun.removesuffix(_TIME) for noun in nouns)
-    return [fill(form.replace("{n}", noun), None) for noun in nouns for form in forms]
+    names = [name for noun in relation.nouns[:1] for name in _names(noun, relation.kind)]
+    return [fill(form.replace("{n}", name), None) for name in names for form in forms]
+
+
+def _names(noun: str, kind: str) -> list[str]:
+    """List what a thing is called in such a question: "{my} lunch", and "lunch" too."""
+    if kind != "time" or not noun.endswith(_TIME):
+        return [noun]
+    what = noun.removesuffix(_TIME)
+    # "Ada's dinner" has whose it is in front already.
+    return [what] if "'s " in what else [what, what.removeprefix(_MY)]
 
 
 def questions_to_learn(relation: Relation) -> list[str]:
