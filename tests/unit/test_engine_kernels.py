@@ -41,6 +41,14 @@ def test_functions_on_special_values() -> None:
     check((x * 0.01).sigmoid(), x.silu(), x.exp(), rtol=1e-5, atol=1e-44)
 
 
+def test_powers_of_two_below_the_smallest_number_are_zero() -> None:
+    least = np.float32(-150.0)
+    more = np.nextafter(least, np.float32(0))
+    values = np.float32([least, np.nextafter(least, -np.inf), -1e30, -np.inf, more, -149.0])
+    (found,) = check(tensor(values).exp2(), rtol=0, atol=2e-45)
+    assert found.tolist() == [0.0, 0.0, 0.0, 0.0, 2.0**-149, 2.0**-149]
+
+
 def test_tanh_is_odd_and_within_three_units() -> None:
     near = np.exp(np.linspace(np.log(1e-30), np.log(20.0), 3000)).astype(np.float32)
     edge = np.float32([0.0, 1e-45, 0.625, np.nextafter(np.float32(0.625), np.float32(0))])

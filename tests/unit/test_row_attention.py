@@ -13,6 +13,7 @@ from homebox.engine.graph.tensor import Tensor
 from homebox.engine.runtime.capture import evaluate
 from homebox.model.config import LayerShape, ModelConfig, Rope
 from homebox.model.decoder.rope import rope_tables
+from homebox.model.training import row_attention
 from homebox.model.training.packed_rows import Rotary, Rows
 from homebox.model.training.row_attention import Block, RowAttention, visible
 from tests.unit.engine_checks import interpreted, random, same_bits, tensor
@@ -196,6 +197,26 @@ def test_values_and_gradients(name: str, length: int) -> None:
             direction[row] = generator.standard_normal(found.shape[1])
             slope = case.slope(which, direction)
             np.testing.assert_allclose((found * direction).sum(), slope, rtol=2e-3, atol=2e-4)
+
+
+def denormal(x: Array) -> int:
+    return int(((x != 0) & (np.abs(x) < np.finfo(np.float32).tiny)).sum())
+
+
+@pytest.mark.parametrize("name", ["plain", "sinks"])
+def test_what_weighs_nothing_makes_no_denormal_numbers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(FEATURES[name], 48)
+    case.q *= 20  # some scores are a hundred below the highest
+    case.g *= np.float32(1e-9)
+    found = both(case)[1:]
+    assert [denormal(x) for x in found] == [0, 0, 0]
+    monkeypatch.setattr(row_attention, "NOTHING", -1000.0)
+    kept = both(case)[1:]
+    assert sum(denormal(x) for x in kept) > 0
+    for less, more in zip(found, kept, strict=True):
+        assert np.abs(less - more).max() <= 1e-12 * np.abs(more).max()
 
 
 @pytest.mark.parametrize("name", [n for n in FEATURES if n not in ("plain", "a wide window")])

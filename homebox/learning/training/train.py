@@ -37,7 +37,7 @@ __all__ = ["NUMERICS", "Built", "Recipe", "build", "recipe_of", "train"]
 log = logging.getLogger(__name__)
 
 # Raised whenever the same spec would no longer give the same bytes.
-NUMERICS = 5
+NUMERICS = 6
 
 T = TypeVar("T")
 
