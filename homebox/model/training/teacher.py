@@ -45,6 +45,12 @@ class Opinion:
     ids: Ints
     probabilities: Floats
 
+    def cut(self, lengths: Sequence[int]) -> "list[Opinion]":
+        """Return the opinions on documents with so many places each, of which this is all."""
+        ends = np.cumsum(lengths)[:-1]
+        parts = zip(np.split(self.ids, ends), np.split(self.probabilities, ends), strict=True)
+        return [Opinion(ids, probabilities) for ids, probabilities in parts]
+
 
 class Teacher:
     """The base as a teacher, for documents of at most `length` tokens."""
@@ -70,9 +76,10 @@ class Teacher:
         found: list[Opinion] = []
         for rows in self._packed(documents):
             yield from self._read(rows, stop)
-            for at, document in rows:
-                places = np.array(document.places, np.int32) + at
-                found.append((yield from self._asked(places, stop)))
+            places = [np.array(document.places, np.int32) + at for at, document in rows]
+            # All places of a batch at once: those of one document would seldom fill a program.
+            opinion = yield from self._asked(np.concatenate(places), stop)
+            found += opinion.cut([len(each) for each in places])
         return found
 
     def _packed(self, documents: Sequence[Asked]) -> list[list[tuple[int, Asked]]]:
