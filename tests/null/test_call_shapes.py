@@ -86,7 +86,7 @@ def test_calls_are_given_as_the_template_wants_them(
     part: str, shape: tuple[bool, bool], text: str
 ) -> None:
     chat = chat_with(each(part))
-    assert chat._shape == CallShape(*shape)
+    assert chat._messages.shape == CallShape(*shape)
     rendered = chat.render_text(TALK, False)
     assert f"assistant:{text};" in rendered.text
     assert rendered.text.endswith("tool:b;" if "content }}" in part else "tool:;")
