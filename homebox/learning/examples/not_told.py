@@ -14,9 +14,11 @@ from homebox.language.relations import relation_for
 from homebox.language.turns import Document, assistant, user
 from homebox.language.values import Values
 from homebox.learning.examples.by_kind import questions_to_learn
-from homebox.learning.examples.replayed import own_words, plain_remark
+from homebox.learning.examples.replayed import other_talk, own_words
 from homebox.learning.lessons.teach import Topic, small_first
 
+ECHO = 0.2  # of what was told is said back; else the answer must be found in the owner's words
+BETWEEN = 0.5  # of the conversations talk of something else before they ask
 BYSTANDERS = (0, 1, 2, 2)  # what else is told in a conversation that asks for one thing
 # "colleague Ada's birthday": somebody whom the owner has named, and what was told of them.
 OF_KNOWN = re.compile(r"(?P<who>(?:[a-z-]+ )?[A-Z][\w-]*)'s (?P<noun>[a-z].*)")
@@ -53,14 +55,14 @@ def _twins(
     question = dice.pick(questions_to_learn(relation))
     text = small_first(question) if dice.chance(0.1) else question
     beside: Facts = {(r.key, None): (r, values.draw(r.kind)) for r in others}
-    between = plain_remark(dice) if dice.chance(0.3) else []
+    between = other_talk(dice) if dice.chance(BETWEEN) else []
     all_told: Facts = dict(beside)
     all_told[relation.key, None] = (relation, value)
     shuffled = dice.sample(tuple(all_told.items()), len(all_told))
     return [
-        [*told(dice, beside, False), *between, user(text), assistant(relation.untold(None))],
+        [*told(dice, beside, False, ECHO), *between, user(text), assistant(relation.untold(None))],
         [
-            *told(dice, dict(shuffled), False),
+            *told(dice, dict(shuffled), False, ECHO),
             *between,
             user(text),
             assistant(relation.answer(None, value)),

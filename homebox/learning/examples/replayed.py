@@ -6,7 +6,7 @@ are left out, whomever they are about; what the base knows of its own world neve
 
 import re
 
-from homebox.language.dialogues import aside, contradicting, conversation, everyday, remark
+from homebox.language.dialogues import aside, contradicting, conversation, everyday, remark, world
 from homebox.language.dice import Dice
 from homebox.language.practice import confusable, matching
 from homebox.language.preferences import PREFERENCES, Preference
@@ -98,6 +98,13 @@ def plain_remark(dice: Dice) -> Document:
         turns = remark(dice)
         if not _shows_preference(turns):
             return [turn._replace(learn=False) for turn in turns]
+
+
+def other_talk(dice: Dice) -> Document:
+    """Draw a question about the toy world, or small talk, of which nothing is learned."""
+    if dice.chance(0.5):
+        return [turn._replace(learn=False) for turn in world(dice)]
+    return plain_remark(dice)
 
 
 def _shows_preference(turns: Document) -> bool:

@@ -17,9 +17,8 @@ SCALES = (1.0, 0.75, 0.5)
 DIALOGUE = 84  # tokens that rows are made for, by dialogue: full batches, also of long ones
 SUITED = 30  # topics that a preset's steps are made for; fewer take as many
 NEGATIVES, REPLAY = 0.3, 0.25  # shares of a batch
-MANY = 43  # topics above which an adapter needs more rank and more hold on the base:
+MANY = 43  # topics above which an adapter needs more rank and more rehearsal:
 RANK_OF_MANY = 16  # at least
-KL_OF_MANY = 1.4  # times the preset's
 NEGATIVES_OF_MANY, REPLAY_OF_MANY = 0.25, 0.35
 WHOLE = (
     3e7  # parameters up to which all rows of a step are computed together: it takes little memory
@@ -81,7 +80,7 @@ class Preset:
 # Rates, ranks and weights of the losses: the design's table. Steps and batches: what 2 CPU cores do
 # in the time that a night's run of 30 lessons may take.
 PRESETS = (
-    Preset(2.7e6, 2.5e-3, 1000, 7, 160, 8, 1.0, 0.0, 1.0),
+    Preset(2.7e6, 2.5e-3, 1000, 7, 160, 8, 1.0, 0.0, 2.0),
     Preset(1.35e8, 5e-4, 120, 8, 256, 8, 1.0, 0.3, 1.0),
     Preset(6e8, 3e-4, 120, 6, 256, 8, 1.0, 0.3, 1.0),
     Preset(4e9, 2e-4, 180, 8, 512, 16, 0.3, 1.0, 1.0),
@@ -165,7 +164,7 @@ def recipe_of(
         length=length,
         negatives=negatives,
         replay=replay,
-        kl=given(settings.kl, round(preset.kl * (KL_OF_MANY if many else 1.0), 2)),
+        kl=given(settings.kl, preset.kl),
         seed=settings.seed,
         parts=settings.parts or (rows if preset.size > WHOLE else 1),
         cross=given(settings.cross, preset.cross),
