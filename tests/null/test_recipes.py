@@ -68,7 +68,7 @@ def test_what_is_set_wins() -> None:
     assert (recipe.length, recipe.kl, recipe.cross, recipe.distil) == (64, 0.0, 0.5, 0.0)
     auto = recipe_of(LearningConfig(), config_of())
     assert (auto.rank, auto.rate, auto.steps, auto.rows, auto.length) == (8, 2.5e-3, 1000, 4, 160)
-    assert (auto.kl, auto.cross, auto.distil, auto.stop) == (1.0, 1.0, 0.0, 0)
+    assert (auto.kl, auto.cross, auto.distil, auto.stop) == (2.0, 1.0, 0.0, 0)
     assert recipe_of(LearningConfig(), config_of(positions=96)).length == 96
     assert most_rank(settings) == 3 and most_rank(LearningConfig()) == 16
 
