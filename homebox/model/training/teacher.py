@@ -162,9 +162,8 @@ def most_probable(probabilities: Floats) -> Opinion:
     ids = np.full((count, TOP), -1, np.int32)
     found = np.zeros((count, TOP), np.float32)
     kept = min(TOP, vocabulary)
-    least = np.partition(probabilities, vocabulary - kept, axis=1)[:, vocabulary - kept]
-    for row, p in enumerate(probabilities):
-        likely = np.flatnonzero(p >= least[row])
+    for row, p in enumerate(probabilities):  # one by one: a copy of all would be many megabytes
+        likely = np.flatnonzero(p >= np.partition(p, vocabulary - kept)[vocabulary - kept])
         # Stable, so that of equal ones the first id stands first.
         best = likely[np.argsort(-p[likely], kind="stable")][:kept]
         ids[row, :kept], found[row, :kept] = best, p[best]
