@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homebox.errors import EngineError, NoFreeSlotError, RequestError
-from homebox.learning.lessons.harvest import EXTRACTED, FOREIGN, MOST, told_by
+from homebox.learning.lessons.harvest import EXTRACTED, FOREIGN, told_by
 from homebox.learning.lessons.live import MODEL, LiveLessons
 from homebox.learning.reading.clauses import LONGEST, owner_clauses
 from homebox.learning.reading.guard import secret_in, suspicion
@@ -96,7 +96,7 @@ def clauses_for(turn: Turn) -> list[str]:
         typed, _ = told_by(message, turn.conversation)
         if command_of(typed)[0]:
             continue
-        for clause in owner_clauses(typed[:MOST]):
+        for clause in owner_clauses(typed):
             if not clause.question and _may_be_read(clause.text):
                 found.append(clause.text)
     return found[:MOST_CLAUSES]

@@ -30,7 +30,6 @@ FOREIGN = "was worded by a tool, a file or a web page"
 EXTRACTED = "extracted "  # a mark of the ledger, before a turn's id: a model has read it
 RETRIES = 120  # seconds in which clients ask again
 OPENCODE = "ses_"  # how its ids of conversations begin
-MOST = 100_000  # characters of one message that are read
 RECENT = 16  # conversations whose foreign words are at hand
 
 

@@ -83,6 +83,7 @@ _CLAIM = re.compile(r"\b(i|i'm|i've|my|me|we|our|is|are|am|was|have|has)\b", re.
 # Marks the place of a removed quotation, so that no pattern can match across it.
 GAP = "\x00"
 LONGEST = 600  # characters of a clause that is read whole
+MOST = 2_000  # clauses of one message: nobody types more, and to read them takes a while
 _LONGEST_ABBREVIATION = 16  # characters, with what stands around it
 
 _SPLIT = re.compile(
@@ -112,7 +113,10 @@ class Clause:
 
 
 def owner_clauses(text: str) -> list[Clause]:
-    """Return the clauses of one message that may be claims, in order, without material."""
+    """Return the clauses of one message that may be claims, in order, without material.
+
+    Of more than `MOST` clauses these are the first half of so many, and the last.
+    """
     clauses: list[Clause] = []
     for sentence in _sentences(prose(text)):
         if _FICTION.search(sentence):
@@ -125,6 +129,8 @@ def owner_clauses(text: str) -> list[Clause]:
             clauses += [Clause(part, question) for part in _parts(body.rstrip(" .!?…\"')]"))]
         if not goes_on:
             break
+    if len(clauses) > MOST:
+        return [*clauses[: MOST // 2], *clauses[-MOST // 2 :]]
     return clauses
 
 
