@@ -97,7 +97,7 @@ def test_a_constant_that_was_not_computed_is_not_found_later(
     monkeypatch.undo()
     first = program()
     assert len(first.plan.constants) >= 1
-    assert program()._constants == first._constants, "what was computed is shared"
+    assert program()._placed.constants == first._placed.constants, "what was computed is shared"
     scores = np.exp(2 * WEIGHTS[0] - (2 * WEIGHTS[0]).max(1, keepdims=True))
     (got,) = first(x=np.zeros((48, 48), np.float32))
     assert np.allclose(got, scores / scores.sum(1, keepdims=True), atol=1e-6)

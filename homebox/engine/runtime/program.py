@@ -7,21 +7,18 @@ a suspended one; an output can be read only until the next run begins.
 """
 
 import math
-import threading
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from homebox.engine.graph import dtype as dt
-from homebox.engine.graph.device import Block, Buffer
-from homebox.engine.graph.dtype import DType
-from homebox.engine.graph.ops import Shape, Sym, numel_max, size_max
+from homebox.engine.graph.device import Buffer
+from homebox.engine.graph.ops import Sym, size_max
 from homebox.engine.runtime import watching
-from homebox.engine.runtime.backend import Backend, Code, Launches
+from homebox.engine.runtime.backend import Backend, Code
 from homebox.engine.runtime.input_memory import InputMemory
-from homebox.engine.runtime.program_plan import Array, Launch, Place, Plan, dtype_of, shape_of
+from homebox.engine.runtime.program_memory import ProgramMemory, Value
+from homebox.engine.runtime.program_plan import Place, Plan
 from homebox.engine.runtime.stop_flag import StopFlag
 from homebox.engine.simt.target import Low
 from homebox.errors import EngineError
@@ -29,28 +26,6 @@ from homebox.errors import EngineError
 if TYPE_CHECKING:
     from homebox.engine.fusion.draft import Region
     from homebox.engine.runtime.assemble import Graph
-
-
-class _Constant:
-    """A value that depends on frozen memory only; holds that, so that no address is used again."""
-
-    __slots__ = ("__weakref__", "buffer", "sources")
-
-    def __init__(self, buffer: Buffer, sources: Sequence[object]) -> None:
-        self.buffer, self.sources = buffer, sources
-
-
-_constants: "weakref.WeakValueDictionary[tuple[object, ...], _Constant]"
-_constants = weakref.WeakValueDictionary()
-_constants_lock = threading.Lock()
-
-
-class Value(NamedTuple):
-    """An input or output of a program: where it is and what shape and type it has."""
-
-    buffer: Buffer
-    shape: Shape
-    dtype: DType
 
 
 class LaunchTime(NamedTuple):
@@ -129,86 +104,18 @@ class Program:
         self.trace: Callable[[Mapping[str, Buffer]], Graph] | None = None  # else how to get it
         self.syms = plan.syms()
         self.backend = backend
-        self._code = [code[name] for name, _ in plan.kernels]
-        self._buffers = {name: buffers[name] for name in plan.buffers}
-        sizes = {s.name: s for s in self.syms}
-        if inputs is None:
-            wanted = {
-                name: (numel_max(shape_of(a.shape, sizes)), dtype_of(a.dtype))
-                for name, a in plan.inputs.items()
-            }
-            inputs = InputMemory(wanted, len(self.syms), backend.device)
-        self.memory = inputs
-        own = [Buffer(m.elements, dtype_of(m.dtype), device=backend.device) for m in plan.outputs]
-        self._outputs = own
-        self.arena = Buffer(plan.arena, dt.u8, dense=True, device=backend.device)
-        self._constants: list[_Constant] = []
-        self._compute_constants()
-        self.inputs = {name: self._value(a, sizes) for name, a in plan.inputs.items()}
-        self.roots = [self._value(a, sizes) for a in plan.roots]
+        self._placed = ProgramMemory(plan, code, buffers, backend, inputs)
+        self.memory = self._placed.inputs
+        self.arena = self._placed.arena
+        self.inputs = {name: self._placed.value(a) for name, a in plan.inputs.items()}
+        self.roots = [self._placed.value(a) for a in plan.roots]
         self._next: int | None = None  # the piece to go on with, while suspended
         self.abandoned = False  # whether the last run was given up
-        self.launches = self._made_ready(plan.launches)
-
-    # -- memory ---------------------------------------------------------------------------------
-
-    def _buffer(self, place: Place) -> Buffer:
-        if place.kind == "buffer":
-            return self._buffers[place.name]
-        if place.kind == "input":
-            return self.memory.buffers[place.name]
-        return self._outputs[place.at] if place.kind == "output" else self._constant(place)
-
-    def _constant(self, place: Place) -> Buffer:
-        return self._constants[place.at].buffer
-
-    def _value(self, array: Array, sizes: Mapping[str, Sym]) -> Value:
-        shape = shape_of(array.shape, sizes)
-        return Value(self._buffer(array.place), shape, dtype_of(array.dtype))
+        self.launches = self._placed.launches(plan.launches)
 
     def address_of(self, place: Place) -> int:
         """Return where a place of the plan is in this process."""
-        if place.kind == "arena":
-            return self.arena.address + place.at
-        return self._buffer(place).address
-
-    def _where(self, number: int) -> tuple[Block, int]:
-        """Return the block of a place of the plan, and the bytes from its start."""
-        place = self.plan.places[number]
-        if place.kind == "arena":
-            return self.arena.block, self.arena.offset + place.at
-        buffer = self._buffer(place)
-        return buffer.block, buffer.offset
-
-    def _made_ready(self, launches: Sequence[Launch]) -> Launches:
-        bounds = {s.name: s.hi for s in self.syms}
-        variables = self.memory.variables
-        return self.backend.launches(launches, self._code, self._where, variables, bounds)
-
-    def _compute_constants(self) -> None:
-        """Find what another program has computed already, compute the rest."""
-        device = self.backend.device
-        for at, (memory, launch) in enumerate(self.plan.constants):
-            sources: list[object] = []
-            for i in launch.arguments:
-                place = self.plan.places[i]
-                if place.kind == "constant":
-                    sources.append(None if place.at == at else self._constants[place.at])
-                else:
-                    sources.append(self._buffer(place))
-            key = (self.plan.kernels[launch.kernel], launch.grid, *map(id, sources))
-            with _constants_lock:
-                found = _constants.get(key)
-                if found is not None:
-                    self._constants.append(found)
-                    continue
-                buffer = Buffer(memory.elements, dtype_of(memory.dtype), device=device)
-                made = _Constant(buffer, sources)
-                self._constants.append(made)
-                self._made_ready([launch._replace(most=max(1, launch.grid[0].fixed))]).run(0, None)
-                buffer.read(0, min(buffer.count, 1))  # who finds it later must find it computed
-                buffer.frozen = True
-                _constants[key] = made
+        return self._placed.address_of(place)
 
     def _set_variables(self, variables: Mapping[str, int] | None) -> None:
         values = variables or {}
