@@ -7,7 +7,7 @@ change. Invariant: the questions are always the same.
 from dataclasses import dataclass
 
 from homebox.language.dice import Dice
-from homebox.language.evaluate import evaluation_sets
+from homebox.language.evaluate import evaluation_set
 from homebox.language.values import Values
 from homebox.language.world import WORLD, WORLD_NAMES
 from homebox.learning.exam.writing import (
@@ -93,7 +93,7 @@ def write_questions() -> Questions:
         ],
         [
             Question(FACTS, messages, answer, exact=True)
-            for messages, answer in evaluation_sets(FACTS_ASKED, SEED)["three facts"]
+            for messages, answer in evaluation_set("three facts", FACTS_ASKED, SEED)
         ],
     )
 

@@ -4,7 +4,7 @@ All values are held out from training. Told and untold questions are asked over 
 contexts, because either score alone can be had by always claiming or always denying.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from homebox.language.dialogues import CHANGEABLE, remark, world
 from homebox.language.dice import Dice
@@ -37,6 +37,19 @@ TARGETS = {
 
 def evaluation_sets(count: int = 100, seed: int = 20) -> dict[str, list[Item]]:
     """Write `count` items of every set (the world's sets hold every item of the world once)."""
+    return dict(_written(count, seed))
+
+
+def evaluation_set(name: str, count: int = 100, seed: int = 20) -> list[Item]:
+    """Return one of these sets; KeyError if there is none of that name."""
+    for written, items in _written(count, seed):
+        if written == name:
+            return items
+    raise KeyError(f"no evaluation set is called {name}")
+
+
+def _written(count: int, seed: int) -> Iterator[tuple[str, list[Item]]]:
+    """Write one set after the other: each takes a while, and few are asked for all of them."""
     script = _Script(Dice(seed))
     writers: dict[str, Callable[[], Item]] = {
         "one fact": lambda: script.fact(1),
@@ -60,12 +73,11 @@ def evaluation_sets(count: int = 100, seed: int = 20) -> dict[str, list[Item]]:
         "sums": script.sum_of_two,
         "saying a fact back": script.saying_back,
     }
-    sets = {name: [write() for _ in range(count)] for name, write in writers.items()}
-    sets["world"] = [([_ask(script.dice.pick(item.train))], item.answer) for item in WORLD]
-    sets["world, new phrasings"] = [
-        ([_ask(text)], item.answer) for item in WORLD for text in item.held_out
-    ]
-    return sets
+    for name, write in writers.items():
+        yield name, [write() for _ in range(count)]
+    yield "world", [([_ask(script.dice.pick(item.train))], item.answer) for item in WORLD]
+    held_out = [([_ask(text)], item.answer) for item in WORLD for text in item.held_out]
+    yield "world, new phrasings", held_out
 
 
 def score(answer: Answer, items: list[Item]) -> float:

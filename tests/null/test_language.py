@@ -12,7 +12,7 @@ import pytest
 import homebox
 from homebox.language.dialogues import CHANGEABLE
 from homebox.language.dice import Dice
-from homebox.language.evaluate import TARGETS, evaluation_sets, right, score
+from homebox.language.evaluate import TARGETS, evaluation_set, evaluation_sets, right, score
 from homebox.language.generate import CURRICULUM, Generator
 from homebox.language.packing import Packer
 from homebox.language.preferences import PREFERENCES
@@ -185,6 +185,9 @@ def test_evaluation_is_held_out_and_scored_exactly() -> None:
     assert score(lambda batch: [f" {answer}\n" for answer in expected], items) == 1.0
     assert score(lambda batch: ["Your dog's name is wrong."] * len(batch), items) == 0.0
     assert evaluation_sets(20, seed=4) == sets
+    assert evaluation_set("three facts", 20, seed=4) == items
+    with pytest.raises(KeyError, match="four facts"):
+        evaluation_set("four facts", 1)
     with pytest.raises(ValueError, match="19 answers"):
         right(lambda batch: expected[:-1], items)
 

@@ -7,7 +7,7 @@ either score alone can be had by always claiming or always denying.
 
 from homebox.language.dialogues import world
 from homebox.language.dice import Dice
-from homebox.language.evaluate import evaluation_sets
+from homebox.language.evaluate import evaluation_set
 from homebox.language.practice import statement
 from homebox.language.talk import ACKNOWLEDGEMENTS
 from homebox.language.turns import Document, assistant, user
@@ -151,7 +151,7 @@ def _world(dice: Dice, count: int) -> list[Question]:
 
 
 def _facts(seed: int, count: int) -> list[Question]:
-    items = evaluation_sets(count, seed_of("facts", str(seed)))["three facts"]
+    items = evaluation_set("three facts", count, seed_of("facts", str(seed)))
     return [
         Question(FACTS, messages, answer, exact=True, general=True) for messages, answer in items
     ]
