@@ -10,6 +10,7 @@ from homebox.engine.fusion import packed as packing
 from homebox.engine.graph import dtype as dt
 from homebox.engine.graph.indexing import Counters
 from homebox.engine.graph.ops import Dim, Node, Op, Shape, Sym, size_max
+from homebox.engine.graph.per_node import per_node
 from homebox.engine.graph.symbolic import Index, Loop, flatten, of
 
 PANEL = 16
@@ -51,6 +52,7 @@ def loops(shape: Shape, counters: Counters) -> list[Loop]:
     return [counters.loop(size_max(d)) for d in shape]
 
 
+@per_node
 def classify(c: Node) -> Axes | None:
     """Sort the axes of a product sum by role; None if it is no contraction."""
     if not is_product_sum(c):
@@ -87,15 +89,19 @@ def sides(c: Node, axes: Axes) -> tuple[Node, Node]:
     return (second, first) if axes.swap else (first, second)
 
 
-def packed_product(
-    c: Node, axes: Axes | None = None, each: list[Loop] | None = None
-) -> packing.Packed | None:
-    """Return how a contraction reads a packed weight; None if it does not."""
-    axes = axes or classify(c)
-    if axes is None:
-        return None
+@per_node
+def packed_product(c: Node) -> packing.Packed | None:
+    """Return how a contraction reads a packed weight; None if it does not.
+
+    Its axes have the counters that `loops` gives first.
+    """
+    axes = classify(c)
+    return None if axes is None else packed_product_at(c, axes, loops(c.src[0].shape, Counters()))
+
+
+def packed_product_at(c: Node, axes: Axes, each: list[Loop]) -> packing.Packed | None:
+    """Return how a contraction reads a packed weight where its axes have the counters `each`."""
     a, b = sides(c, axes)
-    each = each or loops(c.src[0].shape, Counters())
     found = packing.find(a, b, each, axes.n, axes.k)
     return None if found is None or (axes.batch and found.group is None) else found
 

@@ -50,7 +50,7 @@ class Partition:
 def few_rows(core: Node) -> bool:
     """Whether a contraction has so few rows that it streams a packed weight once."""
     axes = classify(core)
-    if axes is None or packed_product(core, axes) is None:
+    if axes is None or packed_product(core) is None:
         return False
     return numel_max(core.src[0].shape[i] for i in (*axes.batch, *axes.m)) <= FEW
 
@@ -58,7 +58,7 @@ def few_rows(core: Node) -> bool:
 def few_rows_beside(core: Node) -> bool:
     """Whether so few rows share a packed weight, be it one of several, that it is streamed."""
     axes = classify(core)
-    if axes is None or packed_product(core, axes) is None:
+    if axes is None or packed_product(core) is None:
         return False
     return numel_max(core.src[0].shape[i] for i in axes.m) <= FEW
 

@@ -31,7 +31,7 @@ def prepare(c: Node) -> Node | None:
     product = c.src[0]
     a, b = sides(c, axes)
     each = loops(product.shape, Counters())
-    found = packed_product(c, axes, each)
+    found = packed_product(c)
     if found is not None:
         if packing.readable(found, each, axes.n, axes.k[0], axes.batch):
             return c

@@ -45,7 +45,7 @@ def streams(cores: Sequence[Node], blocks: bool = False) -> bool:
         return False
     for core in cores:
         axes, shape = classify(core), core.src[0].shape
-        packed = packed_product(core, axes)
+        packed = packed_product(core)
         if axes is None or packed is None or packed.transposed:
             return False
         if (axes.n, axes.m, axes.batch, len(axes.k)) != (main.n, main.m, main.batch, 1):

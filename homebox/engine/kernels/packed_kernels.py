@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dataclasses import replace as changed
 
 from homebox.engine.codegen.linear import Value
-from homebox.engine.fusion.contract import PANEL, classify, merged, packed_product
+from homebox.engine.fusion.contract import PANEL, classify, merged, packed_product_at
 from homebox.engine.fusion.packed import Packed
 from homebox.engine.fusion.schedule import Lowered, PackedSchedule, Units, packed_schedule
 from homebox.engine.graph import dtype as dt
@@ -88,7 +88,7 @@ class PackedLowering(ContractLowering):
         each = list(self.each)
         if core is not self.core:
             each[k_axis] = self.counters.loop(size_max(shape[k_axis]))
-        packed = packed_product(core, axes, each)
+        packed = packed_product_at(core, axes, each)
         same = (axes.n, axes.m, axes.batch) == (self.axes.n, self.axes.m, self.axes.batch)
         if packed is None or not same:
             return None

@@ -227,8 +227,8 @@ def compile_kernels(lowered: Sequence[Low], syms: Sequence[Sym], backend: Backen
     texts: dict[str, str] = {}
     names: list[str] = []
     for low in lowered:
-        # A text may use how large the grid gets.
-        what = (low.kernel, None if isinstance(low, Lowered) else low.grid)
+        # Regions of one structure share one kernel. A text may use how large the grid gets.
+        what = (id(low.kernel), None if isinstance(low, Lowered) else low.grid)
         if what not in known:
             name, text = backend.named(low, syms)
             known[what] = name
