@@ -37,7 +37,9 @@ def ask(daemon: ForcedDaemon, body: dict[str, Any]) -> tuple[dict[str, Any], flo
     return answer.json()["choices"][0]["message"], cached / usage["prompt_tokens"]
 
 
-@pytest.mark.parametrize("name", ["opencode", "openclaw_exec"])
+@pytest.mark.parametrize(
+    "name", ["opencode", pytest.param("openclaw_exec", marks=pytest.mark.whole)]
+)
 def test_a_session_uses_its_own_beginning_also_after_a_restart(
     repository: Path, qwen3: Path, shared: Path, tmp_path: Path, name: str
 ) -> None:
