@@ -20,15 +20,16 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _numbers = itertools.count()
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, *data: bytes | memoryview) -> None:
     """Put `data` (mode 0600) in the place of `path`; readers see the old or the new bytes.
 
-    Raises StateError; a failed write leaves the old file untouched.
+    Several pieces are written one behind the other. Raises StateError; a failed write leaves the
+    old file untouched.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{next(_numbers)}{SUFFIX}")
     with explained("write", path):
         try:
-            _write_new(temporary, data)
+            _write_new(temporary, *data)
             temporary.rename(path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -115,16 +116,17 @@ def explained(action: str, path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def _write_new(path: Path, *data: bytes | memoryview) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
     try:
-        _write_all(handle, data)
+        for piece in data:
+            _write_all(handle, piece)
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _write_all(handle: int, data: bytes) -> None:
+def _write_all(handle: int, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(handle, rest) :]

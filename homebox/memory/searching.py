@@ -50,7 +50,10 @@ class _Sought(NamedTuple):
 def search(
     connection: sqlite3.Connection, text: str, most: int, conversation: str = ""
 ) -> list[Hit]:
-    """Return the last `most` messages that hold a text, the oldest first; letters of any case."""
+    """Return the last `most` messages that hold a text, the oldest first; letters of any case.
+
+    Folding makes two letters of a sharp s; half of one need not be found.
+    """
     exact = text.encode("utf-8", "replace").decode()
     needle = exact.casefold()
     if not needle or most < 1:

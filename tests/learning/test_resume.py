@@ -16,7 +16,7 @@ from homebox.errors import DivergedError
 from homebox.learning.lessons.deciding import forgotten
 from homebox.learning.training import course, resume, train
 from homebox.learning.training.course import Course
-from homebox.learning.training.resume import FOLDER, Keeper, Kept, forget_runs, read, written
+from homebox.learning.training.resume import FOLDER, Keeper, Kept, forget_runs, pieces, read
 from homebox.memory import durable
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message
@@ -100,7 +100,7 @@ def test_a_full_disk_costs_the_checkpoint_and_is_said(
     monkeypatch.setattr(resume, "EVERY", 0.0)
     wanted = hash_of(ended(trained(None)).tensors)
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, *data: bytes | memoryview) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(durable, "_write_new", full)
@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
     assert found is not None and found.course == kept.course
     assert found.state["values"].tolist() == [0, 1, 2, 3]
     assert Keeper(tmp_path, {"what": 2}).load() is None
-    data = written(kept)
+    data = b"".join(pieces(kept))
     for at in (0, 40, len(data) - 1):
         with pytest.raises(ValueError, match="hash"):
             read(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])

@@ -32,6 +32,7 @@ SUFFIX = ".run"
 EVERY = 30.0  # seconds of training that a crash may cost
 _DIGEST = 32  # bytes of sha256 in front
 _NOTES = "notes"
+_KINDS = {"float32": "F32", "float64": "F64", "uint8": "U8"}  # as safetensors say
 
 State = dict[str, npt.NDArray[Any]]
 
@@ -71,7 +72,7 @@ class Keeper:
         self._saved = time.monotonic()
         try:
             make_directory(self._path.parent)
-            replace_file(self._path, written(kept))
+            replace_file(self._path, *pieces(kept))
         except StateError as error:
             self.trouble = str(error)
             log.warning("learning goes on without a checkpoint: %s", error)
@@ -103,12 +104,27 @@ def forget_runs(folder: Path) -> None:
             log.warning("cannot remove %s: %s", path, error)
 
 
-def written(kept: Kept) -> bytes:
-    """Return a run as bytes."""
+def pieces(kept: Kept) -> list[bytes | memoryview]:
+    """Return a run as bytes, piece by piece: the arrays are large, so none is copied.
+
+    Behind the hash is a file of safetensors, https://huggingface.co/docs/safetensors, whose library
+    would copy all of it twice.
+    """
     notes = np.frombuffer(json.dumps(vars(kept.course)).encode(), np.uint8)
     arrays = {name: np.ascontiguousarray(value) for name, value in kept.state.items()}
-    data = safetensors.numpy.save(arrays | {_NOTES: notes})
-    return hashlib.sha256(data).digest() + data
+    arrays[_NOTES] = notes
+    header, end = {}, 0
+    for name, array in arrays.items():
+        place = [end, end := end + array.nbytes]
+        kind = _KINDS[array.dtype.name]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": place}
+    text = json.dumps(header).encode()
+    data: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
+    data += [array.reshape(-1).view(np.uint8).data for array in arrays.values()]
+    digest = hashlib.sha256()
+    for piece in data:
+        digest.update(piece)
+    return [digest.digest(), *data]
 
 
 def read(data: bytes) -> Kept:
