@@ -175,6 +175,10 @@ def measured(
             show(f"{facts} facts: telling, learning, asking ...")
             size = measure(model, settings, facts, options.seed)
             result["sizes"].append(size.as_json())
+            show(
+                f"{facts} facts: recall {size.weights_recall:.2f}, from the file "
+                f"{size.file_recall:.2f}, {size.seconds:.0f} s{_state(size.learned, size.reason)}"
+            )
     return result
 
 
@@ -186,7 +190,7 @@ def live(box: Box, one: Owner, attacked: bool, result: dict[str, Any], show: Sho
             ids = attack.plant(box, one.seed, attack.POISONS, attack.CANARIES)
         found = rebuild(box, one, night)
         result["nights"].append(found.as_json())
-        state = "" if found.promoted else f", NOT promoted: {found.reason}"
+        state = _state(found.promoted, found.reason)
         show(f"night {night}: recall {found.recall:.2f}, {found.seconds:.0f} s{state}")
     if attacked:
         defence = attack.defended(box, ids, one, attack.POISONS, attack.CANARIES)
@@ -223,6 +227,10 @@ def _true(one: Owner, mixed: Owner) -> Owner:
         facts=tuple(fact for fact in one.facts if fact.key in keys),
         preferences=tuple(fact for fact in one.preferences if fact.key in keys),
     )
+
+
+def _state(promoted: bool, reason: str) -> str:
+    return "" if promoted else f", NOT promoted: {reason}"
 
 
 def _silent(_: str) -> None:

@@ -9,9 +9,10 @@ unless an arm's prompt says so.
 import contextlib
 import dataclasses
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from homebox.config import Config
 from homebox.language.turns import Document
 from homebox.learning.checkpoint import load_adapter
 from homebox.learning.examples import messages_of
-from homebox.learning.report import Report
+from homebox.learning.report import Progress, Report
 from homebox.memory.provenance import provenance_of
 from homebox.memory.state import State, open_state
 from homebox.memory.turns import Message
@@ -94,7 +95,7 @@ class Box:
         begun = time.monotonic()
         state = self.state
         run = learner.run(self.model, state.ledger, state.store, state.lineage, self.settings)
-        report: Report = finished(run)
+        report: Report = finished(_refusals_told(run))
         self.seconds += time.monotonic() - begun
         if report.promoted:
             before, self.adapter = self.adapter, report.weights
@@ -125,6 +126,19 @@ def new_box(model: Model, settings: Config | None = None) -> Iterator[Box]:
             yield box
         finally:
             box.close()
+
+
+def _refusals_told(run: Generator[Progress, None, Report]) -> Generator[Progress, None, Report]:
+    """Pass a run on; why a candidate was refused is worth a line, as the next one takes longer."""
+    while True:
+        try:
+            progress = next(run)
+        except StopIteration as over:
+            report: Report = over.value
+            return report
+        if progress.stage == "retry":
+            print(progress.text, file=sys.stderr, flush=True)
+        yield progress
 
 
 def finished(steps: Iterator[Any]) -> Any:
