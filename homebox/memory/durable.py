@@ -9,7 +9,7 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from homebox.errors import DiskFullError, StateError
@@ -29,7 +29,7 @@ def replace_file(path: Path, *data: bytes | memoryview) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{next(_numbers)}{SUFFIX}")
     with explained("write", path):
         try:
-            _write_new(temporary, *data)
+            _write_new(temporary, data)
             temporary.rename(path)
         except OSError:
             with contextlib.suppress(OSError):
@@ -116,7 +116,7 @@ def explained(action: str, path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_new(path: Path, *data: bytes | memoryview) -> None:
+def _write_new(path: Path, data: Iterable[bytes | memoryview]) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
     try:
         for piece in data:

@@ -126,14 +126,14 @@ def die_writing(number: int) -> None:
     """Let this process die in the middle of writing the file of that number, from 1."""
     write, count = durable._write_new, 0
 
-    def cut(path: Path, *data: bytes | memoryview) -> None:
+    def cut(path: Path, data: tuple[bytes | memoryview, ...]) -> None:
         nonlocal count
         count += 1
         if count == number:
             whole = b"".join(data)
             path.write_bytes(whole[: len(whole) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
-        write(path, *data)
+        write(path, data)
 
     durable._write_new = cut
 

@@ -100,7 +100,7 @@ def test_a_full_disk_costs_the_checkpoint_and_is_said(
     monkeypatch.setattr(resume, "EVERY", 0.0)
     wanted = hash_of(ended(trained(None)).tensors)
 
-    def full(path: Path, *data: bytes | memoryview) -> None:
+    def full(path: Path, data: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(durable, "_write_new", full)

@@ -6,7 +6,7 @@ Each has its control: the same run without the trouble promotes.
 import errno
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def full_after(monkeypatch: pytest.MonkeyPatch, count: int, fits: Callable[[Path
     """Let the disk be full from that write on, of the files that fit."""
     write, done = durable._write_new, [0]
 
-    def refuse(path: Path, data: bytes) -> None:
+    def refuse(path: Path, data: Iterable[bytes]) -> None:
         if fits(path):
             done[0] += 1
             if done[0] > count:
@@ -107,7 +107,7 @@ def test_a_run_waits_for_space_and_goes_on_when_there_is_some(
     write = durable._write_new
     room: list[str] = []
 
-    def refuse(path: Path, data: bytes) -> None:
+    def refuse(path: Path, data: Iterable[bytes]) -> None:
         if path.is_relative_to(state.store.root) and not room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, data)
