@@ -98,6 +98,7 @@ def test_unknown_metrics_are_refused(model: Path) -> None:
     assert "no metric is called decode" in done.stderr
 
 
+@pytest.mark.whole
 def test_gguf_files_and_mixtures_are_measured_and_drawn(shared: Path, tmp_path: Path) -> None:
     """A file of another kind, and experts of which a token takes some."""
     file = tmp_path / "small.gguf"
