@@ -20,6 +20,7 @@ AROUND = 60  # characters before and after what was searched for
 _LONGEST = 1_000  # characters of a pattern; SQLite takes 50,000 bytes
 _SHORTEST = 3  # letters that are worth to be looked for before the whole
 _SHARP = "ss"  # what a sharp s is folded to
+_HAS_SHARP = "(instr({}.content, 'ß') OR instr({}.content, 'ẞ')) AND holds({}.content)"
 # LIKE reads no further than a zero: texts that have one are looked through without it.
 _ZERO = "\0"
 _ZEROS = "(SELECT number FROM texts WHERE instr(content, char(0)))"
@@ -50,10 +51,7 @@ class _Sought(NamedTuple):
 def search(
     connection: sqlite3.Connection, text: str, most: int, conversation: str = ""
 ) -> list[Hit]:
-    """Return the last `most` messages that hold a text, the oldest first; letters of any case.
-
-    Folding makes two letters of a sharp s; half of one need not be found.
-    """
+    """Return the last `most` messages that hold a text, the oldest first; letters of any case."""
     exact = text.encode("utf-8", "replace").decode()
     needle = exact.casefold()
     if not needle or most < 1:
@@ -91,7 +89,7 @@ def _sought(needle: str) -> _Sought:
     if needle.isascii() and len(needle) <= _LONGEST:
         # An ASCII letter may also come from another one, but those are signs such as the Kelvin's.
         ways = "{}.content LIKE :whole ESCAPE '\\'"
-        conditions.append(f"({ways} OR holds({{}}.content))" if _SHARP in needle else ways)
+        conditions.append(f"({ways} OR ({_HAS_SHARP}))" if _may_be_sharp(needle) else ways)
         values["whole"] = f"%{_escaped(needle)}%"
     else:
         conditions.append("holds({}.content)")
@@ -103,13 +101,18 @@ def _forms(needle: str) -> tuple[str, ...]:
     """Return how a letter of a casefolded text, other than ASCII, may have been written."""
     letter = next((letter for letter in needle if not letter.isascii()), "")
     if len(needle) > _LONGEST or not letter:
-        return ("ß", "ẞ") if _SHARP in needle and len(needle) <= _LONGEST else ("",)
+        return ("ß", "ẞ") if _may_be_sharp(needle) and len(needle) <= _LONGEST else ("",)
     return (letter, letter.upper(), letter.title(), *("ς" for _ in letter if letter == "σ"))
+
+
+def _may_be_sharp(part: str) -> bool:
+    """Say whether a sharp s may be behind letters of a casefolded part, or behind half of one."""
+    return _SHARP in part or part.startswith(_SHARP[0]) or part.endswith(_SHARP[0])
 
 
 def _pattern(part: str) -> str:
     """Return what LIKE takes for a casefolded part: wild where its letters come from others."""
-    if part.isascii() and _SHARP not in part:
+    if part.isascii() and not _may_be_sharp(part):
         return f"%{_escaped(part)}%"
     return f"%{_OTHERS.sub('%', _SINGLE.sub('_', _escaped(part)))}%"
 
@@ -123,7 +126,7 @@ def _rarest(needle: str) -> int | None:
 
     LIKE is fast in finding the first letter of a pattern.
     """
-    wild = not needle.isascii() or _SHARP in needle
+    wild = not needle.isascii() or _may_be_sharp(needle)
     places = [place for place, letter in enumerate(needle) if not (wild and _OTHERS.match(letter))]
     starts = places[: 1 - _SHORTEST]
     return max(starts, key=lambda start: (_rarity(needle[start]), -start), default=None)
