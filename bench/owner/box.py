@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Box:
         begun = time.monotonic()
         state = self.state
         run = learner.run(self.model, state.ledger, state.store, state.lineage, self.settings)
-        report: Report = finished(_refusals_told(run))
+        report: Report = finished(run, _refusals_told)
         self.seconds += time.monotonic() - begun
         if report.promoted:
             before, self.adapter = self.adapter, report.weights
@@ -128,24 +128,17 @@ def new_box(model: Model, settings: Config | None = None) -> Iterator[Box]:
             box.close()
 
 
-def _refusals_told(run: Generator[Progress, None, Report]) -> Generator[Progress, None, Report]:
-    """Pass a run on; why a candidate was refused is worth a line, as the next one takes longer."""
-    while True:
-        try:
-            progress = next(run)
-        except StopIteration as over:
-            report: Report = over.value
-            return report
-        if progress.stage == "retry":
-            print(progress.text, file=sys.stderr, flush=True)
-        yield progress
+def _refusals_told(progress: Progress) -> None:
+    """Say why a candidate was refused: the next one takes longer."""
+    if progress.stage == "retry":
+        print(progress.text, file=sys.stderr, flush=True)
 
 
-def finished(steps: Iterator[Any]) -> Any:
-    """Run a generator to its end and return what it returns."""
+def finished(steps: Iterator[Any], seen: Callable[[Any], None] = lambda _: None) -> Any:
+    """Run a generator to its end, showing what it yields, and return what it returns."""
     while True:
         try:
-            next(steps)
+            seen(next(steps))
         except StopIteration as over:
             return over.value
 
